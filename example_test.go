@@ -1,0 +1,399 @@
+package pinion_test
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"expvar"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+	_ "modernc.org/sqlite"
+)
+
+// The examples say nothing but what they print.
+var quiet = slog.New(slog.DiscardHandler)
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// A task takes its arguments as a struct, and may have a queue, a timeout and a retry policy of its own.
+func ExampleTask() {
+	type resizeArgs struct {
+		Path  string `json:"path"`
+		Width int    `json:"width"`
+	}
+	resize := pinion.Register(pinion.Task[resizeArgs]{
+		Name:    "resize",
+		Queue:   "images",
+		Timeout: time.Minute,
+		Retry:   &pinion.RetryPolicy{MaxRetries: 5},
+		Run: func(ctx context.Context, args resizeArgs) error {
+			fmt.Printf("resizing %s to %d pixels\n", args.Path, args.Width)
+			return nil
+		},
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+
+	// At once, and with anything but the arguments set by hand.
+	_, err := resize.Enqueue(ctx, storage, resizeArgs{"cat.jpg", 800})
+	check(err)
+	urgent := resize.Job(resizeArgs{Path: "dog.jpg", Width: 200})
+	urgent.Priority = 10
+	check(storage.Enqueue(ctx, urgent))
+
+	worker := &pinion.Worker{Storage: storage, Queues: []string{"images"}, Concurrency: 1, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// resizing dog.jpg to 200 pixels
+	// resizing cat.jpg to 800 pixels
+}
+
+// Positional arguments fill the fields of a struct in the order of declaration. A task of one argument needs no
+// struct.
+func ExampleNewJob() {
+	registry := new(pinion.Registry)
+	registry.Add(
+		pinion.Task[struct {
+			To    string
+			Times int
+		}]{Name: "greet", Run: func(ctx context.Context, args struct {
+			To    string
+			Times int
+		}) error {
+			fmt.Println("hello", args.To, args.Times, "times")
+			return nil
+		}},
+		pinion.Task[string]{Name: "leave", Run: func(ctx context.Context, name string) error {
+			fmt.Println("goodbye", name)
+			return nil
+		}},
+	)
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx,
+		pinion.NewJob("greet", "world", 3),
+		&pinion.Job{Task: "greet", Args: []any{"moon"}, Kwargs: map[string]any{"times": 1}},
+		pinion.NewJob("leave", "world"),
+	))
+
+	worker := &pinion.Worker{Storage: storage, Registry: registry, Concurrency: 1, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// hello world 3 times
+	// hello moon 1 times
+	// goodbye world
+}
+
+// A task that fails is run again, after a delay that doubles each time.
+func ExampleRetryPolicy() {
+	pinion.Func("flaky", func(ctx context.Context, url string) error {
+		job, _ := pinion.JobFromContext(ctx)
+		fmt.Println("attempt", job.Attempts)
+		if job.Attempts < 3 {
+			return errors.New("the server is busy")
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("flaky", "https://example.com")))
+
+	worker := &pinion.Worker{
+		Storage: storage,
+		Retry:   &pinion.RetryPolicy{MaxRetries: 5, BaseDelay: time.Millisecond, Cap: time.Second, Jitter: true},
+		Logger:  quiet,
+	}
+	check(worker.Drain(ctx))
+	// Output:
+	// attempt 1
+	// attempt 2
+	// attempt 3
+}
+
+// What no retry can mend should not be tried again.
+func ExamplePermanent() {
+	pinion.Func("fetch", func(ctx context.Context, url string) error {
+		switch url {
+		case "https://example.com/gone":
+			return pinion.Permanent(errors.New("404 Not Found"))
+		default:
+			return pinion.RetryAfter(time.Hour, errors.New("429 Too Many Requests"))
+		}
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("fetch", "https://example.com/gone")))
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	m := worker.Metrics()
+	fmt.Println("retried", m.Retried, "dead-lettered", m.DeadLettered)
+	// Output: retried 0 dead-lettered 1
+}
+
+// Jobs that failed for good wait in the dead-letter queue until somebody has mended what ailed them.
+func ExampleInspector_deadLetters() {
+	mended := false
+	pinion.Func("charge", func(ctx context.Context, customer string) error {
+		if !mended {
+			return errors.New("the card reader is unplugged")
+		}
+		fmt.Println("charged", customer)
+		return nil
+	})
+
+	ctx := context.Background()
+	var storage pinion.Storage = pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("charge", "Ada"), pinion.NewJob("charge", "Bob")))
+	worker := &pinion.Worker{Storage: storage, Retry: &pinion.RetryPolicy{MaxRetries: 0}, Concurrency: 1, Logger: quiet}
+	check(worker.Drain(ctx))
+
+	inspector := storage.(pinion.Inspector)
+	for job, err := range inspector.DeadLetters(ctx, pinion.Filter{Task: "charge"}) {
+		check(err)
+		fmt.Printf("%s %s after %d attempt: %s\n", job.Task, job.Args, job.Attempts, job.Error)
+	}
+
+	mended = true
+	n, err := inspector.Replay(ctx, pinion.Filter{Task: "charge"})
+	check(err)
+	fmt.Println("replayed", n)
+	check(worker.Drain(ctx))
+	// Output:
+	// charge ["Ada"] after 1 attempt: the card reader is unplugged
+	// charge ["Bob"] after 1 attempt: the card reader is unplugged
+	// replayed 2
+	// charged Ada
+	// charged Bob
+}
+
+// A job enqueued in a transaction is there when the transaction commits, and only then.
+func ExampleSQLiteStorage_EnqueueTx() {
+	pinion.Func("ship", func(ctx context.Context, order int) error {
+		fmt.Println("shipping order", order)
+		return nil
+	})
+
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "pinion")
+	check(err)
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "shop.db")
+	storage, err := pinion.OpenSQLite(ctx, path, nil)
+	check(err)
+	defer storage.Close()
+
+	// The same file, opened with the same library: modernc.org/sqlite.
+	// With these settings a transaction waits for other writers, workers among them.
+	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)&_txlock=immediate")
+	check(err)
+	defer db.Close()
+	_, err = db.ExecContext(ctx, "CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+	check(err)
+	order := func(id int, keep bool) {
+		tx, err := db.BeginTx(ctx, nil)
+		check(err)
+		defer tx.Rollback()
+		_, err = tx.ExecContext(ctx, "INSERT INTO orders (id) VALUES (?)", id)
+		check(err)
+		check(storage.EnqueueTx(ctx, tx, pinion.NewJob("ship", id)))
+		if keep {
+			check(tx.Commit())
+		}
+	}
+	order(1, true)
+	order(2, false) // rolled back: no order and no job
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output: shipping order 1
+}
+
+// When the context of Run ends, running tasks may finish, and jobs that have not started stay in the queue.
+func ExampleWorker_Run() {
+	ctx, stop := context.WithCancel(context.Background()) // in a program: signal.NotifyContext
+	pinion.Func("upload", func(ctx context.Context, file string) error {
+		stop() // as if somebody had pressed Ctrl-C now
+		fmt.Println("uploaded", file, "with the context's error", ctx.Err())
+		return nil
+	})
+
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("upload", "a"), pinion.NewJob("upload", "b")))
+
+	worker := &pinion.Worker{Storage: storage, Concurrency: 1, ShutdownTimeout: 30 * time.Second, Logger: quiet}
+	check(worker.Run(ctx))
+	left, err := storage.Size(context.Background())
+	check(err)
+	fmt.Println("left in the queue:", left)
+	// Output:
+	// uploaded a with the context's error <nil>
+	// left in the queue: 1
+}
+
+// audited is a storage of one's own: here another one, with something added.
+type audited struct {
+	pinion.Storage
+	enqueued atomic.Int64
+}
+
+func (a *audited) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
+	err := a.Storage.Enqueue(ctx, jobs...)
+	if err == nil {
+		a.enqueued.Add(int64(len(jobs)))
+	}
+	return err
+}
+
+// A storage of your own is right when CheckStorage says so; call it in a test.
+func ExampleCheckStorage() {
+	err := pinion.CheckStorage(context.Background(), func() (pinion.Storage, error) {
+		return &audited{Storage: pinion.NewMemoryStorage()}, nil
+	})
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// Middleware sees every attempt from outside: what came of it, how long it took.
+func ExampleWorker_middleware() {
+	pinion.Func("halve", func(ctx context.Context, n int) error {
+		if n%2 != 0 {
+			return pinion.Permanent(errors.New("odd"))
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("halve", 4), pinion.NewJob("halve", 5)))
+
+	var busy time.Duration
+	timed := func(next pinion.RunFunc) pinion.RunFunc {
+		return func(ctx context.Context, job *pinion.Job) error {
+			start := time.Now()
+			err := next(ctx, job)
+			busy += time.Since(start)
+			fmt.Printf("%s %s, attempt %d: %v\n", job.Task, job.Args, job.Attempts, err)
+			return err
+		}
+	}
+	worker := &pinion.Worker{Storage: storage, Middleware: timed, Concurrency: 1, Logger: quiet}
+	check(worker.Drain(ctx))
+	fmt.Println("it took some time:", busy > 0)
+	// Output:
+	// halve [4], attempt 1: <nil>
+	// halve [5], attempt 1: odd
+	// it took some time: true
+}
+
+// Metrics have the form that expvar publishes.
+func ExampleWorker_Metrics() {
+	pinion.Func("measured", func(ctx context.Context, n int) error {
+		if n == 0 {
+			return pinion.Permanent(errors.New("nothing to measure"))
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("measured", 1), pinion.NewJob("measured", 0)))
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	expvar.Publish("pinion", expvar.Func(func() any { return worker.Metrics() }))
+	check(worker.Drain(ctx))
+	fmt.Println(expvar.Get("pinion")) // in a program: import expvar and look at /debug/vars
+	// Output: {"processed":2,"succeeded":1,"failed":1,"retried":0,"dead_lettered":1,"reaped":0,"running":0}
+}
+
+// Of jobs with one key at most one is unfinished.
+func ExampleDuplicateError() {
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+
+	enqueue := func() error {
+		job := pinion.NewJob("report", "2026-01")
+		job.Key = "report 2026-01"
+		return storage.Enqueue(ctx, job)
+	}
+	check(enqueue())
+	err := enqueue()
+	fmt.Println(errors.Is(err, pinion.ErrDuplicate))
+	if taken, ok := errors.AsType[*pinion.DuplicateError](err); ok {
+		fmt.Println("the key is", taken.Key)
+	}
+	// Output:
+	// true
+	// the key is report 2026-01
+}
+
+// A job may be due later. Drain does not wait for it; Run does.
+func ExampleJob_delayed() {
+	pinion.Func("remind", func(ctx context.Context, what string) error {
+		fmt.Println("remember:", what)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	later := pinion.NewJob("remind", "the bread")
+	later.RunAt = time.Now().Add(time.Hour)
+	check(storage.Enqueue(ctx, later, pinion.NewJob("remind", "the milk")))
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	left, err := storage.Size(ctx)
+	check(err)
+	fmt.Println("for later:", left)
+	// Output:
+	// remember: the milk
+	// for later: 1
+}
+
+// What a task found out stays with the job.
+func ExampleSetResult() {
+	pinion.Func("measure", func(ctx context.Context, text string) error {
+		return pinion.SetResult(ctx, map[string]int{"length": len(text)})
+	})
+
+	ctx := context.Background()
+	var storage pinion.Storage = pinion.NewMemoryStorage()
+	defer storage.Close()
+	job := pinion.NewJob("measure", "some text")
+	check(storage.Enqueue(ctx, job))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+
+	done, err := storage.(pinion.Inspector).Get(ctx, job.ID)
+	check(err)
+	var result struct{ Length int }
+	check(json.Unmarshal(done.Result, &result))
+	fmt.Println(done.Status, result.Length)
+	// Output: SUCCESS 9
+}

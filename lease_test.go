@@ -1,0 +1,1183 @@
+package pinion
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+)
+
+// Every test here runs in a synctest bubble, where times are exact and which fails if a goroutine is left. Where no
+// other setting is given, a lease lasts 10s, heartbeats are sent each 1s, and lost leases are looked for each 2s.
+
+func TestHeartbeatsKeepTheLeaseOfALongTask(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		var runs atomic.Int64
+		long := t.task("long", func(ctx context.Context, _ *Job) error {
+			runs.Add(1)
+			return sleeping(ctx, 2*time.Minute)
+		})
+		id := t.enqueue("long")[0]
+		one, other := t.run(&Worker{}, long), t.run(&Worker{}, long)
+		t.sleep(119 * time.Second)
+		if beat := t.get(id).HeartbeatAt.Sub(t.start); beat < 118*time.Second {
+			t.Errorf("after 119s the last heartbeat is that of %v", beat)
+		}
+		t.sleep(2 * time.Second)
+		if job := t.get(id); runs.Load() != 1 || job.Status != StatusSuccess || job.Attempts != 1 {
+			t.Errorf("%d runs, %s after %d attempts; want a success in one", runs.Load(), job.Status, job.Attempts)
+		}
+		sum := one.metrics()
+		sum.Reaped += other.metrics().Reaped
+		sum.Succeeded += other.metrics().Succeeded
+		if sum.Reaped != 0 || sum.Succeeded != 1 {
+			t.Errorf("%d leases taken back, %d successes; want 0 and 1", sum.Reaped, sum.Succeeded)
+		}
+	})
+}
+
+func TestALostLeaseCancelsTheTaskAndNothingIsWrittenForIt(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		answers := map[string]func(context.Context) error{
+			"nil":               func(context.Context) error { return nil },
+			"the ctx's error":   func(ctx context.Context) error { return ctx.Err() },
+			"the ctx's cause":   func(ctx context.Context) error { return context.Cause(ctx) },
+			"ErrShutdown":       func(context.Context) error { return ErrShutdown },
+			"an error":          func(context.Context) error { return errors.New("broken") },
+			"a permanent error": func(context.Context) error { return Permanent(errors.New("broken")) },
+			"a panic":           func(context.Context) error { panic("broken") },
+		}
+		var tasks []Handler
+		var ids []string
+		for name, answer := range answers {
+			tasks = append(tasks, t.task(name, func(ctx context.Context, _ *Job) error {
+				<-ctx.Done()
+				if after := t.since(); after != 6*time.Second || context.Cause(ctx) != ErrLeaseLost {
+					t.Errorf("%s: cancelled after %v because %v; want 6s, the next heartbeat, and ErrLeaseLost", name, after, context.Cause(ctx))
+				}
+				return answer(ctx)
+			}))
+			ids = append(ids, t.enqueue(name)...)
+		}
+		broken := &failing{tended: t.storage}
+		broken.fail("MarkDone", "MarkFailed", "DeadLetter", "Release") // so that an attempt to write would be logged
+		run := t.run(&Worker{Storage: broken, Concurrency: len(answers)}, tasks...)
+		t.sleep(5300 * time.Millisecond)
+		var late []*Job
+		for _, id := range ids {
+			late = append(late, t.get(id))
+		}
+		stolen := t.steal(len(answers))
+		t.sleep(5 * time.Second)
+		if diff := gocmp.Diff(Metrics{}, run.metrics()); diff != "" {
+			t.Errorf("metrics (-want +got):\n%s", diff)
+		}
+		if n := len(run.log.lines("storage in trouble")); n > 0 {
+			t.Error("something was to be written for a lost lease")
+		}
+		ctx := t.Context()
+		for _, job := range late {
+			if lost, err := t.storage.MarkDone(ctx, job); err != nil || len(lost) != 1 {
+				t.Errorf("a late MarkDone: %d lost, error %v; want 1 and none", len(lost), err)
+			}
+			if err := t.storage.MarkFailed(ctx, job, errors.New("late"), time.Now()); !errors.Is(err, ErrLeaseLost) {
+				t.Errorf("a late MarkFailed: %v; want ErrLeaseLost", err)
+			}
+			if err := t.storage.DeadLetter(ctx, job, errors.New("late")); !errors.Is(err, ErrLeaseLost) {
+				t.Errorf("a late DeadLetter: %v; want ErrLeaseLost", err)
+			}
+		}
+		for _, job := range stolen {
+			if diff := gocmp.Diff(job, t.get(job.ID)); diff != "" {
+				t.Errorf("the stolen job, as it was claimed and as it is stored:\n%s", diff)
+			}
+		}
+		if lost, err := t.storage.MarkDone(ctx, stolen...); len(lost) > 0 || err != nil {
+			t.Errorf("MarkDone by the new holder: %d lost, error %v", len(lost), err)
+		}
+	})
+}
+
+func TestAnEndAfterTheLeaseWasLostIsNotCounted(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		ends := func(err error) func(context.Context, *Job) error {
+			return func(ctx context.Context, job *Job) error {
+				pause(ctx, 5700*time.Millisecond) // before the heartbeat that would tell
+				return err
+			}
+		}
+		run := t.run(&Worker{Concurrency: 3}, t.task("succeeds", ends(nil)), t.task("fails", ends(errors.New("broken"))),
+			t.task("dies", ends(Permanent(errors.New("broken")))))
+		ids := t.enqueue("succeeds", "fails", "dies")
+		t.sleep(5300 * time.Millisecond)
+		stolen := t.steal(3)
+		t.sleep(time.Second)
+		if diff := gocmp.Diff(Metrics{}, run.metrics()); diff != "" {
+			t.Errorf("metrics (-want +got):\n%s", diff)
+		}
+		for _, job := range stolen {
+			if diff := gocmp.Diff(job, t.get(job.ID)); diff != "" || !slices.Contains(ids, job.ID) {
+				t.Errorf("the stolen job, as it was claimed and as it is stored:\n%s", diff)
+			}
+		}
+	})
+}
+
+func TestALostLeaseTakesNothingFromTheSuccessBesideIt(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		release := make(chan struct{})
+		run := t.run(&Worker{Concurrency: 2}, t.task("a", func(context.Context, *Job) error { <-release; return nil }))
+		ids := t.enqueue("a", "a")
+		t.sleep(5300 * time.Millisecond)
+		if err := t.storage.MarkFailed(t.Context(), t.get(ids[0]), errors.New("taken away"), time.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		close(release) // both end at once and are recorded in one batch
+		t.sleep(500 * time.Millisecond)
+		if m := run.metrics(); m.Succeeded != 1 || m.Processed != 1 {
+			t.Errorf("%d successes of %d processed; want the one whose lease was kept", m.Succeeded, m.Processed)
+		}
+		if lost, kept := t.get(ids[0]), t.get(ids[1]); lost.Status != StatusPending || kept.Status != StatusSuccess {
+			t.Errorf("the job taken away is %s, the other %s; want PENDING and SUCCESS", lost.Status, kept.Status)
+		}
+	})
+}
+
+func TestADeadWorkersJobRunsWithinVisibilityPlusReapInterval(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		var ran []time.Duration
+		id := t.enqueue("a")[0]
+		abandoned := mustDequeue(t.T, t.storage, 1)[0]
+		t.sleep(300 * time.Millisecond)
+		run := t.run(&Worker{}, t.task("a", func(context.Context, *Job) error {
+			ran = append(ran, t.since())
+			return nil
+		}))
+		t.sleep(time.Minute)
+		if diff := gocmp.Diff([]time.Duration{10300 * time.Millisecond}, ran); diff != "" {
+			t.Errorf("runs, the lease having ended after 10s and looks being at 0.3s, 2.3s … (-want +got):\n%s", diff)
+		}
+		if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 2 || job.Claim <= abandoned.Claim {
+			t.Errorf("%s after %d attempts with claim %d; want SUCCESS after 2 with one above %d", job.Status, job.Attempts, job.Claim, abandoned.Claim)
+		}
+		if m := run.metrics(); m.Reaped != 1 {
+			t.Errorf("Reaped is %d, want 1", m.Reaped)
+		}
+	})
+}
+
+func TestAWorkerReapsForQueuesThatItDoesNotServe(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		mustEnqueue(t.T, t.storage, &Job{Task: "a", Queue: "other"})
+		job := mustDequeue(t.T, t.storage, 1)[0]
+		t.run(&Worker{Queues: []string{"mine"}})
+		t.sleep(13 * time.Second)
+		if got := t.get(job.ID); got.Status != StatusPending || got.Error != "lease expired" {
+			t.Errorf("%s, %q; want PENDING, %q", got.Status, got.Error, "lease expired")
+		}
+	})
+}
+
+func TestAJobWhoseWorkersDiedEachTimeIsDeadLetteredUnrun(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		id := t.enqueue("killer")[0]
+		for range 3 { // an attempt and two retries
+			mustDequeue(t.T, t.storage, 1)
+			t.sleep(11 * time.Second)
+			if _, err := t.storage.ReapStale(t.Context(), 10*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.sleep(time.Minute)
+		ran := false
+		run := t.run(&Worker{Retry: &RetryPolicy{MaxRetries: 2}}, t.task("killer", func(context.Context, *Job) error {
+			ran = true
+			return nil
+		}))
+		t.sleep(time.Second)
+		job := t.get(id)
+		if ran || job.Status != StatusFailed || job.Attempts != 3 {
+			t.Errorf("ran: %v, %s after %d attempts; want it unrun, FAILED after 3", ran, job.Status, job.Attempts)
+		}
+		for _, part := range []string{ErrAttemptsUsedUp.Error(), "3", "lease expired"} {
+			if !strings.Contains(job.Error, part) {
+				t.Errorf("the error %q does not say %q", job.Error, part)
+			}
+		}
+		if m := run.metrics(); m.DeadLettered != 1 || m.Processed != 0 {
+			t.Errorf("%d dead-lettered, %d processed; want 1 and 0", m.DeadLettered, m.Processed)
+		}
+	})
+}
+
+// A due time between two microseconds would never come for a claim that waits in a bubble: nothing lies between.
+func TestTheDueTimesOfReapedJobsAreWholeMicroseconds(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		ids := t.enqueue(slices.Repeat([]string{"a"}, 50)...)
+		for range 2 {
+			mustDequeue(t.T, t.storage, 50)
+			t.sleep(2 * time.Second)
+			if _, err := t.storage.ReapStale(t.Context(), time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s, ok := t.storage.(*SQLiteStorage); ok {
+			n, err := s.look(t.Context(), "count", "SELECT count(*) FROM jobs WHERE run_at <> round(run_at, 6)")
+			if n != int64(0) || err != nil {
+				t.Errorf("%v due times lie between two microseconds, error %v", n, err)
+			}
+		}
+		for _, id := range ids {
+			if due := t.get(id).RunAt; !due.Equal(microTime(due)) || !due.After(time.Now()) {
+				t.Fatalf("due at %v; want a whole microsecond, and not yet", due)
+			}
+		}
+	})
+}
+
+// One process after another claims the killer and whatever stands beside it, and dies with all of them.
+func TestAJobThatKillsItsProcessDoesNotTakeItsNeighboursWithIt(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		killer := t.enqueue("killer")[0]
+		t.enqueue(slices.Repeat([]string{"neighbour"}, 60)...)
+		deaths := 0
+		for t.get(killer).Status != StatusFailed {
+			process := born(t.storage)
+			run := t.run(&Worker{Storage: process, ShutdownTimeout: time.Millisecond},
+				t.task("killer", func(ctx context.Context, _ *Job) error {
+					pause(ctx, 5*time.Millisecond) // so that its neighbours have started
+					process.die()
+					deaths++
+					<-ctx.Done()
+					return ctx.Err()
+				}),
+				t.task("neighbour", func(ctx context.Context, _ *Job) error {
+					pause(ctx, 10*time.Millisecond)
+					return nil
+				}))
+			select {
+			case <-process.life.Done():
+			case <-time.After(10 * time.Minute):
+			}
+			run.stop()
+			run.wait()
+		}
+		if deaths != 4 {
+			t.Errorf("%d processes died; want 4, an attempt and three retries", deaths)
+		}
+		t.run(&Worker{}, t.task("neighbour", func(context.Context, *Job) error { return nil }))
+		t.sleep(10 * time.Minute)
+		if got := t.statuses("neighbour"); got[StatusSuccess] != 60 {
+			t.Errorf("the neighbours ended as %v; want 60 times SUCCESS", got)
+		}
+	})
+}
+
+// A Drain has one claim in flight. Of a Run's two, one may fill a slot with a job claimed ahead for which the other
+// was already waiting.
+func TestJobsClaimedBeforeAreClaimedOnlyIntoAFreeSlot(t *testing.T) {
+	for _, took := range []time.Duration{0, 10 * time.Millisecond} {
+		overStorages(t, func(t *scene) {
+			const slots, n = 4, 200
+			t.enqueue(slices.Repeat([]string{"a"}, n)...)
+			for i, job := range mustDequeue(t.T, t.storage, n) {
+				if i%2 == 0 {
+					if err := t.storage.MarkFailed(t.Context(), job, errors.New("broken"), time.Now()); err != nil {
+						t.Fatal(err)
+					}
+				} else if _, err := t.storage.MarkDone(t.Context(), job); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.enqueue(slices.Repeat([]string{"a"}, n)...)
+			mustEnqueue(t.T, t.storage, &Job{Task: "a", Priority: 1}) // shows the pace
+			watched := watching(t.storage, slots)
+			worker := &Worker{Storage: watched, Concurrency: slots}
+			run := t.begin(worker, worker.Drain, t.task("a", func(ctx context.Context, job *Job) error {
+				defer watched.ended(job)
+				pause(ctx, took)
+				return nil
+			}))
+			if err := run.wait(); err != nil {
+				t.Error(err)
+			}
+			if watched.again != n/2 || watched.againAhead > 0 {
+				t.Errorf("tasks of %v: of %d jobs claimed again, %d were without a free slot; want %d and none", took, watched.again, watched.againAhead, n/2)
+			}
+			if watched.most <= slots {
+				t.Errorf("tasks of %v: nothing was claimed ahead, so this test shows nothing", took)
+			}
+		})
+	}
+}
+
+func TestFastTasksAreClaimedInLargeBatches(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		watched := watching(t.storage, 4)
+		t.enqueue(slices.Repeat([]string{"a"}, 1500)...)
+		run := t.run(&Worker{Storage: watched, Concurrency: 4}, t.task("a", func(context.Context, *Job) error { return nil }))
+		t.sleep(time.Second)
+		if m := run.metrics(); m.Succeeded != 1500 {
+			t.Fatalf("%d succeeded, want 1500", m.Succeeded)
+		}
+		if largest := slices.Max(watched.batches); largest < 500 {
+			t.Errorf("the largest claim was of %d jobs; want at least 500", largest)
+		}
+	})
+}
+
+func TestTasksAreClaimedAtMostATenthOfASecondAhead(t *testing.T) {
+	for took, ahead := range map[time.Duration]int{
+		10 * time.Millisecond: 40, 30 * time.Millisecond: 13, 100 * time.Millisecond: 4,
+		399 * time.Millisecond: 1, 401 * time.Millisecond: 0, time.Minute: 0,
+	} {
+		inBubble(t, NewMemoryStorage(), func(t *scene) {
+			const slots = 4
+			watched := watching(t.storage, slots)
+			var longest time.Duration
+			var mu sync.Mutex // guards longest
+			t.enqueue(slices.Repeat([]string{"a"}, 200)...)
+			t.run(&Worker{Storage: watched, Concurrency: slots}, t.task("a", func(ctx context.Context, job *Job) error {
+				defer watched.ended(job)
+				mu.Lock()
+				longest = max(longest, time.Since(watched.claimedAt(job)))
+				mu.Unlock()
+				pause(ctx, took)
+				return nil
+			}))
+			t.sleep(20 * took)
+			if watched.most != slots+ahead {
+				t.Errorf("tasks of %v: at most %d jobs were held at once; want %d running and %d ahead", took, watched.most, slots, ahead)
+			}
+			if bound := time.Duration((ahead+slots-1)/slots) * took; longest > bound {
+				t.Errorf("tasks of %v: one waited %v for a slot, want at most %v", took, longest, bound)
+			}
+		})
+	}
+}
+
+func TestJobsBehindATaskThatTurnsOutSlowAreRunByAnotherWorker(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		type ran struct {
+			worker   string
+			attempts int
+			soon     bool
+		}
+		var mu sync.Mutex // guards runs
+		runs := make(map[ran]int)
+		fast := func(worker string) Handler {
+			return t.task("fast", func(_ context.Context, job *Job) error {
+				mu.Lock()
+				defer mu.Unlock()
+				runs[ran{worker, job.Attempts, t.since() <= 2*time.Second}]++
+				return nil
+			})
+		}
+		slow := t.task("slow", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) })
+		t.enqueue("fast", "fast", "slow")
+		behind := t.enqueue(slices.Repeat([]string{"fast"}, 50)...)
+		t.run(&Worker{Concurrency: 1}, fast("the slow one"), slow)
+		t.sleep(500 * time.Millisecond)
+		for _, id := range behind {
+			if job := t.get(id); job.Status != StatusRunning {
+				t.Fatalf("a job is %s and was not claimed ahead, so this test shows nothing", job.Status)
+			}
+		}
+		t.run(&Worker{Concurrency: 1}, fast("the other"), slow)
+		t.sleep(5 * time.Second)
+		want := map[ran]int{{"the slow one", 1, true}: 2, {"the other", 1, true}: 50}
+		if diff := gocmp.Diff(want, runs, gocmp.AllowUnexported(ran{})); diff != "" {
+			t.Errorf("runs (-want +got):\n%s", diff)
+		}
+		if got := t.statuses("slow"); got[StatusRunning] != 1 {
+			t.Errorf("the slow job is %v, want it RUNNING", got)
+		}
+	})
+}
+
+func TestAWorkerWhoseTasksTurnedOutSlowClaimsNoMoreAhead(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		behind := t.enqueue("fast", "fast", "slow", "fast", "fast", "fast")[3:]
+		t.run(&Worker{Concurrency: 1},
+			t.task("fast", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 25*time.Millisecond) }),
+			t.task("slow", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
+		t.sleep(500 * time.Millisecond)
+		var fresh []*Job
+		for range 5 {
+			fresh = append(fresh, &Job{Task: "fast", Priority: 1}) // before those that were claimed already
+		}
+		mustEnqueue(t.T, t.storage, fresh...)
+		t.sleep(50 * time.Second)
+		back := 0
+		for _, id := range behind {
+			if job := t.get(id); job.Status == StatusPending && job.Claim > 0 {
+				back++
+			}
+		}
+		if back == 0 {
+			t.Error("no job that was claimed ahead was given back, so this test shows nothing")
+		}
+		for _, job := range fresh {
+			if job := t.get(job.ID); job.Claim != 0 {
+				t.Errorf("a later job is %s with claim %d; want it left to others", job.Status, job.Claim)
+			}
+		}
+	})
+}
+
+// Of two claims under way, one may come back with jobs ahead that take the slots with which the other waits.
+func TestAJobClaimedBeforeGoesBackIfItsSlotWasTakenMeanwhile(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		t.enqueue("old")
+		if err := t.storage.MarkFailed(t.Context(), mustDequeue(t.T, t.storage, 1)[0], errTask, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := workerOf(t.storage).newShift(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.held, s.asked = len(s.slots), 1
+		s.dispatch(t.Context(), 1, 0, mustDequeue(t.T, t.storage, 1))
+		if s.held != len(s.slots) || s.asked != 0 || len(s.ready) != 0 {
+			t.Errorf("%d jobs are held, %d slots asked for and %d jobs ready; want %d, 0 and 0", s.held, s.asked, len(s.ready), len(s.slots))
+		}
+		if job := mustDequeue(t.T, t.storage, 1)[0]; job.Attempts != 2 {
+			t.Errorf("claimed again, the job counts %d attempts, want 2: what went back does not count", job.Attempts)
+		}
+	})
+}
+
+func TestJobsWithASingleAttemptAreNeverClaimedAhead(t *testing.T) {
+	for name, c := range map[string]struct{ worker, task *RetryPolicy }{
+		"the worker's policy": {worker: &RetryPolicy{}}, "a task's policy": {task: &RetryPolicy{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, NewMemoryStorage(), func(t *scene) {
+				watch := watching(t.storage, 2)
+				t.enqueue(slices.Repeat([]string{"fast"}, 100)...)
+				w := workerOf(watch, taskOf("fast", func(context.Context) error { time.Sleep(time.Millisecond); return nil }))
+				w.Concurrency, w.Retry = 2, c.worker
+				w.Registry.Add(Task[struct{}]{Name: "careful", Run: func(context.Context, struct{}) error { return nil }, Retry: c.task})
+				mustDrain(t.T, w)
+				if most := slices.Max(watch.batches); most > 2 {
+					t.Errorf("%d jobs were claimed at once, want at most the 2 for the slots", most)
+				}
+			})
+		})
+	}
+}
+
+// Without heartbeats for what waits, it must go back, or start, early enough.
+func TestAJobThatWaitsForASlotDoesNotLoseItsLease(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		var attempts []int
+		var mu sync.Mutex // guards attempts
+		tasks := []Handler{
+			t.task("fast", func(_ context.Context, job *Job) error {
+				mu.Lock()
+				defer mu.Unlock()
+				attempts = append(attempts, job.Attempts)
+				return nil
+			}),
+			t.task("slow", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }),
+		}
+		run := t.run(&Worker{Concurrency: 1, HeartbeatInterval: 9 * time.Second}, tasks...)
+		t.sleep(time.Second)
+		t.enqueue("fast", "fast", "slow", "fast", "fast", "fast")
+		t.sleep(400 * time.Millisecond)
+		if got := t.statuses("fast"); got[StatusRunning] != 3 {
+			t.Fatalf("the fast jobs are %v; want 3 claimed ahead", got)
+		}
+		other := t.run(&Worker{}, tasks...)
+		t.sleep(30 * time.Second)
+		if diff := gocmp.Diff([]int{1, 1, 1, 1, 1}, attempts); diff != "" {
+			t.Errorf("attempts of the fast jobs (-want +got):\n%s", diff)
+		}
+		if n := run.metrics().Reaped + other.metrics().Reaped; n != 0 {
+			t.Errorf("%d leases were lost, want none", n)
+		}
+	})
+}
+
+// A claim ahead that may not take the job which is ready says nothing about the claim beside it, which may.
+func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		t.enqueue("a")
+		jobs := mustDequeue(t.T, t.storage, 1)
+		for n := range 300 {
+			if err := t.storage.Release(t.Context(), jobs...); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			var others sync.WaitGroup
+			for range 3 {
+				others.Go(func() {
+					t.storage.Heartbeat(ctx) // so that the claims meet in one transaction
+					if jobs, err := t.storage.Prefetch(ctx, 0, 10); len(jobs) > 0 || err != nil {
+						t.Errorf("claimed ahead: %d jobs, error %v; want none, for it was claimed before", len(jobs), err)
+					}
+				})
+			}
+			t.storage.Heartbeat(ctx)
+			claimed, err := t.storage.Dequeue(ctx, 1)
+			if jobs = claimed; err != nil {
+				t.Fatalf("round %d: the claim for a free slot got %v, want the job", n, err)
+			}
+			others.Wait()
+			cancel()
+		}
+	})
+}
+
+// Two claims are in flight at once; together they must not ask for more than is free.
+func TestFreeSlotsAreNeverClaimedTwice(t *testing.T) {
+	type withoutPrefetcher struct {
+		Storage
+		Releaser
+	}
+	type withoutReleaser struct {
+		Storage
+		Prefetcher
+	}
+	for name, hide := range map[string]func(*watched) Storage{
+		"without companions": func(w *watched) Storage { return plain{w} },
+		"without Prefetcher": func(w *watched) Storage { return withoutPrefetcher{w, w} },
+		"without Releaser":   func(w *watched) Storage { return withoutReleaser{w, w} },
+	} {
+		overStorages(t, func(t *scene) {
+			const slots = 5
+			watched := watching(t.storage, slots)
+			run := t.run(&Worker{Storage: hide(watched), Concurrency: slots}, t.task("a", func(ctx context.Context, job *Job) error {
+				defer watched.ended(job)
+				pause(ctx, time.Duration(job.Priority)*time.Millisecond)
+				return nil
+			}))
+			for n := range 25 { // more and more at once, for a worker that waits and for one that is busy
+				jobs := make([]*Job, n)
+				for i := range jobs {
+					jobs[i] = &Job{Task: "a", Priority: (n + i) % 3}
+				}
+				mustEnqueue(t.T, t.storage, jobs...)
+				t.sleep(time.Duration(n%4) * time.Millisecond)
+			}
+			t.sleep(time.Second)
+			if m := run.metrics(); m.Succeeded != 24*25/2 {
+				t.Errorf("%s: %d succeeded, want %d", name, m.Succeeded, 24*25/2)
+			}
+			if watched.most != slots {
+				t.Errorf("%s: at most %d jobs were held at once, want %d", name, watched.most, slots)
+			}
+		})
+	}
+}
+
+func TestAJumpOfTheWallClockReapsNobodyAlive(t *testing.T) {
+	for _, jump := range []time.Duration{time.Hour, -time.Hour} {
+		inBubble(t, NewMemoryStorage(), func(t *scene) {
+			var off atomic.Int64
+			clock := &jumpedClock{tended: t.storage}
+			runs := 0
+			ids := t.enqueue("dead", "long")
+			mustDequeue(t.T, t.storage, 1)
+			worker := &Worker{Storage: clock, Concurrency: 1}
+			worker.wall = func() time.Time { return time.Now().Round(0).Add(time.Duration(off.Load())) }
+			t.run(worker, t.task("long", func(ctx context.Context, _ *Job) error {
+				runs++
+				return sleeping(ctx, time.Minute)
+			}))
+			t.sleep(4500 * time.Millisecond)
+			off.Store(int64(jump))
+			if jump > 0 {
+				clock.jumps()
+			}
+			t.sleep(16 * time.Second)
+			want := []time.Duration{0, 2 * time.Second, 4 * time.Second, 16 * time.Second, 18 * time.Second, 20 * time.Second}
+			if diff := gocmp.Diff(want, clock.lookedAfter(t.start)); diff != "" {
+				t.Errorf("looks for lost leases, the clock having jumped by %v before the one at 6s (-want +got):\n%s", jump, diff)
+			}
+			if got := t.get(ids[0]); got.Error != "lease expired" {
+				t.Errorf("after a jump of %v the dead worker's job was not taken back: %s", jump, got.Status)
+			}
+			if got := t.get(ids[1]); runs != 1 || got.Status != StatusRunning || got.Attempts != 1 {
+				t.Errorf("after a jump of %v the living job is %s in attempt %d, run %d times", jump, got.Status, got.Attempts, runs)
+			}
+		})
+	}
+}
+
+func TestAClockThatDriftsSlowlyDoesNotStopTheReaping(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		clock := &jumpedClock{tended: t.storage}
+		worker := &Worker{Storage: clock}
+		worker.wall = func() time.Time { return time.Now().Round(0).Add(t.since() / 4) } // half a second between two looks
+		t.run(worker)
+		t.sleep(time.Minute)
+		if n := len(clock.lookedAfter(t.start)); n != 30 && n != 31 {
+			t.Errorf("%d looks for lost leases in a minute, want one each 2s", n)
+		}
+	})
+}
+
+func TestTroubleWithHeartbeatsCancelsNothing(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		broken := &failing{tended: t.storage}
+		broken.fail("Heartbeat")
+		run := t.run(&Worker{Storage: broken}, t.task("a", func(ctx context.Context, _ *Job) error {
+			return sleeping(ctx, 9*time.Second)
+		}))
+		id := t.enqueue("a")[0]
+		t.sleep(9100 * time.Millisecond)
+		if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 1 {
+			t.Errorf("%s after %d attempts, want SUCCESS after one", job.Status, job.Attempts)
+		}
+		if n := len(run.log.lines("storage in trouble")); n != 8 && n != 9 {
+			t.Errorf("%d lines about the trouble, want one a heartbeat", n)
+		}
+	})
+}
+
+// A storage may read all of a job, to send it elsewhere, say. The race detector is what makes this test fail.
+func TestAJobIsNotChangedWhileTheStorageHasIt(t *testing.T) {
+	for range 10 {
+		inBubble(t, NewMemoryStorage(), func(t *scene) {
+			ids := t.enqueue(slices.Repeat([]string{"a"}, 10)...)
+			t.run(&Worker{Storage: copying{t.storage}}, t.task("a", func(ctx context.Context, _ *Job) error {
+				pause(ctx, time.Second) // to the moment of a heartbeat
+				return SetResult(ctx, 42)
+			}))
+			t.sleep(2 * time.Second)
+			for _, id := range ids {
+				if job := t.get(id); string(job.Result) != "42" {
+					t.Errorf("%s with result %s; want 42", job.Status, job.Result)
+				}
+			}
+		})
+	}
+}
+
+func TestTroubleWithReleasingDoesNotStopTheHeartbeats(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		broken := &failing{tended: t.storage}
+		broken.fail("Release")
+		var slow atomic.Int64
+		t.enqueue("fast", "fast", "slow", "fast")
+		tasks := []Handler{
+			t.task("fast", func(context.Context, *Job) error { return nil }),
+			t.task("slow", func(ctx context.Context, _ *Job) error {
+				slow.Add(1)
+				return sleeping(ctx, time.Minute)
+			}),
+		}
+		t.run(&Worker{Storage: broken, Concurrency: 1}, tasks...)
+		t.sleep(500 * time.Millisecond)
+		t.run(&Worker{}, tasks...)
+		t.sleep(2 * time.Minute)
+		if n := slow.Load(); n != 1 {
+			t.Errorf("the slow task ran %d times, want once: its worker was alive", n)
+		}
+		if got := t.statuses(""); got[StatusSuccess] != 4 {
+			t.Errorf("the jobs ended as %v, want 4 times SUCCESS", got)
+		}
+	})
+}
+
+// Each verb fails at random, before it has done its work or after.
+func TestTheWorkerSurvivesAStorageThatFailsAtRandom(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("the seed is %d", seed)
+	overStorages(t, func(t *scene) {
+		broken := &failing{tended: t.storage, random: rand.New(rand.NewPCG(seed, 0))}
+		var names []string
+		for range 25 {
+			names = append(names, "good", "bad at first", "bad", "slow")
+		}
+		ids := t.enqueue(names...)
+		var runs []*runningWorker
+		for range 2 {
+			runs = append(runs, t.run(&Worker{Storage: broken, Concurrency: 3, Retry: &RetryPolicy{MaxRetries: 99, Cap: time.Second}},
+				t.task("good", func(context.Context, *Job) error { return nil }),
+				t.task("bad at first", func(_ context.Context, job *Job) error {
+					if job.Attempts == 1 {
+						return errors.New("bad at first")
+					}
+					return nil
+				}),
+				t.task("bad", func(context.Context, *Job) error { return Permanent(errors.New("bad")) }),
+				t.task("slow", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 4*time.Second) })))
+		}
+		for range 60 {
+			t.sleep(time.Minute)
+			if got := t.statuses(""); got[StatusSuccess]+got[StatusFailed] == len(ids) {
+				break
+			}
+		}
+		for name, want := range map[string]Status{"good": StatusSuccess, "bad at first": StatusSuccess, "bad": StatusFailed, "slow": StatusSuccess} {
+			if got := t.statuses(name); got[want] != 25 {
+				t.Errorf("%q: %v, want 25 times %s", name, got, want)
+			}
+		}
+		if stats, err := t.storage.Stats(t.Context()); err != nil || stats.DeadLetters != 25 {
+			t.Errorf("%d dead letters, error %v; want 25 and none", stats.DeadLetters, err)
+		}
+		for _, id := range ids {
+			if n := broken.endsOf(id); n != 1 {
+				t.Errorf("job %s ended %d times, want once", id, n)
+			}
+		}
+		for _, run := range runs {
+			lines := run.log.lines("storage in trouble")
+			for i := 1; i < len(lines); i++ {
+				if lines[i]-lines[i-1] < time.Second {
+					t.Fatalf("trouble was logged at %v and at %v, within a second", lines[i-1], lines[i])
+				}
+			}
+			if len(lines) == 0 {
+				t.Error("no trouble was logged, so this test shows nothing")
+			}
+		}
+	})
+}
+
+// scene is one bubble's storage and what happens to it.
+type scene struct {
+	*testing.T
+	storage tended
+	start   time.Time
+}
+
+// tended is what both storages are.
+type tended interface {
+	Storage
+	Releaser
+	Prefetcher
+	Inspector
+}
+
+// overStorages runs test in a bubble over each storage.
+func overStorages(t *testing.T, test func(sc *scene)) {
+	t.Run("memory", func(t *testing.T) { inBubble(t, NewMemoryStorage(), test) })
+	t.Run("sqlite", func(t *testing.T) { inBubble(t, nil, test) })
+}
+
+// inBubble runs test in a bubble. Without a storage it opens a SQLite file there.
+func inBubble(t *testing.T, storage tended, test func(sc *scene)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		if storage == nil {
+			opened, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { opened.Close() })
+			storage = opened
+		}
+		test(&scene{t, storage, time.Now()})
+	})
+}
+
+func (sc *scene) since() time.Duration { return time.Since(sc.start) }
+
+// sleep lets time pass, and then waits until all that happens at that moment has happened.
+func (sc *scene) sleep(d time.Duration) { time.Sleep(d); synctest.Wait() }
+
+func (sc *scene) task(name string, run func(context.Context, *Job) error) Handler {
+	return Task[*Job]{Name: name, Run: run}
+}
+
+// enqueue stores a job for each task, in this order, and returns their ids.
+func (sc *scene) enqueue(tasks ...string) (ids []string) {
+	sc.Helper()
+	jobs := make([]*Job, len(tasks))
+	for i, task := range tasks {
+		jobs[i] = NewJob(task)
+	}
+	mustEnqueue(sc.T, sc.storage, jobs...)
+	for _, job := range jobs {
+		ids = append(ids, job.ID)
+	}
+	return ids
+}
+
+func (sc *scene) get(id string) *Job {
+	sc.Helper()
+	job, err := sc.storage.Get(sc.Context(), id)
+	if err != nil {
+		sc.Fatal(err)
+	}
+	return job
+}
+
+// statuses counts the jobs of a task, or of all.
+func (sc *scene) statuses(task string) map[Status]int {
+	sc.Helper()
+	counts := make(map[Status]int)
+	for job, err := range sc.storage.Jobs(sc.Context(), Filter{Task: task}) {
+		if err != nil {
+			sc.Fatal(err)
+		}
+		counts[job.Status]++
+	}
+	return counts
+}
+
+// steal takes n running jobs from their holders, who must have no free slot, and claims them.
+func (sc *scene) steal(n int) []*Job {
+	sc.Helper()
+	if reaped, err := sc.storage.ReapStale(sc.Context(), 0); reaped != n || err != nil {
+		sc.Fatalf("%d leases taken back, error %v; want %d and none", reaped, err, n)
+	}
+	stolen := mustDequeue(sc.T, sc.storage, n)
+	if len(stolen) != n {
+		sc.Fatalf("%d jobs stolen, want %d", len(stolen), n)
+	}
+	return stolen
+}
+
+// runningWorker is a Run in progress.
+type runningWorker struct {
+	worker *Worker
+	stop   context.CancelFunc // ends the ctx of Run
+	log    *jobLog
+	ended  chan struct{}
+	err    error         // of Run
+	at     time.Duration // when Run returned
+}
+
+// run starts a worker, which is stopped, if it still runs, when the test ends.
+func (sc *scene) run(w *Worker, tasks ...Handler) *runningWorker {
+	sc.Helper()
+	return sc.begin(w, w.Run, tasks...)
+}
+
+func (r *runningWorker) metrics() Metrics { return r.worker.Metrics() }
+
+func (r *runningWorker) wait() error { <-r.ended; return r.err }
+
+// sleeping is a task that obeys its ctx.
+func sleeping(ctx context.Context, d time.Duration) error { pause(ctx, d); return ctx.Err() }
+
+// begin starts a worker's Run or Drain.
+func (sc *scene) begin(w *Worker, work func(context.Context) error, tasks ...Handler) *runningWorker {
+	sc.Helper()
+	r := &runningWorker{worker: w, log: &jobLog{start: sc.start}, ended: make(chan struct{})}
+	if w.Storage == nil {
+		w.Storage = sc.storage
+	}
+	if w.Registry == nil {
+		w.Registry = new(Registry)
+	}
+	w.Registry.Add(tasks...)
+	w.Logger = slog.New(r.log)
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	go func() {
+		defer close(r.ended)
+		r.err = work(ctx)
+		r.at = sc.since()
+	}()
+	sc.Cleanup(func() { r.stop(); r.wait() })
+	return r
+}
+
+// jobLog keeps what a worker logs at Warn and above.
+type jobLog struct {
+	start time.Time
+	mu    sync.Mutex // guards the rest
+	kept  []slog.Record
+}
+
+func (l *jobLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+func (l *jobLog) WithAttrs([]slog.Attr) slog.Handler               { return l }
+func (l *jobLog) WithGroup(string) slog.Handler                    { return l }
+func (l *jobLog) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kept = append(l.kept, r)
+	return nil
+}
+
+// lines tells when messages that begin so were logged.
+func (l *jobLog) lines(message string) (at []time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.kept {
+		if strings.HasPrefix(r.Message, message) {
+			at = append(at, r.Time.Sub(l.start))
+		}
+	}
+	return at
+}
+
+// watched counts what a worker holds: what it has claimed, less what has ended or gone back.
+type watched struct {
+	tended
+	slots int
+
+	mu         sync.Mutex           // guards the rest
+	held       map[string]time.Time // when they were claimed
+	most       int                  // held at once
+	batches    []int                // what each claim got
+	again      int                  // claims of jobs that had been claimed before
+	againAhead int                  // of those, without a free slot
+}
+
+func watching(s tended, slots int) *watched {
+	return &watched{tended: s, slots: slots, held: make(map[string]time.Time)}
+}
+
+func (w *watched) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+	return w.claimed(w.tended.Dequeue(ctx, max, queues...))
+}
+
+func (w *watched) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
+	return w.claimed(w.tended.Prefetch(ctx, slots, max, queues...))
+}
+
+func (w *watched) claimed(jobs []*Job, err error) ([]*Job, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, job := range jobs {
+		w.held[job.ID] = time.Now()
+		if job.Attempts > 1 {
+			if w.again++; len(w.held) > w.slots {
+				w.againAhead++
+			}
+		}
+	}
+	w.most = max(w.most, len(w.held))
+	w.batches = append(w.batches, len(jobs))
+	return jobs, err
+}
+
+func (w *watched) Release(ctx context.Context, jobs ...*Job) error {
+	for _, job := range jobs {
+		w.ended(job)
+	}
+	return w.tended.Release(ctx, jobs...)
+}
+
+// ended is for tasks to call last.
+func (w *watched) ended(job *Job) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.held, job.ID)
+}
+
+func (w *watched) claimedAt(job *Job) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.held[job.ID]
+}
+
+// failing is a storage whose verbs fail: those that are named, or each at random.
+type failing struct {
+	tended
+
+	mu     sync.Mutex // guards the rest
+	broken []string   // verbs
+	hangs  bool       // the broken ones wait until their ctx ends
+	random *rand.Rand
+	ends   map[string]int // jobs that were made SUCCESS or FAILED
+}
+
+var errBroken = errors.New("the storage is broken")
+
+// fail breaks these verbs, and mends the others.
+func (f *failing) fail(verbs ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = verbs
+}
+
+func (f *failing) do(ctx context.Context, verb string, work func() error) error {
+	f.mu.Lock()
+	broken, hangs, before, after := slices.Contains(f.broken, verb), f.hangs, false, false
+	if f.random != nil {
+		before, after = f.random.IntN(5) == 0, f.random.IntN(8) == 0
+	}
+	f.mu.Unlock()
+	if broken && hangs {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if broken || before {
+		return errBroken
+	}
+	err := work()
+	if after {
+		err = cmp.Or(err, errBroken)
+	}
+	return err
+}
+
+func (f *failing) ended(jobs ...*Job) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ends == nil {
+		f.ends = make(map[string]int)
+	}
+	for _, job := range jobs {
+		f.ends[job.ID]++
+	}
+}
+
+func (f *failing) endsOf(id string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ends[id]
+}
+
+func (f *failing) Dequeue(ctx context.Context, max int, queues ...string) (jobs []*Job, err error) {
+	if err := f.do(ctx, "Dequeue", func() (err error) {
+		jobs, err = f.tended.Dequeue(ctx, max, queues...)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return jobs, nil
+}
+
+func (f *failing) Prefetch(ctx context.Context, slots, max int, queues ...string) (jobs []*Job, err error) {
+	if err := f.do(ctx, "Prefetch", func() (err error) {
+		jobs, err = f.tended.Prefetch(ctx, slots, max, queues...)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return jobs, nil
+}
+
+func (f *failing) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
+	err = f.do(ctx, "MarkDone", func() (err error) {
+		if lost, err = f.tended.MarkDone(ctx, jobs...); err == nil {
+			f.ended(slices.DeleteFunc(slices.Clone(jobs), func(job *Job) bool { return slices.Contains(lost, job) })...)
+		}
+		return err
+	})
+	return lost, err
+}
+
+func (f *failing) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+	return f.do(ctx, "MarkFailed", func() error { return f.tended.MarkFailed(ctx, job, cause, retryAt) })
+}
+
+func (f *failing) DeadLetter(ctx context.Context, job *Job, cause error) error {
+	return f.do(ctx, "DeadLetter", func() error {
+		err := f.tended.DeadLetter(ctx, job, cause)
+		if err == nil {
+			f.ended(job)
+		}
+		return err
+	})
+}
+
+func (f *failing) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
+	err = f.do(ctx, "Heartbeat", func() (err error) {
+		lost, err = f.tended.Heartbeat(ctx, jobs...)
+		return err
+	})
+	return lost, err
+}
+
+func (f *failing) ReapStale(ctx context.Context, visibility time.Duration) (n int, err error) {
+	err = f.do(ctx, "ReapStale", func() (err error) {
+		n, err = f.tended.ReapStale(ctx, visibility)
+		return err
+	})
+	return n, err
+}
+
+func (f *failing) Release(ctx context.Context, jobs ...*Job) error {
+	return f.do(ctx, "Release", func() error { return f.tended.Release(ctx, jobs...) })
+}
+
+// mortal is a storage as one process sees it: when that dies, what it waits for is given up and nothing it does
+// reaches the storage any more.
+type mortal struct {
+	failing
+	life context.Context
+	end  context.CancelFunc
+}
+
+func born(s tended) *mortal {
+	m := &mortal{failing: failing{tended: s}}
+	m.life, m.end = context.WithCancel(context.Background())
+	return m
+}
+
+func (m *mortal) die() {
+	m.fail("Dequeue", "Prefetch", "MarkDone", "MarkFailed", "DeadLetter", "Heartbeat", "ReapStale", "Release")
+	m.end()
+}
+
+func (m *mortal) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.life, cancel)()
+	return m.failing.Dequeue(ctx, max, queues...)
+}
+
+func (m *mortal) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.life, cancel)()
+	return m.failing.Prefetch(ctx, slots, max, queues...)
+}
+
+// copying is a storage whose Heartbeat reads the whole job.
+type copying struct{ tended }
+
+func (s copying) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
+	copies := make([]*Job, len(jobs))
+	for i, job := range jobs {
+		c := *job
+		copies[i] = &c
+	}
+	return s.tended.Heartbeat(ctx, copies...)
+}
+
+// jumpedClock is a storage whose clock has jumped ahead: every heartbeat from before looks old.
+type jumpedClock struct {
+	tended
+
+	mu    sync.Mutex // guards the rest
+	at    time.Time  // of the jump
+	looks []time.Time
+}
+
+func (c *jumpedClock) jumps() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = time.Now()
+}
+
+// lookedAfter tells when leases were looked for.
+func (c *jumpedClock) lookedAfter(start time.Time) (at []time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, look := range c.looks {
+		at = append(at, look.Sub(start))
+	}
+	return at
+}
+
+func (c *jumpedClock) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
+	c.mu.Lock()
+	c.looks = append(c.looks, time.Now())
+	if !c.at.IsZero() {
+		visibility = min(visibility, time.Since(c.at))
+	}
+	c.mu.Unlock()
+	return c.tended.ReapStale(ctx, visibility)
+}

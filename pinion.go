@@ -1,0 +1,441 @@
+// Package pinion is a job queue and worker for Go programs: register a function as a task, enqueue jobs, run a
+// worker. Jobs live in memory or in one SQLite file that any number of processes share; there is no server to run.
+//
+// The model in one sentence: a job is a row that names a task and its arguments; a worker claims it, runs it, and
+// records how it ended, and as long as that has not been recorded the job is still owed.
+//
+//	package main
+//
+//	import (
+//		"context"
+//		"fmt"
+//		"log"
+//		"os/signal"
+//		"syscall"
+//
+//		"github.com/pinion-queue/pinion"
+//	)
+//
+//	type AddArgs struct{ A, B int }
+//
+//	var Add = pinion.Func("add", func(ctx context.Context, args AddArgs) error {
+//		fmt.Println(args.A + args.B)
+//		return nil
+//	})
+//
+//	func main() {
+//		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+//		defer stop()
+//		storage, err := pinion.Open(ctx, "jobs.db")
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer storage.Close()
+//		if _, err := Add.Enqueue(ctx, storage, AddArgs{1, 2}); err != nil {
+//			log.Fatal(err)
+//		}
+//		worker := &pinion.Worker{Storage: storage}
+//		if err := worker.Run(ctx); err != nil {
+//			log.Fatal(err)
+//		}
+//	}
+//
+// # Guarantees
+//
+//   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, whatever dies
+//     meanwhile: the process (kill -9) always, the power too with SQLite's default synchronous=FULL.
+//   - Fenced. Each claim has a token, [Job].Claim, and whatever ends a claim names it. A worker that was presumed
+//     dead and comes back changes nothing; its task's context is cancelled with cause [ErrLeaseLost].
+//   - Retries are durable: a row with a due time, never a timer in a process.
+//   - Attempts are counted at the claim, so a job that kills its process each time uses them up and is
+//     dead-lettered. What is done for jobs that were claimed beside it: one that has been claimed before is claimed
+//     again only into a free slot, and after its second lost lease at a moment of its own.
+//   - The dead-letter queue is exact: a job enters and leaves it in one transaction, with its name, arguments,
+//     queue, priority, key, attempts, error and time.
+//   - Shutdown loses and burns nothing: jobs that did not start, and tasks that stop because they were told to,
+//     go back with the attempt refunded.
+//   - A task cannot hurt the worker: panics, runtime.Goexit, unknown names and bad arguments are failed attempts.
+//   - Every storage means the same. [CheckStorage] proves it, for yours too.
+//
+// Effects are the user's to make exactly-once: enqueue in the transaction that makes a job necessary
+// ([SQLiteStorage.EnqueueTx]), and key what a task writes by [Job].ID so that doing it twice is doing it once.
+//
+// # Caveats
+//
+//   - A task may run more than once: when its worker dies, or stalls for longer than the visibility timeout.
+//   - A task that ignores its context keeps its slot until it returns, also after a timeout or a lost lease.
+//   - A job that runs beside one which kills their process loses an attempt too. Give jobs retries (with none, a
+//     killed process is the end of those it was running), and keep workers running: the moments at which such jobs
+//     are due again are spread over Attempts × visibility, which a longer pause undoes.
+//   - A SQLite file belongs on a local disk, and must not be moved or deleted while it is open. Network file systems lock badly.
+//   - Do not open one file with two SQLite libraries in one process (mattn/go-sqlite3 beside this one, say): when
+//     either closes the file, the other's locks are gone. Other processes may use any library.
+//   - Processes of the Python library may share the file. Their writes name no claim and so are not fenced, and
+//     they know neither due times nor queues nor keys.
+//   - Inside a testing/synctest bubble, open the storage in the bubble and set [SQLiteOptions].PollInterval.
+package pinion
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+)
+
+// Status says where a job is in its life.
+type Status string
+
+// The four statuses, spelled as they are stored.
+const (
+	StatusPending Status = "PENDING" // waiting to be claimed, perhaps for its due time
+	StatusRunning Status = "RUNNING" // claimed by a worker
+	StatusSuccess Status = "SUCCESS" // done
+	StatusFailed  Status = "FAILED"  // given up; the dead-letter queue holds a copy
+)
+
+// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the rest.
+type Job struct {
+	ID       string          `json:"id"`               // set by Enqueue when empty: UUIDv7 as 32 hex digits, so ids sort by time
+	Task     string          `json:"task"`             // the task's name; looked up without regard to case
+	Args     []any           `json:"args,omitempty"`   // positional arguments; read back, every element is a json.RawMessage
+	Kwargs   map[string]any  `json:"kwargs,omitempty"` // arguments by name; read back, every value is a json.RawMessage
+	Queue    string          `json:"queue"`            // "" means "default"
+	Priority int             `json:"priority"`         // higher runs first
+	RunAt    time.Time       `json:"run_at,omitzero"`  // not before; zero: at once
+	Key      string          `json:"key,omitempty"`    // optional: at most one unfinished job (PENDING or RUNNING) per key
+	Status   Status          `json:"status"`           // PENDING after Enqueue
+	Attempts int             `json:"attempts"`         // claims so far that count; a released claim does not
+	Claim    int64           `json:"claim"`            // fencing token: larger at each claim, never used twice for a job
+	Error    string          `json:"error,omitempty"`  // of the last failed attempt, at most 16 KiB
+	Result   json.RawMessage `json:"result,omitempty"` // what the task recorded with SetResult, if anything
+
+	// Times are UTC with microseconds, in every storage.
+	CreatedAt   time.Time `json:"created_at,omitzero"`
+	HeartbeatAt time.Time `json:"heartbeat_at,omitzero"` // of the claim, then of the last heartbeat
+	FinishedAt  time.Time `json:"finished_at,omitzero"`
+}
+
+// NewJob returns a job for the named task with positional arguments, to be changed as needed and enqueued.
+// [Task.Job] does the same with arguments that the compiler checks.
+func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args} }
+
+// Storage keeps jobs. MemoryStorage and SQLiteStorage are the two that come with this package; a backend of your
+// own needs these nine methods, and [CheckStorage] tells whether they mean what is said here. All methods may be
+// called by many goroutines at once.
+//
+// Once a call has begun to write, ctx no longer matters to it: the answer is that of the commit. In particular a
+// Dequeue whose claim was committed returns the jobs, whatever became of ctx.
+//
+// What ends or prolongs a claim does so only for jobs that are RUNNING with the Claim and Attempts of the job
+// handed in. The others are returned as lost, nothing is written for them, and they never fail their batch.
+//
+// Optional powers are interfaces of their own, found by type assertion: [Releaser], [Prefetcher], [Inspector].
+type Storage interface {
+	// Enqueue stores all the jobs or none, durably when it returns nil. It fills in each job's ID, Queue, Status
+	// and CreatedAt, and encodes the arguments: later changes to them are not seen. Errors: a [DuplicateError]
+	// (ErrDuplicate) for an ID that exists or a Key that an unfinished job holds, ErrTooLarge, ErrBadArgs.
+	Enqueue(ctx context.Context, jobs ...*Job) error
+	// Dequeue claims between one and max jobs that are due, in the order of priority and then of age, which is the
+	// order of insertion; a retry keeps its age. It waits until a job is due or ctx ends. No queue named means
+	// every queue. A ctx that has already ended still gets what is due at once.
+	Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error)
+	// MarkDone makes the jobs SUCCESS and records each job's Result.
+	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
+	// MarkFailed returns the job to PENDING with cause as its Error, due at retryAt. A lost job is ErrLeaseLost.
+	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
+	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step. A cause that matches
+	// ErrAttemptsUsedUp says that the job was not run: this claim is then not counted, and Attempts is stored one
+	// lower. A lost job is ErrLeaseLost.
+	DeadLetter(ctx context.Context, job *Job, cause error) error
+	// Heartbeat prolongs the claims.
+	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
+	// ReapStale returns to PENDING, with the Error "lease expired", the jobs whose last heartbeat was more than
+	// visibility before the moment of the call: at once the first time, and from a job's second reaping on due at
+	// a random moment within Attempts × visibility, so that jobs which merely ran beside one that kills its
+	// process do not share its fate again and again. It reports how many.
+	ReapStale(ctx context.Context, visibility time.Duration) (int, error)
+	// Size counts the PENDING jobs.
+	Size(ctx context.Context) (int, error)
+	// Close ends the storage's use; whoever waits or calls later gets ErrClosed. What was stored stays.
+	Close() error
+}
+
+// Releaser is for storages that can give claimed jobs back as if they had never been claimed: PENDING, due at
+// once, the attempt refunded, the Claim used up. The worker does so at shutdown. Lost jobs are left alone. Without
+// it the worker uses MarkFailed, and an interrupted attempt counts.
+type Releaser interface {
+	Release(ctx context.Context, jobs ...*Job) error
+}
+
+// Prefetcher is for storages from which the worker may claim jobs ahead of free slots, which makes short tasks
+// several times faster; it needs Releaser too. Prefetch is Dequeue up to the first slots jobs. It goes on up to
+// max, but stops there before the first job that has been claimed before: such a job may be the one that kills its
+// process, and whatever waits in that process for a slot would lose an attempt with it.
+type Prefetcher interface {
+	Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error)
+}
+
+// Inspector is for storages that can be looked into and tended by hand; the command line needs it. Listings are in
+// the order of age and page by key, so an iterator may be left open for any time; an error ends the sequence.
+type Inspector interface {
+	Stats(ctx context.Context) (Stats, error)
+	// Get returns one job, or ErrNotFound.
+	Get(ctx context.Context, id string) (*Job, error)
+	Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error]
+	// DeadLetters lists the dead-letter queue, oldest first: jobs as they failed, FinishedAt being when.
+	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
+	// Replay takes jobs out of the dead-letter queue and makes them PENDING, due at once, with no attempts, in one
+	// transaction, the oldest first. One whose Key another unfinished job holds stays. It reports how many.
+	Replay(ctx context.Context, f Filter) (int, error)
+	// Purge deletes from the dead-letter queue and reports how many.
+	Purge(ctx context.Context, f Filter) (int, error)
+	// Prune deletes the jobs that finished before a time (going by the heartbeat or creation where no finish was
+	// recorded), except FAILED ones whose dead letter stands, and reports how many.
+	Prune(ctx context.Context, before time.Time) (int, error)
+}
+
+// Filter narrows a listing; its zero value takes everything, and fields that are set must all match.
+type Filter struct {
+	IDs    []string
+	Status Status // not for dead letters, which are all FAILED
+	Queue  string
+	Task   string // without regard to case
+	Limit  int    // 0: no limit
+}
+
+// Stats are counts of jobs at one moment.
+type Stats struct {
+	Queues      []QueueStats `json:"queues"` // by name
+	DeadLetters int          `json:"dead_letters"`
+}
+
+// QueueStats counts one queue's jobs by status.
+type QueueStats struct {
+	Queue   string    `json:"queue"`
+	Pending int       `json:"pending"`
+	Running int       `json:"running"`
+	Success int       `json:"success"`
+	Failed  int       `json:"failed"`
+	Oldest  time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest pending job
+}
+
+// Errors to match with errors.Is; what is returned adds the job and the reason.
+var (
+	// From Enqueue.
+	ErrDuplicate = errors.New("pinion: duplicate job")
+	ErrTooLarge  = errors.New("pinion: too large")     // more than 1 MiB of encoded arguments, or of a result
+	ErrBadArgs   = errors.New("pinion: bad arguments") // also when they do not fit the task; never retried
+
+	// From Storage.
+	ErrLeaseLost = errors.New("pinion: lease lost") // the claim is no longer the caller's; also a cause of cancellation
+	ErrNotFound  = errors.New("pinion: job not found")
+	ErrClosed    = errors.New("pinion: storage is closed")
+
+	// In a job's Error, or as a cause of cancellation.
+	ErrTaskNotFound   = errors.New("pinion: task not found")
+	ErrAttemptsUsedUp = errors.New("pinion: attempts used up")
+	ErrShutdown       = errors.New("pinion: worker is shutting down")
+)
+
+// DuplicateError is what Enqueue returns for an ID or a Key that is taken. It matches ErrDuplicate.
+type DuplicateError struct {
+	ID  string // of the job that holds the Key, or simply the ID that is taken
+	Key string // empty if it is the ID that is taken
+}
+
+func (e *DuplicateError) Error() string {
+	if e.Key == "" {
+		return fmt.Sprintf("%v: id %q is taken", ErrDuplicate, e.ID)
+	}
+	return fmt.Sprintf("%v: key %q is held by unfinished job %s", ErrDuplicate, e.Key, e.ID)
+}
+
+// Is reports whether target is ErrDuplicate.
+func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
+
+const (
+	defaultQueue = "default"
+	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
+	maxErrorText = 16 << 10 // bytes of a stored error
+)
+
+// EncodeArgs checks a job that is about to be stored and encodes its arguments: a JSON array and a JSON object, at
+// most 1 MiB together (ErrTooLarge). It is for authors of storages, to be called by Enqueue.
+func (j *Job) EncodeArgs() (args, kwargs string, err error) {
+	if j == nil || j.Task == "" {
+		return "", "", fmt.Errorf("%w: a job must name its task", ErrBadArgs)
+	}
+	list, object := []byte("[]"), []byte("{}")
+	if len(j.Args) > 0 {
+		list, err = encode(j.Args)
+	}
+	if len(j.Kwargs) > 0 && err == nil {
+		object, err = encode(j.Kwargs)
+	}
+	for _, s := range [...]string{j.ID, j.Task, j.Queue, j.Key} {
+		if !utf8.ValidString(s) {
+			err = fmt.Errorf("%q is not valid UTF-8", s)
+		}
+	}
+	if year := j.RunAt.UTC().Year(); year < 0 || year > 9999 {
+		err = fmt.Errorf("RunAt is in the year %d", year)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("%w: task %q: %w", ErrBadArgs, j.Task, err)
+	}
+	if n := len(list) + len(object); n > maxEncoded {
+		return "", "", fmt.Errorf("%w: task %q: arguments of %d bytes, at most %d are taken; "+
+			"store the data elsewhere and enqueue where it is", ErrTooLarge, j.Task, n, maxEncoded)
+	}
+	return string(list), string(object), nil
+}
+
+// DecodeArgs sets Args and Kwargs from what EncodeArgs made of them. It is for authors of storages. Text that is
+// not a JSON array and a JSON object is ErrBadArgs.
+func (j *Job) DecodeArgs(args, kwargs string) error {
+	var list []json.RawMessage
+	var object map[string]json.RawMessage
+	if args != "[]" { // most jobs have one kind of arguments only
+		if err := json.Unmarshal([]byte(args), &list); err != nil || list == nil {
+			return fmt.Errorf("%w: stored args are no JSON array: %.100q", ErrBadArgs, args)
+		}
+	}
+	if kwargs != "{}" {
+		if err := json.Unmarshal([]byte(kwargs), &object); err != nil || object == nil {
+			return fmt.Errorf("%w: stored kwargs are no JSON object: %.100q", ErrBadArgs, kwargs)
+		}
+	}
+	j.Args, j.Kwargs = slices.Grow([]any(nil), len(list)), nil
+	for _, raw := range list {
+		j.Args = append(j.Args, raw)
+	}
+	if len(object) > 0 {
+		j.Kwargs = make(map[string]any, len(object))
+	}
+	for name, raw := range object {
+		j.Kwargs[name] = raw
+	}
+	return nil
+}
+
+// encode is json.Marshal without the escapes for HTML, which make stored arguments hard to read, and with an error
+// for text that is not UTF-8, where json.Marshal would store another text.
+func encode(v any) (json.RawMessage, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	text := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
+	if !utf8.Valid(text) || bytes.Contains(text, []byte(`\ufffd`)) && mangled(v) {
+		return nil, errors.New("not valid UTF-8; encode bytes as []byte, say")
+	}
+	if len(text) > 10_000 && !json.Valid(text) { // the decoder's own limit
+		return nil, errors.New("nested more than 10,000 deep")
+	}
+	return text, nil
+}
+
+// mangled reports whether v's encoding has lost bytes: json writes those that are not UTF-8 as the escape of U+FFFD,
+// and a U+FFFD that was there as it is. What is JSON already passes: it may say what it likes.
+func mangled(v any) bool {
+	switch v := v.(type) {
+	case json.RawMessage:
+		return false
+	case []any:
+		return slices.ContainsFunc(v, mangled)
+	case map[string]any:
+		return mangled(slices.Collect(maps.Keys(v))) || slices.ContainsFunc(slices.Collect(maps.Values(v)), mangled)
+	}
+	text, _ := json.Marshal(v)
+	return bytes.Contains(bytes.ReplaceAll(text, []byte(`\\`), nil), []byte(`\ufffd`))
+}
+
+// accepted fills in what Enqueue owes the caller's job once it is stored.
+func (j *Job) accepted(id, queue string, created time.Time) {
+	j.ID, j.Queue, j.Status, j.CreatedAt = id, queue, StatusPending, created
+}
+
+// errorText is the form in which a failure is stored: valid UTF-8 and of a bounded length.
+func errorText(err error) string {
+	if err == nil {
+		return "unknown error"
+	}
+	text := strings.ToValidUTF8(fmt.Sprint(err), "\uFFFD") // Sprint survives an Error method that panics, as a nil one may
+	if len(text) > maxErrorText {
+		text = strings.ToValidUTF8(text[:maxErrorText-3], "") + "..."
+	}
+	return text
+}
+
+// microTime cuts a time to what every storage keeps.
+func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// lastID is the time part of the newest id, so that ids made by one process sort in the order of their making even
+// within a microsecond, or when the clock is set back.
+var lastID atomic.Int64
+
+// NewID returns a new job id: a UUIDv7 (RFC 9562, with 12 bits of sub-millisecond time) as 32 hex digits.
+func NewID() string {
+	now := time.Now()
+	stamp := now.UnixMilli()<<12 | int64(now.Nanosecond()%1e6)<<12/1e6
+	last := lastID.Load()
+	for !lastID.CompareAndSwap(last, max(stamp, last+1)) {
+		last = lastID.Load()
+	}
+	stamp = max(stamp, last+1)
+	return fmt.Sprintf("%012x7%03x%016x", stamp>>12, stamp&0xfff, rand.Uint64()&(1<<62-1)|1<<63)
+}
+
+var (
+	schemesMu sync.Mutex // guards schemes
+	schemes   = map[string]func(context.Context, string) (Storage, error){
+		"memory": func(context.Context, string) (Storage, error) { return NewMemoryStorage(), nil },
+		"sqlite": func(ctx context.Context, s string) (Storage, error) { return OpenSQLite(ctx, s[len("sqlite:"):], nil) },
+	}
+	// Two letters at least, so that C:\jobs.db is a path.
+	schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
+)
+
+// Open opens the storage that dsn names: the path of a SQLite file, created if missing; the same as "sqlite:path";
+// "memory:" for a new MemoryStorage; or "scheme:…" for a scheme that a backend has registered. The caller closes
+// it. [OpenSQLite] takes options.
+func Open(ctx context.Context, dsn string) (Storage, error) {
+	if !schemePattern.MatchString(dsn) {
+		dsn = "sqlite:" + dsn
+	}
+	scheme, _, _ := strings.Cut(strings.ToLower(dsn), ":")
+	schemesMu.Lock()
+	open, known := schemes[scheme], slices.Sorted(maps.Keys(schemes))
+	schemesMu.Unlock()
+	if open == nil {
+		// The dsn is not shown: it may hold a password.
+		return nil, fmt.Errorf("pinion: open: no backend for the scheme %q (there are: %s); import the package that "+
+			"registers it, or write sqlite: before the name of a file", scheme, strings.Join(known, ", "))
+	}
+	return open(ctx, dsn)
+}
+
+// RegisterScheme makes Open hand every dsn that starts with "scheme:" to open, the whole dsn. Backends call it in
+// their init. An empty or taken scheme panics.
+func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (Storage, error)) {
+	scheme = strings.ToLower(scheme)
+	schemesMu.Lock()
+	defer schemesMu.Unlock()
+	if open == nil || schemes[scheme] != nil || schemePattern.FindString(scheme+":") != scheme+":" {
+		panic(fmt.Sprintf("pinion: RegisterScheme(%q): it is not a scheme, or is taken, or there is no function", scheme))
+	}
+	schemes[scheme] = open
+}

@@ -1,0 +1,1557 @@
+package pinion
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"expvar"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// How attempts end. Everything that takes time happens in a bubble, where it takes none and every moment is exact.
+
+var errTask = errors.New("it failed")
+
+// ---- Retries ----
+
+func TestAFailedJobRunsAgainAfterEachDelayAndIsThenDeadLettered(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		var ran []time.Duration
+		w := workerOf(s, taskOf("fails", func(context.Context) error {
+			ran = append(ran, time.Since(start))
+			return fmt.Errorf("failure %d", len(ran))
+		}))
+		w.Retry = &RetryPolicy{MaxRetries: 4, BaseDelay: time.Second, Cap: 3 * time.Second}
+		job := &Job{Task: "fails", Args: []any{}, Queue: "q", Priority: 2, Key: "k"}
+		mustEnqueue(t, s, job)
+		mustDrain(t, w)
+
+		want := []time.Duration{0, 1 * time.Second, 3 * time.Second, 6 * time.Second, 9 * time.Second}
+		if diff := cmp.Diff(want, ran); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
+		dead := &Job{ID: job.ID, Task: "fails", Queue: "q", Priority: 2, Key: "k", Status: StatusFailed, Attempts: 5,
+			Error: "failure 5", CreatedAt: microTime(start), FinishedAt: microTime(start.Add(9 * time.Second))}
+		ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "HeartbeatAt")
+		if diff := cmp.Diff(dead, mustGet(t, in, job.ID), ignored); diff != "" {
+			t.Errorf("the job (-want +got):\n%s", diff)
+		}
+		ignored = cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "HeartbeatAt", "CreatedAt")
+		if diff := cmp.Diff([]*Job{dead}, deadLetters(t, in), ignored); diff != "" {
+			t.Errorf("the dead letters (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestARetryMaySucceed(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		w := workerOf(s, flaky("flaky", 2))
+		wantEnd(t, in, drained(t, w, "flaky"), ending{StatusSuccess, 3, "it failed"})
+	})
+}
+
+func TestAPolicyMayForbidRetriesOrAllowThemForEver(t *testing.T) {
+	for _, c := range []struct {
+		retries int
+		want    ending
+	}{
+		{0, ending{StatusFailed, 1, "it failed"}},
+		{99, ending{StatusFailed, 100, "it failed"}},
+		{math.MaxInt, ending{StatusSuccess, 101, "it failed"}},
+	} {
+		overMemory(t, func(t *testing.T, s *MemoryStorage) {
+			w := workerOf(s, flaky("flaky", 100))
+			w.Retry.MaxRetries = c.retries
+			wantEnd(t, s, drained(t, w, "flaky"), c.want)
+		})
+	}
+}
+
+func TestAWorkerWithoutAPolicyHasTheDefaultOne(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		var ran []time.Time
+		w := workerOf(s, taskOf("fails", func(context.Context) error { ran = append(ran, time.Now()); return errTask }))
+		w.Retry = nil
+		wantEnd(t, s, drained(t, w, "fails"), ending{StatusFailed, 4, "it failed"})
+		for i, most := range []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second} {
+			if delay := ran[i+1].Sub(ran[i]); delay < most/2 || delay > most+time.Millisecond {
+				t.Errorf("retry %d came after %v, want between half of %v and all of it", i+1, delay, most)
+			}
+		}
+	})
+}
+
+func TestATasksOwnPolicyCountsOverTheWorkers(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		start := time.Now()
+		var ran []time.Duration
+		fails := taskOf("fails", func(context.Context) error { ran = append(ran, time.Since(start)); return errTask })
+		fails.Retry = &RetryPolicy{MaxRetries: 1, BaseDelay: time.Minute, Cap: time.Hour}
+		w := workerOf(s, fails)
+		wantEnd(t, s, drained(t, w, "FAILS"), ending{StatusFailed, 2, "it failed"})
+		if diff := cmp.Diff([]time.Duration{0, time.Minute}, ran); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestAPermanentErrorIsDeadLetteredAtOnce(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		w := workerOf(s, taskOf("fails", func(context.Context) error { return fmt.Errorf("wrapped: %w", Permanent(errTask)) }))
+		wantEnd(t, in, drained(t, w, "fails"), ending{StatusFailed, 1, "wrapped: it failed"})
+		wantElapsed(t, start, 0)
+	})
+}
+
+func TestRetryAfterReplacesTheDelayButAddsNoRetries(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		var ran []time.Duration
+		w := workerOf(s, taskOf("fails", func(context.Context) error {
+			ran = append(ran, time.Since(start))
+			return fmt.Errorf("wrapped: %w", RetryAfter(17*time.Second, errTask))
+		}))
+		w.Retry.MaxRetries = 2
+		wantEnd(t, in, drained(t, w, "fails"), ending{StatusFailed, 3, "wrapped: it failed"})
+		if diff := cmp.Diff([]time.Duration{0, 17 * time.Second, 34 * time.Second}, ran); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestARetryIsARowThatAnyWorkerTakesUp(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		w := workerOf(s, taskOf("moves", func(context.Context) error { return RetryAfter(30*time.Second, errTask) }))
+		job := NewJob("moves")
+		mustEnqueue(t, s, job)
+		stop := started(t, w)
+		synctest.Wait()
+		stop()
+		wantEnd(t, in, job, ending{StatusPending, 1, "it failed"})
+		if got, want := mustGet(t, in, job.ID).RunAt, microTime(start.Add(30*time.Second)); !got.Equal(want) {
+			t.Errorf("the retry is due at %v, want %v", got, want)
+		}
+
+		stop = started(t, workerOf(s, taskOf("moves", func(context.Context) error { return nil })))
+		time.Sleep(time.Until(start.Add(30*time.Second)) - time.Nanosecond)
+		wantEnd(t, in, job, ending{StatusPending, 1, "it failed"})
+		time.Sleep(time.Second)
+		stop()
+		wantEnd(t, in, job, ending{StatusSuccess, 2, "it failed"})
+	})
+}
+
+// ---- Jobs that cannot be run ----
+
+func TestBadArgumentsAreDeadLetteredAtOnceAndHurtNobodyElse(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start, sum := time.Now(), 0
+		w := workerOf(s, Task[addArgs]{Name: "add", Run: func(_ context.Context, args addArgs) error { sum += args.A + args.B; return nil }})
+		bad := []*Job{NewJob("add", "one"), NewJob("add", 1, 2, 3), {Task: "add", Kwargs: map[string]any{"C": 1}}}
+		good := NewJob("add", 1, 2)
+		mustEnqueue(t, s, append(bad, good)...)
+		mustDrain(t, w)
+		for i, why := range []string{
+			`argument "A": expected int, got string`,
+			"it takes A, B; got 3 by position and 0 by name",
+			`unknown argument "C"; it takes A, B`,
+		} {
+			wantEnd(t, in, bad[i], ending{StatusFailed, 1, `pinion: bad arguments: task "add": ` + why})
+		}
+		wantEnd(t, in, good, ending{StatusSuccess, 1, ""})
+		if sum != 3 {
+			t.Errorf("the tasks added up to %d, want 3", sum)
+		}
+		wantElapsed(t, start, 0)
+	})
+}
+
+func TestAnUnknownTaskIsRetriedAndThenDeadLettered(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		w := workerOf(s)
+		wantEnd(t, in, drained(t, w, "nobody's"), ending{StatusFailed, 4, `pinion: task not found: "nobody's"`})
+		wantElapsed(t, start, 7*time.Second)
+	})
+}
+
+func TestATaskThatIsRegisteredLaterRunsAtTheNextRetry(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s)
+		job := NewJob("late")
+		mustEnqueue(t, s, job)
+		stop := started(t, w)
+		synctest.Wait()
+		w.Registry.Add(taskOf("late", func(context.Context) error { return nil }))
+		time.Sleep(2 * time.Second)
+		stop()
+		wantEnd(t, s, job, ending{StatusSuccess, 2, `pinion: task not found: "late"`})
+	})
+}
+
+func TestAJobAbandonedAtEachAttemptIsDeadLetteredUnrun(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		ran := 0
+		count := func(context.Context) error { ran++; return nil }
+		own := taskOf("own policy", count)
+		own.Retry = &RetryPolicy{MaxRetries: 1}
+		w := workerOf(s, taskOf("worker's policy", count), own)
+		w.Retry.MaxRetries = 2
+		used, ownUsed := abandoned(t, s, "worker's policy", 3), abandoned(t, s, "own policy", 2)
+		last, ownLast := abandoned(t, s, "worker's policy", 2), abandoned(t, s, "own policy", 1)
+		mustDrain(t, w)
+
+		const text = "pinion: attempts used up, %d of them, by workers that did not say how they ended; the last error: lease expired"
+		wantEnd(t, in, used, ending{StatusFailed, 3, fmt.Sprintf(text, 3)})
+		wantEnd(t, in, ownUsed, ending{StatusFailed, 2, fmt.Sprintf(text, 2)})
+		wantEnd(t, in, last, ending{StatusSuccess, 3, "lease expired"})
+		wantEnd(t, in, ownLast, ending{StatusSuccess, 2, "lease expired"})
+		if ran != 2 {
+			t.Errorf("%d jobs ran, want the 2 that had an attempt left", ran)
+		}
+		wantMetrics(t, w, Metrics{Processed: 2, Succeeded: 2, DeadLettered: 2})
+	})
+}
+
+// A due time between two microseconds would never come in a bubble, and keep SQLite's writer busy elsewhere.
+func TestAJobThatIsReapedAgainIsDueAtAWholeMicrosecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := sqliteInBubble(t)
+		defer s.Close()
+		const jobs = 20
+		for range jobs {
+			mustEnqueue(t, s, NewJob("dies"))
+		}
+		for range 2 {
+			mustDequeue(t, s, jobs)
+			time.Sleep(time.Minute)
+			if n, err := s.ReapStale(t.Context(), time.Second); n != jobs || err != nil {
+				t.Fatalf("ReapStale: %d, %v; want %d", n, err, jobs)
+			}
+		}
+		now := time.Now()
+		q := s.reader(t.Context())
+		for v := range q.rows("SELECT run_at FROM jobs") {
+			due := fromSeconds(v[0])
+			if v[0] != seconds(due) {
+				t.Errorf("a job is due at %.9f", v[0])
+			}
+			if due.Before(now) || due.After(now.Add(2*time.Second)) {
+				t.Errorf("a job is due in %v, want within 2 attempts of a second each", due.Sub(now))
+			}
+		}
+		if q.err != nil {
+			t.Fatal(q.err)
+		}
+	})
+}
+
+// ---- Panics, runtime.Goexit, and errors that misbehave ----
+
+func TestAPanicFailsItsAttemptAndKeepsTheStack(t *testing.T) {
+	for _, c := range []struct {
+		value any
+		want  string
+	}{
+		{"boom", "panic: boom"},
+		{errTask, "panic: it failed"},
+		{42, "panic: 42"},
+		{nil, "panic: panic called with nil argument"},
+		{(*nilText)(nil), "panic: <nil>"},
+	} {
+		overMemory(t, func(t *testing.T, s *MemoryStorage) {
+			w := workerOf(s, taskOf("panics", func(context.Context) error { panicDeepDown(c.value); return nil }))
+			w.Retry.MaxRetries = 1
+			job := drained(t, w, "panics")
+			wantEnd(t, s, job, ending{StatusFailed, 2, c.want})
+			if stack := mustGet(t, s, job.ID).Error; !strings.Contains(stack, "panicDeepDown") {
+				t.Errorf("the stack of the panic is not kept:\n%s", stack)
+			}
+		})
+	}
+}
+
+func TestAPanicWithAnErrorCountsAsThatError(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("panics", func(context.Context) error { panic(Permanent(errTask)) }))
+		wantEnd(t, s, drained(t, w, "panics"), ending{StatusFailed, 1, "panic: it failed"})
+	})
+	if err := (&PanicError{Value: errTask}); !errors.Is(err, errTask) {
+		t.Errorf("%v does not wrap the error that it was raised with", err)
+	}
+}
+
+func TestAPanicOfTheArgumentsDecoderFailsItsAttempt(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, Task[panicsWhenDecoded]{Name: "decode", Run: func(context.Context, panicsWhenDecoded) error { return nil }})
+		wantEnd(t, s, drained(t, w, "decode", 1), ending{StatusFailed, 4, "panic: cannot be decoded"})
+	})
+}
+
+func TestAnErrorWhoseMethodsPanicFailsItsAttemptAlone(t *testing.T) {
+	for _, err := range []error{panicsInError{}, panicsInIs{}, panicsInAs{}, panicsInUnwrap{}, panicsWithItself{}, (*nilError)(nil)} {
+		for how, fail := range map[string]func() error{
+			"returned": func() error { return err },
+			"wrapped":  func() error { return Permanent(fmt.Errorf("wrapped: %w", err)) },
+			"raised":   func() error { panic(err) },
+			"late":     func() error { time.Sleep(time.Minute); return errors.Join(context.DeadlineExceeded, err) },
+		} {
+			overMemory(t, func(t *testing.T, s *MemoryStorage) {
+				w := workerOf(s, taskOf("fails", func(context.Context) error { return fail() }),
+					taskOf("works", func(context.Context) error { return nil }))
+				w.Concurrency, w.TaskTimeout, w.Retry.MaxRetries = 1, time.Second, 0
+				job, neighbour := NewJob("fails"), NewJob("works")
+				mustEnqueue(t, s, job, neighbour)
+				mustDrain(t, w)
+				if got := mustGet(t, s, job.ID); got.Status != StatusFailed || got.Attempts != 1 || got.Error == "" {
+					t.Errorf("%T %s: the job is %s after %d attempts with the error %q, want FAILED after 1 with some",
+						err, how, got.Status, got.Attempts, got.Error)
+				}
+				wantEnd(t, s, neighbour, ending{StatusSuccess, 1, ""})
+			})
+		}
+	}
+}
+
+func TestGoexitFailsItsAttemptAndTheSlotSurvives(t *testing.T) {
+	for _, concurrency := range []int{1, 3} {
+		overEach(t, func(t *testing.T, s Storage, in Inspector) {
+			w := workerOf(s, taskOf("exits", func(context.Context) error { exitDeepDown(); return nil }),
+				taskOf("works", func(context.Context) error { return nil }))
+			w.Concurrency = concurrency
+			var exits, works []*Job
+			for range 5 {
+				exits, works = append(exits, NewJob("exits")), append(works, NewJob("works"))
+				mustEnqueue(t, s, exits[len(exits)-1], works[len(works)-1])
+			}
+			mustDrain(t, w)
+			for i := range exits {
+				wantEnd(t, in, exits[i], ending{StatusFailed, 4, "panic: runtime.Goexit was called"})
+				wantEnd(t, in, works[i], ending{StatusSuccess, 1, ""})
+			}
+			if stack := mustGet(t, in, exits[0].ID).Error; !strings.Contains(stack, "exitDeepDown") {
+				t.Errorf("the stack of the exit is not kept:\n%s", stack)
+			}
+			wantMetrics(t, w, Metrics{Processed: 25, Succeeded: 5, Failed: 20, Retried: 15, DeadLettered: 5})
+		})
+	}
+}
+
+// ---- Timeouts ----
+
+func TestATimeoutCancelsTheTaskAndIsNamedInItsError(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		worker, tasks time.Duration
+		want          time.Duration
+	}{
+		{"the worker's", 2 * time.Second, 0, 2 * time.Second},
+		{"the task's", 0, 3 * time.Second, 3 * time.Second},
+		{"a longer one of the task's over the worker's", 2 * time.Second, 5 * time.Second, 5 * time.Second},
+		{"a shorter one of the task's over the worker's", 2 * time.Second, time.Second, time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			overMemory(t, func(t *testing.T, s *MemoryStorage) {
+				start := time.Now()
+				var cause error
+				waits := taskOf("waits", func(ctx context.Context) error {
+					<-ctx.Done()
+					cause = context.Cause(ctx)
+					return fmt.Errorf("waiting: %w", ctx.Err())
+				})
+				waits.Timeout = c.tasks
+				w := workerOf(s, waits)
+				w.TaskTimeout, w.Retry.MaxRetries = c.worker, 0
+				want := fmt.Sprintf("timed out after %v: waiting: context deadline exceeded", c.want)
+				wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, want})
+				wantElapsed(t, start, c.want)
+				if !errors.Is(cause, context.DeadlineExceeded) || cause.Error() != fmt.Sprintf("timed out after %v", c.want) {
+					t.Errorf("the cause of the cancellation is %v", cause)
+				}
+			})
+		})
+	}
+}
+
+func TestWithoutATimeoutATaskHasNoDeadline(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("asks", func(ctx context.Context) error {
+			if deadline, ok := ctx.Deadline(); ok {
+				t.Errorf("the task has the deadline %v", deadline)
+			}
+			time.Sleep(24 * time.Hour)
+			return ctx.Err()
+		}))
+		wantEnd(t, s, drained(t, w, "asks"), ending{StatusSuccess, 1, ""})
+	})
+}
+
+func TestEachAttemptHasItsOwnTimeout(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		start := time.Now()
+		w := workerOf(s, taskOf("waits", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
+		w.TaskTimeout, w.Retry.MaxRetries = 10*time.Second, 2
+		wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 3, "timed out after 10s: context deadline exceeded"})
+		wantElapsed(t, start, (10+1+10+2+10)*time.Second)
+	})
+}
+
+func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
+	own, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, c := range []struct {
+		answer error
+		want   ending
+	}{
+		{nil, ending{StatusSuccess, 1, ""}},
+		{errTask, ending{StatusFailed, 1, "it failed"}},
+		{Permanent(context.DeadlineExceeded), ending{StatusFailed, 1, "timed out after 1s: context deadline exceeded"}},
+		{own.Err(), ending{StatusFailed, 1, "timed out after 1s: context canceled"}},
+	} {
+		overEach(t, func(t *testing.T, s Storage, in Inspector) {
+			w := workerOf(s, taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
+			w.TaskTimeout, w.Retry.MaxRetries = time.Second, 0
+			wantEnd(t, in, drained(t, w, "late"), c.want)
+		})
+	}
+}
+
+func TestATaskThatReturnsTheCauseOfItsTimeoutIsNotToldTwice(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("waits", func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("waiting: %w", context.Cause(ctx)) }))
+		w.TaskTimeout, w.Retry.MaxRetries = time.Second, 0
+		wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, "waiting: timed out after 1s"})
+	})
+}
+
+func TestADeadlineOfTheTasksOwnIsNoTimeout(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("asks", func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			<-ctx.Done()
+			return ctx.Err()
+		}))
+		w.TaskTimeout, w.Retry.MaxRetries = time.Minute, 0
+		wantEnd(t, s, drained(t, w, "asks"), ending{StatusFailed, 1, "context deadline exceeded"})
+	})
+}
+
+func TestATaskThatIgnoresItsTimeoutHoldsItsOwnSlotAlone(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		var ended []time.Duration
+		w := workerOf(s, taskOf("stuck", func(context.Context) error { time.Sleep(time.Minute); return nil }),
+			taskOf("works", func(context.Context) error {
+				time.Sleep(900 * time.Millisecond)
+				ended = append(ended, time.Since(start))
+				return nil
+			}))
+		w.Concurrency, w.TaskTimeout = 2, time.Second
+		stuck := NewJob("stuck")
+		mustEnqueue(t, s, stuck)
+		for range 5 {
+			mustEnqueue(t, s, NewJob("works"))
+		}
+		mustDrain(t, w)
+		var want []time.Duration
+		for i := range 5 {
+			want = append(want, time.Duration(i+1)*900*time.Millisecond)
+		}
+		if diff := cmp.Diff(want, ended, cmpopts.EquateApprox(0, float64(10*time.Millisecond))); diff != "" {
+			t.Errorf("the other jobs ended (-want +got):\n%s", diff)
+		}
+		wantEnd(t, in, stuck, ending{StatusSuccess, 1, ""})
+		wantElapsed(t, start, time.Minute)
+	})
+}
+
+// ---- What a task asks of its context ----
+
+func TestAResultIsWrittenWithSuccessAndTheLastOneCounts(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		w := workerOf(s, taskOf("answers", func(ctx context.Context) error {
+			err := SetResult(ctx, "the first")
+			return errors.Join(err, SetResult(ctx, map[string]any{"url": "a?b&c", "n": 1}))
+		}))
+		job := drained(t, w, "answers")
+		wantEnd(t, in, job, ending{StatusSuccess, 1, ""})
+		wantResult(t, in, job, `{"n":1,"url":"a?b&c"}`)
+	})
+}
+
+func TestAFailedAttemptLeavesNoResult(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		tries := 0
+		w := workerOf(s, taskOf("fails", func(ctx context.Context) error { return errors.Join(SetResult(ctx, 1), errTask) }),
+			taskOf("mends", func(ctx context.Context) error {
+				if tries++; tries == 1 {
+					return errors.Join(SetResult(ctx, "of the first attempt"), errTask)
+				}
+				return nil
+			}))
+		fails, mends := drained(t, w, "fails"), drained(t, w, "mends")
+		wantEnd(t, in, fails, ending{StatusFailed, 4, "it failed"})
+		wantResult(t, in, fails, "")
+		wantEnd(t, in, mends, ending{StatusSuccess, 2, "it failed"})
+		wantResult(t, in, mends, "")
+	})
+}
+
+func TestAResultMayBeSetAfterATimeoutAndByAnotherGoroutine(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("answers", func(ctx context.Context) error {
+			<-ctx.Done()
+			derived, cancel := context.WithCancel(ctx)
+			defer cancel()
+			answered := make(chan error)
+			go func() { answered <- SetResult(derived, 7) }()
+			return <-answered
+		}))
+		w.TaskTimeout = time.Second
+		job := drained(t, w, "answers")
+		wantEnd(t, s, job, ending{StatusSuccess, 1, ""})
+		wantResult(t, s, job, "7")
+	})
+}
+
+func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		var ended context.Context
+		w := workerOf(s, taskOf("answers", func(ctx context.Context) error { ended = ctx; return SetResult(ctx, "in time") }))
+		job := drained(t, w, "answers")
+		if err := SetResult(ended, "too late"); err != nil {
+			t.Errorf("SetResult: %v", err)
+		}
+		wantResult(t, s, job, `"in time"`)
+	})
+}
+
+func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		most := strings.Repeat("x", maxEncoded-2)
+		w := workerOf(s, taskOf("answers", func(ctx context.Context) error {
+			if err := SetResult(ctx, most); err != nil {
+				t.Errorf("the most that is taken: %v", err)
+			}
+			if err := SetResult(ctx, most+"x"); !errors.Is(err, ErrTooLarge) {
+				t.Errorf("one byte more: %v, want ErrTooLarge", err)
+			}
+			if err := SetResult(ctx, func() {}); err == nil {
+				t.Error("a function was taken")
+			}
+			return nil
+		}))
+		job := drained(t, w, "answers")
+		wantResult(t, s, job, `"`+most+`"`)
+	})
+}
+
+func TestTheJobOfAContextIsACopy(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		want := &Job{ID: "1", Task: "asks", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"B": json.RawMessage("2")},
+			Queue: "default", Priority: 3, Key: "k", Status: StatusRunning, Attempts: 1}
+		w := workerOf(s, Task[addArgs]{Name: "asks", Run: func(ctx context.Context, _ addArgs) error {
+			for range 2 {
+				got, ok := JobFromContext(ctx)
+				if !ok {
+					return errors.New("no job in the context")
+				}
+				ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "CreatedAt", "HeartbeatAt")
+				if diff := cmp.Diff(want, got, ignored); diff != "" {
+					t.Errorf("the job (-want +got):\n%s", diff)
+				}
+				got.ID, got.Task, got.Claim, got.Attempts, got.Args[0], got.Kwargs["B"] = "2", "changed", 0, 9, "changed", "changed"
+			}
+			return nil
+		}})
+		job := &Job{ID: "1", Task: "asks", Args: []any{1}, Kwargs: map[string]any{"B": 2}, Priority: 3, Key: "k"}
+		mustEnqueue(t, s, job)
+		mustDrain(t, w)
+		wantEnd(t, in, job, ending{StatusSuccess, 1, ""})
+	})
+}
+
+func TestATaskEnqueuesWhatFollowsWhereItsJobCameFrom(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		var ran []int
+		w := workerOf(s, Task[int]{Name: "count down", Run: func(ctx context.Context, n int) error {
+			if ran = append(ran, n); n == 0 {
+				return nil
+			}
+			from, ok := StorageFromContext(ctx)
+			if !ok || from != s {
+				return fmt.Errorf("the storage of the context is %v", from)
+			}
+			return from.Enqueue(ctx, NewJob("count down", n-1))
+		}})
+		wantEnd(t, in, drained(t, w, "count down", 3), ending{StatusSuccess, 1, ""})
+		if diff := cmp.Diff([]int{3, 2, 1, 0}, ran); diff != "" {
+			t.Errorf("jobs run (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// ---- Drain ----
+
+func TestDrainReturnsAtOnceWhenNothingIsDue(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }))
+		w.Queues = []string{"mine", "also mine"}
+		mustDrain(t, w)
+		later, others := &Job{Task: "works", Queue: "mine", RunAt: start.Add(time.Hour)}, NewJob("works")
+		mustEnqueue(t, s, later, others)
+		mustDrain(t, w)
+		wantElapsed(t, start, 0)
+		wantEnd(t, in, later, ending{StatusPending, 0, ""})
+		wantEnd(t, in, others, ending{StatusPending, 0, ""})
+	})
+}
+
+func TestDrainWaitsForItsOwnRetriesWhileOtherJobsRun(t *testing.T) {
+	for _, long := range []time.Duration{5 * time.Second, 30 * time.Second} {
+		overEach(t, func(t *testing.T, s Storage, in Inspector) {
+			start := time.Now()
+			var ran []time.Duration
+			w := workerOf(s, taskOf("long", func(context.Context) error { time.Sleep(long); return nil }),
+				taskOf("flaky", func(context.Context) error {
+					if ran = append(ran, time.Since(start)); len(ran) < 2 {
+						return errTask
+					}
+					return nil
+				}))
+			w.Retry.BaseDelay = 10 * time.Second
+			flaky, longer := NewJob("flaky"), NewJob("long")
+			mustEnqueue(t, s, flaky, longer)
+			mustDrain(t, w)
+			if diff := cmp.Diff([]time.Duration{0, 10 * time.Second}, ran); diff != "" {
+				t.Errorf("attempts (-want +got):\n%s", diff)
+			}
+			wantElapsed(t, start, max(long, 10*time.Second))
+			wantEnd(t, in, flaky, ending{StatusSuccess, 2, "it failed"})
+			wantEnd(t, in, longer, ending{StatusSuccess, 1, ""})
+		})
+	}
+}
+
+func TestDrainRunsWhatFallsDueWhileItRunsAndLeavesTheRest(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }),
+			taskOf("long", func(context.Context) error { time.Sleep(10 * time.Second); return nil }))
+		soon := &Job{Task: "works", RunAt: start.Add(9 * time.Second)}
+		later := &Job{Task: "works", RunAt: start.Add(11 * time.Second)}
+		mustEnqueue(t, s, soon, later, NewJob("long"))
+		mustDrain(t, w)
+		wantElapsed(t, start, 10*time.Second)
+		wantEnd(t, in, soon, ending{StatusSuccess, 1, ""})
+		wantEnd(t, in, later, ending{StatusPending, 0, ""})
+	})
+}
+
+func TestDrainRunsAtOnceWhatARunningJobEnqueuesAndWaitsFor(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		var mu sync.Mutex
+		ended := make(map[int]chan struct{})
+		endOf := func(n int) chan struct{} {
+			mu.Lock()
+			defer mu.Unlock()
+			if ended[n] == nil {
+				ended[n] = make(chan struct{})
+			}
+			return ended[n]
+		}
+		w := workerOf(s, Task[int]{Name: "parent", Run: func(ctx context.Context, n int) error {
+			defer close(endOf(n))
+			if n == 0 {
+				return nil
+			}
+			if err := s.Enqueue(ctx, NewJob("parent", n-1)); err != nil {
+				return err
+			}
+			<-endOf(n - 1)
+			return nil
+		}})
+		w.Concurrency = 4
+		wantEnd(t, in, drained(t, w, "parent", 3), ending{StatusSuccess, 1, ""})
+		wantElapsed(t, start, 0)
+		wantMetrics(t, w, Metrics{Processed: 4, Succeeded: 4})
+	})
+}
+
+func TestDrainMayBeCalledAgainAndAgain(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }), flaky("flaky", 1))
+		for i := range 5 {
+			wantEnd(t, in, drained(t, w, "works"), ending{StatusSuccess, 1, ""})
+			if i == 2 {
+				wantEnd(t, in, drained(t, w, "flaky"), ending{StatusSuccess, 2, "it failed"})
+			}
+			mustDrain(t, w)
+		}
+		wantMetrics(t, w, Metrics{Processed: 7, Succeeded: 6, Failed: 1, Retried: 1})
+	})
+}
+
+func TestATaskCannotSayThatItWasNotRun(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("liar", func(context.Context) error { return Permanent(ErrAttemptsUsedUp) }))
+		job := drained(t, w, "liar")
+		wantEnd(t, s, job, ending{StatusFailed, 1, ErrAttemptsUsedUp.Error()})
+	})
+}
+
+func TestDrainCutShortReturnsTheErrorOfItsContext(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		w := workerOf(s, flaky("flaky", 1))
+		w.Retry.BaseDelay = time.Minute
+		job := NewJob("flaky")
+		mustEnqueue(t, s, job)
+
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := w.Drain(ended); err != context.Canceled {
+			t.Errorf("before the start: %v, want %v", err, context.Canceled)
+		}
+		wantEnd(t, in, job, ending{StatusPending, 0, ""})
+
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := w.Drain(short); err != context.DeadlineExceeded {
+			t.Errorf("before a retry: %v, want %v", err, context.DeadlineExceeded)
+		}
+		wantElapsed(t, start, 20*time.Second)
+		wantEnd(t, in, job, ending{StatusPending, 1, "it failed"})
+
+		mustDrain(t, w) // the retry is not of this Drain
+		wantElapsed(t, start, 20*time.Second)
+	})
+}
+
+func TestDrainReturnsTheErrorOfTheStorage(t *testing.T) {
+	full := errors.New("disk full")
+	for _, c := range []struct {
+		name   string
+		faults func(fails func() error) faulty
+	}{
+		{"claims fail", func(fails func() error) faulty { return faulty{dequeue: fails} }},
+		{"successes cannot be recorded", func(fails func() error) faulty { return faulty{done: fails} }},
+		{"failures cannot be recorded", func(fails func() error) faulty { return faulty{failed: fails} }},
+		{"dead letters cannot be recorded", func(fails func() error) faulty { return faulty{dead: fails} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, lasts := range []time.Duration{time.Hour, 3 * time.Second} {
+				overMemory(t, func(t *testing.T, s *MemoryStorage) {
+					start := time.Now()
+					faults := c.faults(func() error {
+						if time.Since(start) < lasts {
+							return full
+						}
+						return nil
+					})
+					faults.Storage = s
+					worked, failed := false, false // a stop may come before
+					w := workerOf(&faults, taskOf("works", func(context.Context) error { worked = true; return nil }), flaky("flaky", 1),
+						taskOf("fails", func(context.Context) error { failed = true; return Permanent(errTask) }))
+					works, fails := NewJob("works"), NewJob("fails")
+					mustEnqueue(t, s, works, NewJob("flaky"), fails)
+					if err := w.Drain(t.Context()); !errors.Is(err, full) {
+						t.Errorf("Drain: %v, want %v", err, full)
+					}
+					if elapsed := time.Since(start); elapsed > 11*time.Second+batchTime { // for which the first success was held
+						t.Errorf("Drain returned after %v, want within ShutdownTimeout and a second", elapsed)
+					}
+					if lasts < time.Minute && faults.dequeue == nil { // what has run is recorded in the time that a stop leaves
+						if worked {
+							wantEnd(t, s, works, ending{StatusSuccess, 1, ""})
+						}
+						if failed {
+							wantEnd(t, s, fails, ending{StatusFailed, 1, "it failed"})
+						}
+					}
+				})
+			}
+		})
+	}
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := workerOf(s).Drain(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("the storage is closed: %v, want %v", err, ErrClosed)
+		}
+	})
+}
+
+func TestADrainWhoseRetryAnotherWorkerTookEnds(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		start := time.Now()
+		release := make(chan struct{})
+		other := workerOf(s, taskOf("moves", func(context.Context) error { <-release; return nil }))
+		var stop func()
+		w := workerOf(&tooSlow{Storage: s}, taskOf("moves", func(context.Context) error {
+			stop = started(t, other)
+			return RetryAfter(10*time.Second, errTask)
+		}))
+		job := drained(t, w, "moves")
+		wantElapsed(t, start, 10*time.Second)
+		wantEnd(t, s, job, ending{StatusRunning, 2, "it failed"})
+		close(release)
+		synctest.Wait()
+		stop()
+		wantEnd(t, s, job, ending{StatusSuccess, 2, "it failed"})
+	})
+}
+
+// ---- Queues, slots and order ----
+
+func TestAWorkerClaimsFromItsQueuesAlone(t *testing.T) {
+	for _, c := range []struct {
+		queues []string
+		want   []string
+	}{
+		{nil, []string{"a", "b", "c", "default"}},
+		{[]string{"b"}, []string{"b"}},
+		{[]string{"c", "a"}, []string{"a", "c"}},
+		{[]string{"default"}, []string{"default"}},
+		{[]string{"nobody's"}, nil},
+	} {
+		overEach(t, func(t *testing.T, s Storage, in Inspector) {
+			var ran []string
+			w := workerOf(s, taskOf("works", func(ctx context.Context) error {
+				job, _ := JobFromContext(ctx)
+				ran = append(ran, job.Queue)
+				return nil
+			}))
+			w.Queues, w.Concurrency = c.queues, 1
+			for _, queue := range []string{"a", "b", "c", ""} {
+				mustEnqueue(t, s, &Job{Task: "works", Queue: queue})
+			}
+			stop := started(t, w)
+			time.Sleep(time.Second)
+			stop()
+			mustDrain(t, w)
+			if diff := cmp.Diff(c.want, ran); diff != "" {
+				t.Errorf("queues %q: jobs run (-want +got):\n%s", c.queues, diff)
+			}
+		})
+	}
+}
+
+func TestConcurrencyIsABoundAndIsReached(t *testing.T) {
+	for _, c := range []struct{ concurrency, want int }{{1, 1}, {4, 4}, {0, 10}, {100, 30}} {
+		for _, how := range []string{"Run", "Drain"} {
+			overEach(t, func(t *testing.T, s Storage, in Inspector) {
+				start := time.Now()
+				var now, most, done atomic.Int64
+				w := workerOf(s, taskOf("works", func(context.Context) error {
+					most.Store(max(most.Load(), now.Add(1)))
+					time.Sleep(time.Second)
+					now.Add(-1)
+					done.Add(1)
+					return nil
+				}))
+				w.Concurrency = c.concurrency
+				for range 30 {
+					mustEnqueue(t, s, NewJob("works"))
+				}
+				rounds := (30 + c.want - 1) / c.want
+				if how == "Drain" {
+					mustDrain(t, w)
+					wantElapsed(t, start, time.Duration(rounds)*time.Second)
+				} else {
+					stop := started(t, w)
+					time.Sleep(time.Duration(rounds)*time.Second + 100*time.Millisecond)
+					stop()
+				}
+				if most.Load() != int64(c.want) {
+					t.Errorf("%s with Concurrency %d: %d jobs ran at once, want %d", how, c.concurrency, most.Load(), c.want)
+				}
+				if done.Load() != 30 {
+					t.Errorf("%s with Concurrency %d: %d jobs in %d rounds, want 30", how, c.concurrency, done.Load(), rounds)
+				}
+			})
+		}
+	}
+}
+
+func TestJobsThatComeOneByOneReachEverySlot(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		release := make(chan struct{})
+		w := workerOf(s, taskOf("works", func(context.Context) error { <-release; return nil }))
+		w.Concurrency = 5
+		stop := started(t, w)
+		for i := range 7 {
+			synctest.Wait()
+			wantMetrics(t, w, Metrics{Running: int64(min(i, 5))})
+			mustEnqueue(t, s, NewJob("works"))
+		}
+		close(release)
+		time.Sleep(time.Second)
+		stop()
+		wantMetrics(t, w, Metrics{Processed: 7, Succeeded: 7})
+	})
+}
+
+func TestASingleSlotRunsJobsByPriorityAndThenByAge(t *testing.T) {
+	for _, how := range []string{"Run", "Drain"} {
+		overEach(t, func(t *testing.T, s Storage, in Inspector) { wantInOrder(t, s, how, 0) })
+	}
+}
+
+func TestASingleSlotKeepsTheOrderWhenTheStorageIsSlow(t *testing.T) {
+	for _, how := range []string{"Run", "Drain"} {
+		overMemory(t, func(t *testing.T, s *MemoryStorage) { wantInOrder(t, slowToAnswer{s}, how, time.Millisecond) })
+	}
+}
+
+// ---- Middleware ----
+
+func TestMiddlewareIsAroundEveryAttempt(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		type key struct{}
+		var seen []string
+		w := workerOf(s, flaky("flaky", 1), taskOf("works", func(ctx context.Context) error {
+			job, ok := JobFromContext(ctx)
+			seen = append(seen, fmt.Sprint("inside: ", ctx.Value(key{}), " ", ok, " ", job.Task))
+			return SetResult(ctx, "kept")
+		}))
+		w.Concurrency = 1
+		w.Middleware = func(next RunFunc) RunFunc {
+			return func(ctx context.Context, job *Job) error {
+				seen = append(seen, fmt.Sprintf("before %s, attempt %d", job.Task, job.Attempts))
+				err := next(context.WithValue(ctx, key{}, "a value"), job)
+				seen = append(seen, fmt.Sprintf("after %s: %v", job.Task, err))
+				return err
+			}
+		}
+		drained(t, w, "flaky")
+		job := drained(t, w, "works")
+		drained(t, w, "unknown")
+		abandoned(t, s, "works", 4)
+		mustDrain(t, w) // what is not run is not shown
+		want := []string{
+			"before flaky, attempt 1", "after flaky: it failed", "before flaky, attempt 2", "after flaky: <nil>",
+			"before works, attempt 1", "inside: a value true works", "after works: <nil>",
+		}
+		for i := range 4 {
+			want = append(want, fmt.Sprintf("before unknown, attempt %d", i+1), `after unknown: pinion: task not found: "unknown"`)
+		}
+		if diff := cmp.Diff(want, seen); diff != "" {
+			t.Errorf("what the middleware saw (-want +got):\n%s", diff)
+		}
+		wantResult(t, s, job, `"kept"`)
+	})
+}
+
+func TestMiddlewareSeesAPanicAsAnError(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		var seen error
+		w := workerOf(s, taskOf("panics", func(context.Context) error { panicDeepDown("boom"); return nil }))
+		w.Middleware = func(next RunFunc) RunFunc {
+			return func(ctx context.Context, job *Job) error { seen = next(ctx, job); return nil }
+		}
+		wantEnd(t, s, drained(t, w, "panics"), ending{StatusSuccess, 1, ""})
+		p, ok := errors.AsType[*PanicError](seen)
+		if !ok || p.Value != "boom" || !bytes.Contains(p.Stack, []byte("panicDeepDown")) {
+			t.Errorf("the middleware saw %T: %v", seen, seen)
+		}
+	})
+}
+
+func TestWhatMiddlewareAnswersIsHowTheAttemptEnds(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		middleware func(RunFunc) RunFunc
+		ran        int
+		want       ending
+	}{
+		{"another error", answering(func(ctx context.Context, next func() error) error { return fmt.Errorf("after: %w", next()) }),
+			2, ending{StatusFailed, 2, "after: it failed"}},
+		{"a permanent error", answering(func(ctx context.Context, next func() error) error { return Permanent(next()) }),
+			1, ending{StatusFailed, 1, "it failed"}},
+		{"success", answering(func(ctx context.Context, next func() error) error { next(); return nil }),
+			1, ending{StatusSuccess, 1, ""}},
+		{"success the second time", answering(func(ctx context.Context, next func() error) error { next(); next(); return nil }),
+			2, ending{StatusSuccess, 1, ""}},
+		{"without running the task", answering(func(ctx context.Context, next func() error) error { return nil }),
+			0, ending{StatusSuccess, 1, ""}},
+		{"a panic", answering(func(ctx context.Context, next func() error) error { panic("of the middleware") }),
+			0, ending{StatusFailed, 2, "panic: of the middleware"}},
+		{"runtime.Goexit", answering(func(ctx context.Context, next func() error) error { runtime.Goexit(); return nil }),
+			0, ending{StatusFailed, 2, "panic: runtime.Goexit was called"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			overMemory(t, func(t *testing.T, s *MemoryStorage) {
+				ran := 0
+				w := workerOf(s, taskOf("fails", func(context.Context) error { ran++; return errTask }))
+				w.Retry.MaxRetries, w.Middleware = 1, c.middleware
+				wantEnd(t, s, drained(t, w, "fails"), c.want)
+				if ran != c.ran {
+					t.Errorf("the task ran %d times, want %d", ran, c.ran)
+				}
+			})
+		})
+	}
+}
+
+func TestMiddlewareCannotBreakFencingByChangingItsJob(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }), flaky("flaky", 1))
+		w.Middleware = func(next RunFunc) RunFunc {
+			return func(ctx context.Context, job *Job) error {
+				defer func() { *job = Job{ID: "other", Claim: 1, Attempts: 99, Result: json.RawMessage("1")} }()
+				return next(ctx, job)
+			}
+		}
+		job := drained(t, w, "works")
+		wantEnd(t, in, job, ending{StatusSuccess, 1, ""})
+		wantResult(t, in, job, "")
+		wantEnd(t, in, drained(t, w, "flaky"), ending{StatusSuccess, 2, "it failed"})
+		wantMetrics(t, w, Metrics{Processed: 3, Succeeded: 2, Failed: 1, Retried: 1})
+	})
+}
+
+// ---- Metrics and the log ----
+
+func TestMetricsCountEveryAttemptOnce(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		release := make(chan struct{})
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }), flaky("flaky", 2),
+			taskOf("permanent", func(context.Context) error { return Permanent(errTask) }),
+			taskOf("panics", func(context.Context) error { panic("boom") }),
+			taskOf("exits", func(context.Context) error { runtime.Goexit(); return nil }),
+			taskOf("waits", func(context.Context) error { <-release; return nil }))
+		wantMetrics(t, w, Metrics{})
+		w.Retry.MaxRetries = 2
+		abandoned(t, s, "works", 3)
+		for _, task := range []string{"works", "works", "flaky", "permanent", "panics", "exits", "waits", "waits"} {
+			mustEnqueue(t, s, NewJob(task))
+		}
+		stop := started(t, w)
+		time.Sleep(9 * time.Second)
+		got := Metrics{Processed: 12, Succeeded: 3, Failed: 9, Retried: 6, DeadLettered: 4}
+		got.Running = 2
+		wantMetrics(t, w, got)
+		close(release)
+		time.Sleep(time.Second)
+		stop()
+		wantMetrics(t, w, Metrics{Processed: 14, Succeeded: 5, Failed: 9, Retried: 6, DeadLettered: 4})
+
+		const want = `{"processed":14,"succeeded":5,"failed":9,"retried":6,"dead_lettered":4,"reaped":0,"running":0}`
+		if got := expvar.Func(func() any { return w.Metrics() }).String(); got != want {
+			t.Errorf("expvar shows %s, want %s", got, want)
+		}
+	})
+}
+
+func TestTheLogTellsStartsRetriesAndDeadLettersEachAtItsLevel(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, flaky("flaky", 1), taskOf("works", func(context.Context) error { return nil }),
+			taskOf("panics", func(context.Context) error { panic("boom") }))
+		w.Retry.MaxRetries = 1
+		var log bytes.Buffer
+		w.Logger = logTo(&log, slog.LevelDebug)
+		for i, task := range []string{"works", "flaky", "panics"} {
+			mustEnqueue(t, s, &Job{ID: fmt.Sprint(i + 1), Task: task})
+			mustDrain(t, w)
+		}
+		used := abandoned(t, s, "works", 2)
+		mustDrain(t, w)
+		want := strings.ReplaceAll(`
+level=DEBUG msg="job starts" task=works job=1 attempt=1
+level=DEBUG msg="job starts" task=flaky job=2 attempt=1
+level=WARN msg="job failed, will be retried" task=flaky job=2 attempt=1 in=1s error="it failed"
+level=DEBUG msg="job starts" task=flaky job=2 attempt=2
+level=DEBUG msg="job starts" task=panics job=3 attempt=1
+level=WARN msg="job failed, will be retried" task=panics job=3 attempt=1 in=1s error="panic: boom"
+level=DEBUG msg="job starts" task=panics job=3 attempt=2
+level=ERROR msg="job dead-lettered" task=panics job=3 attempts=2 error="panic: boom"
+level=ERROR msg="job dead-lettered" task=works job=USED attempts=3 error="pinion: attempts used up, 2 of them, by workers that did not say how they ended; the last error: lease expired"
+`, "USED", used.ID)
+		if diff := cmp.Diff(want, "\n"+log.String()); diff != "" {
+			t.Errorf("the log (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestAWorkerWithoutALoggerUsesTheDefaultOne(t *testing.T) {
+	var log bytes.Buffer
+	defer slog.SetDefault(slog.Default())
+	slog.SetDefault(logTo(&log, slog.LevelWarn))
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("fails", func(context.Context) error { return Permanent(errTask) }))
+		w.Logger = nil
+		mustEnqueue(t, s, &Job{ID: "1", Task: "fails"})
+		mustDrain(t, w)
+	})
+	const want = "level=ERROR msg=\"job dead-lettered\" task=fails job=1 attempts=1 error=\"it failed\"\n"
+	if diff := cmp.Diff(want, log.String()); diff != "" {
+		t.Errorf("the log (-want +got):\n%s", diff)
+	}
+}
+
+// ---- Trouble with the storage ----
+
+func TestRunGoesOnThroughTroubleWithTheStorageAndLogsItOnceASecond(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		start := time.Now()
+		var ran []time.Duration
+		trouble := func(until time.Duration) func() error {
+			return func() error {
+				if time.Since(start) < until {
+					return errors.New("disk full")
+				}
+				return nil
+			}
+		}
+		w := workerOf(&faulty{Storage: s, dequeue: trouble(3 * time.Second), done: trouble(5500 * time.Millisecond),
+			failed: trouble(5500 * time.Millisecond), dead: trouble(5500 * time.Millisecond)},
+			taskOf("works", func(context.Context) error { ran = append(ran, time.Since(start)); return nil }),
+			flaky("flaky", 1), taskOf("fails", func(context.Context) error { return Permanent(errTask) }))
+		w.Concurrency = 1
+		var log bytes.Buffer
+		w.Logger = logTo(&log, slog.LevelError)
+		jobs := []*Job{NewJob("works"), NewJob("flaky"), NewJob("fails")}
+		mustEnqueue(t, s, jobs...)
+		stop := started(t, w)
+		time.Sleep(20 * time.Second)
+		stop()
+		if diff := cmp.Diff([]time.Duration{3 * time.Second}, ran); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
+		wantEnd(t, s, jobs[0], ending{StatusSuccess, 1, ""})
+		wantEnd(t, s, jobs[1], ending{StatusSuccess, 2, "it failed"})
+		wantEnd(t, s, jobs[2], ending{StatusFailed, 1, "it failed"})
+		if n := strings.Count(log.String(), "storage in trouble"); n < 5 || n > 7 {
+			t.Errorf("the log tells of the trouble %d times in 5.5 s, want once a second:\n%s", n, log.String())
+		}
+	})
+}
+
+// ---- The fields ----
+
+func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
+	for _, c := range []struct {
+		want string
+		set  func(w *Worker)
+	}{
+		{"Storage is not set", func(w *Worker) { w.Storage = nil }},
+		{"the Concurrency is -1; 0 means 10, and 100,000 is the most", func(w *Worker) { w.Concurrency = -1 }},
+		{"the Concurrency is 9223372036854775807; 0 means 10, and 100,000 is the most", func(w *Worker) { w.Concurrency = math.MaxInt }},
+		{"the Middleware returns no function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},
+		{"TaskTimeout is -1s; 0 means the default", func(w *Worker) { w.TaskTimeout = -time.Second }},
+		{"VisibilityTimeout is -1s; 0 means the default", func(w *Worker) { w.VisibilityTimeout = -time.Second }},
+		{"HeartbeatInterval is -1s; 0 means the default", func(w *Worker) { w.HeartbeatInterval = -time.Second }},
+		{"ReapInterval is -1s; 0 means the default", func(w *Worker) { w.ReapInterval = -time.Second }},
+		{"ShutdownTimeout is -1s; 0 means the default", func(w *Worker) { w.ShutdownTimeout = -time.Second }},
+		{"HeartbeatInterval (10s) must be shorter than VisibilityTimeout (10s)", func(w *Worker) { w.HeartbeatInterval = 10 * time.Second }},
+		{"HeartbeatInterval (2s) must be shorter than VisibilityTimeout (1s)",
+			func(w *Worker) { w.HeartbeatInterval, w.VisibilityTimeout = 2*time.Second, time.Second }},
+		{"in Retry: MaxRetries is negative; 0 means no retry", func(w *Worker) { w.Retry = &RetryPolicy{MaxRetries: -1} }},
+		{"in Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{BaseDelay: -1} }},
+		{"in Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{Cap: -1} }},
+	} {
+		overMemory(t, func(t *testing.T, s *MemoryStorage) {
+			w := workerOf(s, taskOf("works", func(context.Context) error { return nil }))
+			job := NewJob("works")
+			mustEnqueue(t, s, job)
+			right := w.Retry
+			c.set(w)
+			for _, call := range []func(context.Context) error{w.Run, w.Drain} {
+				if err := call(t.Context()); err == nil || err.Error() != "pinion: worker: "+c.want {
+					t.Errorf("got %v, want pinion: worker: %s", err, c.want)
+				}
+			}
+			wantEnd(t, s, job, ending{StatusPending, 0, ""})
+
+			// Set right, the worker works.
+			w.Storage, w.Retry, w.Concurrency, w.Middleware = s, right, 0, nil
+			w.TaskTimeout, w.VisibilityTimeout, w.HeartbeatInterval, w.ReapInterval, w.ShutdownTimeout = 0, 0, 0, 0, 0
+			mustDrain(t, w)
+			wantEnd(t, s, job, ending{StatusSuccess, 1, ""})
+		})
+	}
+}
+
+func TestAWorkerWithoutARegistryUsesTheDefaultOne(t *testing.T) {
+	name, ran := "test "+NewID(), false // which stays registered, also when the test runs again
+	Func(name, func(context.Context, struct{}) error { ran = true; return nil })
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s)
+		w.Registry = nil
+		wantEnd(t, s, drained(t, w, name), ending{StatusSuccess, 1, ""})
+	})
+	if !ran {
+		t.Error("the task did not run")
+	}
+}
+
+func TestAWorkerRunsOnceAtATime(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s)
+		stop := started(t, w)
+		synctest.Wait()
+		for _, call := range []func(context.Context) error{w.Run, w.Drain} {
+			if err := call(t.Context()); err == nil || err.Error() != "pinion: worker: it is running already" {
+				t.Errorf("a second one at once: %v", err)
+			}
+		}
+		stop()
+		mustDrain(t, w)
+	})
+}
+
+// ---- Helpers ----
+
+// overEach runs test in a bubble of its own over each storage, and over one that has the nine methods alone; in
+// looks into it.
+func overEach(t *testing.T, test func(t *testing.T, s Storage, in Inspector)) {
+	t.Helper()
+	in := func(name string, open func(t *testing.T) (Storage, Inspector)) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, in := open(t)
+				defer s.Close()
+				test(t, s, in)
+			})
+		})
+	}
+	in("memory", func(*testing.T) (Storage, Inspector) { s := NewMemoryStorage(); return s, s })
+	in("plain", func(*testing.T) (Storage, Inspector) { s := NewMemoryStorage(); return plain{s}, s })
+	in("sqlite", func(t *testing.T) (Storage, Inspector) { s := sqliteInBubble(t); return s, s })
+}
+
+func sqliteInBubble(t *testing.T) *SQLiteStorage {
+	t.Helper()
+	s, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), &SQLiteOptions{PollInterval: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// overMemory runs test in a bubble over a MemoryStorage.
+func overMemory(t *testing.T, test func(t *testing.T, s *MemoryStorage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := NewMemoryStorage()
+		defer s.Close()
+		test(t, s)
+	})
+}
+
+// workerOf returns a worker for tasks that retries after 1, 2 and 4 seconds and keeps its log to itself.
+func workerOf(s Storage, tasks ...Handler) *Worker {
+	registry := new(Registry)
+	registry.Add(tasks...)
+	return &Worker{Storage: s, Registry: registry, Logger: slog.New(slog.DiscardHandler),
+		Retry: &RetryPolicy{MaxRetries: 3, BaseDelay: time.Second, Cap: time.Minute}}
+}
+
+// taskOf returns a task without arguments.
+func taskOf(name string, run func(ctx context.Context) error) Task[struct{}] {
+	return Task[struct{}]{Name: name, Run: func(ctx context.Context, _ struct{}) error { return run(ctx) }}
+}
+
+// flaky returns a task that fails so many times before it succeeds.
+func flaky(name string, times int) Task[struct{}] {
+	return taskOf(name, func(context.Context) error {
+		if times--; times >= 0 {
+			return errTask
+		}
+		return nil
+	})
+}
+
+// answering returns middleware that is simpler to write down.
+func answering(f func(ctx context.Context, next func() error) error) func(RunFunc) RunFunc {
+	return func(next RunFunc) RunFunc {
+		return func(ctx context.Context, job *Job) error { return f(ctx, func() error { return next(ctx, job) }) }
+	}
+}
+
+func mustDrain(t *testing.T, w *Worker) {
+	t.Helper()
+	if err := w.Drain(t.Context()); err != nil {
+		t.Fatalf("Drain: %v", err)
+	}
+}
+
+// drained enqueues a job and drains the worker's storage.
+func drained(t *testing.T, w *Worker, task string, args ...any) *Job {
+	t.Helper()
+	job := NewJob(task, args...)
+	mustEnqueue(t, w.Storage, job)
+	mustDrain(t, w)
+	return job
+}
+
+// started calls Run; stop ends it and waits.
+func started(t *testing.T, w *Worker) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- w.Run(ctx) }()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+// abandoned enqueues a job, in a queue of its own, which workers claim so many times and die of; then it is due
+// again. For a bubble.
+func abandoned(t *testing.T, s Storage, task string, times int) *Job {
+	t.Helper()
+	job := &Job{ID: NewID(), Task: task}
+	job.Queue = job.ID
+	mustEnqueue(t, s, job)
+	for range times {
+		if _, err := s.Dequeue(t.Context(), 1, job.Queue); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if n, err := s.ReapStale(t.Context(), time.Second); n != 1 || err != nil {
+			t.Fatalf("ReapStale: %d, %v; want 1", n, err)
+		}
+	}
+	time.Sleep(time.Duration(times) * time.Second) // from the second time on it is due at a moment within these
+	return job
+}
+
+func mustGet(t *testing.T, in Inspector, id string) *Job {
+	t.Helper()
+	job, err := in.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job
+}
+
+func deadLetters(t *testing.T, in Inspector) (jobs []*Job) {
+	t.Helper()
+	for job, err := range in.DeadLetters(t.Context(), Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs = append(jobs, job)
+	}
+	return jobs
+}
+
+// ending is how a job ended, or where it stands.
+type ending struct {
+	Status   Status
+	Attempts int
+	Error    string // its first line
+}
+
+func endingOf(job *Job) ending {
+	line, _, _ := strings.Cut(job.Error, "\n")
+	return ending{job.Status, job.Attempts, line}
+}
+
+// wantEnd also looks whether the dead-letter queue has the same to say.
+func wantEnd(t *testing.T, in Inspector, job *Job, want ending) {
+	t.Helper()
+	if diff := cmp.Diff(want, endingOf(mustGet(t, in, job.ID))); diff != "" {
+		t.Errorf("job %s (-want +got):\n%s", job.Task, diff)
+	}
+	var dead, wantDead []ending
+	for _, letter := range deadLetters(t, in) {
+		if letter.ID == job.ID {
+			dead = append(dead, endingOf(letter))
+		}
+	}
+	if want.Status == StatusFailed {
+		wantDead = []ending{want}
+	}
+	if diff := cmp.Diff(wantDead, dead); diff != "" {
+		t.Errorf("dead letters of job %s (-want +got):\n%s", job.Task, diff)
+	}
+}
+
+func wantResult(t *testing.T, in Inspector, job *Job, want string) {
+	t.Helper()
+	if got := string(mustGet(t, in, job.ID).Result); got != want {
+		t.Errorf("the result of job %s is %.100q, want %.100q", job.Task, got, want)
+	}
+}
+
+func wantMetrics(t *testing.T, w *Worker, want Metrics) {
+	t.Helper()
+	if diff := cmp.Diff(want, w.Metrics()); diff != "" {
+		t.Errorf("metrics (-want +got):\n%s", diff)
+	}
+}
+
+// wantElapsed allows for the moment in which successes are gathered.
+func wantElapsed(t *testing.T, start time.Time, want time.Duration) {
+	t.Helper()
+	if got := time.Since(start); got < want || got > want+10*time.Millisecond {
+		t.Errorf("it took %v, want %v", got, want)
+	}
+}
+
+// wantInOrder has one slot run 300 jobs, of several priorities and queues, that are all due.
+func wantInOrder(t *testing.T, s Storage, how string, took time.Duration) {
+	t.Helper()
+	var jobs []*Job
+	for i := range 300 {
+		jobs = append(jobs, &Job{Task: "works", Args: []any{i}, Priority: rand.IntN(3), Queue: fmt.Sprint(rand.IntN(3))})
+	}
+	mustEnqueue(t, s, jobs...)
+	var got, want []int
+	w := workerOf(s, Task[int]{Name: "works", Run: func(_ context.Context, n int) error {
+		time.Sleep(took)
+		got = append(got, n)
+		return nil
+	}})
+	w.Concurrency, w.HeartbeatInterval, w.VisibilityTimeout = 1, time.Hour, 3*time.Hour // between heartbeats
+	if how == "Drain" {
+		mustDrain(t, w)
+	} else {
+		stop := started(t, w)
+		time.Sleep(5 * time.Second)
+		stop()
+		mustDrain(t, w) // if that was too short
+	}
+	slices.SortStableFunc(jobs, func(a, b *Job) int { return b.Priority - a.Priority })
+	for _, job := range jobs {
+		want = append(want, job.Args[0].(int))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s, each job taking %v (-want +got):\n%s", how, took, diff)
+	}
+}
+
+// logTo writes a log without times.
+func logTo(buf *bytes.Buffer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(buf, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// faulty is a storage with the nine methods alone, whose verbs fail when the function of that name says so.
+type faulty struct {
+	Storage
+	dequeue, done, failed, dead func() error
+}
+
+func (s *faulty) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+	if s.dequeue != nil {
+		if err := s.dequeue(); err != nil {
+			return nil, err
+		}
+	}
+	return s.Storage.Dequeue(ctx, max, queues...)
+}
+
+func (s *faulty) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	if s.done != nil {
+		if err := s.done(); err != nil {
+			return nil, err
+		}
+	}
+	return s.Storage.MarkDone(ctx, jobs...)
+}
+
+func (s *faulty) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+	if s.failed != nil {
+		if err := s.failed(); err != nil {
+			return err
+		}
+	}
+	return s.Storage.MarkFailed(ctx, job, cause, retryAt)
+}
+
+func (s *faulty) DeadLetter(ctx context.Context, job *Job, cause error) error {
+	if s.dead != nil {
+		if err := s.dead(); err != nil {
+			return err
+		}
+	}
+	return s.Storage.DeadLetter(ctx, job, cause)
+}
+
+// tooSlow is a storage in which, after the first claim, other workers always come first.
+type tooSlow struct {
+	Storage
+	claimed atomic.Bool
+}
+
+func (s *tooSlow) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+	if s.claimed.Swap(true) {
+		queues = []string{"where nothing is"}
+	}
+	return s.Storage.Dequeue(ctx, max, queues...)
+}
+
+// slowToAnswer is a storage whose claims are answered late, some later than others.
+type slowToAnswer struct{ *MemoryStorage }
+
+func (s slowToAnswer) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+	return s.Prefetch(ctx, max, max, queues...)
+}
+
+func (s slowToAnswer) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
+	jobs, err := s.MemoryStorage.Prefetch(ctx, slots, max, queues...)
+	time.Sleep(rand.N(300 * time.Millisecond))
+	return jobs, err
+}
+
+//go:noinline
+func panicDeepDown(value any) { panic(value) }
+
+//go:noinline
+func exitDeepDown() { runtime.Goexit() }
+
+type panicsWhenDecoded struct{}
+
+func (*panicsWhenDecoded) UnmarshalJSON([]byte) error { panic("cannot be decoded") }
+
+// Errors that panic in one of their methods each, and one that does so in two.
+type (
+	panicsInError    struct{}
+	panicsInIs       struct{}
+	panicsInAs       struct{}
+	panicsInUnwrap   struct{}
+	panicsWithItself struct{}
+)
+
+func (panicsInError) Error() string      { panic("in Error") }
+func (panicsInIs) Error() string         { return "panics in Is" }
+func (panicsInIs) Is(error) bool         { panic("in Is") }
+func (panicsInUnwrap) Error() string     { return "panics in Unwrap" }
+func (panicsInUnwrap) Unwrap() error     { panic("in Unwrap") }
+func (panicsInAs) Error() string         { return "panics in As" }
+func (panicsInAs) As(any) bool           { panic("in As") }
+func (e panicsWithItself) Error() string { panic(e) }
+func (e panicsWithItself) Unwrap() error { panic(e) }
