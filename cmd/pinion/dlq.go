@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const dlqReplayDetail = `
+Without an ID it replays every dead letter, oldest first, or those that --task
+and --limit leave. The jobs begin anew: due at once, with no attempts. One whose
+key an unfinished job holds stays a dead letter, and the exit status is then 1.
+`
+
+const dlqReplayExamples = `pinion dlq-replay --db q.db
+pinion dlq-replay --task mail --limit 10 --db q.db
+pinion dlq-replay 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db`
+
+const dlqPurgeDetail = `
+Without an ID it deletes every dead letter, or those that --task and --limit
+leave. Without --yes it only says how many that is.
+`
+
+const dlqPurgeExamples = `pinion dlq-purge --task mail --yes --db q.db
+pinion dlq-purge 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --yes --db q.db`
+
+const pruneDetail = `
+Those are the jobs in SUCCESS, and the FAILED whose dead letter was purged.
+Workers do the same with what finished more than a day ago.
+`
+
+func dlqList(c *call) func(context.Context) error {
+	filter := c.filterFlags()
+	c.jsonFlag()
+	return func(ctx context.Context) error {
+		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
+			header := []string{"ID", "TASK", "ARGUMENTS", "ATTEMPTS", "FAILED", "ERROR"}
+			return c.jobs(storage.DeadLetters(ctx, *filter), header, func(job *pinion.Job) []string {
+				first, _, _ := strings.Cut(job.Error, "\n")
+				return []string{job.ID, job.Task, clip(arguments(job), 40), strconv.Itoa(job.Attempts),
+					ago(job.FinishedAt), clip(first, 80)}
+			})
+		})
+	}
+}
+
+func dlqReplay(c *call) func(context.Context) error {
+	filter := c.filterFlags()
+	return func(ctx context.Context) error {
+		filter.IDs = c.operands
+		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+			chosen, err := countDeadLetters(ctx, storage, *filter)
+			if err != nil {
+				return err
+			}
+			n, err := storage.Replay(ctx, *filter)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "replayed %d\n", n)
+			if n < chosen {
+				return fmt.Errorf("%d stay: unfinished jobs hold their keys; replay them when those have ended", chosen-n)
+			}
+			return nil
+		})
+	}
+}
+
+func dlqPurge(c *call) func(context.Context) error {
+	filter := c.filterFlags()
+	yes := c.flags.Bool("yes", false, "do it")
+	return func(ctx context.Context) error {
+		filter.IDs = c.operands
+		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+			chosen, err := countDeadLetters(ctx, storage, *filter)
+			if err != nil {
+				return err
+			}
+			if chosen > 0 && !*yes {
+				return fmt.Errorf("this deletes %d dead letters for good; add --yes to do it", chosen)
+			}
+			n, err := storage.Purge(ctx, *filter)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "purged %d\n", n)
+			return nil
+		})
+	}
+}
+
+// countDeadLetters counts those that f takes. An id that is none of them is an error, so that nothing is done by half.
+func countDeadLetters(ctx context.Context, storage pinion.Inspector, f pinion.Filter) (n int, err error) {
+	unknown := slices.Clone(f.IDs)
+	for job, err := range storage.DeadLetters(ctx, f) {
+		if err != nil {
+			return 0, err
+		}
+		n++
+		unknown = slices.DeleteFunc(unknown, func(id string) bool { return id == job.ID })
+	}
+	if len(unknown) > 0 && f.Limit == 0 {
+		return 0, fmt.Errorf("not among the dead letters: %s; nothing was changed", strings.Join(unknown, " "))
+	}
+	return n, nil
+}
+
+func prune(c *call) func(context.Context) error {
+	c.storageFlags()
+	age := time.Duration(-1)
+	c.duration(&age, "older-than", "those that finished at least this `TIME` ago")
+	return func(ctx context.Context) error {
+		if age < 0 {
+			return usagef("--older-than is missing; --older-than 24h, say")
+		}
+		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+			n, err := storage.Prune(ctx, time.Now().Add(-age))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "pruned %d\n", n)
+			return nil
+		})
+	}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// parse takes flags before and after operands alike, which flag.FlagSet.Parse does not; "--" ends the flags. It
+// reports whether help was asked for.
+func (c *call) parse(args []string) (asked bool, err error) {
+	c.rest = []string{c.command.name}
+	for len(args) > 0 {
+		arg := args[0]
+		if arg == "--" {
+			c.operands, c.rest = append(c.operands, args[1:]...), append(c.rest, args...)
+			break
+		}
+		name, value, inline := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+		f := c.flags.Lookup(name)
+		taken := 1
+		switch {
+		case len(arg) < 2 || arg[0] != '-':
+			c.operands, c.rest, args = append(c.operands, arg), append(c.rest, arg), args[1:]
+			continue
+		case f == nil && (name == "help" || name == "h"):
+			return true, nil
+		case f == nil:
+			var names []string
+			c.flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+			return false, usagef("unknown flag --%s%s", name, didYouMean(name, names))
+		case inline:
+		case isBool(f):
+			value = "true"
+		case len(args) == 1:
+			return false, usagef("--%s needs a value", name)
+		default:
+			value, taken = args[1], 2
+		}
+		if err := f.Value.Set(value); err != nil {
+			return false, usagef("--%s: %v", name, err)
+		}
+		if name != "import" && name != "build" {
+			c.rest = append(c.rest, args[:taken]...)
+		}
+		args = args[taken:]
+	}
+	wanted := len(strings.Fields(c.command.operands))
+	switch {
+	case strings.HasPrefix(c.command.operands, "["):
+	case len(c.operands) < wanted:
+		return false, usagef("%s is missing", c.command.operands)
+	case len(c.operands) > wanted:
+		return false, usagef("%q is one operand too many", c.operands[wanted])
+	}
+	return false, nil
+}
+
+func isBool(f *flag.Flag) bool {
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
+}
+
+// duration declares a flag that takes "1m30s" as well as plain seconds.
+func (c *call) duration(value *time.Duration, name, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		d, err := time.ParseDuration(s)
+		if seconds, plain := strconv.ParseFloat(s, 64); plain == nil {
+			if math.IsNaN(seconds) || math.Abs(seconds) > math.MaxInt64/float64(2*time.Second) {
+				return fmt.Errorf("%q is out of range", s)
+			}
+			d, err = time.Duration(seconds*float64(time.Second)), nil
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf(`%q is no duration; write "90s", "1h30m" or plain seconds`, s)
+		case d < 0:
+			return fmt.Errorf("%s is negative", s)
+		}
+		*value = d
+		return nil
+	})
+}
+
+// count declares a flag that takes a whole number, lowest being the lowest.
+func (c *call) count(value *int, name string, lowest int, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		n, err := strconv.Atoi(s)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%q is no whole number", s)
+		case n < lowest:
+			return fmt.Errorf("%d is too small, the lowest is %d", n, lowest)
+		}
+		*value = n
+		return nil
+	})
+}
+
+// list declares a flag that may be repeated.
+func (c *call) list(values *[]string, name, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		if s == "" {
+			return errors.New("it is empty")
+		}
+		*values = append(*values, s)
+		return nil
+	})
+}
+
+// didYouMean names what a misspelt word was probably meant to be, if anything comes near.
+func didYouMean(word string, names []string) string {
+	best, least := "", len(word)/3+2
+	for _, name := range names {
+		if d := distance(strings.ToLower(word), strings.ToLower(name)); d < least {
+			best, least = name, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// distance counts the letters to insert, delete or replace to get from a to b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1) // row[j]: from the part of a that was looked at to b[:j]
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,292 @@
+// Command pinion fills, watches, works and mends a job queue: the command line of the package
+// github.com/pinion-queue/pinion. Run alone, it says how.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const modulePath = "github.com/pinion-queue/pinion"
+
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// run does what args say and returns the exit status: 0 done, 1 it failed, 2 wrong usage.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	removeTemporary()
+	out := bufio.NewWriter(stdout)
+	c := &call{stdin: stdin, stdout: out, stderr: stderr}
+	err := c.run(ctx, args)
+	if c.patience != nil {
+		c.patience.Stop()
+	}
+	if failed := out.Flush(); err == nil && failed != nil {
+		err = fmt.Errorf("the result could not be written: %w", failed)
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "pinion: %s\n", printable(strings.TrimPrefix(err.Error(), "pinion: "), "\n\t"))
+	if _, wrong := errors.AsType[*usageError](err); !wrong {
+		return 1
+	}
+	if c.command.name == "" {
+		fmt.Fprintln(stderr, "`pinion help` lists the commands.")
+	} else {
+		fmt.Fprintf(stderr, "usage: %s\n`pinion help %s` says more.\n", c.usage(), c.command.name)
+	}
+	return 2
+}
+
+// usageError is a call that cannot be meant. It is shown together with how the command is used.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// command is one verb. Its prepare declares the verb's flags and returns what runs once they are parsed.
+type command struct {
+	name     string
+	operands string // one word for each; in brackets: any number
+	about    string // one line
+	detail   string
+	examples string
+	prepare  func(c *call) func(ctx context.Context) error
+}
+
+func commands() []command {
+	return []command{
+		{"enqueue", "TASK", "add a job and print its id", enqueueDetail, enqueueExamples, enqueue},
+		{"worker", "", "run jobs with the tasks of Go packages", workerDetail, workerExamples, worker},
+		{"status", "", "count the jobs by queue and status", "", "pinion status --db q.db", status},
+		{"running", "", "list the jobs that a worker holds", "", "pinion running --db q.db --queue mail", running},
+		{"pending", "", "list the jobs that wait, oldest first", "", "pinion pending --db q.db --limit 20", pending},
+		{"show", "ID", "tell everything about one job", "", "pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db", show},
+		{"dlq-list", "", "list the dead letters, the jobs given up", "", "pinion dlq-list --db q.db --json | jq .error", dlqList},
+		{"dlq-replay", "[ID...]", "make dead letters pending again", dlqReplayDetail, dlqReplayExamples, dlqReplay},
+		{"dlq-purge", "[ID...]", "delete dead letters for good", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},
+		{"prune", "", "delete finished jobs", pruneDetail, "pinion prune --older-than 24h --db q.db", prune},
+		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
+		{"version", "", "print the version", "", "pinion --version", version},
+		{"help", "[COMMAND]", "say more about a command", "", "pinion help enqueue", help},
+	}
+}
+
+const guide = `Pinion is a durable job queue in one file, with no server to run.
+
+Quick start:
+  pinion --demo                                      watch three jobs run, in memory
+  pinion enqueue add --args '[1, 2]' --db q.db       put a job into q.db, which is created
+  pinion status --db q.db                            look at the queue
+  pinion worker --import ./tasks --db q.db           run its jobs with the tasks that your
+                                                     Go package ./tasks registers
+Commands:
+`
+
+// call is one use of a command: its flags and operands, and where it reads and writes.
+type call struct {
+	command  command
+	stdin    io.Reader
+	stdout   io.Writer // results
+	stderr   io.Writer // everything else
+	flags    *flag.FlagSet
+	operands []string
+	json     bool
+	patience *time.Timer // says that a write takes long, until stopped
+
+	// Of the commands that open a storage; --import replaces this process by one built with the packages.
+	db      string
+	imports []string
+	build   string
+	rest    []string // the arguments but for --import and --build
+}
+
+func (c *call) run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return c.guide()
+	}
+	name := args[0]
+	switch strings.TrimLeft(name, "-") {
+	case "demo", "version", "help":
+		name = strings.TrimLeft(name, "-")
+	case "h":
+		name = "help"
+	}
+	do, err := c.prepare(name)
+	if err != nil {
+		return err
+	}
+	asked, err := c.parse(args[1:])
+	switch {
+	case err != nil:
+		return err
+	case asked:
+		return c.describe()
+	case len(c.imports) > 0 || c.build != "":
+		return c.rebuild(ctx)
+	}
+	return do(ctx)
+}
+
+// prepare makes c a call of the named command, whose flags are yet to be parsed.
+func (c *call) prepare(name string) (do func(context.Context) error, err error) {
+	var names []string
+	for _, cmd := range commands() {
+		if cmd.name == name {
+			c.command, c.flags = cmd, flag.NewFlagSet(name, flag.ContinueOnError)
+			return cmd.prepare(c), nil
+		}
+		names = append(names, cmd.name)
+	}
+	if strings.HasPrefix(name, "-") {
+		return nil, usagef("%s stands before the command; write it behind, as in: pinion status --db q.db", name)
+	}
+	return nil, usagef("unknown command %q%s", name, didYouMean(name, names))
+}
+
+func (c *call) guide() error {
+	fmt.Fprint(c.stdout, guide)
+	w := c.table()
+	for _, cmd := range commands() {
+		fmt.Fprintf(w, "  %s\t%s\n", cmd.name, cmd.about)
+	}
+	fmt.Fprintln(w, "\n`pinion help COMMAND` tells its flags. PINION_DB names the database where --db does not.")
+	return w.Flush()
+}
+
+// help is `pinion help [COMMAND]`.
+func help(c *call) func(context.Context) error {
+	return func(context.Context) error {
+		if len(c.operands) == 0 {
+			return c.guide()
+		}
+		if _, err := c.prepare(strings.Join(c.operands, " ")); err != nil {
+			return err
+		}
+		return c.describe()
+	}
+}
+
+// usage is the call in one line.
+func (c *call) usage() string {
+	flags := ""
+	c.flags.VisitAll(func(*flag.Flag) { flags = "[flags]" })
+	return strings.Join(strings.Fields("pinion "+c.command.name+" "+c.command.operands+" "+flags), " ")
+}
+
+// describe prints the help of one command.
+func (c *call) describe() error {
+	about := strings.ToUpper(c.command.about[:1]) + c.command.about[1:] + "."
+	fmt.Fprintf(c.stdout, "usage: %s\n\n%s\n%s", c.usage(), about, c.command.detail)
+	w := c.table()
+	c.flags.VisitAll(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		fmt.Fprintf(w, "\n  --%s\t%s", strings.TrimSpace(f.Name+" "+value), usage)
+	})
+	fmt.Fprint(w, "\n\n", "For example:\n")
+	for line := range strings.Lines(c.command.examples) {
+		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(line))
+	}
+	return w.Flush()
+}
+
+// version is `pinion --version`.
+func version(c *call) func(context.Context) error {
+	return func(context.Context) error {
+		fmt.Fprintf(c.stdout, "pinion %s %s %s/%s\n", ownVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		for _, path := range imported {
+			fmt.Fprintf(c.stdout, "with %s\n", path)
+		}
+		return nil
+	}
+}
+
+// ownVersion is that of the module this command comes from, which need not be the main one: see rebuild.
+func ownVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(devel)"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == modulePath && m.Version != "" && m.Replace == nil {
+			return m.Version
+		}
+	}
+	return "(devel)"
+}
+
+// storageFlags declares what every command that opens a storage takes.
+func (c *call) storageFlags() {
+	c.flags.StringVar(&c.db, "db", os.Getenv("PINION_DB"), "the database, a SQLite `FILE` [$PINION_DB]")
+	c.list(&c.imports, "import", "build in a Go `PACKAGE` with tasks; may be repeated")
+}
+
+// access is what a command does to the storage it opens.
+type access int
+
+const (
+	reads   access = iota // writes nothing
+	changes               // writes, but only into what is there
+	creates
+)
+
+// A scheme has two letters at least, so that C:\jobs.db is a path.
+var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
+
+func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
+	path := c.db
+	switch found := strings.ToLower(scheme.FindString(c.db)); found {
+	case "":
+	case "sqlite:":
+		path = c.db[len(found):]
+	case "memory:":
+		return nil, usagef("--db memory: would be gone when this command ends; name a file")
+	default:
+		return pinion.Open(ctx, c.db)
+	}
+	if path == "" {
+		return nil, usagef("no database is named: give --db FILE, or set PINION_DB")
+	}
+	if _, err := os.Stat(path); a != creates && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no such database: %s; `pinion enqueue` creates it", path)
+	}
+	if a != reads {
+		c.patience = time.AfterFunc(2*time.Second, func() {
+			fmt.Fprintf(c.stderr, "pinion: still waiting for %s; another program holds its lock, or the disk is slow\n", printable(path, ""))
+		})
+	}
+	storage, err := pinion.OpenSQLite(ctx, path, &pinion.SQLiteOptions{ReadOnly: a == reads})
+	if err != nil {
+		return nil, err // not storage, whose nil would no longer be one
+	}
+	return storage, nil
+}
+
+// inspect opens the storage for use, and closes it afterwards.
+func (c *call) inspect(ctx context.Context, a access, use func(pinion.Inspector) error) error {
+	storage, err := c.open(ctx, a)
+	if err != nil {
+		return err
+	}
+	inspector, ok := storage.(pinion.Inspector)
+	if !ok {
+		err = fmt.Errorf("this storage cannot be looked into (%T is no pinion.Inspector): %w", storage, errors.ErrUnsupported)
+	} else {
+		err = use(inspector)
+	}
+	return errors.Join(err, storage.Close())
+}
