@@ -365,7 +365,10 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			err := CheckStorage(ctx, func() (Storage, error) { return mutant.mutate(NewMemoryStorage()), nil })
+			var err error
+			for tries := 0; err == nil && tries < 5; tries++ { // a busy machine may be too late to see a wrong time
+				err = CheckStorage(ctx, func() (Storage, error) { return mutant.mutate(NewMemoryStorage()), nil })
+			}
 			if err == nil {
 				t.Fatal("CheckStorage found nothing wrong")
 			}

@@ -215,7 +215,7 @@ func TestAJobAbandonedAtEachAttemptIsDeadLetteredUnrun(t *testing.T) {
 		own := taskOf("own policy", count)
 		own.Retry = &RetryPolicy{MaxRetries: 1}
 		w := workerOf(s, taskOf("worker's policy", count), own)
-		w.Retry.MaxRetries = 2
+		w.Concurrency, w.Retry.MaxRetries = 1, 2
 		used, ownUsed := abandoned(t, s, "worker's policy", 3), abandoned(t, s, "own policy", 2)
 		last, ownLast := abandoned(t, s, "worker's policy", 2), abandoned(t, s, "own policy", 1)
 		mustDrain(t, w)
@@ -308,7 +308,7 @@ func TestAPanicOfTheArgumentsDecoderFailsItsAttempt(t *testing.T) {
 }
 
 func TestAnErrorWhoseMethodsPanicFailsItsAttemptAlone(t *testing.T) {
-	for _, err := range []error{panicsInError{}, panicsInIs{}, panicsInAs{}, panicsInUnwrap{}, panicsWithItself{}, (*nilError)(nil)} {
+	for _, err := range []error{panicsInError{}, panicsInIs{}, panicsInAs{}, panicsInUnwrap{}, panicsWithItself{}, panicsWithItselfTwice{}, (*nilError)(nil)} {
 		for how, fail := range map[string]func() error{
 			"returned": func() error { return err },
 			"wrapped":  func() error { return Permanent(fmt.Errorf("wrapped: %w", err)) },
@@ -398,7 +398,7 @@ func TestWithoutATimeoutATaskHasNoDeadline(t *testing.T) {
 			if deadline, ok := ctx.Deadline(); ok {
 				t.Errorf("the task has the deadline %v", deadline)
 			}
-			time.Sleep(24 * time.Hour)
+			time.Sleep(time.Hour)
 			return ctx.Err()
 		}))
 		wantEnd(t, s, drained(t, w, "asks"), ending{StatusSuccess, 1, ""})
@@ -423,13 +423,13 @@ func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
 		want   ending
 	}{
 		{nil, ending{StatusSuccess, 1, ""}},
-		{errTask, ending{StatusFailed, 1, "it failed"}},
+		{errTask, ending{StatusFailed, 2, "it failed"}},
 		{Permanent(context.DeadlineExceeded), ending{StatusFailed, 1, "timed out after 1s: context deadline exceeded"}},
-		{own.Err(), ending{StatusFailed, 1, "timed out after 1s: context canceled"}},
+		{own.Err(), ending{StatusFailed, 2, "timed out after 1s: context canceled"}},
 	} {
 		overEach(t, func(t *testing.T, s Storage, in Inspector) {
 			w := workerOf(s, taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
-			w.TaskTimeout, w.Retry.MaxRetries = time.Second, 0
+			w.TaskTimeout, w.Retry.MaxRetries = time.Second, 1
 			wantEnd(t, in, drained(t, w, "late"), c.want)
 		})
 	}
@@ -865,12 +865,18 @@ func TestConcurrencyIsABoundAndIsReached(t *testing.T) {
 		for _, how := range []string{"Run", "Drain"} {
 			overEach(t, func(t *testing.T, s Storage, in Inspector) {
 				start := time.Now()
-				var now, most, done atomic.Int64
+				var mu sync.Mutex
+				var now, most, done int
+				count := func(running, ended int) {
+					mu.Lock()
+					defer mu.Unlock()
+					now, done = now+running, done+ended
+					most = max(most, now)
+				}
 				w := workerOf(s, taskOf("works", func(context.Context) error {
-					most.Store(max(most.Load(), now.Add(1)))
+					count(1, 0)
+					defer count(-1, 1)
 					time.Sleep(time.Second)
-					now.Add(-1)
-					done.Add(1)
 					return nil
 				}))
 				w.Concurrency = c.concurrency
@@ -886,11 +892,11 @@ func TestConcurrencyIsABoundAndIsReached(t *testing.T) {
 					time.Sleep(time.Duration(rounds)*time.Second + 100*time.Millisecond)
 					stop()
 				}
-				if most.Load() != int64(c.want) {
-					t.Errorf("%s with Concurrency %d: %d jobs ran at once, want %d", how, c.concurrency, most.Load(), c.want)
+				if most != c.want {
+					t.Errorf("%s with Concurrency %d: %d jobs ran at once, want %d", how, c.concurrency, most, c.want)
 				}
-				if done.Load() != 30 {
-					t.Errorf("%s with Concurrency %d: %d jobs in %d rounds, want 30", how, c.concurrency, done.Load(), rounds)
+				if done != 30 {
+					t.Errorf("%s with Concurrency %d: %d jobs in %d rounds, want 30", how, c.concurrency, done, rounds)
 				}
 			})
 		}
@@ -1180,8 +1186,10 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 			mustEnqueue(t, s, job)
 			right := w.Retry
 			c.set(w)
+			ended, cancel := context.WithCancel(t.Context()) // so that a field that is not checked does no harm
+			cancel()
 			for _, call := range []func(context.Context) error{w.Run, w.Drain} {
-				if err := call(t.Context()); err == nil || err.Error() != "pinion: worker: "+c.want {
+				if err := call(ended); err == nil || err.Error() != "pinion: worker: "+c.want {
 					t.Errorf("got %v, want pinion: worker: %s", err, c.want)
 				}
 			}
@@ -1293,9 +1301,12 @@ func answering(f func(ctx context.Context, next func() error) error) func(RunFun
 	}
 }
 
+// mustDrain allows for two hours, of a bubble.
 func mustDrain(t *testing.T, w *Worker) {
 	t.Helper()
-	if err := w.Drain(t.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
+	defer cancel()
+	if err := w.Drain(ctx); err != nil {
 		t.Fatalf("Drain: %v", err)
 	}
 }
@@ -1537,13 +1548,15 @@ type panicsWhenDecoded struct{}
 
 func (*panicsWhenDecoded) UnmarshalJSON([]byte) error { panic("cannot be decoded") }
 
-// Errors that panic in one of their methods each, and one that does so in two.
+// Errors that panic in one of their methods each, but for the last, which does so in two.
 type (
 	panicsInError    struct{}
 	panicsInIs       struct{}
 	panicsInAs       struct{}
 	panicsInUnwrap   struct{}
 	panicsWithItself struct{}
+
+	panicsWithItselfTwice struct{}
 )
 
 func (panicsInError) Error() string      { panic("in Error") }
@@ -1554,4 +1567,6 @@ func (panicsInUnwrap) Unwrap() error     { panic("in Unwrap") }
 func (panicsInAs) Error() string         { return "panics in As" }
 func (panicsInAs) As(any) bool           { panic("in As") }
 func (e panicsWithItself) Error() string { panic(e) }
-func (e panicsWithItself) Unwrap() error { panic(e) }
+
+func (e panicsWithItselfTwice) Error() string { panic(e) }
+func (e panicsWithItselfTwice) Unwrap() error { panic(e) }
