@@ -676,10 +676,12 @@ func newRows(jobs []*Job) ([]newRow, error) {
 			return nil, err
 		}
 		r := newRow{job, cmp.Or(job.ID, NewID()), cmp.Or(job.Queue, defaultQueue), args, kwargs, now, seconds(now), seconds(job.RunAt), nil}
-		if job.ID != "" && ids[job.ID] {
-			return nil, &DuplicateError{ID: job.ID}
+		if job.ID != "" {
+			if ids[job.ID] {
+				return nil, &DuplicateError{ID: job.ID}
+			}
+			ids[job.ID] = true
 		}
-		ids[job.ID] = true
 		if job.Key != "" {
 			if keys[job.Key] != "" {
 				return nil, &DuplicateError{ID: keys[job.Key], Key: job.Key}
