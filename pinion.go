@@ -302,17 +302,17 @@ func (j *Job) EncodeArgs() (args, kwargs string, err error) {
 }
 
 // DecodeArgs sets Args and Kwargs from what EncodeArgs made of them. It is for authors of storages. Text that is
-// not a JSON array and a JSON object is ErrBadArgs.
+// not a JSON array and a JSON object in valid UTF-8 is ErrBadArgs.
 func (j *Job) DecodeArgs(args, kwargs string) error {
 	var list []json.RawMessage
 	var object map[string]json.RawMessage
 	if args != "[]" { // most jobs have one kind of arguments only
-		if err := json.Unmarshal([]byte(args), &list); err != nil || list == nil {
+		if err := json.Unmarshal([]byte(args), &list); err != nil || list == nil || !utf8.ValidString(args) {
 			return fmt.Errorf("%w: stored args are no JSON array: %.100q", ErrBadArgs, args)
 		}
 	}
 	if kwargs != "{}" {
-		if err := json.Unmarshal([]byte(kwargs), &object); err != nil || object == nil {
+		if err := json.Unmarshal([]byte(kwargs), &object); err != nil || object == nil || !utf8.ValidString(kwargs) {
 			return fmt.Errorf("%w: stored kwargs are no JSON object: %.100q", ErrBadArgs, kwargs)
 		}
 	}

@@ -146,6 +146,7 @@ func TestStoredArgumentsThatAreNoneAreRefused(t *testing.T) {
 	for _, c := range [][2]string{
 		{``, `{}`}, {`[`, `{}`}, {`{}`, `{}`}, {`null`, `{}`}, {`1`, `{}`}, {`[1] 2`, `{}`}, {`[1,]`, `{}`},
 		{`[]`, ``}, {`[]`, `{`}, {`[]`, `[]`}, {`[]`, `null`}, {`[]`, `{"a"}`}, {`[]`, `{"a":1}}`},
+		{"[\"\xff\"]", `{}`}, {`[]`, "{\"\xff\":1}"}, // which encoding/json would mend in silence
 	} {
 		if err := new(Job).DecodeArgs(c[0], c[1]); !errors.Is(err, ErrBadArgs) {
 			t.Errorf("args %s and kwargs %s: %v, want ErrBadArgs", c[0], c[1], err)

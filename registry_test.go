@@ -4,7 +4,10 @@
 package pinion
 
 import (
+	"bytes"
+	order "cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"math/big"
 	"math/rand"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -72,12 +76,62 @@ type (
 		Any   any
 		Anys  map[string]any
 	}
+	box[T any] struct {
+		Of   []T
+		By   map[string]T
+		To   *T
+		Deep **T
+		Is   T
+	}
+	hexWord  struct{ text string } // its text is hexadecimal, by value
+	reversed struct{ text string } // decodes itself, by pointer
+	stamped  struct {
+		time.Time // whose methods make this one decode itself
+		Lost      int
+	}
+	pointed struct {
+		Word    *hexWord
+		Words   map[hexWord]reversed
+		Raw     json.RawMessage
+		Number  json.Number
+		Numbers []json.Number
+		Times   []*time.Time
+		Bytes   *[]byte
+		Matrix  [2][2]*int8
+		Box     *box[box[string]]
+		Base    *base `json:"base,omitempty"`
+	}
 	celsius float64
 	tree    struct {
 		Value    int
 		Children []tree
 	}
 )
+
+func (w hexWord) MarshalText() ([]byte, error) {
+	return []byte(hex.EncodeToString([]byte(w.text))), nil
+}
+
+func (w *hexWord) UnmarshalText(text []byte) error {
+	b, err := hex.DecodeString(string(text))
+	w.text = string(b)
+	return err
+}
+
+func (r reversed) MarshalJSON() ([]byte, error) {
+	runes := []rune(r.text)
+	slices.Reverse(runes)
+	return json.Marshal(string(runes))
+}
+
+func (r *reversed) UnmarshalJSON(text []byte) error {
+	var s string
+	err := json.Unmarshal(text, &s)
+	runes := []rune(s)
+	slices.Reverse(runes)
+	r.text = string(runes)
+	return err
+}
 
 // through does to a job's arguments what a storage does.
 func through(job *Job) (*Job, error) {
@@ -114,10 +168,22 @@ func refuses[A any](name, args, kwargs, err string) argCase {
 	return argCase{name, args, kwargs, nil, err, func(job *Job) (any, error) { return given[A](job) }}
 }
 
-// equal compares arguments: big.Int by value, and nil as empty, for which JSON has one form where it is omitted.
+// equal compares arguments: big.Int by value, JSON without its blanks, and nil as empty, for which JSON has one form where it is omitted.
 var equal = cmp.Options{
 	cmp.Comparer(func(a, b big.Int) bool { return a.Cmp(&b) == 0 }),
-	cmp.AllowUnexported(derived{}, crawlArgs{}),
+	cmp.AllowUnexported(derived{}, crawlArgs{}, hexWord{}, reversed{}),
+	// json writes no number as 0 and no text as null.
+	cmp.Comparer(func(a, b json.Number) bool { return order.Or(a, "0") == order.Or(b, "0") }),
+	cmp.FilterPath(func(p cmp.Path) bool {
+		a, b := p.Last().Values()
+		return p.Last().Type() == reflect.TypeFor[json.RawMessage]() && a.IsValid() && b.IsValid() && a.Len()+b.Len() > 0
+	}, cmp.Comparer(func(a, b json.RawMessage) bool { return compact(a) == compact(b) })),
+}
+
+func compact(text json.RawMessage) string {
+	var buf bytes.Buffer
+	json.Compact(&buf, text)
+	return order.Or(buf.String(), "null")
 }
 
 func TestArgumentsFillAStructInOrderAndByName(t *testing.T) {
@@ -572,6 +638,8 @@ func FuzzArgs(f *testing.F) {
 		{`[]`, `{}`}, {`[1,2]`, `{}`}, {`[1]`, `{"b":2}`}, {`["u",1,5]`, `{"id":"7","-":"x"}`}, {`[null]`, `{"":null}`},
 		{`[{"Any":1e400}]`, `{"x":[1,{"y":"\ud800"}]}`}, {`["2026-01-02T03:04:05Z"]`, `{"tenant":"t"}`}, {`[`, `{`}, {`null`, `null`},
 		{`[]`, `{"Huge":1,"Value":null,"At":"2026-01-02T03:04:05+23:59"}`}, {"[\"\xff\"]", `{"QuotedS":"\"\""}`},
+		{`[[1],{"a":2},3,4]`, `{"is":5}`}, {`["6869",{"6a":"ba"},[1],7,["8"]]`, `{"base":{"tenant":"t"},"Box":{"To":{"Of":["x"]}}}`},
+		{`[{"6a":{"A":1}}]`, `{}`}, {`[{"-128":[true]}]`, `{}`}, {`[[1,null,2.5]]`, `{}`}, {`["YWI="]`, `{}`}, {`[12345678901234567890]`, `{}`},
 	} {
 		f.Add(seed[0], seed[1])
 	}
@@ -594,6 +662,26 @@ func FuzzArgs(f *testing.F) {
 		fuzzShape[any](t, job)
 		fuzzShape[time.Time](t, job)
 		fuzzShape[struct{}](t, job)
+		fuzzShape[box[int]](t, job)
+		fuzzShape[box[any]](t, job)
+		fuzzShape[*box[json.Number]](t, job)
+		fuzzShape[pointed](t, job)
+		fuzzShape[*pointed](t, job)
+		fuzzShape[[]pointed](t, job)
+		fuzzShape[map[hexWord]*addArgs](t, job)
+		fuzzShape[map[int8][]bool](t, job)
+		fuzzShape[hexWord](t, job)
+		fuzzShape[reversed](t, job)
+		fuzzShape[stamped](t, job)
+		fuzzShape[json.Number](t, job)
+		fuzzShape[json.RawMessage](t, job)
+		fuzzShape[[3]*float32](t, job)
+		fuzzShape[**crawlArgs](t, job)
+		fuzzShape[[]byte](t, job)
+		fuzzShape[big.Int](t, job)
+		if whole, err := given[*Job](job); err != nil || len(whole.Args) != len(job.Args) || len(whole.Kwargs) != len(job.Kwargs) {
+			t.Fatalf("a task of *Job was given %v, %v", whole, err)
+		}
 	})
 }
 
