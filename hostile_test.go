@@ -1,0 +1,211 @@
+package pinion
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"iter"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// laxTables are Python's tables as a careless program might have made them: any column takes any value.
+const laxTables = `CREATE TABLE jobs (id PRIMARY KEY, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at);
+	CREATE TABLE dlq (id PRIMARY KEY, func_name, args, kwargs, attempts, error, failed_at)`
+
+// hostile is a storage and another program that writes its file.
+type hostile struct {
+	*SQLiteStorage
+	db *sql.DB
+}
+
+func newHostile(f *testing.F, tables string) *hostile {
+	path := filepath.Join(f.TempDir(), "q.db")
+	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)&_pragma=synchronous(0)")
+	if err != nil {
+		f.Fatal(err)
+	}
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec(tables); err != nil {
+		f.Fatal(err)
+	}
+	s, err := OpenSQLite(f.Context(), path, &SQLiteOptions{Synchronous: "NORMAL", PollInterval: time.Hour, Retention: -1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { s.Close(); db.Close() })
+	return &hostile{s, db}
+}
+
+// write stores a row in which kinds, three bits a column, choose what is odd.
+func (h *hostile) write(table string, columns []string, row map[string]any, kinds uint64, text string, n int64, real float64) {
+	for _, column := range columns {
+		switch kinds & 7 {
+		case 1:
+			row[column] = text
+		case 2:
+			row[column] = []byte(text)
+		case 3:
+			row[column] = n
+		case 4:
+			row[column] = real
+		case 5:
+			row[column] = nil
+		}
+		kinds >>= 3
+	}
+	var names, marks []string
+	var values []any
+	for name, value := range row {
+		names, marks, values = append(names, name), append(marks, "?"), append(values, value)
+	}
+	// What a constraint refuses was not written by anybody.
+	_, _ = h.db.Exec("INSERT OR IGNORE INTO "+table+" ("+strings.Join(names, ", ")+") VALUES ("+strings.Join(marks, ", ")+")", values...)
+}
+
+func (h *hostile) count(t *testing.T, query string, args ...any) (n int) {
+	t.Helper()
+	if err := h.db.QueryRow(query, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// FuzzRows writes rows into the tables as no Pinion would, between two jobs of ours. Those must run, every verb must
+// go on, and of the odd rows a worker gets only such as it can handle; the others leave the way or are dead-lettered.
+func FuzzRows(f *testing.F) {
+	ended, end := context.WithCancel(f.Context())
+	end()
+	storages := map[bool]*hostile{false: newHostile(f, pythonJobs+";"+pythonDLQ), true: newHostile(f, laxTables)}
+	seed := func(columns []string, column string, kind uint64, text string, n int64, real float64) {
+		kinds := kind << (3 * slices.Index(columns, column))
+		f.Add(true, kinds, kinds, text, n, real)
+		f.Add(false, kinds, kinds, text, n, real)
+	}
+	columns := []string{"id", "func_name", "args", "kwargs", "status", "attempts", "created_at", "error", "heartbeat_at", "queue", "priority",
+		"key", "run_at", "future", "claim", "reaped", "finished_at", "result"}
+	letterColumns := []string{"id", "func_name", "args", "kwargs", "attempts", "error", "failed_at", "queue", "priority", "key"}
+	for _, column := range columns {
+		for kind, text := range []string{1: "[1", 2: `{"a":1}`, 3: "", 4: "", 5: ""} {
+			seed(columns, column, uint64(kind), text, -1, 1e300)
+		}
+		seed(columns, column, 1, "\xff\x00\x1b[2J", 0, 0)
+		seed(columns, column, 3, "", 1<<63-1, 0)
+		seed(columns, column, 4, "", 0, -0.5)
+	}
+	seed(columns, "status", 1, "RUNNING", 0, 0)
+	seed(columns, "status", 1, "FAILED", 0, 0)
+	f.Fuzz(func(t *testing.T, lax bool, kinds, letterKinds uint64, text string, n int64, real float64) {
+		h := storages[lax]
+		ctx := t.Context()
+		ok := func(what string, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		_, err := h.db.Exec("DELETE FROM jobs; DELETE FROM dlq")
+		ok("a new start", err)
+
+		ok("Enqueue", h.Enqueue(ctx, &Job{ID: "first", Task: "first"}))
+		h.write("jobs", columns, map[string]any{"id": "odd", "func_name": "odd", "args": "[]", "kwargs": "{}", "status": "PENDING", "attempts": 0,
+			"created_at": 1.7e9}, kinds, text, n, real)
+		h.write("dlq", letterColumns, map[string]any{"id": "letter", "func_name": "letter", "args": "[]", "kwargs": "{}", "attempts": 1,
+			"error": "boom", "failed_at": 1.7e9}, letterKinds, text, n, real)
+		ok("Enqueue", h.Enqueue(ctx, &Job{ID: "last", Task: "last"}))
+
+		// all goes through what can be looked at.
+		all := func() {
+			t.Helper()
+			_, err := h.Stats(ctx)
+			ok("Stats", err)
+			_, err = h.Size(ctx)
+			ok("Size", err)
+			for table, listing := range map[string]iter.Seq2[*Job, error]{"jobs": h.Jobs(ctx, Filter{}), "dlq": h.DeadLetters(ctx, Filter{})} {
+				listed := 0
+				for job, err := range listing {
+					ok("listing", err)
+					_, err = json.Marshal(job)
+					ok("as JSON", err)
+					listed++
+				}
+				if rows := h.count(t, "SELECT count(*) FROM "+table); listed != rows {
+					t.Fatalf("%d of %d rows in %s are listed", listed, rows, table)
+				}
+			}
+			for _, id := range []string{"odd", text} {
+				if _, err := h.Get(ctx, id); !errors.Is(err, ErrNotFound) {
+					ok("Get", err)
+				}
+			}
+		}
+		// drain runs what is due, each job in another way, and returns what ours there were.
+		drain := func() (ran string) {
+			t.Helper()
+			for range 20 {
+				jobs, err := h.Dequeue(ended, 2)
+				if len(jobs) == 0 && errors.Is(err, context.Canceled) {
+					return ran
+				}
+				ok("Dequeue", err)
+				for i, job := range jobs {
+					if job.Status != StatusRunning || job.Attempts < 1 || job.Claim < 1 {
+						t.Fatalf("got %+v", job)
+					}
+					if lost, err := h.Heartbeat(ctx, job); err != nil || len(lost) > 0 {
+						t.Fatalf("Heartbeat: %v, %v", lost, err)
+					}
+					if job.ID == "first" || job.ID == "last" {
+						ran += job.ID + " "
+					}
+					switch {
+					case job.Attempts > 2 || job.ID == "first" || job.ID == "last":
+						lost, err := h.MarkDone(ctx, job)
+						if ok("MarkDone", err); len(lost) > 0 {
+							t.Fatalf("MarkDone: %v lost", lost[0])
+						}
+					case i == 0:
+						ok("MarkFailed", h.MarkFailed(ctx, job, errors.New(text), time.Now()))
+					default:
+						ok("DeadLetter", h.DeadLetter(ctx, job, errors.New(text)))
+					}
+				}
+			}
+			t.Fatal("there is always something due")
+			return ""
+		}
+		all()
+		if ran := drain(); ran != "first last " && ran != "last first " {
+			t.Fatalf("of our jobs ran %q", ran)
+		}
+		all()
+		if n := h.count(t, `SELECT count(*) FROM jobs WHERE status='PENDING' AND future=0 AND typeof(queue)='text'`); n > 0 {
+			t.Fatalf("%d rows stand where the next job is looked for", n)
+		}
+		if n := h.count(t, `SELECT count(*) FROM jobs WHERE status='FAILED' AND error LIKE 'pinion:%stored%' AND error IS NOT ? AND
+			NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id IS jobs.id AND dlq.error=jobs.error)`, text); n > 0 {
+			t.Fatalf("%d rows were given up and are not in the DLQ", n)
+		}
+		_, err = h.db.Exec("UPDATE jobs SET status='RUNNING'")
+		ok("UPDATE", err)
+		_, err = h.ReapStale(ctx, -time.Hour)
+		ok("ReapStale", err)
+		drain()
+		_, err = h.Replay(ctx, Filter{})
+		ok("Replay", err)
+		all()
+		drain()
+		_, err = h.Purge(ctx, Filter{})
+		ok("Purge", err)
+		if n := h.count(t, "SELECT count(*) FROM dlq"); n > 0 {
+			t.Fatalf("after a purge there are %d dead letters", n)
+		}
+		_, err = h.Prune(ctx, time.Now().Add(time.Hour))
+		ok("Prune", err)
+		all()
+	})
+}
