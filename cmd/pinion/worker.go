@@ -67,7 +67,7 @@ func worker(c *call) func(context.Context) error {
 		if *verbose {
 			level = slog.LevelDebug
 		}
-		w.Logger = slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: level}))
+		w.Logger = slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeDelete}))
 		w.Storage, retry.Jitter = storage, !*noJitter
 
 		if period > 0 {
@@ -96,6 +96,14 @@ func worker(c *call) func(context.Context) error {
 		}
 		return errors.Join(err, storage.Close(), c.metrics(w.Metrics()))
 	}
+}
+
+// escapeDelete escapes the one control character that slog prints as it is.
+func escapeDelete(_ []string, a slog.Attr) slog.Attr {
+	if text := a.Value.String(); strings.Contains(text, "\x7f") {
+		a.Value = slog.StringValue(strings.ReplaceAll(text, "\x7f", `\x7f`))
+	}
+	return a
 }
 
 func (c *call) metrics(m pinion.Metrics) error {
