@@ -306,6 +306,28 @@ var storageRules = []struct {
 			c.retry(job)
 		}
 	}},
+	{"a claim keeps the name of its worker", func(c *checker) {
+		kept := func(when, want string) {
+			if in, ok := c.Storage.(Inspector); ok {
+				job, err := in.Get(c.ctx, "1")
+				c.ok(err)
+				c.equal("Worker of the job "+when, job.Worker, want)
+			}
+		}
+		end := c.wait(context.WithValue(c.ctx, workerKey{}, "waiting"))
+		c.add(&Job{ID: "1", Task: "a"})
+		c.woken(end, "a")
+		kept("that was waited for", "waiting")
+		c.reap(time.Millisecond, 1)
+		for _, ctx := range []context.Context{c.ended, context.WithValue(c.ended, workerKey{}, "Ä:1")} {
+			jobs, err := c.Dequeue(ctx, 1)
+			c.ok(err)
+			c.equal("Worker", jobs[0].Worker, WorkerName(ctx))
+			kept("while it runs", jobs[0].Worker)
+			c.retry(jobs[0])
+			kept("afterwards", jobs[0].Worker)
+		}
+	}},
 	{"a lost claim changes nothing and never fails its batch", func(c *checker) {
 		c.add(&Job{Task: "a", Priority: 1}, &Job{Task: "b"})
 		old := c.one()

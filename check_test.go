@@ -73,6 +73,7 @@ type (
 	endedCtxFirst     struct{ *MemoryStorage }
 	forgetsAttempt    struct{ *MemoryStorage }
 	claimReused       struct{ *MemoryStorage }
+	withoutWorker     struct{ *MemoryStorage }
 	doneUnfenced      struct{ *MemoryStorage }
 	deadUnfenced      struct{ *MemoryStorage }
 	heartbeatUnfenced struct{ *MemoryStorage }
@@ -174,6 +175,10 @@ func (s forgetsAttempt) Dequeue(ctx context.Context, max int, queues ...string) 
 
 func (s claimReused) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
 	return s.dequeueChanged(ctx, max, queues, func(rec *record, job *Job) { rec.Claim, job.Claim = 1, 1 })
+}
+
+func (s withoutWorker) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+	return s.MemoryStorage.Dequeue(context.WithValue(ctx, workerKey{}, nil), max, queues...)
 }
 
 // current gives a job the claim that the storage knows, which is not to fence at all.
@@ -342,6 +347,7 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 		{"asks ctx first", func(m *MemoryStorage) Storage { return endedCtxFirst{m} }, "a ctx that ends"},
 		{"forgets an attempt", func(m *MemoryStorage) Storage { return forgetsAttempt{m} }, "counted at the claim"},
 		{"reuses a claim", func(m *MemoryStorage) Storage { return claimReused{m} }, "larger than the last"},
+		{"asks for no worker's name", func(m *MemoryStorage) Storage { return withoutWorker{m} }, "the name of its worker"},
 		{"fences no MarkDone", func(m *MemoryStorage) Storage { return doneUnfenced{m} }, "lost claim"},
 		{"fences no DeadLetter", func(m *MemoryStorage) Storage { return deadUnfenced{m} }, "lost claim"},
 		{"fences no Heartbeat", func(m *MemoryStorage) Storage { return heartbeatUnfenced{m} }, "lost claim"},

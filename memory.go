@@ -196,7 +196,7 @@ func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 		var changed chan struct{}
 		var due <-chan time.Time
 		err = s.do(context.WithoutCancel(ctx), func() { // an ended ctx gets what is due, too
-			if claimed = s.claimLocked(slots, max, queues); len(claimed) > 0 || slots < 1 {
+			if claimed = s.claimLocked(WorkerName(ctx), slots, max, queues); len(claimed) > 0 || slots < 1 {
 				return
 			}
 			if s.changed == nil {
@@ -222,7 +222,7 @@ func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 }
 
 // claimLocked claims up to limit jobs, and beyond the first slots none that was claimed before.
-func (s *MemoryStorage) claimLocked(slots, limit int, queues []string) (claimed []*record) {
+func (s *MemoryStorage) claimLocked(worker string, slots, limit int, queues []string) (claimed []*record) {
 	for len(s.future) > 0 && !s.future[0].RunAt.After(s.now) {
 		s.moveLocked(heap.Pop(&s.future).(*record), StatusPending)
 	}
@@ -240,7 +240,7 @@ func (s *MemoryStorage) claimLocked(slots, limit int, queues []string) (claimed 
 		} else {
 			delete(s.ready, rec.Queue)
 		}
-		rec.Attempts, rec.Claim, rec.HeartbeatAt = rec.Attempts+1, max(rec.Claim+1, s.now.UnixMicro()), s.now
+		rec.Attempts, rec.Claim, rec.HeartbeatAt, rec.Worker = rec.Attempts+1, max(rec.Claim+1, s.now.UnixMicro()), s.now, worker
 		s.moveLocked(rec, StatusRunning)
 		claimed = append(claimed, rec.snapshot())
 	}
@@ -440,7 +440,7 @@ func (s *MemoryStorage) Replay(ctx context.Context, f Filter) (int, error) {
 		if s.reserveLocked(rec) != nil {
 			return false
 		}
-		rec.Attempts, rec.reaped, rec.Error, rec.RunAt, rec.FinishedAt = 0, 0, "", time.Time{}, time.Time{}
+		rec.Attempts, rec.reaped, rec.Error, rec.Worker, rec.RunAt, rec.FinishedAt = 0, 0, "", "", time.Time{}, time.Time{}
 		s.moveLocked(rec, StatusPending)
 		return true
 	})

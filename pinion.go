@@ -84,6 +84,7 @@ import (
 	"iter"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -117,6 +118,7 @@ type Job struct {
 	Status   Status          `json:"status"`           // PENDING after Enqueue
 	Attempts int             `json:"attempts"`         // claims so far that count; a released claim does not
 	Claim    int64           `json:"claim"`            // fencing token: larger at each claim, never used twice for a job
+	Worker   string          `json:"worker,omitempty"` // who holds the claim, or held it last: Worker.Name, see WorkerName
 	Error    string          `json:"error,omitempty"`  // of the last failed attempt, at most 16 KiB
 	Result   json.RawMessage `json:"result,omitempty"` // what the task recorded with SetResult, if anything
 
@@ -148,7 +150,8 @@ type Storage interface {
 	Enqueue(ctx context.Context, jobs ...*Job) error
 	// Dequeue claims between one and max jobs that are due, in the order of priority and then of age, which is the
 	// order of insertion; a retry keeps its age. It waits until a job is due or ctx ends. No queue named means
-	// every queue. A ctx that has already ended still gets what is due at once.
+	// every queue. A ctx that has already ended still gets what is due at once. Each job's Worker becomes
+	// WorkerName(ctx).
 	Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error)
 	// MarkDone makes the jobs SUCCESS and records each job's Result.
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
@@ -268,6 +271,7 @@ const (
 	defaultQueue = "default"
 	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
 	maxErrorText = 16 << 10 // bytes of a stored error
+	maxName      = 255      // bytes of a worker's name
 )
 
 // EncodeArgs checks a job that is about to be stored and encodes its arguments: a JSON array and a JSON object, at
@@ -379,6 +383,25 @@ func errorText(err error) string {
 	}
 	return text
 }
+
+type workerKey struct{}
+
+// WorkerName is the Name of the worker that claims jobs with ctx, and host:pid where there is none. It is for authors
+// of storages, to be called by Dequeue and Prefetch.
+func WorkerName(ctx context.Context) string {
+	if name, ok := ctx.Value(workerKey{}).(string); ok {
+		return name
+	}
+	return processName()
+}
+
+var processName = sync.OnceValue(func() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%.200s:%d", strings.ToValidUTF8(host, "\uFFFD"), os.Getpid())
+})
 
 // microTime cuts a time to what every storage keeps.
 func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

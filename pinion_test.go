@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -360,9 +361,14 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 	}
 	// Durations are written as in "10s", which Duration.String writes too.
 	s := worker(&Worker{})
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := map[string]string{
 		"Registry":          "DefaultRegistry",
 		"Queues":            "every queue",
+		"Name":              "host:pid",
 		"Concurrency":       fmt.Sprint(len(s.slots)),
 		"Retry":             "DefaultRetry",
 		"TaskTimeout":       "none",
@@ -376,7 +382,8 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 	if diff := cmp.Diff(want, documentedDefaults(t, "worker.go", "Worker")); diff != "" {
 		t.Errorf("Worker (-code +comments):\n%s", diff)
 	}
-	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.timeout != 0 || s.log != slog.Default() {
+	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.timeout != 0 || s.log != slog.Default() ||
+		s.name != fmt.Sprintf("%s:%d", host, os.Getpid()) {
 		t.Errorf("a Worker's defaults in words are not what its comments say: %+v", s)
 	}
 	for visibility, beat := range map[time.Duration]time.Duration{0: time.Second, 900 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {

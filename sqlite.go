@@ -205,7 +205,7 @@ func (s *SQLiteStorage) disconnect() (err error) {
 // lockPause is short and random, so that processes which fight for the lock get even shares.
 func lockPause() time.Duration { return lockRetry/16 + rand.N(lockRetry*15/16) }
 
-const schemaVersion = 1
+const schemaVersion = 2 // 1: without worker and cancel
 
 // Python's two tables. Every later column must have a default that means "an ordinary job, due now", because
 // Python inserts rows without it.
@@ -227,6 +227,7 @@ var (
 		{"claim", "INTEGER NOT NULL", "0"},
 		{"reaped", "INTEGER NOT NULL", "0"}, // how often
 		{"finished_at", "REAL", "NULL"}, {"result", "TEXT", "NULL"},
+		{"worker", "TEXT NOT NULL", "''"}, {"cancel", "INTEGER NOT NULL", "0"}, // 1: to end when its worker lets go of it
 	}
 	addedDLQ = []column{{"queue", "TEXT NOT NULL", "'default'"}, {"priority", "INTEGER NOT NULL", "0"}, {"key", "TEXT", "NULL"}}
 	indexes  = []string{
@@ -370,6 +371,7 @@ type call struct {
 	answer chan error  // capacity 1
 
 	// Of a claim, which has no verb and waits until something is due:
+	worker     string
 	queues     []string
 	slots, max int
 	once       bool // answer even if nothing is due
@@ -745,11 +747,11 @@ func (w *writer) insert(rows []newRow) {
 
 func (w *writer) insertRunning(r *newRow, c *call) {
 	job := &Job{ID: r.id, Task: r.job.Task, Queue: r.queue, Priority: r.job.Priority, RunAt: fromSeconds(r.runAt), Key: r.job.Key,
-		Status: StatusRunning, Attempts: 1, Claim: w.now.UnixMicro(), CreatedAt: r.created, HeartbeatAt: microTime(w.now)}
+		Status: StatusRunning, Attempts: 1, Claim: w.now.UnixMicro(), Worker: c.worker, CreatedAt: r.created, HeartbeatAt: microTime(w.now)}
 	w.fail(job.DecodeArgs(r.args, r.kwargs))
-	w.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, run_at, key, claim, heartbeat_at)
-		VALUES (?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?, ?, ?, ?)`, r.id, r.job.Task, r.args, r.kwargs, r.createdAt, r.queue, r.job.Priority,
-		r.runAt, r.key, job.Claim, seconds(w.now))
+	w.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, run_at, key, claim, heartbeat_at, worker)
+		VALUES (?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?, ?, ?, ?, ?)`, r.id, r.job.Task, r.args, r.kwargs, r.createdAt, r.queue, r.job.Priority,
+		r.runAt, r.key, job.Claim, seconds(w.now), c.worker)
 	w.nameDuplicate([]newRow{*r})
 	if w.err == nil {
 		c.jobs = append(c.jobs, job)
@@ -870,7 +872,7 @@ func (s *SQLiteStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 		names[i] = cmp.Or(name, defaultQueue)
 	}
 	slices.Sort(names)
-	c := &call{queues: slices.Compact(names), slots: slots, max: max, answer: make(chan error, 1)}
+	c := &call{worker: WorkerName(ctx), queues: slices.Compact(names), slots: slots, max: max, answer: make(chan error, 1)}
 	ended := ctx.Err()
 	if c.once = ended != nil || slots == 0; ended != nil {
 		// Whoever asks for what is due at once gets it, but does not wait long for a lock.
@@ -972,7 +974,8 @@ func (w *writer) claimRun(c *call, heads []head) (next []head) {
 			bad[rowid] = refused
 			continue
 		}
-		job.Status, job.Attempts, job.Claim, job.HeartbeatAt = StatusRunning, job.Attempts+1, max(job.Claim+1, w.now.UnixMicro()), microTime(w.now)
+		job.Status, job.Attempts, job.Claim = StatusRunning, job.Attempts+1, max(job.Claim+1, w.now.UnixMicro())
+		job.HeartbeatAt, job.Worker = microTime(w.now), c.worker
 		c.jobs, taken = append(c.jobs, job), append(taken, rowid)
 		if len(c.jobs) == c.max {
 			break
@@ -985,8 +988,8 @@ func (w *writer) claimRun(c *call, heads []head) (next []head) {
 		for len(chunk) < perStatement {
 			chunk = append(slices.Clip(chunk), chunk[0]) // one statement for any number: a rowid may be named twice
 		}
-		w.exec(`UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?
-			WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, append([]any{w.now.UnixMicro(), seconds(w.now)}, chunk...)...)
+		w.exec(`UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?
+			WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, append([]any{w.now.UnixMicro(), seconds(w.now), c.worker}, chunk...)...)
 	}
 	return next
 }
@@ -1132,8 +1135,8 @@ func (s *SQLiteStorage) Stats(ctx context.Context) (stats Stats, err error) {
 }
 
 const (
-	jobColumns    = `id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at, queue, priority, run_at, key, claim, finished_at, result`
-	letterColumns = `id, func_name, args, kwargs, 'FAILED', attempts, NULL, error, NULL, queue, priority, 0, key, 0, failed_at, NULL`
+	jobColumns    = `id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at, queue, priority, run_at, key, claim, finished_at, result, worker, cancel`
+	letterColumns = `id, func_name, args, kwargs, 'FAILED', attempts, NULL, error, NULL, queue, priority, 0, key, 0, failed_at, NULL, '', 0`
 )
 
 // where is the filter as SQL. The status stands there literally: a bound one would match no partial index.
@@ -1246,7 +1249,7 @@ func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (replayed int, err
 				SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING', 'RUNNING'))
 			ON CONFLICT (id) DO UPDATE SET func_name=excluded.func_name, args=excluded.args, kwargs=excluded.kwargs, status='PENDING',
 				attempts=0, error=NULL, queue=excluded.queue, priority=excluded.priority, key=excluded.key,
-				run_at=0, future=0, reaped=0, finished_at=NULL, result=NULL WHERE status='FAILED'`, seconds(s.w.now), rowid)
+				run_at=0, future=0, reaped=0, finished_at=NULL, result=NULL, worker='', cancel=0 WHERE status='FAILED'`, seconds(s.w.now), rowid)
 		if n > 0 {
 			s.w.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
 		}
@@ -1307,7 +1310,7 @@ func jobOf(v []any) (rowid int64, job *Job, refused error) {
 	rowid, v = integer(v[0]), v[1:]
 	job = &Job{ID: text(v[0]), Task: text(v[1]), Status: Status(text(v[4])), Attempts: int(integer(v[5])), CreatedAt: fromSeconds(v[6]),
 		Error: text(v[7]), HeartbeatAt: fromSeconds(v[8]), Queue: text(v[9]), Priority: int(integer(v[10])), RunAt: fromSeconds(v[11]),
-		Key: text(v[12]), Claim: integer(v[13]), FinishedAt: fromSeconds(v[14])}
+		Key: text(v[12]), Claim: integer(v[13]), FinishedAt: fromSeconds(v[14]), Worker: text(v[16])}
 	if result := text(v[15]); result != "" && json.Valid([]byte(result)) {
 		job.Result = json.RawMessage(result)
 	}

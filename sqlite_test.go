@@ -354,7 +354,7 @@ func TestAFreshFileIsPrivateDurableAndOfThisVersion(t *testing.T) {
 					t.Errorf("q.db%s has mode %v, error %v; want %v", end, info.Mode(), err, os.FileMode(0o600))
 				}
 			}
-			otherProgram(t, path).want("wal|1", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
+			otherProgram(t, path).want("wal|2", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
 			onWriter(t, s, func(w *writer) {
 				if got := w.value("PRAGMA synchronous"); got != want {
 					t.Errorf("PRAGMA synchronous is %v, want %d", got, want)
@@ -473,6 +473,19 @@ const (
 	CREATE INDEX IF NOT EXISTS idx_jobs_status_hb ON jobs(status, heartbeat_at);`
 	// 0.1 had no heartbeats.
 	python01 = python02 + `DROP INDEX idx_jobs_status_hb; ALTER TABLE jobs DROP COLUMN heartbeat_at;`
+	// version1 is what Pinion made of it before claims had the names of workers.
+	version1 = python02 + `ALTER TABLE jobs ADD COLUMN queue TEXT NOT NULL DEFAULT 'default'; ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE jobs ADD COLUMN key TEXT DEFAULT NULL; ALTER TABLE jobs ADD COLUMN run_at REAL NOT NULL DEFAULT 0;
+	ALTER TABLE jobs ADD COLUMN future INTEGER NOT NULL DEFAULT 0; ALTER TABLE jobs ADD COLUMN claim INTEGER NOT NULL DEFAULT 0;
+	ALTER TABLE jobs ADD COLUMN reaped INTEGER NOT NULL DEFAULT 0; ALTER TABLE jobs ADD COLUMN finished_at REAL DEFAULT NULL;
+	ALTER TABLE jobs ADD COLUMN result TEXT DEFAULT NULL; ALTER TABLE dlq ADD COLUMN queue TEXT NOT NULL DEFAULT 'default';
+	ALTER TABLE dlq ADD COLUMN priority INTEGER NOT NULL DEFAULT 0; ALTER TABLE dlq ADD COLUMN key TEXT DEFAULT NULL;
+	CREATE INDEX jobs_ready ON jobs(queue, priority DESC) WHERE status='PENDING' AND future=0;
+	CREATE INDEX jobs_future ON jobs(run_at) WHERE status='PENDING' AND future=1;
+	CREATE INDEX jobs_running ON jobs(claim) WHERE status='RUNNING';
+	CREATE UNIQUE INDEX jobs_key ON jobs(key) WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING');
+	CREATE INDEX jobs_finished ON jobs(status, coalesce(finished_at, heartbeat_at, created_at)) WHERE status IN ('SUCCESS','FAILED');
+	PRAGMA user_version=1;`
 )
 
 func TestAFileThatIsNotOursIsRefusedAndLeftAsItIs(t *testing.T) {
@@ -494,8 +507,8 @@ func TestAFileThatIsNotOursIsRefusedAndLeftAsItIs(t *testing.T) {
 		{"a long text", content(strings.Repeat("Dear diary,\n", 1000)), "it is not a SQLite database"},
 		{"a short text", content("Dear diary"), "it is not a SQLite database"},
 		{"a SQLite header and nothing that follows from it", content("SQLite format 3\x00" + strings.Repeat("?", 4080)), "it is not a SQLite database"},
-		{"a newer version", sqlite(python02 + "PRAGMA user_version=2;"), "from a newer Pinion or of another program; this one knows 1"},
-		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=2; PRAGMA journal_mode=WAL;"), "is version 2, from a newer Pinion"},
+		{"a newer version", sqlite(python02 + "PRAGMA user_version=3;"), "from a newer Pinion or of another program; this one knows 2"},
+		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=3; PRAGMA journal_mode=WAL;"), "is version 3, from a newer Pinion"},
 		{"jobs of another program", sqlite("CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO jobs VALUES (1, 'cook');"), `its table "jobs" belongs to another program: it has no column "func_name"`},
 		{"jobs of another program in WAL mode", sqlite("PRAGMA journal_mode=WAL; CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT);"), `its table "jobs" belongs to another program`},
 		{"a dlq of another program", sqlite("CREATE TABLE dlq (id TEXT PRIMARY KEY, letter TEXT);"), "belongs to another program"},
@@ -533,8 +546,8 @@ func TestAnEmptyFileBecomesAQueueUnlessReadOnly(t *testing.T) {
 	mustEnqueue(t, sqliteStorage(t, path, nil), NewJob("a"))
 }
 
-func TestReadOnlyListsAPythonFileAndChangesNothing(t *testing.T) {
-	for version, script := range map[string]string{"0.2": python02, "0.1": python01} {
+func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
+	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1} {
 		t.Run(version, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "q.db")
@@ -641,7 +654,7 @@ func verbs(s *SQLiteStorage, job *Job) map[string]func(ctx context.Context) erro
 }
 
 func TestManyOpenAndMigrateAFileAtOnce(t *testing.T) {
-	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01} {
+	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
 			before := 0
@@ -678,7 +691,7 @@ func TestManyOpenAndMigrateAFileAtOnce(t *testing.T) {
 			s := sqliteStorage(t, path, nil)
 			o := otherProgram(t, path)
 			o.want(strconv.Itoa(before+processes+goroutines), "SELECT count(*) FROM jobs WHERE queue='default' AND future=0 AND claim=0")
-			o.want("1", "PRAGMA user_version")
+			o.want("2", "PRAGMA user_version")
 			if n, err := s.Size(t.Context()); err != nil || n < processes+goroutines {
 				t.Errorf("Size: %d, %v", n, err)
 			}
@@ -712,8 +725,8 @@ func adder() (registry *Registry, did func() string) {
 
 var silent = slog.New(slog.DiscardHandler)
 
-func TestThePendingJobsOfAPythonFileRunAndItsDeadLettersReplay(t *testing.T) {
-	for version, script := range map[string]string{"0.2": python02, "0.1": python01} {
+func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
+	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
 			python(t, path, script)
@@ -761,7 +774,7 @@ func TestPythonGoesOnWritingWhileAWorkerRuns(t *testing.T) {
 			VALUES ('f00d', 'tell', '["x"]', '{"k": 1}', 'PENDING', 0, 1700000009.5, NULL, NULL);`)
 		job := <-ran
 		want := Job{ID: "f00d", Task: "tell", Args: []any{json.RawMessage(`"x"`)}, Kwargs: map[string]any{"k": json.RawMessage("1")}, Queue: "default",
-			Status: StatusRunning, Attempts: 1, Claim: job.Claim, CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
+			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: WorkerName(t.Context()), CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
 		if diff := gocmp.Diff(want, job); diff != "" {
 			t.Errorf("run %d (-want +got):\n%s", i, diff)
 		}
@@ -1128,7 +1141,8 @@ func TestAWaitingDequeueIsServedInTheTransactionOfTheEnqueue(t *testing.T) {
 		}
 		now := microTime(time.Now())
 		want := []*Job{{ID: given.ID, Task: "a", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"k": json.RawMessage(`"v"`)}, Queue: "q",
-			Priority: 3, Key: "key", RunAt: microTime(runAt), Status: StatusRunning, Attempts: 1, Claim: now.UnixMicro(), CreatedAt: now, HeartbeatAt: now}}
+			Priority: 3, Key: "key", RunAt: microTime(runAt), Status: StatusRunning, Attempts: 1, Claim: now.UnixMicro(),
+			Worker: WorkerName(t.Context()), CreatedAt: now, HeartbeatAt: now}}
 		got := <-waiting
 		if diff := gocmp.Diff(want, got.jobs); diff != "" || got.err != nil {
 			t.Errorf("Dequeue: %v (-want +got):\n%s", got.err, diff)

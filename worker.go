@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Worker claims jobs and runs their tasks. Set the fields, then call Run or Drain, which check them; zero values are
@@ -21,6 +22,7 @@ type Worker struct {
 	Storage           Storage                    // where the jobs are; whoever opened it closes it, after Run
 	Registry          *Registry                  // the tasks [DefaultRegistry]
 	Queues            []string                   // to claim from [every queue]
+	Name              string                     // in Job.Worker of what it claims, at most 255 bytes [host:pid]
 	Concurrency       int                        // slots: tasks that run at once [10]
 	Retry             *RetryPolicy               // for tasks that have none [DefaultRetry]
 	TaskTimeout       time.Duration              // for tasks that have none [none]
@@ -130,6 +132,7 @@ type shift struct {
 	drain                                  bool
 	once                                   bool // some jobs have one attempt, which is not to be lost while they wait
 	storage                                Storage
+	name                                   string
 	queues                                 []string
 	registry                               *Registry
 	retry                                  RetryPolicy
@@ -178,6 +181,9 @@ func (w *Worker) newShift(drain bool) (*shift, error) {
 	if w.Concurrency < 0 || w.Concurrency > 100_000 {
 		return nil, fmt.Errorf("the Concurrency is %d; 0 means 10, and 100,000 is the most", w.Concurrency)
 	}
+	if len(w.Name) > maxName || !utf8.ValidString(w.Name) {
+		return nil, fmt.Errorf("the Name is %.300q; it must be valid UTF-8 of at most %d bytes", w.Name, maxName)
+	}
 	for _, d := range []struct {
 		name  string
 		value time.Duration
@@ -187,7 +193,7 @@ func (w *Worker) newShift(drain bool) (*shift, error) {
 			return nil, fmt.Errorf("%s is %v; 0 means the default", d.name, d.value)
 		}
 	}
-	s := &shift{drain: drain, storage: w.Storage, queues: w.Queues, registry: cmp.Or(w.Registry, DefaultRegistry),
+	s := &shift{drain: drain, storage: w.Storage, name: cmp.Or(w.Name, processName()), queues: w.Queues, registry: cmp.Or(w.Registry, DefaultRegistry),
 		retry: *cmp.Or(w.Retry, &DefaultRetry), timeout: w.TaskTimeout, visibility: cmp.Or(w.VisibilityTimeout, 10*time.Second),
 		reap: cmp.Or(w.ReapInterval, 2*time.Second), grace: cmp.Or(w.ShutdownTimeout, 10*time.Second),
 		log: cmp.Or(w.Logger, slog.Default()), metrics: &w.metrics, wall: w.wall, retries: make(map[string]time.Time)}
@@ -225,7 +231,7 @@ func (s *shift) work(ctx context.Context) error {
 	defer cancelTasks(ErrShutdown)
 	writes, cancelWrites := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelWrites()
-	claiming, stopClaiming := context.WithCancel(ctx)
+	claiming, stopClaiming := context.WithCancel(context.WithValue(ctx, workerKey{}, s.name))
 	defer stopClaiming()
 	s.end = stopClaiming
 	defer context.AfterFunc(claiming, func() { s.count(0, 0) })()

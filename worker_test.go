@@ -48,12 +48,12 @@ func TestAFailedJobRunsAgainAfterEachDelayAndIsThenDeadLettered(t *testing.T) {
 			t.Errorf("attempts (-want +got):\n%s", diff)
 		}
 		dead := &Job{ID: job.ID, Task: "fails", Queue: "q", Priority: 2, Key: "k", Status: StatusFailed, Attempts: 5,
-			Error: "failure 5", CreatedAt: microTime(start), FinishedAt: microTime(start.Add(9 * time.Second))}
+			Worker: WorkerName(t.Context()), Error: "failure 5", CreatedAt: microTime(start), FinishedAt: microTime(start.Add(9 * time.Second))}
 		ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "HeartbeatAt")
 		if diff := cmp.Diff(dead, mustGet(t, in, job.ID), ignored); diff != "" {
 			t.Errorf("the job (-want +got):\n%s", diff)
 		}
-		ignored = cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "HeartbeatAt", "CreatedAt")
+		ignored = cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "HeartbeatAt", "CreatedAt", "Worker")
 		if diff := cmp.Diff([]*Job{dead}, deadLetters(t, in), ignored); diff != "" {
 			t.Errorf("the dead letters (-want +got):\n%s", diff)
 		}
@@ -569,7 +569,7 @@ func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {
 func TestTheJobOfAContextIsACopy(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		want := &Job{ID: "1", Task: "asks", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"B": json.RawMessage("2")},
-			Queue: "default", Priority: 3, Key: "k", Status: StatusRunning, Attempts: 1}
+			Queue: "default", Priority: 3, Key: "k", Status: StatusRunning, Attempts: 1, Worker: "one"}
 		w := workerOf(s, Task[addArgs]{Name: "asks", Run: func(ctx context.Context, _ addArgs) error {
 			for range 2 {
 				got, ok := JobFromContext(ctx)
@@ -584,6 +584,7 @@ func TestTheJobOfAContextIsACopy(t *testing.T) {
 			}
 			return nil
 		}})
+		w.Name = "one"
 		job := &Job{ID: "1", Task: "asks", Args: []any{1}, Kwargs: map[string]any{"B": 2}, Priority: 3, Key: "k"}
 		mustEnqueue(t, s, job)
 		mustDrain(t, w)
@@ -1167,6 +1168,8 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 		{"Storage is not set", func(w *Worker) { w.Storage = nil }},
 		{"the Concurrency is -1; 0 means 10, and 100,000 is the most", func(w *Worker) { w.Concurrency = -1 }},
 		{"the Concurrency is 9223372036854775807; 0 means 10, and 100,000 is the most", func(w *Worker) { w.Concurrency = math.MaxInt }},
+		{`the Name is "\xff"; it must be valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
+		{`the Name is "` + strings.Repeat("x", 256) + `"; it must be valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = strings.Repeat("x", 256) }},
 		{"the Middleware returns no function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},
 		{"TaskTimeout is -1s; 0 means the default", func(w *Worker) { w.TaskTimeout = -time.Second }},
 		{"VisibilityTimeout is -1s; 0 means the default", func(w *Worker) { w.VisibilityTimeout = -time.Second }},
@@ -1196,7 +1199,7 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 			wantEnd(t, s, job, ending{StatusPending, 0, ""})
 
 			// Set right, the worker works.
-			w.Storage, w.Retry, w.Concurrency, w.Middleware = s, right, 0, nil
+			w.Storage, w.Name, w.Retry, w.Concurrency, w.Middleware = s, "", right, 0, nil
 			w.TaskTimeout, w.VisibilityTimeout, w.HeartbeatInterval, w.ReapInterval, w.ShutdownTimeout = 0, 0, 0, 0, 0
 			mustDrain(t, w)
 			wantEnd(t, s, job, ending{StatusSuccess, 1, ""})
