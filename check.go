@@ -15,7 +15,7 @@ import (
 )
 
 // CheckStorage tests whether a storage means what [Storage] says and, where it implements them, [Releaser],
-// [Prefetcher] and [Inspector]. It calls open once for each rule; the storages must be empty, and are closed again.
+// [Prefetcher], [Canceler] and [Inspector]. It calls open once for each rule; the storages must be empty, and are closed again.
 // The error joins all failures, each beginning with the rule that is broken. In a test:
 //
 //	if err := pinion.CheckStorage(ctx, open); err != nil {
@@ -169,6 +169,24 @@ func (c *checker) list(seq iter.Seq2[*Job, error]) (jobs []*Job) {
 }
 
 func (c *checker) letters(in Inspector) string { return tasks(c.list(in.DeadLetters(c.ctx, Filter{}))) }
+
+// cancel cancels jobs and expects these to have ended and those to have been asked.
+func (c *checker) cancel(k Canceler, ended, asked string, ids ...string) {
+	gotEnded, gotAsked, err := k.Cancel(c.ctx, ids...)
+	c.ok(err)
+	c.equal("jobs that ended by Cancel", strings.Join(gotEnded, " "), ended)
+	c.equal("jobs that Cancel asked to end", strings.Join(gotAsked, " "), asked)
+}
+
+// canceled expects a job to have ended as canceled, if the storage can tell.
+func (c *checker) canceled(id string) {
+	if in, ok := c.Storage.(Inspector); ok {
+		job, err := in.Get(c.ctx, id)
+		c.ok(err)
+		c.equal("canceled job", []any{job.Status, job.Error, job.Canceled, job.FinishedAt.IsZero()}, []any{StatusFailed, ErrCanceled.Error(), true, false})
+		c.equal("dead letters", c.letters(in), "")
+	}
+}
 
 // tasks names jobs by their tasks, which the rules use as labels.
 func tasks(jobs []*Job) string {
@@ -461,6 +479,12 @@ var storageRules = []struct {
 			c.MarkFailed(c.ctx, NewJob("a"), errCheck, time.Time{}), c.DeadLetter(c.ctx, NewJob("a"), errCheck)} {
 			c.is("call", err, ErrClosed)
 		}
+		if k, ok := c.Storage.(Canceler); ok {
+			_, _, cancel := k.Cancel(c.ctx, "1")
+			_, canceled := k.Canceled(c.ctx, NewJob("a"))
+			c.is("Cancel", cancel, ErrClosed)
+			c.is("Canceled", canceled, ErrClosed)
+		}
 	}},
 	{"Release refunds the attempt, uses up the Claim and makes due at once", optional(func(c *checker, r Releaser) {
 		c.add(NewJob("a"), NewJob("b"))
@@ -484,6 +508,82 @@ var storageRules = []struct {
 		c.equal("with none", prefetch(0), "")
 		c.equal("with one slot", prefetch(1), "old c")
 		c.equal("with none and nothing due", prefetch(0), "")
+	})},
+	{"Cancel ends a PENDING job at once, without a dead letter, and frees its Key", optional(func(c *checker, k Canceler) {
+		hour := time.Now().Add(time.Hour)
+		c.add(NewJob("stays"), &Job{ID: "1", Task: "a", Key: "k"}, &Job{ID: "2", Task: "b", RunAt: hour}, &Job{ID: "3", Task: "c", Queue: "q"})
+		c.cancel(k, "1 2 3", "", "1", "unknown", "2", "3")
+		c.cancel(k, "", "", "1", "unknown")
+		c.size(1)
+		for _, id := range []string{"1", "2", "3"} {
+			c.canceled(id)
+		}
+		c.add(&Job{ID: "4", Task: "d", Key: "k"})
+		c.equal("due", c.due(9), "stays d")
+	})},
+	{"a RUNNING job that was canceled ends when its claim does, and MarkDone comes first", optional(func(c *checker, k Canceler) {
+		for _, end := range []struct {
+			verb string
+			by   func(*Job) error
+			want error
+		}{
+			{"MarkFailed", func(job *Job) error { return c.MarkFailed(c.ctx, job, errCheck, time.Time{}) }, ErrCanceled},
+			{"DeadLetter", func(job *Job) error { return c.DeadLetter(c.ctx, job, errCheck) }, ErrCanceled},
+			{"DeadLetter of one that was not run", func(job *Job) error { return c.DeadLetter(c.ctx, job, ErrAttemptsUsedUp) }, ErrCanceled},
+			{"Release", func(job *Job) error {
+				if r, ok := k.(Releaser); ok {
+					return r.Release(c.ctx, job)
+				}
+				c.is("MarkFailed", c.MarkFailed(c.ctx, job, errCheck, time.Time{}), ErrCanceled)
+				return nil
+			}, nil},
+			{"ReapStale", func(*Job) error { c.reap(time.Millisecond, 1); return nil }, nil},
+		} {
+			c.add(&Job{ID: end.verb, Task: "a", Key: "k"})
+			job := c.one()
+			for range 2 {
+				c.cancel(k, "", end.verb, end.verb)
+			}
+			c.is("enqueueing its Key", c.Enqueue(c.ctx, &Job{Task: "b", Key: "k"}), ErrDuplicate)
+			c.is(end.verb, end.by(job), end.want)
+			c.canceled(end.verb)
+			c.equal("due after "+end.verb, c.due(9), "")
+			lost, err := c.MarkDone(c.ctx, job)
+			c.ok(err)
+			c.equal("jobs lost by MarkDone after "+end.verb, tasks(lost), "a")
+		}
+		c.add(&Job{ID: "1", Task: "done", Key: "k"})
+		job := c.one()
+		c.cancel(k, "", "1", "1")
+		c.done(job)
+		c.cancel(k, "", "", "1")
+		if in, ok := c.Storage.(Inspector); ok {
+			got, err := in.Get(c.ctx, "1")
+			c.ok(err)
+			c.equal("Status of a job that was done before its end", got.Status, StatusSuccess)
+		}
+	})},
+	{"Canceled names the claimed jobs that were canceled, and no others", optional(func(c *checker, k Canceler) {
+		canceled := func(want string, jobs ...*Job) {
+			got, err := k.Canceled(c.ctx, jobs...)
+			c.ok(err)
+			c.equal("canceled of "+tasks(jobs), tasks(got), want)
+		}
+		c.add(&Job{ID: "1", Task: "a"}, &Job{ID: "2", Task: "b"}, &Job{ID: "3", Task: "c"}, &Job{ID: "4", Task: "waits"})
+		jobs := c.take(3)
+		canceled("", jobs...)
+		c.cancel(k, "4", "1 3", "1", "3", "4")
+		canceled("a", jobs[0], jobs[1])
+		canceled("c", jobs[2])
+		lost, err := c.Heartbeat(c.ctx, jobs...)
+		c.ok(err)
+		c.equal("jobs lost", tasks(lost), "")
+		otherClaim, otherAttempt := *jobs[0], *jobs[0]
+		otherClaim.Claim--
+		otherAttempt.Attempts++
+		canceled("", &otherClaim, &otherAttempt, &Job{ID: "unknown", Task: "x"}, &Job{ID: "4", Task: "waits"})
+		c.done(jobs[0])
+		canceled("c", jobs...)
 	})},
 	{"Get shows a job at every step of its life", optional(func(c *checker, in Inspector) {
 		_, err := in.Get(c.ctx, "1")

@@ -89,6 +89,14 @@ type (
 	openAfterClose   struct{ *MemoryStorage }
 	releaseBurns     struct{ *MemoryStorage }
 	prefetchAll      struct{ *MemoryStorage }
+	cancelsDead      struct{ *MemoryStorage }
+	cancelKeepsKey   struct{ *MemoryStorage }
+	cancelTooLate    struct{ *MemoryStorage }
+	cancelRetried    struct{ *MemoryStorage }
+	cancelReaped     struct{ *MemoryStorage }
+	cancelUnsaid     struct{ *MemoryStorage }
+	canceledUnfenced struct{ *MemoryStorage }
+	canceledAll      struct{ *MemoryStorage }
 	forgetsResult    struct{ *MemoryStorage }
 	withoutDLQ       struct{ *MemoryStorage }
 	countsUnrun      struct{ *MemoryStorage }
@@ -281,6 +289,86 @@ func (s prefetchAll) Prefetch(ctx context.Context, slots, max int, queues ...str
 	return s.MemoryStorage.Prefetch(ctx, max, max, queues...)
 }
 
+// unmarked lets f run while no job is marked as canceled.
+func (s *MemoryStorage) unmarked(f func()) {
+	s.mu.Lock()
+	var marked []*record
+	for _, rec := range s.running {
+		if rec.Canceled {
+			rec.Canceled, marked = false, append(marked, rec)
+		}
+	}
+	s.mu.Unlock()
+	f()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, rec := range marked {
+		rec.Canceled = true
+	}
+}
+
+func (s cancelsDead) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	ended, asked, err = s.MemoryStorage.Cancel(ctx, ids...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ended {
+		s.finished = slices.DeleteFunc(s.finished, func(rec *record) bool { return rec.ID == id })
+		s.dead.add(s.jobs[id], s.nextLocked())
+	}
+	return ended, asked, err
+}
+
+func (s cancelKeepsKey) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	ended, asked, err = s.MemoryStorage.Cancel(ctx, ids...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ended {
+		if rec := s.jobs[id]; rec.Key != "" {
+			s.holders[rec.Key] = rec
+		}
+	}
+	return ended, asked, err
+}
+
+// MarkDone of cancelTooLate takes no success of a job that was canceled.
+func (s cancelTooLate) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
+	canceled, err := s.Canceled(ctx, jobs...)
+	if len(canceled) > 0 || err != nil {
+		return canceled, err
+	}
+	return s.MemoryStorage.MarkDone(ctx, jobs...)
+}
+
+func (s cancelRetried) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) (err error) {
+	s.unmarked(func() { err = s.MemoryStorage.MarkFailed(ctx, job, cause, retryAt) })
+	return err
+}
+
+func (s cancelReaped) ReapStale(ctx context.Context, visibility time.Duration) (n int, err error) {
+	s.unmarked(func() { n, err = s.MemoryStorage.ReapStale(ctx, visibility) })
+	return n, err
+}
+
+func (s cancelUnsaid) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+	err := s.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
+	if errors.Is(err, ErrCanceled) {
+		err = nil
+	}
+	return err
+}
+
+func (s canceledUnfenced) Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	return s.MemoryStorage.Canceled(ctx, s.current(jobs)...)
+}
+
+func (s canceledAll) Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	canceled, err := s.MemoryStorage.Canceled(ctx, jobs...)
+	if len(canceled) > 0 {
+		canceled = jobs
+	}
+	return canceled, err
+}
+
 func (s forgetsResult) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
 	for _, job := range jobs {
 		job.Result = nil
@@ -360,6 +448,14 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 		{"serves after Close", func(m *MemoryStorage) Storage { return openAfterClose{m} }, "after Close"},
 		{"burns a released attempt", func(m *MemoryStorage) Storage { return releaseBurns{m} }, "refunds the attempt"},
 		{"prefetches everything", func(m *MemoryStorage) Storage { return prefetchAll{m} }, "claimed before"},
+		{"makes a dead letter of a canceled job", func(m *MemoryStorage) Storage { return cancelsDead{m} }, "without a dead letter"},
+		{"keeps the key of a canceled job", func(m *MemoryStorage) Storage { return cancelKeepsKey{m} }, "and frees its Key"},
+		{"refuses the success of a canceled job", func(m *MemoryStorage) Storage { return cancelTooLate{m} }, "MarkDone comes first"},
+		{"retries a canceled job", func(m *MemoryStorage) Storage { return cancelRetried{m} }, "ends when its claim does"},
+		{"reaps a canceled job to run again", func(m *MemoryStorage) Storage { return cancelReaped{m} }, "ends when its claim does"},
+		{"does not say that it was canceled", func(m *MemoryStorage) Storage { return cancelUnsaid{m} }, "ends when its claim does"},
+		{"fences no Canceled", func(m *MemoryStorage) Storage { return canceledUnfenced{m} }, "Canceled names the claimed jobs"},
+		{"names too many as canceled", func(m *MemoryStorage) Storage { return canceledAll{m} }, "Canceled names the claimed jobs"},
 		{"forgets results", func(m *MemoryStorage) Storage { return forgetsResult{m} }, "every step of its life"},
 		{"writes no dead letter", func(m *MemoryStorage) Storage { return withoutDLQ{m} }, "a dead letter keeps the job"},
 		{"counts what was not run", func(m *MemoryStorage) Storage { return countsUnrun{m} }, "a dead letter keeps the job"},

@@ -327,7 +327,7 @@ func ExampleWorker_Metrics() {
 	expvar.Publish("pinion", expvar.Func(func() any { return worker.Metrics() }))
 	check(worker.Drain(ctx))
 	fmt.Println(expvar.Get("pinion")) // in a program: import expvar and look at /debug/vars
-	// Output: {"processed":2,"succeeded":1,"failed":1,"retried":0,"dead_lettered":1,"reaped":0,"running":0}
+	// Output: {"processed":2,"succeeded":1,"failed":1,"retried":0,"dead_lettered":1,"canceled":0,"reaped":0,"running":0}
 }
 
 // Of jobs with one key at most one is unfinished.

@@ -761,6 +761,7 @@ type tended interface {
 	Storage
 	Releaser
 	Prefetcher
+	Canceler
 	Inspector
 }
 

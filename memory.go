@@ -38,12 +38,13 @@ type MemoryStorage struct {
 	ready    map[string]*ranking // PENDING and due, by queue and then priority; no ranking is empty
 	running  map[int64]*record   // RUNNING, by age
 	dead     ranking             // FAILED, by a number given at death, hence sorted throughout: the dead-letter queue
-	finished ranking             // SUCCESS, or FAILED and purged: what may be pruned, by time
+	finished ranking             // SUCCESS, or FAILED and canceled or purged: what may be pruned, by time
 }
 
 var _ Storage = (*MemoryStorage)(nil)
 var _ Releaser = (*MemoryStorage)(nil)
 var _ Prefetcher = (*MemoryStorage)(nil)
+var _ Canceler = (*MemoryStorage)(nil)
 var _ Inspector = (*MemoryStorage)(nil)
 
 // record is a stored job. The Job in it has no arguments: they stay encoded and never change.
@@ -247,13 +248,19 @@ func (s *MemoryStorage) claimLocked(worker string, slots, limit int, queues []st
 	return claimed
 }
 
-// held moves each job whose claim is still the caller's, after a change to it, and returns the others.
-func (s *MemoryStorage) held(ctx context.Context, jobs []*Job, to Status, change func(*record, *Job)) (lost []*Job, err error) {
+// held moves each job whose claim is still the caller's, after a change to it, and returns the others. Those to be
+// canceled it ends instead of letting them wait or become dead letters, and returns as well.
+func (s *MemoryStorage) held(ctx context.Context, jobs []*Job, to Status, change func(*record, *Job)) (lost, canceled []*Job, err error) {
 	err = s.do(ctx, func() {
 		for _, job := range jobs {
 			rec := s.jobs[job.ID]
-			if rec == nil || rec.Status != StatusRunning || rec.Claim != job.Claim || rec.Attempts != job.Attempts {
+			if !rec.heldBy(job) {
 				lost = append(lost, job)
+				continue
+			}
+			if rec.Canceled && (to == StatusPending || to == StatusFailed) {
+				s.cancelLocked(rec)
+				canceled = append(canceled, job)
 				continue
 			}
 			change(rec, job)
@@ -264,32 +271,48 @@ func (s *MemoryStorage) held(ctx context.Context, jobs []*Job, to Status, change
 			s.moveLocked(rec, to)
 		}
 	})
-	return lost, err
+	return lost, canceled, err
 }
 
-// leaseLost is for the verbs that take one job, where a lost one is an error.
-func leaseLost(lost []*Job, err error) error {
+func (r *record) heldBy(job *Job) bool {
+	return r != nil && r.Status == StatusRunning && r.Claim == job.Claim && r.Attempts == job.Attempts
+}
+
+// cancelLocked ends a job that is in none of the rankings.
+func (s *MemoryStorage) cancelLocked(rec *record) {
+	rec.Status, rec.Error, rec.FinishedAt, rec.Canceled = StatusFailed, ErrCanceled.Error(), s.now, true
+	delete(s.running, rec.age)
+	delete(s.holders, rec.Key)
+	s.finished.add(rec, rec.FinishedAt.UnixMicro())
+}
+
+// ofOne is for the verbs that take one job, where a lost or canceled one is an error.
+func ofOne(lost, canceled []*Job, err error) error {
 	if len(lost) > 0 {
 		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
 	}
 	return err
 }
 
 // MarkDone implements [Storage].
 func (s *MemoryStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.held(ctx, jobs, StatusSuccess, func(rec *record, job *Job) { rec.Result = slices.Clone(job.Result) })
+	lost, _, err = s.held(ctx, jobs, StatusSuccess, func(rec *record, job *Job) { rec.Result = slices.Clone(job.Result) })
+	return lost, err
 }
 
 // MarkFailed implements [Storage].
 func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
-	return leaseLost(s.held(ctx, []*Job{job}, StatusPending, func(rec *record, _ *Job) {
+	return ofOne(s.held(ctx, []*Job{job}, StatusPending, func(rec *record, _ *Job) {
 		rec.Error, rec.RunAt = errorText(cause), microTime(retryAt)
 	}))
 }
 
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	return leaseLost(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) {
+	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) {
 		if rec.Error = errorText(cause); errors.Is(cause, ErrAttemptsUsedUp) {
 			rec.Attempts--
 		}
@@ -298,13 +321,60 @@ func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) e
 
 // Heartbeat implements [Storage].
 func (s *MemoryStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.held(ctx, jobs, StatusRunning, func(rec *record, _ *Job) { rec.HeartbeatAt = s.now })
+	lost, _, err = s.held(ctx, jobs, StatusRunning, func(rec *record, _ *Job) { rec.HeartbeatAt = s.now })
+	return lost, err
 }
 
 // Release implements [Releaser].
 func (s *MemoryStorage) Release(ctx context.Context, jobs ...*Job) error {
-	_, err := s.held(ctx, jobs, StatusPending, func(rec *record, _ *Job) { rec.Attempts-- })
+	_, _, err := s.held(ctx, jobs, StatusPending, func(rec *record, _ *Job) { rec.Attempts-- })
 	return err
+}
+
+// Cancel implements [Canceler]. For each PENDING job it looks through those that wait in the same queue.
+func (s *MemoryStorage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	err = s.do(ctx, func() {
+		for _, id := range ids {
+			switch rec := s.jobs[id]; {
+			case rec == nil:
+			case rec.Status == StatusRunning:
+				rec.Canceled = true
+				asked = append(asked, id)
+			case rec.Status == StatusPending:
+				s.unrankLocked(rec)
+				s.cancelLocked(rec)
+				ended = append(ended, id)
+			}
+		}
+	})
+	return ended, asked, err
+}
+
+// unrankLocked takes a PENDING job out of its ranking.
+func (s *MemoryStorage) unrankLocked(rec *record) {
+	for _, waiting := range []*ranking{s.ready[rec.Queue], &s.future} {
+		if waiting == nil {
+			continue
+		}
+		if i := slices.Index(*waiting, rec); i >= 0 {
+			heap.Remove(waiting, i)
+		}
+		if len(*waiting) == 0 && waiting != &s.future {
+			delete(s.ready, rec.Queue)
+		}
+	}
+}
+
+// Canceled implements [Canceler].
+func (s *MemoryStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []*Job, err error) {
+	err = s.do(ctx, func() {
+		for _, job := range jobs {
+			if rec := s.jobs[job.ID]; rec.heldBy(job) && rec.Canceled {
+				canceled = append(canceled, job)
+			}
+		}
+	})
+	return canceled, err
 }
 
 // ReapStale implements [Storage]. Before that it prunes what finished longer than Retention ago.
@@ -316,13 +386,16 @@ func (s *MemoryStorage) ReapStale(ctx context.Context, visibility time.Duration)
 	err = s.do(ctx, func() {
 		for _, rec := range s.running {
 			if now.Sub(rec.HeartbeatAt) > visibility {
+				if reaped++; rec.Canceled {
+					s.cancelLocked(rec)
+					continue
+				}
 				rec.Error = "lease expired"
 				if rec.reaped++; rec.reaped > 1 {
 					spread := min(float64(rec.Attempts)*float64(visibility), math.MaxInt64/2) // a float does not overflow
 					rec.RunAt = microTime(now.Add(time.Duration(rand.Float64() * spread)))
 				}
 				s.moveLocked(rec, StatusPending)
-				reaped++
 			}
 		}
 	})

@@ -42,8 +42,9 @@
 //
 // # Guarantees
 //
-//   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, whatever dies
-//     meanwhile: the process (kill -9) always, the power too with SQLite's default synchronous=FULL.
+//   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, unless it is
+//     canceled, whatever dies meanwhile: the process (kill -9) always, the power too with SQLite's default
+//     synchronous=FULL.
 //   - Fenced. Each claim has a token, [Job].Claim, and whatever ends a claim names it. A worker that was presumed
 //     dead and comes back changes nothing; its task's context is cancelled with cause [ErrLeaseLost].
 //   - Retries are durable: a row with a due time, never a timer in a process.
@@ -102,25 +103,26 @@ const (
 	StatusPending Status = "PENDING" // waiting to be claimed, perhaps for its due time
 	StatusRunning Status = "RUNNING" // claimed by a worker
 	StatusSuccess Status = "SUCCESS" // done
-	StatusFailed  Status = "FAILED"  // given up; the dead-letter queue holds a copy
+	StatusFailed  Status = "FAILED"  // given up, and the dead-letter queue holds a copy; or canceled
 )
 
 // Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the rest.
 type Job struct {
-	ID       string          `json:"id"`               // set by Enqueue when empty: UUIDv7 as 32 hex digits, so ids sort by time
-	Task     string          `json:"task"`             // the task's name; looked up without regard to case
-	Args     []any           `json:"args,omitempty"`   // positional arguments; read back, every element is a json.RawMessage
-	Kwargs   map[string]any  `json:"kwargs,omitempty"` // arguments by name; read back, every value is a json.RawMessage
-	Queue    string          `json:"queue"`            // "" means "default"
-	Priority int             `json:"priority"`         // higher runs first
-	RunAt    time.Time       `json:"run_at,omitzero"`  // not before; zero: at once
-	Key      string          `json:"key,omitempty"`    // optional: at most one unfinished job (PENDING or RUNNING) per key
-	Status   Status          `json:"status"`           // PENDING after Enqueue
-	Attempts int             `json:"attempts"`         // claims so far that count; a released claim does not
-	Claim    int64           `json:"claim"`            // fencing token: larger at each claim, never used twice for a job
-	Worker   string          `json:"worker,omitempty"` // who holds the claim, or held it last: Worker.Name, see WorkerName
-	Error    string          `json:"error,omitempty"`  // of the last failed attempt, at most 16 KiB
-	Result   json.RawMessage `json:"result,omitempty"` // what the task recorded with SetResult, if anything
+	ID       string          `json:"id"`                 // set by Enqueue when empty: UUIDv7 as 32 hex digits, so ids sort by time
+	Task     string          `json:"task"`               // the task's name; looked up without regard to case
+	Args     []any           `json:"args,omitempty"`     // positional arguments; read back, every element is a json.RawMessage
+	Kwargs   map[string]any  `json:"kwargs,omitempty"`   // arguments by name; read back, every value is a json.RawMessage
+	Queue    string          `json:"queue"`              // "" means "default"
+	Priority int             `json:"priority"`           // higher runs first
+	RunAt    time.Time       `json:"run_at,omitzero"`    // not before; zero: at once
+	Key      string          `json:"key,omitempty"`      // optional: at most one unfinished job (PENDING or RUNNING) per key
+	Status   Status          `json:"status"`             // PENDING after Enqueue
+	Attempts int             `json:"attempts"`           // claims so far that count; a released claim does not
+	Claim    int64           `json:"claim"`              // fencing token: larger at each claim, never used twice for a job
+	Worker   string          `json:"worker,omitempty"`   // who holds the claim, or held it last: Worker.Name, see WorkerName
+	Canceled bool            `json:"canceled,omitempty"` // Cancel was called for it: it is FAILED, or will be as soon as its worker lets go of it
+	Error    string          `json:"error,omitempty"`    // of the last failed attempt, at most 16 KiB
+	Result   json.RawMessage `json:"result,omitempty"`   // what the task recorded with SetResult, if anything
 
 	// Times are UTC with microseconds, in every storage.
 	CreatedAt   time.Time `json:"created_at,omitzero"`
@@ -142,7 +144,8 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 // What ends or prolongs a claim does so only for jobs that are RUNNING with the Claim and Attempts of the job
 // handed in. The others are returned as lost, nothing is written for them, and they never fail their batch.
 //
-// Optional powers are interfaces of their own, found by type assertion: [Releaser], [Prefetcher], [Inspector].
+// Optional powers are interfaces of their own, found by type assertion: [Releaser], [Prefetcher], [Canceler],
+// [Inspector].
 type Storage interface {
 	// Enqueue stores all the jobs or none, durably when it returns nil. It fills in each job's ID, Queue, Status
 	// and CreatedAt, and encodes the arguments: later changes to them are not seen. Errors: a [DuplicateError]
@@ -187,6 +190,21 @@ type Releaser interface {
 // process, and whatever waits in that process for a slot would lose an attempt with it.
 type Prefetcher interface {
 	Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error)
+}
+
+// Canceler is for storages in which jobs can be told to end, which marks them as [Job].Canceled. A PENDING one does so
+// at once: it becomes FAILED with the text of ErrCanceled as its Error, finished now, its Key free, and not in the
+// dead-letter queue. A RUNNING one keeps its Key, and ends in the same way as soon as its claim does: MarkFailed,
+// DeadLetter, Release and ReapStale make it so instead of what they do otherwise, and the first two return
+// ErrCanceled to say that. A MarkDone that comes before counts.
+type Canceler interface {
+	// Cancel cancels jobs, in one step. It returns the ids of those that have ended now and of those that run and
+	// have been asked to, perhaps before. In neither are those that do not exist or have ended already; neither is
+	// an error, and Inspector.Get tells which.
+	Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error)
+	// Canceled returns those of the claimed jobs that have been asked to end. The worker asks with its heartbeats,
+	// so it should cost little. Jobs whose claim is lost are not among them.
+	Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error)
 }
 
 // Inspector is for storages that can be looked into and tended by hand; the command line needs it. Listings are in
@@ -249,6 +267,7 @@ var (
 	ErrTaskNotFound   = errors.New("pinion: task not found")
 	ErrAttemptsUsedUp = errors.New("pinion: attempts used up")
 	ErrShutdown       = errors.New("pinion: worker is shutting down")
+	ErrCanceled       = errors.New("pinion: job was canceled") // also from MarkFailed and DeadLetter, see Canceler
 )
 
 // DuplicateError is what Enqueue returns for an ID or a Key that is taken. It matches ErrDuplicate.

@@ -49,6 +49,7 @@ var _ interface {
 	Storage
 	Releaser
 	Prefetcher
+	Canceler
 	Inspector
 } = (*SQLiteStorage)(nil)
 
@@ -227,7 +228,7 @@ var (
 		{"claim", "INTEGER NOT NULL", "0"},
 		{"reaped", "INTEGER NOT NULL", "0"}, // how often
 		{"finished_at", "REAL", "NULL"}, {"result", "TEXT", "NULL"},
-		{"worker", "TEXT NOT NULL", "''"}, {"cancel", "INTEGER NOT NULL", "0"}, // 1: to end when its worker lets go of it
+		{"worker", "TEXT NOT NULL", "''"}, {"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
 	}
 	addedDLQ = []column{{"queue", "TEXT NOT NULL", "'default'"}, {"priority", "INTEGER NOT NULL", "0"}, {"key", "TEXT", "NULL"}}
 	indexes  = []string{
@@ -1006,16 +1007,19 @@ func (w *writer) bury(rowid int64, reason error) {
 
 // ---- The end of a claim ----
 
-// claimed runs a statement for each job that is still under its claim, then after, and returns the other jobs.
-func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, update, after string, args func(*Job) []any) (lost []*Job, err error) {
-	update += ` WHERE id=? AND status='RUNNING' AND claim=? AND attempts=?`
+const (
+	underClaim = ` WHERE id=? AND status='RUNNING' AND claim=? AND attempts=?`
+	cancelRow  = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1`
+)
+
+// claimed runs a statement for each job that is still under its claim, and returns the other jobs.
+func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, update string, args func(*Job) []any) (lost []*Job, err error) {
+	update += underClaim
 	err = s.do(ctx, name, func() {
 		lost = nil
 		for _, job := range jobs {
 			if s.w.exec(update, append(args(job), job.ID, job.Claim, job.Attempts)...) == 0 {
 				lost = append(lost, job)
-			} else if after != "" {
-				s.w.exec(after, job.ID)
 			}
 		}
 	})
@@ -1025,9 +1029,34 @@ func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, u
 	return lost, nil
 }
 
+// letGo is like claimed, for the verbs that do not end in success. Each statement is followed by after, and jobs to be
+// canceled end instead, and are returned as well.
+func (s *SQLiteStorage) letGo(ctx context.Context, name string, jobs []*Job, update, after string, args func(*Job) []any) (lost, canceled []*Job, err error) {
+	update += underClaim + ` AND cancel=0`
+	err = s.do(ctx, name, func() {
+		lost, canceled = nil, nil
+		for _, job := range jobs {
+			switch {
+			case s.w.exec(update, append(args(job), job.ID, job.Claim, job.Attempts)...) > 0:
+				if after != "" {
+					s.w.exec(after, job.ID)
+				}
+			case s.w.exec(cancelRow+underClaim, ErrCanceled.Error(), seconds(s.w.now), job.ID, job.Claim, job.Attempts) > 0:
+				canceled = append(canceled, job)
+			default:
+				lost = append(lost, job)
+			}
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return lost, canceled, nil
+}
+
 // MarkDone records success; see [Storage].
 func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "mark done", jobs, `UPDATE jobs SET status='SUCCESS', finished_at=?, result=?`, "", func(job *Job) []any {
+	return s.claimed(ctx, "mark done", jobs, `UPDATE jobs SET status='SUCCESS', finished_at=?, result=?`, func(job *Job) []any {
 		if job.Result == nil {
 			return []any{seconds(s.w.now), nil}
 		}
@@ -1037,7 +1066,7 @@ func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job
 
 // MarkFailed records a failure that is to be retried; see [Storage].
 func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
-	return leaseLost(s.claimed(ctx, "mark failed", []*Job{job}, `UPDATE jobs SET status='PENDING', error=?, run_at=?, future=?`, "", func(*Job) []any {
+	return ofOne(s.letGo(ctx, "mark failed", []*Job{job}, `UPDATE jobs SET status='PENDING', error=?, run_at=?, future=?`, "", func(*Job) []any {
 		s.w.look = true
 		return []any{errorText(cause), seconds(retryAt), seconds(retryAt) > seconds(s.w.now)}
 	}))
@@ -1045,7 +1074,7 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 
 // DeadLetter gives a job up; see [Storage].
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	return leaseLost(s.claimed(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=attempts-?`,
+	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=attempts-?`,
 		toDLQ+`id=?`, func(*Job) []any {
 			return []any{errorText(cause), seconds(s.w.now), errors.Is(cause, ErrAttemptsUsedUp)}
 		}))
@@ -1053,16 +1082,56 @@ func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) e
 
 // Heartbeat prolongs claims; see [Storage].
 func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "heartbeat", jobs, `UPDATE jobs SET heartbeat_at=?`, "", func(*Job) []any { return []any{seconds(s.w.now)} })
+	return s.claimed(ctx, "heartbeat", jobs, `UPDATE jobs SET heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
 }
 
 // Release gives claims back; see [Releaser].
 func (s *SQLiteStorage) Release(ctx context.Context, jobs ...*Job) error {
-	_, err := s.claimed(ctx, "release", jobs, `UPDATE jobs SET status='PENDING', attempts=attempts-1`, "", func(*Job) []any {
+	_, _, err := s.letGo(ctx, "release", jobs, `UPDATE jobs SET status='PENDING', attempts=attempts-1`, "", func(*Job) []any {
 		s.w.look = true
 		return nil
 	})
 	return err
+}
+
+// Cancel tells jobs to end; see [Canceler].
+func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	err = s.do(ctx, "cancel", func() {
+		ended, asked = nil, nil
+		for _, id := range ids {
+			if s.w.exec(cancelRow+` WHERE id=? AND status='PENDING'`, ErrCanceled.Error(), seconds(s.w.now), id) > 0 {
+				ended = append(ended, id)
+			} else if s.w.exec(`UPDATE jobs SET cancel=1 WHERE id=? AND status='RUNNING'`, id) > 0 {
+				asked = append(asked, id)
+			}
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return ended, asked, nil
+}
+
+// Canceled tells which jobs have been asked to end; see [Canceler]. It reads, and waits for no writer.
+func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []*Job, err error) {
+	ids := make([]string, len(jobs))
+	for i, job := range jobs {
+		ids[i] = strings.ToValidUTF8(job.ID, "") // it is not this job's fault that another's is none
+	}
+	bound, err := encode(ids)
+	if err != nil {
+		return nil, err
+	}
+	q := s.reader(ctx)
+	for v := range q.rows(`SELECT jobs.id, claim, attempts FROM json_each(?) CROSS JOIN jobs ON jobs.id=value
+		WHERE +status='RUNNING' AND cancel<>0`, string(bound)) { // the + keeps the planner on the ids
+		for _, job := range jobs {
+			if job.ID == text(v[0]) && job.Claim == integer(v[1]) && job.Attempts == int(integer(v[2])) {
+				canceled = append(canceled, job)
+			}
+		}
+	}
+	return canceled, wrap("canceled", q.err)
 }
 
 // ReapStale takes back lost leases (see [Storage]) and prunes some of what was finished longer ago than Retention.
@@ -1079,9 +1148,10 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 	}
 	err = s.do(ctx, "reap", func() {
 		s.w.look = true
+		reaped = s.w.exec(cancelRow+` WHERE rowid IN (SELECT rowid`+stale+` AND cancel<>0)`, ErrCanceled.Error(), seconds(s.w.now), before)
 		// At most a thousand periods, so that nobody waits for ever; random() is any int64. In whole microseconds, as
 		// all times are: the clock of the claims has no others.
-		reaped = s.w.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1, future=reaped>0, run_at=CASE reaped
+		reaped += s.w.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1, future=reaped>0, run_at=CASE reaped
 			WHEN 0 THEN 0 ELSE (? + abs(random() % (min(max(attempts, 1), 1000) * ? + 1))) / 1e6 END
 			WHERE rowid IN (SELECT rowid`+stale+`)`, s.w.now.UnixMicro(), max(visibility.Microseconds(), 0), before)
 	})
@@ -1310,7 +1380,7 @@ func jobOf(v []any) (rowid int64, job *Job, refused error) {
 	rowid, v = integer(v[0]), v[1:]
 	job = &Job{ID: text(v[0]), Task: text(v[1]), Status: Status(text(v[4])), Attempts: int(integer(v[5])), CreatedAt: fromSeconds(v[6]),
 		Error: text(v[7]), HeartbeatAt: fromSeconds(v[8]), Queue: text(v[9]), Priority: int(integer(v[10])), RunAt: fromSeconds(v[11]),
-		Key: text(v[12]), Claim: integer(v[13]), FinishedAt: fromSeconds(v[14]), Worker: text(v[16])}
+		Key: text(v[12]), Claim: integer(v[13]), FinishedAt: fromSeconds(v[14]), Worker: text(v[16]), Canceled: integer(v[17]) != 0}
 	if result := text(v[15]); result != "" && json.Valid([]byte(result)) {
 		job.Result = json.RawMessage(result)
 	}

@@ -31,7 +31,7 @@ type Worker struct {
 	ReapInterval      time.Duration              // between looks for lost leases, whoever held them [2s]
 	ShutdownTimeout   time.Duration              // what running tasks get after a stop [10s]
 	Middleware        func(next RunFunc) RunFunc // around every task [none]
-	Logger            *slog.Logger               // jobs at Debug, retries at Warn, dead letters at Error [slog.Default]
+	Logger            *slog.Logger               // jobs at Debug, cancellations at Info, retries at Warn, dead letters at Error [slog.Default]
 
 	mu      sync.Mutex         // guards the next three
 	stop    context.CancelFunc // of the Run or Drain in progress
@@ -43,23 +43,24 @@ type Worker struct {
 
 // Metrics are counts since the Worker was made, but for Running, which is now. They fit expvar.Func.
 type Metrics struct {
-	Processed    int64 `json:"processed"` // attempts that came to an end: Succeeded + Failed
+	Processed    int64 `json:"processed"` // attempts that came to an end: Succeeded + Failed + Canceled
 	Succeeded    int64 `json:"succeeded"`
 	Failed       int64 `json:"failed"` // failed attempts: Retried + DeadLettered, less what was never run
 	Retried      int64 `json:"retried"`
 	DeadLettered int64 `json:"dead_lettered"`
+	Canceled     int64 `json:"canceled"`
 	Reaped       int64 `json:"reaped"` // lost leases that this worker took back, of any worker
 	Running      int64 `json:"running"`
 }
 
-type counters struct{ succeeded, failed, retried, deadLettered, reaped, running atomic.Int64 }
+type counters struct{ succeeded, failed, retried, deadLettered, canceled, reaped, running atomic.Int64 }
 
 // Metrics returns a snapshot. It may be called at any time.
 func (w *Worker) Metrics() Metrics {
 	c := &w.metrics
 	m := Metrics{Succeeded: c.succeeded.Load(), Failed: c.failed.Load(), Retried: c.retried.Load(),
-		DeadLettered: c.deadLettered.Load(), Reaped: c.reaped.Load(), Running: c.running.Load()}
-	m.Processed = m.Succeeded + m.Failed
+		DeadLettered: c.deadLettered.Load(), Canceled: c.canceled.Load(), Reaped: c.reaped.Load(), Running: c.running.Load()}
+	m.Processed = m.Succeeded + m.Failed + m.Canceled
 	return m
 }
 
@@ -637,7 +638,8 @@ func printed(v any) (text string) {
 // ---- Recording ----
 
 // settle records how an attempt ended. The task's own answer counts, also after a timeout or a cancellation, except
-// that a task which stopped because the worker is shutting down has not failed.
+// that a task which stopped because the worker is shutting down has not failed, and that the error of one whose job was
+// canceled says no more than that.
 func (s *shift) settle(ctx context.Context, r *run, err error) {
 	cause := context.Cause(r)
 	interrupted := errors.Is(err, context.Canceled) || errors.Is(err, ErrShutdown)
@@ -659,6 +661,8 @@ func (s *shift) settle(ctx context.Context, r *run, err error) {
 		case s.done <- job:
 		case <-ctx.Done(): // the shift is over; the reaper has the job
 		}
+	case errors.Is(cause, ErrCanceled):
+		s.conclude(ctx, "canceling a job", r, func() error { return s.storage.MarkFailed(ctx, r.job, ErrCanceled, time.Now()) })
 	case errors.Is(cause, ErrShutdown) && interrupted:
 		s.save(ctx, "releasing a job", 1, func() error { return s.release(ctx, []*Job{r.job}) })
 	default:
@@ -687,7 +691,7 @@ func (s *shift) retryOrGiveUp(ctx context.Context, r *run, err error) {
 		s.retries[r.job.ID] = due // before it is recorded: after that it may be claimed
 	}
 	s.mu.Unlock()
-	if s.save(ctx, "recording a failure", 1, func() error { return s.storage.MarkFailed(ctx, r.job, err, due) }) {
+	if s.conclude(ctx, "recording a failure", r, func() error { return s.storage.MarkFailed(ctx, r.job, err, due) }) {
 		s.metrics.failed.Add(1)
 		s.metrics.retried.Add(1)
 		s.log.Warn("job failed, will be retried", "task", r.job.Task, "job", r.job.ID, "attempt", r.job.Attempts, "in", delay, "error", brief(err))
@@ -695,12 +699,33 @@ func (s *shift) retryOrGiveUp(ctx context.Context, r *run, err error) {
 }
 
 func (s *shift) giveUp(ctx context.Context, r *run, err error) (saved bool) {
-	saved = s.save(ctx, "dead-lettering a job", 1, func() error { return s.storage.DeadLetter(ctx, r.job, err) })
+	saved = s.conclude(ctx, "dead-lettering a job", r, func() error { return s.storage.DeadLetter(ctx, r.job, err) })
 	if saved {
 		s.metrics.deadLettered.Add(1)
 		s.log.Error("job dead-lettered", "task", r.job.Task, "job", r.job.ID, "attempts", r.job.Attempts, "error", brief(err))
 	}
 	return saved
+}
+
+// conclude saves the end of an attempt that did not succeed, and reports whether that is what was recorded: a job that
+// was canceled the storage ends as such.
+func (s *shift) conclude(ctx context.Context, what string, r *run, write func() error) (recorded bool) {
+	canceled := false
+	saved := s.save(ctx, what, 1, func() error {
+		err := write()
+		if canceled = errors.Is(err, ErrCanceled); canceled {
+			return nil
+		}
+		return err
+	})
+	if saved && canceled {
+		s.metrics.canceled.Add(1)
+		s.log.Info("job canceled", "task", r.job.Task, "job", r.job.ID, "attempt", r.job.Attempts)
+		s.mu.Lock()
+		delete(s.retries, r.job.ID)
+		s.mu.Unlock()
+	}
+	return saved && !canceled
 }
 
 // brief is the first line of an error: a panic's stack is kept with the job, and not logged each time.
@@ -809,7 +834,7 @@ func (s *shift) running() (runs []*run) {
 	return runs
 }
 
-// heartbeat prolongs the leases of what runs and cancels what has lost its own.
+// heartbeat prolongs the leases of what runs and cancels what has lost its own, or whose job was canceled.
 func (s *shift) heartbeat(ctx context.Context) {
 	runs := s.running()
 	if len(runs) == 0 {
@@ -823,10 +848,21 @@ func (s *shift) heartbeat(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		s.trouble("sending heartbeats", err)
 	}
-	for _, job := range lost {
+	cancelRuns(runs, lost, ErrLeaseLost)
+	if c, ok := s.storage.(Canceler); ok {
+		canceled, err := c.Canceled(ctx, jobs...)
+		if err != nil && ctx.Err() == nil {
+			s.trouble("asking what was canceled", err)
+		}
+		cancelRuns(runs, canceled, ErrCanceled)
+	}
+}
+
+func cancelRuns(runs []*run, jobs []*Job, cause error) {
+	for _, job := range jobs {
 		for _, r := range runs {
 			if r.job.ID == job.ID && r.job.Claim == job.Claim {
-				r.cancel(ErrLeaseLost)
+				r.cancel(cause)
 			}
 		}
 	}

@@ -1067,7 +1067,7 @@ func TestMetricsCountEveryAttemptOnce(t *testing.T) {
 		stop()
 		wantMetrics(t, w, Metrics{Processed: 14, Succeeded: 5, Failed: 9, Retried: 6, DeadLettered: 4})
 
-		const want = `{"processed":14,"succeeded":5,"failed":9,"retried":6,"dead_lettered":4,"reaped":0,"running":0}`
+		const want = `{"processed":14,"succeeded":5,"failed":9,"retried":6,"dead_lettered":4,"canceled":0,"reaped":0,"running":0}`
 		if got := expvar.Func(func() any { return w.Metrics() }).String(); got != want {
 			t.Errorf("expvar shows %s, want %s", got, want)
 		}
