@@ -23,3 +23,8 @@ func execute(program string, args []string) error {
 	os.Exit(cmd.ProcessState.ExitCode())
 	return nil
 }
+
+// apart has a command run on its own; here it needs nothing.
+func apart(*exec.Cmd) {}
+
+func killApart(cmd *exec.Cmd) error { return cmd.Process.Kill() }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"syscall"
 )
 
@@ -11,3 +12,8 @@ import (
 func execute(program string, args []string) error {
 	return syscall.Exec(program, append([]string{"pinion"}, args...), os.Environ())
 }
+
+// apart has a command run in a session of its own, so that no terminal interrupts it and killApart ends its children too.
+func apart(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
+
+func killApart(cmd *exec.Cmd) error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -31,8 +31,8 @@ func (c *call) parse(args []string) (asked bool, err error) {
 			return true, nil
 		case f == nil:
 			var names []string
-			c.flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-			return false, usagef("unknown flag --%s%s", name, didYouMean(name, names))
+			c.flags.VisitAll(func(f *flag.Flag) { names = append(names, "--"+f.Name) })
+			return false, usagef("unknown flag --%s%s", name, didYouMean("--"+name, names))
 		case inline:
 		case isBool(f):
 			value = "true"
@@ -49,15 +49,24 @@ func (c *call) parse(args []string) (asked bool, err error) {
 		}
 		args = args[taken:]
 	}
-	wanted := len(strings.Fields(c.command.operands))
-	switch {
-	case strings.HasPrefix(c.command.operands, "["):
-	case len(c.operands) < wanted:
-		return false, usagef("%s is missing", c.command.operands)
-	case len(c.operands) > wanted:
-		return false, usagef("%q is one operand too many", c.operands[wanted])
+	return false, c.checkOperands()
+}
+
+// checkOperands compares the number of operands with what the command takes.
+func (c *call) checkOperands() error {
+	words := strings.Fields(c.command.operands)
+	for i, word := range words {
+		if !strings.HasPrefix(word, "[") && len(c.operands) <= i {
+			return usagef("%s is missing", strings.TrimSuffix(word, "..."))
+		}
+		if strings.Contains(word, "...") {
+			return nil
+		}
 	}
-	return false, nil
+	if len(c.operands) > len(words) {
+		return usagef("%q is one operand too many", c.operands[len(words)])
+	}
+	return nil
 }
 
 func isBool(f *flag.Flag) bool {
@@ -114,16 +123,26 @@ func (c *call) list(values *[]string, name, usage string) {
 
 // didYouMean names what a misspelt word was probably meant to be, if anything comes near.
 func didYouMean(word string, names []string) string {
-	best, least := "", len(word)/3+2
+	best, least := "", len(strings.TrimLeft(word, "-"))/3+2
 	for _, name := range names {
 		if d := distance(strings.ToLower(word), strings.ToLower(name)); d < least {
 			best, least = name, d
 		}
 	}
-	if best == "" {
+	if best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	// Or it is a part: "dlq", "replay".
+	var whole []string
+	for _, name := range names {
+		if part := strings.Trim(word, "-"); len(part) > 1 && strings.Contains(strings.ToLower(name), strings.ToLower(part)) {
+			whole = append(whole, strconv.Quote(name))
+		}
+	}
+	if len(whole) == 0 || len(whole) > 5 {
 		return ""
 	}
-	return fmt.Sprintf("; did you mean %q?", best)
+	return fmt.Sprintf("; did you mean %s?", strings.Join(whole, " or "))
 }
 
 // distance counts the letters to insert, delete or replace to get from a to b (Levenshtein).

@@ -28,18 +28,21 @@ func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	removeTemporary()
 	out := bufio.NewWriter(stdout)
-	c := &call{stdin: stdin, stdout: out, stderr: stderr}
+	c := &call{stdin: stdin, stdout: out, stderr: stderr, terminal: isTerminal(stdout)}
 	err := c.run(ctx, args)
 	if c.patience != nil {
 		c.patience.Stop()
 	}
 	if failed := out.Flush(); err == nil && failed != nil {
-		err = fmt.Errorf("the result could not be written: %w", failed)
+		err = fmt.Errorf("the result could not be written: %w; look at what standard output goes to", failed)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return 0
+	case errors.Is(err, errSaid):
+		return 1
 	}
-	fmt.Fprintf(stderr, "pinion: %s\n", printable(strings.TrimPrefix(err.Error(), "pinion: "), "\n\t"))
+	fmt.Fprintf(stderr, "pinion: %s\n", printable(strings.TrimPrefix(err.Error(), "pinion: ")+advice(err), "\n\t"))
 	if _, wrong := errors.AsType[*usageError](err); !wrong {
 		return 1
 	}
@@ -58,14 +61,48 @@ func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
-// command is one verb. Its prepare declares the verb's flags and returns what runs once they are parsed.
+// errSaid is a failure of which everything has been said.
+var errSaid = errors.New("said")
+
+// advice is what to do next about an error of the library or the operating system. Errors of this command's own say
+// it themselves.
+func advice(err error) string {
+	_, wrong := errors.AsType[*usageError](err)
+	switch text := err.Error(); {
+	case wrong: // and how the command is used follows
+	case errors.Is(err, pinion.ErrNotFound):
+		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids, and finished jobs are kept for a day"
+	case errors.Is(err, pinion.ErrTooLarge):
+		return "; store the data elsewhere and enqueue where it is"
+	case errors.Is(err, pinion.ErrBadArgs):
+		return "; `pinion help enqueue` tells how arguments are written"
+	case errors.Is(err, errors.ErrUnsupported):
+		return "; enqueue and worker need no more than this"
+	case strings.Contains(text, "not a SQLite database"), strings.Contains(text, "belongs to another program"),
+		strings.Contains(text, "it holds no queue"), strings.Contains(text, "it is a directory"):
+		return "; name the file of a queue, or one that does not exist yet, with --db"
+	case errors.Is(err, fs.ErrNotExist):
+		return "; is its name right, and the folder there?"
+	case errors.Is(err, fs.ErrPermission), strings.Contains(text, "read-only for this user"):
+		return "; `ls -l` tells whose it is: become that user, or name another file"
+	case strings.Contains(text, "is full"):
+		return "; make room and do it again: nothing is lost that was acknowledged"
+	}
+	return ""
+}
+
+// command is one verb. Its line in the table is all there is to add: the guide, its help, completion and what is said
+// about misspelt words follow from it. The operands are words as in "TASK [-]": X is one, [X] perhaps one, X... some
+// and [X...] any number, the last two at the end. FILE, TASK, ID, COMMAND and SHELL, as an operand or as the name of a
+// flag's value in its usage, are completed as what they say; so are the values of --task and --queue. Tests run every
+// line of the examples by a shell.
 type command struct {
 	name     string
-	operands string // one word for each; in brackets: any number
+	operands string
 	about    string // one line
 	detail   string
 	examples string
-	prepare  func(c *call) func(ctx context.Context) error
+	prepare  func(c *call) func(ctx context.Context) error // declares flags and returns what runs once they are parsed
 }
 
 func commands() []command {
@@ -82,6 +119,7 @@ func commands() []command {
 		{"prune", "", "delete finished jobs", pruneDetail, "pinion prune --older-than 24h --db q.db", prune},
 		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
 		{"version", "", "print the version", "", "pinion --version", version},
+		{"completion", "SHELL", "print what makes a shell complete commands", completionDetail, completionExamples, completion},
 		{"help", "[COMMAND]", "say more about a command", "", "pinion help enqueue", help},
 	}
 }
@@ -101,12 +139,14 @@ Commands:
 type call struct {
 	command  command
 	stdin    io.Reader
-	stdout   io.Writer // results
-	stderr   io.Writer // everything else
+	stdout   *bufio.Writer // results
+	terminal bool          // that is what they go to
+	stderr   io.Writer     // everything else
 	flags    *flag.FlagSet
 	operands []string
 	json     bool
 	patience *time.Timer // says that a write takes long, until stopped
+	noHint   bool        // --no-update-check
 
 	// Of the commands that open a storage; --import replaces this process by one built with the packages.
 	db      string
@@ -120,6 +160,12 @@ func (c *call) run(ctx context.Context, args []string) error {
 		return c.guide()
 	}
 	name := args[0]
+	switch name {
+	case completeWord:
+		return c.complete(ctx, args[1:])
+	case upgradeWord:
+		return lookForUpgrade(ctx, args[1:])
+	}
 	switch strings.TrimLeft(name, "-") {
 	case "demo", "version", "help":
 		name = strings.TrimLeft(name, "-")
@@ -139,6 +185,7 @@ func (c *call) run(ctx context.Context, args []string) error {
 	case len(c.imports) > 0 || c.build != "":
 		return c.rebuild(ctx)
 	}
+	defer c.hintAtUpgrade()()
 	return do(ctx)
 }
 
@@ -148,7 +195,9 @@ func (c *call) prepare(name string) (do func(context.Context) error, err error) 
 	for _, cmd := range commands() {
 		if cmd.name == name {
 			c.command, c.flags = cmd, flag.NewFlagSet(name, flag.ContinueOnError)
-			return cmd.prepare(c), nil
+			do = cmd.prepare(c)
+			c.flags.BoolVar(&c.noHint, "no-update-check", c.noHint, "") // without a usage: see describe
+			return do, nil
 		}
 		names = append(names, cmd.name)
 	}
@@ -165,6 +214,7 @@ func (c *call) guide() error {
 		fmt.Fprintf(w, "  %s\t%s\n", cmd.name, cmd.about)
 	}
 	fmt.Fprintln(w, "\n`pinion help COMMAND` tells its flags. PINION_DB names the database where --db does not.")
+	fmt.Fprintln(w, "On a terminal a newer version is looked for once a day, unless --no-update-check or\nPINION_NO_UPDATE_CHECK=1 says not to.")
 	return w.Flush()
 }
 
@@ -184,8 +234,17 @@ func help(c *call) func(context.Context) error {
 // usage is the call in one line.
 func (c *call) usage() string {
 	flags := ""
-	c.flags.VisitAll(func(*flag.Flag) { flags = "[flags]" })
+	c.eachFlag(func(*flag.Flag) { flags = "[flags]" })
 	return strings.Join(strings.Fields("pinion "+c.command.name+" "+c.command.operands+" "+flags), " ")
+}
+
+// eachFlag goes through the flags of the command, without the one that every command has.
+func (c *call) eachFlag(do func(*flag.Flag)) {
+	c.flags.VisitAll(func(f *flag.Flag) {
+		if f.Usage != "" {
+			do(f)
+		}
+	})
 }
 
 // describe prints the help of one command.
@@ -193,11 +252,11 @@ func (c *call) describe() error {
 	about := strings.ToUpper(c.command.about[:1]) + c.command.about[1:] + "."
 	fmt.Fprintf(c.stdout, "usage: %s\n\n%s\n%s", c.usage(), about, c.command.detail)
 	w := c.table()
-	c.flags.VisitAll(func(f *flag.Flag) {
+	c.eachFlag(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "\n  --%s\t%s", strings.TrimSpace(f.Name+" "+value), usage)
 	})
-	fmt.Fprint(w, "\n\n", "For example:\n")
+	fmt.Fprint(w, "\n\nFor example:\n")
 	for line := range strings.Lines(c.command.examples) {
 		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(line))
 	}
@@ -215,8 +274,14 @@ func version(c *call) func(context.Context) error {
 	}
 }
 
+// packaged is for whoever builds from an archive: go build -ldflags "-X main.packaged=v1.2.3".
+var packaged string
+
 // ownVersion is that of the module this command comes from, which need not be the main one: see rebuild.
 func ownVersion() string {
+	if packaged != "" {
+		return packaged
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "(devel)"

@@ -36,9 +36,13 @@ var (
 // asCommand makes the test binary the pinion command, for tests that need a process.
 const asCommand = "PINION_TEST_AS_COMMAND"
 
+// asVersion is the version that such a command is then to be.
+const asVersion = "PINION_TEST_AS_VERSION"
+
 func TestMain(m *testing.M) {
 	os.Unsetenv("PINION_DB")
 	if os.Getenv(asCommand) != "" {
+		packaged = os.Getenv(asVersion)
 		main()
 	}
 	os.Exit(m.Run())
@@ -138,6 +142,9 @@ func execLine(t *testing.T, line string, ids map[string]string) string {
 	case "pinion":
 		var stdout, stderr bytes.Buffer
 		status := run(t.Context(), words[1:], stdin, &stdout, &stderr)
+		if status != 0 && !strings.ContainsAny(stderr.String(), ";`") {
+			t.Errorf("%s: it does not say what to do next:\n%s", line, &stderr)
+		}
 		for line := range strings.Lines(stderr.String()) {
 			stdout.WriteString("! " + line)
 		}

@@ -5,7 +5,19 @@ import "embed"
 // The files of this package that rebuild lays into a user's module. This one stays out, as embed would not find them
 // there.
 //
-//go:embed build.go demo.go dlq.go enqueue.go exec_other.go exec_unix.go flags.go look.go main.go worker.go
+//go:embed build.go
+//go:embed complete.go
+//go:embed demo.go
+//go:embed dlq.go
+//go:embed enqueue.go
+//go:embed exec_other.go
+//go:embed exec_unix.go
+//go:embed flags.go
+//go:embed look.go
+//go:embed main.go
+//go:embed terminal.go
+//go:embed upgrade.go
+//go:embed worker.go
 var files embed.FS
 
 func init() { source = files }
