@@ -299,12 +299,12 @@ func (j *Job) EncodeArgs() (args, kwargs string, err error) {
 	if j == nil || j.Task == "" {
 		return "", "", fmt.Errorf("%w: a job must name its task", ErrBadArgs)
 	}
-	list, object := []byte("[]"), []byte("{}")
+	args, kwargs = "[]", "{}"
 	if len(j.Args) > 0 {
-		list, err = encode(j.Args)
+		args, err = encodeText(j.Args)
 	}
 	if len(j.Kwargs) > 0 && err == nil {
-		object, err = encode(j.Kwargs)
+		kwargs, err = encodeText(j.Kwargs)
 	}
 	for _, s := range [...]string{j.ID, j.Task, j.Queue, j.Key} {
 		if !utf8.ValidString(s) {
@@ -317,39 +317,109 @@ func (j *Job) EncodeArgs() (args, kwargs string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("%w: task %q: %w", ErrBadArgs, j.Task, err)
 	}
-	if n := len(list) + len(object); n > maxEncoded {
+	if n := len(args) + len(kwargs); n > maxEncoded {
 		return "", "", fmt.Errorf("%w: task %q: arguments of %d bytes, at most %d are taken; "+
 			"store the data elsewhere and enqueue where it is", ErrTooLarge, j.Task, n, maxEncoded)
 	}
-	return string(list), string(object), nil
+	return args, kwargs, nil
+}
+
+func encodeText(v any) (string, error) {
+	text, err := encode(v)
+	return string(text), err
 }
 
 // DecodeArgs sets Args and Kwargs from what EncodeArgs made of them. It is for authors of storages. Text that is
 // not a JSON array and a JSON object in valid UTF-8 is ErrBadArgs.
 func (j *Job) DecodeArgs(args, kwargs string) error {
-	var list []json.RawMessage
-	var object map[string]json.RawMessage
-	if args != "[]" { // most jobs have one kind of arguments only
-		if err := json.Unmarshal([]byte(args), &list); err != nil || list == nil || !utf8.ValidString(args) {
-			return fmt.Errorf("%w: stored args are no JSON array: %.100q", ErrBadArgs, args)
-		}
+	if args != "[]" && !isJSON(args, "[") { // most jobs have one kind of arguments only
+		return fmt.Errorf("%w: stored args are no JSON array: %.100q", ErrBadArgs, args)
 	}
-	if kwargs != "{}" {
-		if err := json.Unmarshal([]byte(kwargs), &object); err != nil || object == nil || !utf8.ValidString(kwargs) {
-			return fmt.Errorf("%w: stored kwargs are no JSON object: %.100q", ErrBadArgs, kwargs)
-		}
+	if kwargs != "{}" && !isJSON(kwargs, "{") {
+		return fmt.Errorf("%w: stored kwargs are no JSON object: %.100q", ErrBadArgs, kwargs)
 	}
-	j.Args, j.Kwargs = slices.Grow([]any(nil), len(list)), nil
-	for _, raw := range list {
-		j.Args = append(j.Args, raw)
-	}
-	if len(object) > 0 {
-		j.Kwargs = make(map[string]any, len(object))
-	}
-	for name, raw := range object {
-		j.Kwargs[name] = raw
-	}
+	j.splitArgs(args, kwargs)
 	return nil
+}
+
+// isJSON reports whether text is JSON that begins so, in valid UTF-8: encoding/json would read other bytes as U+FFFD.
+func isJSON(text, begin string) bool {
+	return strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), begin) && json.Valid([]byte(text)) && utf8.ValidString(text)
+}
+
+// splitArgs is DecodeArgs for text that is known to be in order.
+func (j *Job) splitArgs(args, kwargs string) {
+	j.Args, j.Kwargs = nil, nil
+	for _, value := range elements(args) {
+		j.Args = append(j.Args, value)
+	}
+	for key, value := range elements(kwargs) {
+		if j.Kwargs == nil {
+			j.Kwargs = make(map[string]any)
+		}
+		name, ok := unescaped(key)
+		if !ok {
+			json.Unmarshal(key, &name)
+		}
+		j.Kwargs[name] = value // as with encoding/json, of several with one name the last counts
+	}
+}
+
+// elements ranges over the elements of a JSON array, with empty keys, or of an object. They share one copy of the
+// text: json.Unmarshal into a slice or a map would make one of each, and several times as many allocations.
+func elements(text string) iter.Seq2[json.RawMessage, json.RawMessage] {
+	return func(yield func(key, value json.RawMessage) bool) {
+		if len(text) == 2 {
+			return
+		}
+		var key json.RawMessage
+		b, depth, start := []byte(text), 0, 0
+		cut := func(end int) json.RawMessage {
+			part := bytes.Trim(b[start:end:end], " \t\r\n")
+			start = end + 1
+			return part
+		}
+		for i := 0; i < len(b); i++ {
+			switch b[i] {
+			case '"':
+				for i++; b[i] != '"'; i++ {
+					if b[i] == '\\' {
+						i++
+					}
+				}
+			case '[', '{':
+				if depth++; depth == 1 {
+					start = i + 1
+				}
+			case ':':
+				if depth == 1 {
+					key = cut(i)
+				}
+			case ',', ']', '}':
+				if depth == 1 {
+					if value := cut(i); len(value) > 0 && !yield(key, value) {
+						return
+					}
+				}
+				if b[i] != ',' {
+					depth--
+				}
+			}
+		}
+	}
+}
+
+// unescaped is the text of a JSON string in which every character stands for itself, as most do.
+func unescaped(raw json.RawMessage) (text string, ok bool) {
+	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
+		return "", false
+	}
+	for _, c := range raw[1 : len(raw)-1] {
+		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return "", false
+		}
+	}
+	return string(raw[1 : len(raw)-1]), true
 }
 
 // encode is json.Marshal without the escapes for HTML, which make stored arguments hard to read, and with an error

@@ -312,8 +312,12 @@ func (p *params) decode(job *Job, dst any) error {
 		if f.quoted { // encoding/json heeds the option only for a field of a struct
 			into, raw = dst, slices.Concat([]byte(`{"`+f.name+`":`), raw, []byte("}"))
 		}
+		target, isString := into.(*string)
+		if isString {
+			*target, isString = unescaped(raw)
+		}
 		switch {
-		case err != nil:
+		case err != nil, isString:
 		case p.exact:
 			dec := json.NewDecoder(bytes.NewReader(raw))
 			dec.UseNumber()

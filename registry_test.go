@@ -21,6 +21,7 @@ import (
 	"testing"
 	"testing/quick"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -683,6 +684,53 @@ func FuzzArgs(f *testing.F) {
 			t.Fatalf("a task of *Job was given %v, %v", whole, err)
 		}
 	})
+}
+
+// What DecodeArgs makes of a text by hand is what encoding/json would make of it, but for text that is not UTF-8.
+func FuzzDecodeArgs(f *testing.F) {
+	for _, seed := range [][2]string{
+		{`[]`, `{}`}, {``, ``}, {`null`, `null`}, {" [1 , 2 ]\n", "\t{ \"a\" : {\"b\":[1,{\"c\":\",\"}]} , \"d\":\":\" }"}, {`[[1],{"a":[2]}]`, `{"a":1,"a":2}`},
+		{`["a\\",null,"\"]"]`, `{"\u0041":null," b\"":"\"}"}`}, {"[\"\xff\"]", "{\"\xff\":1}"}, {`[ ]`, `{ }`}, {`[1,]`, `{"a":1,}`}, {`["é"]`, `{"\ud800":1,"é":2,"":3}`},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, args, kwargs string) {
+		got := Job{}
+		err := got.DecodeArgs(args, kwargs)
+		var list []json.RawMessage
+		var object map[string]json.RawMessage
+		bad := json.Unmarshal([]byte(args), &list) != nil || list == nil || json.Unmarshal([]byte(kwargs), &object) != nil || object == nil
+		bad = bad || !utf8.ValidString(args+kwargs)
+		if bad != errors.Is(err, ErrBadArgs) {
+			t.Fatalf("DecodeArgs(%q, %q): %v; want ErrBadArgs: %v", args, kwargs, err, bad)
+		}
+		if bad {
+			return
+		}
+		want := Job{}
+		for _, raw := range list {
+			want.Args = append(want.Args, raw)
+			var text, viaJSON string
+			if _, err := decodeOne(raw, &text), json.Unmarshal(raw, &viaJSON); err == nil && text != viaJSON {
+				t.Errorf("%s is decoded to %q, want %q", raw, text, viaJSON)
+			}
+		}
+		for name, raw := range object {
+			if want.Kwargs == nil {
+				want.Kwargs = make(map[string]any)
+			}
+			want.Kwargs[name] = raw
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("DecodeArgs(%q, %q) (-encoding/json +got):\n%s", args, kwargs, diff)
+		}
+	})
+}
+
+// decodeOne gives the raw argument to a task that takes a string.
+func decodeOne(raw json.RawMessage, text *string) error {
+	h := Task[string]{Name: "task", Run: func(_ context.Context, s string) error { *text = s; return nil }}.handler()
+	return h.run(context.Background(), NewJob("task", raw))
 }
 
 // fuzzShape checks that arguments either do not fit A, which is ErrBadArgs, or come out the same when what they were
