@@ -68,9 +68,11 @@ type SQLiteOptions struct {
 }
 
 const (
-	backstopPoll = time.Second           // behind the operating system's wake-ups
-	defaultPoll  = 20 * time.Millisecond // where there are none
-	lockRetry    = 2 * time.Millisecond  // at most, between two tries for the write lock
+	backstopPoll = time.Second            // behind the operating system's wake-ups
+	defaultPoll  = 20 * time.Millisecond  // where there are none
+	lockRetry    = 2 * time.Millisecond   // at most, between two tries for the write lock
+	lockNap      = 100 * time.Microsecond // the same, for the first lockNaps tries
+	lockNaps     = 10
 )
 
 // OpenSQLite opens the queue in the file at path, creating it with mode 0600 if it is missing. A file of the Python
@@ -622,12 +624,16 @@ func (w *writer) run(verb func()) {
 
 // begin takes the write lock, however long others hold it, while anybody wants it.
 func (s *SQLiteStorage) begin() error {
-	for {
+	for try := 0; ; try++ {
 		s.w.err = nil
 		if s.w.exec("BEGIN IMMEDIATE"); !isCode(s.w.err, codeBusy) {
 			return s.w.err
 		}
-		time.Sleep(lockPause()) // SQLite gives no event to wait for
+		if try < lockNaps { // SQLite gives no event to wait for, and most commits are short
+			nap(rand.N(lockNap))
+			continue
+		}
+		time.Sleep(lockPause())
 		if _, closed := s.dropGone(); closed {
 			return ErrClosed
 		}
@@ -897,18 +903,38 @@ func (w *writer) serve() {
 		return
 	}
 	w.look, w.idle = false, true
-	w.exec(`UPDATE jobs SET future=0 WHERE rowid IN (SELECT rowid FROM jobs INDEXED BY jobs_future
-		WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1000)`, seconds(w.now))
+	there := w.glance()
+	if due, _ := there.due.(float64); there.due != nil && due <= seconds(w.now) {
+		w.exec(`UPDATE jobs SET future=0 WHERE rowid IN (SELECT rowid FROM jobs INDEXED BY jobs_future
+			WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1000)`, seconds(w.now))
+		there = w.glance()
+	}
 	for i, c := range w.waiting {
 		// What found nothing for one, finds nothing for the next; but a claim ahead must leave what the next may take.
 		if known := i > 0 && w.waiting[i-1].slots > 0 && len(w.waiting[i-1].jobs) == 0 && slices.Equal(w.waiting[i-1].queues, c.queues); !known && len(c.jobs) == 0 {
-			w.claim(c)
+			w.claim(c, there)
 		}
 	}
-	due, _ := w.value(`SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1`).(float64)
+	due, _ := there.due.(float64)
 	if w.nextDue = fromSeconds(due); seconds(w.nextDue) < due {
 		w.nextDue = w.nextDue.Add(time.Microsecond) // it is due only then: a look before would find nothing, over and over
 	}
+}
+
+// sight is what a glance at the indexes tells.
+type sight struct {
+	first, last any // queues with ready jobs, by name; nil: there are none
+	due         any // of the next future job; nil: there is none
+}
+
+// glance asks in one statement what is mostly all there is to know.
+func (w *writer) glance() (there sight) {
+	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue>='' AND queue<x'' ORDER BY queue `
+	for v := range w.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1), (SELECT run_at FROM jobs INDEXED BY jobs_future
+		WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1)`) {
+		there = sight{v[0], v[1], v[2]}
+	}
+	return there
 }
 
 // head is the next ready job of one queue.
@@ -926,8 +952,8 @@ func (h head) compare(o head) int {
 // claim takes ready jobs of several queues, or of all, in the order of priority and age over them together. One
 // query with "queue IN (…)" or without a queue would sort the whole backlog; this seeks each queue's head in the
 // index and takes from the best queue for as long as it stays the best.
-func (w *writer) claim(c *call) {
-	heads := w.heads(c.queues)
+func (w *writer) claim(c *call, there sight) {
+	heads := w.heads(c.queues, there)
 	for len(heads) > 0 && len(c.jobs) < c.max && w.err == nil {
 		slices.SortFunc(heads, head.compare)
 		next := w.claimRun(c, heads)
@@ -939,7 +965,16 @@ func (w *writer) claim(c *call) {
 	}
 }
 
-func (w *writer) heads(queues []string) (heads []head) {
+func (w *writer) heads(queues []string, there sight) (heads []head) {
+	if there.first == nil {
+		return nil
+	}
+	if len(queues) == 0 && there.first == there.last {
+		queues = []string{text(there.first)}
+	}
+	if len(queues) == 1 { // it has no rival, so its head need not be known
+		return []head{{queue: queues[0], rowid: math.MinInt64}}
+	}
 	const first = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue`
 	add := func(query, queue string) bool {
 		for v := range w.rows(first+query, queue) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // watch tells of writes to a file by any process, through inotify: it costs nothing while nobody writes and wakes
@@ -70,4 +71,10 @@ func (w *watch) close() {
 	close(w.stop)
 	w.events.Close()
 	w.wg.Wait()
+}
+
+// nap sleeps for less than a millisecond, which is the least that time.Sleep does where nothing else runs.
+func nap(d time.Duration) {
+	t := syscall.NsecToTimespec(int64(d))
+	syscall.Nanosleep(&t, nil)
 }
