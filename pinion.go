@@ -44,7 +44,7 @@
 //
 //   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, unless it is
 //     canceled, whatever dies meanwhile: the process (kill -9) always, the power too with SQLite's default
-//     synchronous=FULL.
+//     synchronous=FULL. A full disk, a lock held by another program or a clock that jumps delays it.
 //   - Fenced. Each claim has a token, [Job].Claim, and whatever ends a claim names it. A worker that was presumed
 //     dead and comes back changes nothing; its task's context is cancelled with cause [ErrLeaseLost].
 //   - Retries are durable: a row with a due time, never a timer in a process.
@@ -68,7 +68,11 @@
 //   - A job that runs beside one which kills their process loses an attempt too. Give jobs retries (with none, a
 //     killed process is the end of those it was running), and keep workers running: the moments at which such jobs
 //     are due again are spread over Attempts × visibility, which a longer pause undoes.
-//   - A SQLite file belongs on a local disk, and must not be moved or deleted while it is open. Network file systems lock badly.
+//   - A SQLite file belongs on a local disk: network file systems lock badly. It, its -wal and its -shm must not be moved,
+//     deleted or replaced while it is open (a backup is made with the sqlite3 shell's .backup, and put back when nobody
+//     uses the file). If it happens every call says so and stores nothing, until the file is back or is opened anew.
+//   - When the disk is full, calls return an error that says so and store nothing. Run tells of it in the log and goes on
+//     when there is room. The log file of SQLite, the -wal, needs a few megabytes.
 //   - Do not open one file with two SQLite libraries in one process (mattn/go-sqlite3 beside this one, say): when
 //     either closes the file, the other's locks are gone. Other processes may use any library.
 //   - Processes of the Python library may share the file. Their writes name no claim and so are not fenced, and

@@ -35,6 +35,7 @@ type SQLiteStorage struct {
 	readers *sql.DB
 	jobs    string // what listings select from
 	letters string
+	opened  []os.FileInfo // of the file and, unless read-only, of its -wal and -shm: see moved
 
 	mu      sync.Mutex    // guards the next three
 	queue   []*call       // to be taken into the next transaction
@@ -73,6 +74,8 @@ const (
 	lockRetry    = 2 * time.Millisecond   // at most, between two tries for the write lock
 	lockNap      = 100 * time.Microsecond // the same, for the first lockNaps tries
 	lockNaps     = 10
+	lockPatience = 5 * time.Second // before a claim says that another program holds that lock
+	moveCheck    = time.Second     // between two looks whether the -wal and -shm are still there
 )
 
 // OpenSQLite opens the queue in the file at path, creating it with mode 0600 if it is missing. A file of the Python
@@ -129,7 +132,7 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 		err = s.openReaders(ctx, "ro&immutable=1")
 	}
 	if err != nil || s.opts.ReadOnly {
-		return err
+		return cmp.Or(err, s.remember(""))
 	}
 	// busy_timeout starves: SQLite's sleeps grow while others take the lock. The retries are ours.
 	if s.w.db, err = s.connect("mode=rw&_pragma=busy_timeout(0)"); err != nil {
@@ -150,7 +153,7 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 	}
 	s.inspectSchema(&s.w.session, true)
 	s.w.exec("COMMIT")
-	return s.w.err
+	return cmp.Or(s.w.err, s.remember("", "-wal", "-shm"))
 }
 
 // creating keeps the others in this process from a new file until it is closed again: see prepareFile.
@@ -181,6 +184,47 @@ func (s *SQLiteStorage) prepareFile() error {
 	}
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("it is a directory or some other thing that is no regular file")
+	}
+	return err
+}
+
+// remember keeps what is open, to tell it from what may get its name later.
+func (s *SQLiteStorage) remember(ends ...string) error {
+	for _, end := range ends {
+		info, err := os.Stat(s.path + end)
+		if err != nil {
+			return err
+		}
+		s.opened = append(s.opened, info)
+	}
+	return nil
+}
+
+// moved tells whether the first n of the files that are open still have their names. If not, what is stored in them is
+// lost to everybody else. It opens nothing: closing would drop SQLite's locks. The path is not opened anew either,
+// because the -wal of one file beside another makes SQLite damage that.
+func (s *SQLiteStorage) moved(n int) error {
+	if runtime.GOOS == "windows" {
+		return nil // there an open file can be neither deleted nor replaced
+	}
+	for i, was := range s.opened[:min(n, len(s.opened))] {
+		name := s.path + [...]string{"", "-wal", "-shm"}[i]
+		if now, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(was, now) {
+			return fmt.Errorf("the file %s was deleted or replaced while it was in use: put it back, or stop every program that uses "+
+				"the queue, remove the -wal and -shm files that are left beside it, and start again", name)
+		}
+	}
+	return nil
+}
+
+// movedLately is moved for each transaction: a microsecond for all three files is too much for that.
+func (s *SQLiteStorage) movedLately() error {
+	if s.w.now.Sub(s.w.checked) < moveCheck {
+		return s.moved(1)
+	}
+	err := s.moved(3)
+	if err == nil {
+		s.w.checked = s.w.now
 	}
 	return err
 }
@@ -382,10 +426,11 @@ type call struct {
 	jobs       []*Job
 }
 
-var errReadOnly = errors.New("the file is open read-only")
-
-// errGone is the writer's answer to a call that it dropped because nobody wants it.
-var errGone = errors.New("gone")
+var (
+	errReadOnly = errors.New("the file is open read-only")
+	errLocked   = errors.New("another program holds the file's write lock (a transaction left open in a sqlite3 shell, say)")
+	errGone     = errors.New("gone") // the writer's answer to a call that nobody wants any more
+)
 
 // do has verb run in a transaction. Its error is that of the COMMIT, unless ctx ends before verb has begun.
 func (s *SQLiteStorage) do(ctx context.Context, name string, verb func()) error {
@@ -414,10 +459,14 @@ func (s *SQLiteStorage) submit(ctx context.Context, c *call) error {
 	}
 	c.gone.Store(true)
 	s.wakeWriter()
-	if err := <-c.answer; err != errGone {
+	switch err := <-c.answer; {
+	case err == errGone, err == errLocked && c.verb == nil:
+		return ctx.Err()
+	case err == errLocked:
+		return fmt.Errorf("%w: %w", err, ctx.Err())
+	default:
 		return err
 	}
-	return ctx.Err()
 }
 
 func (s *SQLiteStorage) wakeWriter() {
@@ -439,6 +488,7 @@ type writer struct {
 	watch   *watch  // tells when another process writes; nil: poll
 	version int64   // PRAGMA data_version when last looked at
 	nextDue time.Time
+	checked time.Time // when the -wal and -shm were last looked for
 
 	// Of the transaction under way:
 	now    time.Time
@@ -490,7 +540,7 @@ func (s *SQLiteStorage) write() {
 func (s *SQLiteStorage) await() bool {
 	w := &s.w
 	for {
-		queued, closed := s.dropGone()
+		queued, closed := s.drop(errGone, nil)
 		if closed || queued || w.look && len(w.waiting) > 0 {
 			return !closed
 		}
@@ -508,7 +558,7 @@ func (s *SQLiteStorage) await() bool {
 			w.look = true
 		case <-timer.C:
 			version := integer(w.value("PRAGMA data_version"))
-			w.look = due || w.err != nil || version != w.version
+			w.look = due || w.err != nil || version != w.version || s.moved(3) != nil
 			w.version = version
 		}
 		timer.Stop()
@@ -532,11 +582,16 @@ func (s *SQLiteStorage) untilLook() (pause time.Duration, due bool) {
 	return pause, false
 }
 
-// dropGone answers the calls whose callers no longer wait, and tells what is left.
-func (s *SQLiteStorage) dropGone() (queued, closed bool) {
+// drop answers the calls whose callers no longer wait, and claims, too, if there is trouble to tell them of. It tells
+// what is left.
+func (s *SQLiteStorage) drop(why, trouble error) (queued, closed bool) {
 	gone := func(c *call) bool {
 		if c.gone.Load() {
-			c.answer <- errGone
+			c.answer <- why
+			return true
+		}
+		if trouble != nil && c.verb == nil {
+			c.answer <- trouble
 			return true
 		}
 		return false
@@ -561,7 +616,9 @@ func (s *SQLiteStorage) take() []*call {
 // with it: it gets its error, and its neighbours run again without it.
 func (s *SQLiteStorage) transact() {
 	w := &s.w
-	if err := s.begin(); err != nil {
+	if err := s.begin(); err == errGone {
+		return
+	} else if err != nil {
 		s.answer(s.take(), err)
 		return
 	}
@@ -588,6 +645,7 @@ func (s *SQLiteStorage) transact() {
 	}
 	w.expect = len(ran)
 	w.serve()
+	w.fail(s.movedLately())
 	w.exec("COMMIT")
 	err := w.err
 	if err != nil {
@@ -624,7 +682,8 @@ func (w *writer) run(verb func()) {
 
 // begin takes the write lock, however long others hold it, while anybody wants it.
 func (s *SQLiteStorage) begin() error {
-	for try := 0; ; try++ {
+	var trouble error
+	for began, try := time.Now(), 0; ; try++ {
 		s.w.err = nil
 		if s.w.exec("BEGIN IMMEDIATE"); !isCode(s.w.err, codeBusy) {
 			return s.w.err
@@ -634,8 +693,13 @@ func (s *SQLiteStorage) begin() error {
 			continue
 		}
 		time.Sleep(lockPause())
-		if _, closed := s.dropGone(); closed {
+		if time.Since(began) > lockPatience {
+			trouble = errLocked
+		}
+		if queued, closed := s.drop(errLocked, trouble); closed {
 			return ErrClosed
+		} else if !queued && len(s.w.waiting) == 0 {
+			return errGone
 		}
 	}
 }
@@ -838,6 +902,7 @@ func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job)
 			file = text(v[2])
 		}
 	}
+	q.fail(s.moved(3))
 	if !sameFile(file, s.path) {
 		q.fail(fmt.Errorf("the transaction is on %q and the queue is %q; they must be one file", file, s.path))
 	}
@@ -1200,9 +1265,10 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 
 // reader is a session on the readers, where nobody waits for a writer.
 func (s *SQLiteStorage) reader(ctx context.Context) *session {
+	moved := s.moved(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := &session{query: func(query string, args ...any) (*sql.Rows, error) { return s.readers.QueryContext(ctx, query, args...) }}
+	q := &session{err: moved, query: func(query string, args ...any) (*sql.Rows, error) { return s.readers.QueryContext(ctx, query, args...) }}
 	if s.closed {
 		q.err = ErrClosed
 	}
@@ -1405,6 +1471,9 @@ func (s *SQLiteStorage) pruneOld(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	_, err := s.Prune(ctx, now.Add(-s.opts.Retention))
+	if err != nil && ctx.Err() != nil {
+		return nil // the next time goes on from here
+	}
 	return err
 }
 
@@ -1474,6 +1543,9 @@ func fromSeconds(v any) time.Time {
 const (
 	codeBusy       = 5
 	codeReadOnly   = 8
+	codeIOErr      = 10
+	codeCorrupt    = 11
+	codeFull       = 13
 	codeCantOpen   = 14
 	codeConstraint = 19
 	codeNotADB     = 26
@@ -1499,6 +1571,13 @@ func explain(err error) error {
 		return fmt.Errorf("it is not a SQLite database: %w", err)
 	case isCode(err, codeReadOnly):
 		return fmt.Errorf("the file or its folder is read-only for this user: %w", err)
+	case isCode(err, codeFull):
+		return fmt.Errorf("the disk is full; nothing can be stored until there is room: %w", err)
+	case isCode(err, codeIOErr):
+		return fmt.Errorf("the disk is full, or this user's share of it, or it fails; look for room and into the system's log: %w", err)
+	case isCode(err, codeCorrupt):
+		return fmt.Errorf("the file is damaged; stop every program that uses it and restore a backup, or save what can be read "+
+			"with the .recover command of the sqlite3 shell: %w", err)
 	}
 	return err
 }

@@ -162,6 +162,7 @@ type shift struct {
 	rested  context.CancelFunc   // called when nothing is held or unsaved
 	retries map[string]time.Time // scheduled by a Drain
 	logged  time.Time            // trouble, last
+	lapsed  time.Time            // when a lease could last not be prolonged or ended
 	failure error                // ends the shift
 }
 
@@ -798,7 +799,7 @@ func (s *shift) save(ctx context.Context, what string, n int, write func() error
 			s.count(0, -n)
 			return err == nil
 		}
-		if s.trouble(what, err); s.drain {
+		if s.lapse(what, err); s.drain {
 			s.fail(err)
 		}
 		if errors.Is(err, ErrClosed) {
@@ -807,6 +808,14 @@ func (s *shift) save(ctx context.Context, what string, n int, write func() error
 		pause(ctx, troublePause)
 	}
 	return false
+}
+
+// lapse is trouble in which leases look lost that are not: see reaper.
+func (s *shift) lapse(what string, err error) {
+	s.mu.Lock()
+	s.lapsed = time.Now()
+	s.mu.Unlock()
+	s.trouble(what, err)
 }
 
 // trouble logs what is wrong with the storage, at most once a second.
@@ -846,7 +855,7 @@ func (s *shift) heartbeat(ctx context.Context) {
 	}
 	lost, err := s.storage.Heartbeat(ctx, jobs...)
 	if err != nil && ctx.Err() == nil {
-		s.trouble("sending heartbeats", err)
+		s.lapse("sending heartbeats", err)
 	}
 	cancelRuns(runs, lost, ErrLeaseLost)
 	if c, ok := s.storage.(Canceler); ok {
@@ -870,7 +879,7 @@ func cancelRuns(runs []*run, jobs []*Job, cause error) {
 
 // reaper returns the function that takes back lost leases. When the wall clock jumps (it and the monotonic clock
 // disagree) the heartbeats in the storage look old that are not: it then lets one visibility period pass, in which
-// they are renewed.
+// they are renewed. So it does after trouble with the storage (a full disk, say), in which nobody could renew them.
 func (s *shift) reaper() func(ctx context.Context) {
 	looked, last, skip := time.Now(), s.wall().Round(0), time.Time{}
 	return func(ctx context.Context) {
@@ -879,12 +888,17 @@ func (s *shift) reaper() func(ctx context.Context) {
 		if looked, last = now, wall; drift.Abs() > time.Second {
 			skip = time.Now().Add(s.visibility)
 		}
-		if time.Now().Before(skip) {
+		s.mu.Lock()
+		lapsed := !s.lapsed.IsZero() && now.Sub(s.lapsed) < s.visibility
+		s.mu.Unlock()
+		if lapsed || time.Now().Before(skip) {
 			return
 		}
-		n, err := s.storage.ReapStale(ctx, s.visibility)
-		if err != nil && ctx.Err() == nil {
-			s.trouble("looking for lost leases", err)
+		// One that waits, for a lock that another program holds, say, is called off: as long nobody could renew a lease.
+		soon, cancel := context.WithTimeout(ctx, max(s.visibility/5, time.Second))
+		n, err := s.storage.ReapStale(soon, s.visibility)
+		if cancel(); err != nil && ctx.Err() == nil {
+			s.lapse("looking for lost leases", err)
 		}
 		if s.metrics.reaped.Add(int64(n)); n > 0 {
 			s.log.Warn("lost leases taken back", "jobs", n)
