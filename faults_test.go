@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -301,5 +303,141 @@ func TestAnIdleWorkerMissesADeletedFileWithinTwoSeconds(t *testing.T) {
 				t.Errorf("with %s back a job is %s", path, job.Status)
 			}
 		})
+	}
+}
+
+func TestAWorkerWaitsForALockThatAnotherProgramHoldsForLongerThanALease(t *testing.T) {
+	for _, begin := range []string{"BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"} {
+		besiege(t, filepath.Join(t.TempDir(), "q.db"), func(s *siege) {
+			for i := range 3 { // of different lengths, so that the worker's looks and retries come in different orders
+				lines := len(s.run.log.lines("storage in trouble"))
+				o := otherProgram(s.T, s.sqlite.path)
+				o.exec(begin)
+				ctx, cancel := context.WithTimeout(s.Context(), 3*time.Second)
+				err := s.sqlite.Enqueue(ctx, NewJob("quick"))
+				cancel()
+				wantError(s.T, err, "pinion: enqueue: another program holds the file's write lock", context.DeadlineExceeded.Error())
+				s.sleep(9*time.Second + time.Duration(i)*350*time.Millisecond)
+				o.exec("ROLLBACK")
+				said := s.run.log.errors()[lines:]
+				if len(said) == 0 {
+					s.Error("the worker has not told of the lock")
+				}
+				for _, err := range said {
+					wantError(s.T, err, "another program holds the file's write lock")
+				}
+				s.sleep(15 * time.Second)
+			}
+			if len(s.errs) > 0 {
+				s.Errorf("an Enqueue that could wait has failed: %v", s.errs[0])
+			}
+		})
+	}
+}
+
+// scribble writes over every page of a file but the first, keeping a copy, and mend undoes that. It is done by another
+// process: this one would lose the locks that SQLite holds if it closed the file.
+func scribble(t *testing.T, path string) (mend func()) {
+	t.Helper()
+	run := func(verb string) {
+		start, end := process(t, verb, path)
+		start()
+		end()
+	}
+	run("scribble")
+	return func() { run("mend") }
+}
+
+func init() {
+	processes["scribble"] = func(_ context.Context, path string) error {
+		sound, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		damaged := append([]byte(nil), sound...)
+		for i := 4096; i < len(damaged); i++ {
+			damaged[i] = byte(i * 7)
+		}
+		return errors.Join(os.WriteFile(path+".copy", sound, 0o600), os.WriteFile(path, damaged, 0o600))
+	}
+	processes["mend"] = func(_ context.Context, path string) error {
+		sound, err := os.ReadFile(path + ".copy")
+		return errors.Join(err, os.WriteFile(path, sound, 0o600))
+	}
+}
+
+func TestADamagedFileIsCalledSoAndWorkGoesOnWhenItIsRestored(t *testing.T) {
+	besiege(t, filepath.Join(t.TempDir(), "q.db"), func(s *siege) {
+		forget := func() { // what is written by another program makes the storage read its pages again
+			otherProgram(s.T, s.sqlite.path).exec("PRAGMA user_version=1")
+		}
+		s.shortenLog()
+		mend := scribble(s.T, s.sqlite.path)
+		forget()
+		s.sleep(time.Second)
+		s.during(10*time.Second, "the file is damaged; stop every program that uses it and restore a backup")
+		mend()
+		forget()
+	})
+}
+
+// Whatever page is damaged, in whatever way: there is an answer, and no panic, no hang and no spinning.
+func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
+	sound := func() []byte {
+		path := filepath.Join(t.TempDir(), "q.db")
+		s, err := OpenSQLite(t.Context(), path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var jobs []*Job
+		for i := range 40 {
+			jobs = append(jobs, &Job{Task: "quick", Args: []any{strings.Repeat("x", 300)}, Key: NewID(), RunAt: time.Now().Add(time.Duration(i%3-1) * time.Second)})
+		}
+		mustEnqueue(t, s, jobs...)
+		for _, job := range dueNow(t, s, 5) {
+			if err := s.DeadLetter(t.Context(), job, errors.New("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return []byte(folder(t, filepath.Dir(path))["q.db"])
+	}()
+	seed := rand.Uint64()
+	t.Logf("the seed is %d; there are %d pages", seed, len(sound)/4096)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for page := range len(sound) / 4096 {
+		for _, bytes := range []int{1, 10, 4096} { // in a header all is meaning, elsewhere not
+			damaged := slices.Clone(sound)
+			for range bytes {
+				damaged[page*4096+random.IntN(min(4096, 10*bytes))] = byte(random.Uint32())
+			}
+			path := filepath.Join(t.TempDir(), "q.db")
+			if err := os.WriteFile(path, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second})
+				if err != nil {
+					wantError(t, err, "pinion: open "+path+": ")
+					return
+				}
+				defer s.Close() // its error may be the damage
+				sc := &scene{t, s, time.Now()}
+				var n atomic.Int64
+				run := sc.run(&Worker{Storage: &calls{s, &n}}, sc.task("quick", func(context.Context, *Job) error { return nil }))
+				sc.sleep(30 * time.Second)
+				s.Enqueue(t.Context(), NewJob("quick"))
+				sc.sleep(10 * time.Second)
+				run.stop()
+				run.wait()
+				seconds := int64(run.at / time.Second)
+				if seconds < 40 || n.Load() > 22*seconds || int64(len(run.log.lines("storage in trouble"))) > seconds+1 {
+					t.Errorf("page %d, %d bytes: Run returned %v after %v, %d calls and %d lines of trouble", page, bytes, run.err, run.at,
+						n.Load(), len(run.log.lines("storage in trouble")))
+				}
+			})
+		}
 	}
 }
