@@ -311,6 +311,10 @@ func TestAWorkerWaitsForALockThatAnotherProgramHoldsForLongerThanALease(t *testi
 		besiege(t, filepath.Join(t.TempDir(), "q.db"), func(s *siege) {
 			for i := range 3 { // of different lengths, so that the worker's looks and retries come in different orders
 				lines := len(s.run.log.lines("storage in trouble"))
+				for range 6 { // which end one by one, before the next heartbeat, and cannot be recorded
+					s.enqueueOne("quick")
+					s.sleep(30 * time.Millisecond)
+				}
 				o := otherProgram(s.T, s.sqlite.path)
 				o.exec(begin)
 				ctx, cancel := context.WithTimeout(s.Context(), 3*time.Second)
@@ -333,6 +337,30 @@ func TestAWorkerWaitsForALockThatAnotherProgramHoldsForLongerThanALease(t *testi
 			}
 		})
 	}
+}
+
+func TestAWorkerWithNothingElseToDoTellsOfALockThatKeepsItFromADueJob(t *testing.T) {
+	inBubble(t, nil, func(t *scene) {
+		run := t.run(&Worker{}, t.task("a", func(context.Context, *Job) error { return nil }))
+		job := &Job{Task: "a", RunAt: t.start.Add(10 * time.Second)}
+		mustEnqueue(t.T, t.storage, job)
+		t.sleep(time.Second)
+		o := otherProgram(t.T, t.storage.(*SQLiteStorage).path)
+		release := o.lock()
+		t.sleep(20 * time.Second)
+		lines := run.log.lines("storage in trouble")
+		if len(lines) == 0 || lines[0] < 14*time.Second || lines[0] > 18*time.Second {
+			t.Errorf("the worker told of the lock at %v; want it from about five seconds after 10s on", lines)
+		}
+		for _, err := range run.log.errors() {
+			wantError(t.T, err, "another program holds the file's write lock")
+		}
+		release()
+		t.sleep(2 * time.Second)
+		if got := t.get(job.ID); got.Status != StatusSuccess || got.Attempts != 1 {
+			t.Errorf("after that the job is %s after %d attempts", got.Status, got.Attempts)
+		}
+	})
 }
 
 // scribble writes over every page of a file but the first, keeping a copy, and mend undoes that. It is done by another
@@ -359,6 +387,13 @@ func init() {
 			damaged[i] = byte(i * 7)
 		}
 		return errors.Join(os.WriteFile(path+".copy", sound, 0o600), os.WriteFile(path, damaged, 0o600))
+	}
+	processes["die"] = func(ctx context.Context, path string) error {
+		s, err := OpenSQLite(ctx, path, nil)
+		if err != nil {
+			return err
+		}
+		return s.Enqueue(ctx, NewJob("lost")) // the process ends without Close
 	}
 	processes["mend"] = func(_ context.Context, path string) error {
 		sound, err := os.ReadFile(path + ".copy")
@@ -440,4 +475,102 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A process that was killed leaves the -wal behind. What it holds is lost with it, and nothing else.
+func TestAFileWhoseLogWasRemovedAfterACrashOpensAsItLastWasWithoutIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s, err := OpenSQLite(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEnqueue(t, s, NewJob("kept"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start, end := process(t, "die", path)
+	start()
+	end()
+	for _, end := range []string{"-wal", "-shm"} {
+		if err := os.Remove(path + end); err != nil {
+			t.Fatalf("the process has left no %s, so this test shows nothing: %v", end, err)
+		}
+	}
+	s = sqliteStorage(t, path, nil)
+	mustEnqueue(t, s, NewJob("new"))
+	if got := tasksOf(dueNow(t, s, 9)); got != "kept new" {
+		t.Errorf("there is %q to do; want what was there before the crash, and what is new", got)
+	}
+}
+
+// Closing a file whose name another file has now must leave that file's log alone.
+func TestClosingAFileThatWasReplacedDoesNoHarmToTheNewOne(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows does not let an open file be moved")
+	}
+	path := filepath.Join(t.TempDir(), "q.db")
+	old, err := OpenSQLite(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEnqueue(t, old, NewJob("old"))
+	for _, end := range []string{"", "-wal", "-shm"} {
+		rename(t, path+end, path+".aside"+end)
+	}
+	s := sqliteStorage(t, path, nil)
+	mustEnqueue(t, s, NewJob("a"))
+	wantError(t, old.Enqueue(t.Context(), NewJob("b")), "was deleted or replaced while it was in use")
+	tx, err := otherProgram(t, path).db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, old.EnqueueTx(t.Context(), tx, NewJob("b")), "was deleted or replaced while it was in use")
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	for job, err := range old.Jobs(t.Context(), Filter{}) {
+		wantError(t, err, "pinion: list: the file "+path+" was deleted or replaced")
+		if job != nil {
+			t.Errorf("it lists %s", job.Task)
+		}
+	}
+	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+	mustEnqueue(t, s, NewJob("b"))
+	otherProgram(t, path).want("a\nb", "SELECT func_name FROM jobs")
+	again := sqliteStorage(t, path+".aside", nil)
+	if got := tasksOf(dueNow(t, again, 9)); got != "old" {
+		t.Errorf("in the file that was moved away there is %q to do", got)
+	}
+}
+
+func TestTenThousandGoroutinesEnqueueAtOnce(t *testing.T) {
+	const n = 10_000
+	overStorages(t, func(t *scene) {
+		var ran [n]atomic.Int64
+		run := t.run(&Worker{}, Task[int]{Name: "a", Run: func(_ context.Context, i int) error { ran[i].Add(1); return nil }})
+		begin := make(chan struct{})
+		var producers sync.WaitGroup
+		for i := range n {
+			producers.Go(func() {
+				<-begin
+				if err := t.storage.Enqueue(context.Background(), NewJob("a", i)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		t.sleep(time.Second) // all of them wait
+		close(begin)
+		producers.Wait()
+		t.sleep(time.Minute)
+		for i := range ran {
+			if times := ran[i].Load(); times != 1 {
+				t.Errorf("job %d ran %d times", i, times)
+			}
+		}
+		if m := run.metrics(); m.Succeeded != n {
+			t.Errorf("%d succeeded, want %d", m.Succeeded, n)
+		}
+	})
 }
