@@ -160,7 +160,7 @@ func (c *call) complete(ctx context.Context, words []string) error {
 	default:
 		c.eachFlag(func(f *flag.Flag) {
 			_, usage := flag.UnquoteUsage(f)
-			c.candidate(current, "--"+f.Name, usage)
+			c.candidate(current, dashed(f), usage)
 		})
 	}
 	return nil

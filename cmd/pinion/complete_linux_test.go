@@ -26,7 +26,7 @@ echo ready
 	for _, c := range []struct{ typed, shown string }{
 		{"pinion enq\t", "pinion enqueue "},
 		{"pinion enqueue --prio\t", "pinion enqueue --priority "},
-		{"pinion show --db q.db 0199\t", "pinion show --db q.db " + exampleID},
+		{"pinion dlq-replay --db q.db 0199\t", "pinion dlq-replay --db q.db " + exampleID},
 		{"pinion dlq-list --db=q.db --task=m\t", "pinion dlq-list --db=q.db --task=mail"},
 		{"pinion status --db q\t", "pinion status --db q.db"},
 		{"pinion status --db=q\t", "pinion status --db=q.db"},

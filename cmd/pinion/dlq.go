@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"slices"
@@ -23,7 +24,8 @@ pinion dlq-replay 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db`
 
 const dlqPurgeDetail = `
 Without an ID it deletes every dead letter, or those that --task and --limit
-leave. Without --yes it only says how many that is.
+leave. Without --yes it asks on a terminal, and elsewhere only says how many that
+is.
 `
 
 const dlqPurgeExamples = `pinion dlq-purge --task mail --yes --db q.db
@@ -62,13 +64,37 @@ func dlqReplay(c *call) func(context.Context) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.stdout, "replayed %d\n", n)
+			fmt.Fprintf(c.stdout, "replayed %s\n", thousands(n))
 			if n < chosen {
-				return fmt.Errorf("%d stay: unfinished jobs hold their keys; replay them when those have ended", chosen-n)
+				return stayed(ctx, storage, *filter, chosen-n)
 			}
 			return nil
 		})
 	}
+}
+
+// stayed says which dead letters a replay left, and why.
+func stayed(ctx context.Context, storage pinion.Inspector, f pinion.Filter, n int) error {
+	f.Limit = min(n, 10)
+	var names []string
+	for job, err := range storage.DeadLetters(ctx, f) {
+		if err != nil {
+			return err
+		}
+		why := "is no longer FAILED" // as a Python process has replayed it, say
+		if job.Key != "" {
+			why = fmt.Sprintf("has the key %q", job.Key)
+		}
+		names = append(names, fmt.Sprintf("\n\t%s, which %s", job.ID, why))
+	}
+	if n > len(names) {
+		names = append(names, fmt.Sprintf("\n\tand %s more", thousands(n-len(names))))
+	}
+	verb := "stays, as an unfinished job holds its key; replay it when that has"
+	if n != 1 {
+		verb = "stay, as unfinished jobs hold their keys; replay them when those have"
+	}
+	return fmt.Errorf("%s %s ended:%s", plural(n, "dead letter"), verb, strings.Join(names, ""))
 }
 
 func dlqPurge(c *call) func(context.Context) error {
@@ -81,17 +107,33 @@ func dlqPurge(c *call) func(context.Context) error {
 			if err != nil {
 				return err
 			}
-			if chosen > 0 && !*yes {
-				return fmt.Errorf("this deletes %d dead letters for good; add --yes to do it", chosen)
+			if chosen > 0 && !*yes && !c.agreed("This deletes "+plural(chosen, "dead letter")+" for good") {
+				return fmt.Errorf("%s would be deleted for good, and nothing was; add --yes to do it", plural(chosen, "dead letter"))
 			}
 			n, err := storage.Purge(ctx, *filter)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.stdout, "purged %d\n", n)
+			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
 			return nil
 		})
 	}
+}
+
+// agreed asks whoever is at the terminal. Elsewhere there is nobody to agree.
+func (c *call) agreed(what string) bool {
+	if !isTerminal(c.stdin) || !isTerminal(c.stderr) {
+		return false
+	}
+	c.patient(false)
+	fmt.Fprintf(c.stderr, "%s. Do it? [y/N] ", what)
+	said, _ := bufio.NewReader(c.stdin).ReadString('\n')
+	c.patient(true)
+	switch strings.ToLower(strings.TrimSpace(said)) {
+	case "y", "yes":
+		return true
+	}
+	return false
 }
 
 // countDeadLetters counts those that f takes. An id that is none of them is an error, so that nothing is done by half.
@@ -105,7 +147,7 @@ func countDeadLetters(ctx context.Context, storage pinion.Inspector, f pinion.Fi
 		unknown = slices.DeleteFunc(unknown, func(id string) bool { return id == job.ID })
 	}
 	if len(unknown) > 0 && f.Limit == 0 {
-		return 0, fmt.Errorf("not among the dead letters: %s; nothing was changed", strings.Join(unknown, " "))
+		return 0, fmt.Errorf("not among the dead letters: %s; nothing was changed; `pinion dlq-list` lists them", strings.Join(unknown, " "))
 	}
 	return n, nil
 }
@@ -123,7 +165,7 @@ func prune(c *call) func(context.Context) error {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.stdout, "pruned %d\n", n)
+			fmt.Fprintf(c.stdout, "pruned %s\n", thousands(n))
 			return nil
 		})
 	}

@@ -31,7 +31,7 @@ func (c *call) parse(args []string) (asked bool, err error) {
 			return true, nil
 		case f == nil:
 			var names []string
-			c.flags.VisitAll(func(f *flag.Flag) { names = append(names, "--"+f.Name) })
+			c.flags.VisitAll(func(f *flag.Flag) { names = append(names, dashed(f)) })
 			return false, usagef("unknown flag --%s%s", name, didYouMean("--"+name, names))
 		case inline:
 		case isBool(f):
@@ -93,6 +93,36 @@ func (c *call) duration(value *time.Duration, name, usage string) {
 		*value = d
 		return nil
 	})
+}
+
+// moment declares a flag that takes a point in time.
+func (c *call) moment(value *time.Time, name, usage string) {
+	c.flags.Func(name, usage, func(s string) (err error) {
+		*value, err = parseMoment(s, time.Now())
+		return err
+	})
+}
+
+// parseMoment reads RFC 3339, a local date and time, or a time of day, which is the next such after now.
+func parseMoment(s string, now time.Time) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05"} {
+		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	for _, layout := range []string{"15:04", "15:04:05"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			day := now.Day()
+			for {
+				next := time.Date(now.Year(), now.Month(), day, t.Hour(), t.Minute(), t.Second(), 0, now.Location())
+				if next.After(now) {
+					return next, nil
+				}
+				day++
+			}
+		}
+	}
+	return time.Time{}, fmt.Errorf(`%q is no point in time; write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
 }
 
 // count declares a flag that takes a whole number, lowest being the lowest.

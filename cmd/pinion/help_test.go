@@ -84,7 +84,7 @@ func exampleFolder(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, filepath.Join(dir, "bin/pinion"), "#!/bin/sh\nexec "+self+" \"$@\"\n")
+	write(t, filepath.Join(dir, "bin/pinion"), "#!/bin/sh\nexec '"+self+"' \"$@\"\n")
 	if err := os.Chmod(filepath.Join(dir, "bin/pinion"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -96,14 +96,17 @@ func exampleFolder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer storage.Close()
-	// The first is the job that the help names, a dead letter, and the last a pending one.
-	job := &pinion.Job{ID: exampleID, Task: "mail"}
-	if err := storage.Enqueue(t.Context(), job); err != nil {
+	// The jobs that the help names: one is a dead letter, and one is done.
+	dead, done := &pinion.Job{ID: exampleID, Task: "mail"}, &pinion.Job{ID: exampleDone, Task: "mail"}
+	if err := storage.Enqueue(t.Context(), dead, done); err != nil {
 		t.Fatal(err)
 	}
-	claimed, err := storage.Dequeue(t.Context(), 1)
+	claimed, err := storage.Dequeue(t.Context(), 2)
 	if err == nil {
 		err = storage.DeadLetter(t.Context(), claimed[0], io.ErrUnexpectedEOF)
+	}
+	if err == nil {
+		_, err = storage.MarkDone(t.Context(), claimed[1])
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -111,8 +114,11 @@ func exampleFolder(t *testing.T) string {
 	return dir
 }
 
-// exampleID is the job that examples name.
-const exampleID = "0199c2b4a1f07000b3c1d2e3f4a5b6c7"
+// These are the jobs that examples name.
+const (
+	exampleID   = "0199c2b4a1f07000b3c1d2e3f4a5b6c7"
+	exampleDone = "0199c2b4a1f07000b3c1d2e3f4a5b6c8"
+)
 
 // shell returns the path of a shell, which CI has installed.
 func shell(t *testing.T, name string) string {

@@ -30,9 +30,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	out := bufio.NewWriter(stdout)
 	c := &call{stdin: stdin, stdout: out, stderr: stderr, terminal: isTerminal(stdout)}
 	err := c.run(ctx, args)
-	if c.patience != nil {
-		c.patience.Stop()
-	}
+	c.patient(false)
 	if failed := out.Flush(); err == nil && failed != nil {
 		err = fmt.Errorf("the result could not be written: %w; look at what standard output goes to", failed)
 	}
@@ -72,8 +70,7 @@ func advice(err error) string {
 	case wrong: // and how the command is used follows
 	case errors.Is(err, pinion.ErrNotFound):
 		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids, and finished jobs are kept for a day"
-	case errors.Is(err, pinion.ErrTooLarge):
-		return "; store the data elsewhere and enqueue where it is"
+	case errors.Is(err, pinion.ErrTooLarge): // which says so itself
 	case errors.Is(err, pinion.ErrBadArgs):
 		return "; `pinion help enqueue` tells how arguments are written"
 	case errors.Is(err, errors.ErrUnsupported):
@@ -107,12 +104,13 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		{"enqueue", "TASK", "add a job and print its id", enqueueDetail, enqueueExamples, enqueue},
+		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input", enqueueDetail, enqueueExamples, enqueue},
 		{"worker", "", "run jobs with the tasks of Go packages", workerDetail, workerExamples, worker},
 		{"status", "", "count the jobs by queue and status", "", "pinion status --db q.db", status},
 		{"running", "", "list the jobs that a worker holds", "", "pinion running --db q.db --queue mail", running},
 		{"pending", "", "list the jobs that wait, oldest first", "", "pinion pending --db q.db --limit 20", pending},
 		{"show", "ID", "tell everything about one job", "", "pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db", show},
+		{"wait", "ID...", "wait until jobs have ended, and print their results", waitDetail, waitExamples, wait},
 		{"dlq-list", "", "list the dead letters, the jobs given up", "", "pinion dlq-list --db q.db --json | jq .error", dlqList},
 		{"dlq-replay", "[ID...]", "make dead letters pending again", dlqReplayDetail, dlqReplayExamples, dlqReplay},
 		{"dlq-purge", "[ID...]", "delete dead letters for good", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},
@@ -247,6 +245,14 @@ func (c *call) eachFlag(do func(*flag.Flag)) {
 	})
 }
 
+// dashed is a flag as it is written.
+func dashed(f *flag.Flag) string {
+	if len(f.Name) == 1 {
+		return "-" + f.Name
+	}
+	return "--" + f.Name
+}
+
 // describe prints the help of one command.
 func (c *call) describe() error {
 	about := strings.ToUpper(c.command.about[:1]) + c.command.about[1:] + "."
@@ -254,7 +260,7 @@ func (c *call) describe() error {
 	w := c.table()
 	c.eachFlag(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(w, "\n  --%s\t%s", strings.TrimSpace(f.Name+" "+value), usage)
+		fmt.Fprintf(w, "\n  %s\t%s", strings.TrimSpace(dashed(f)+" "+value), usage)
 	})
 	fmt.Fprint(w, "\n\nFor example:\n")
 	for line := range strings.Lines(c.command.examples) {
@@ -309,6 +315,9 @@ const (
 	creates
 )
 
+// impatience is how long a write may take before that is said.
+const impatience = 2 * time.Second
+
 // A scheme has two letters at least, so that C:\jobs.db is a path.
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 
@@ -330,7 +339,7 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 		return nil, fmt.Errorf("no such database: %s; `pinion enqueue` creates it", path)
 	}
 	if a != reads {
-		c.patience = time.AfterFunc(2*time.Second, func() {
+		c.patience = time.AfterFunc(impatience, func() {
 			fmt.Fprintf(c.stderr, "pinion: still waiting for %s; another program holds its lock, or the disk is slow\n", printable(path, ""))
 		})
 	}
@@ -339,6 +348,17 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 		return nil, err // not storage, whose nil would no longer be one
 	}
 	return storage, nil
+}
+
+// patient starts or ends the time after which a write is said to take long.
+func (c *call) patient(write bool) {
+	switch {
+	case c.patience == nil: // a backend of somebody's own
+	case write:
+		c.patience.Reset(impatience)
+	default:
+		c.patience.Stop()
+	}
 }
 
 // inspect opens the storage for use, and closes it afterwards.

@@ -25,6 +25,7 @@ var (
 		return pinion.SetResult(ctx, args.A+args.B)
 	})
 	_ = pinion.Func("fail", func(_ context.Context, text string) error { return errors.New(text) })
+	_ = pinion.Func("say", func(ctx context.Context, text string) error { return pinion.SetResult(ctx, text) })
 	// hold says that it runs and then waits for the end of the standard input.
 	_ = pinion.Func("hold", func(context.Context, struct{}) error {
 		fmt.Println("holding")

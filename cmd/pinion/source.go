@@ -6,6 +6,7 @@ import "embed"
 // there.
 //
 //go:embed build.go
+//go:embed bulk.go
 //go:embed complete.go
 //go:embed demo.go
 //go:embed dlq.go
@@ -17,6 +18,7 @@ import "embed"
 //go:embed main.go
 //go:embed terminal.go
 //go:embed upgrade.go
+//go:embed wait.go
 //go:embed worker.go
 var files embed.FS
 
