@@ -626,11 +626,32 @@ var storageRules = []struct {
 		} {
 			c.equal(fmt.Sprintf("%+v", l.filter), tasks(c.list(in.Jobs(c.ctx, l.filter))), l.want)
 		}
+	})},
+	{"Stats counts jobs by queue and task, and what finished lately", optional(func(c *checker, in Inspector) {
+		hour := time.Now().Add(time.Hour)
+		jobs := []*Job{{Task: "x", Queue: "b", RunAt: hour}, {Task: "y", Queue: "b"}, {Task: "x", Queue: "a"}, {Task: "x", Queue: "a"}, {Task: "x", Queue: "a"}}
+		for _, job := range jobs {
+			c.add(job)
+		}
+		claimed := c.take(4)
+		c.done(claimed[2])
+		c.done(claimed[1])
+		c.ok(c.DeadLetter(c.ctx, claimed[3], errCheck))
 		stats, err := in.Stats(c.ctx)
 		c.ok(err)
-		c.equal("Stats", stats, Stats{Queues: []QueueStats{
-			{Queue: "q0", Pending: 125, Oldest: jobs[0].CreatedAt},
-			{Queue: "q1", Pending: 122, Running: 3, Oldest: jobs[0].CreatedAt}}})
+		c.equal("Total", stats.Total, Counts{Pending: 1, Running: 1, Success: 2, Failed: 1, SuccessHour: 2, FailedHour: 1, Minute: 3, Oldest: jobs[0].CreatedAt})
+		c.equal("Queues", stats.Queues, []QueueStats{
+			{"a", Counts{Success: 2, Failed: 1, SuccessHour: 2, FailedHour: 1, Minute: 3}},
+			{"b", Counts{Pending: 1, Running: 1, Oldest: jobs[0].CreatedAt}}})
+		c.equal("Tasks", stats.Tasks, []TaskStats{
+			{"x", Counts{Pending: 1, Success: 2, Failed: 1, SuccessHour: 2, FailedHour: 1, Minute: 3, Oldest: jobs[0].CreatedAt}},
+			{"y", Counts{Running: 1}}})
+		c.equal("DeadLetters", stats.DeadLetters, 1)
+		minute := 0
+		for _, n := range stats.LastMinute {
+			minute += n
+		}
+		c.equal("finished in the last minute", minute, 3)
 	})},
 	{"a dead letter keeps the job, Replay brings it back with no attempts", optional(func(c *checker, in Inspector) {
 		c.add(&Job{ID: "1", Task: "a", Args: []any{1}, Kwargs: map[string]any{"x": 2}, Queue: "q", Priority: 3, Key: "k"})

@@ -103,6 +103,7 @@ type (
 	replaysAttempts  struct{ *MemoryStorage }
 	replaysTakenKeys struct{ *MemoryStorage }
 	prunesDead       struct{ *MemoryStorage }
+	statsOfOneTask   struct{ *MemoryStorage }
 )
 
 func (s withoutOrder) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
@@ -420,6 +421,14 @@ func (s prunesDead) Prune(ctx context.Context, before time.Time) (int, error) {
 	return s.MemoryStorage.Prune(ctx, before)
 }
 
+func (s statsOfOneTask) Stats(ctx context.Context) (Stats, error) {
+	stats, err := s.MemoryStorage.Stats(ctx)
+	if len(stats.Tasks) > 1 {
+		stats.Tasks = []TaskStats{{stats.Tasks[0].Task, stats.Total}}
+	}
+	return stats, err
+}
+
 func TestCheckStorageFindsEachMutant(t *testing.T) {
 	for _, mutant := range []struct {
 		name   string
@@ -461,6 +470,7 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 		{"counts what was not run", func(m *MemoryStorage) Storage { return countsUnrun{m} }, "a dead letter keeps the job"},
 		{"replays with old attempts", func(m *MemoryStorage) Storage { return replaysAttempts{m} }, "with no attempts"},
 		{"replays a taken key", func(m *MemoryStorage) Storage { return replaysTakenKeys{m} }, "whose Key is taken"},
+		{"counts all tasks as one", func(m *MemoryStorage) Storage { return statsOfOneTask{m} }, "by queue and task"},
 		{"prunes dead letters", func(m *MemoryStorage) Storage { return prunesDead{m} }, "and dead letters"},
 	} {
 		t.Run(mutant.name, func(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -430,26 +429,36 @@ func (s *MemoryStorage) Close() error {
 	return nil
 }
 
-// Stats implements [Inspector].
+// Stats implements [Inspector], a thousand jobs at a time.
 func (s *MemoryStorage) Stats(ctx context.Context) (stats Stats, err error) {
-	counts := map[Status]map[string]int{StatusPending: {}, StatusRunning: {}, StatusSuccess: {}, StatusFailed: {}}
-	oldest := make(map[string]time.Time) // of all queues; zero where nothing is pending
-	err = s.do(ctx, func() {
-		stats.DeadLetters = len(s.dead)
-		for _, rec := range s.jobs {
-			counts[rec.Status][rec.Queue]++
-			first := oldest[rec.Queue]
-			if rec.Status == StatusPending && (first.IsZero() || rec.CreatedAt.Before(first)) {
-				first = rec.CreatedAt
+	now := microTime(time.Now())
+	for last, more := int64(0), true; more && err == nil; {
+		err = s.do(ctx, func() {
+			stats.DeadLetters = len(s.dead)
+			rest := s.after(s.all, last, func(rec *record) int64 { return rec.age })
+			more = len(rest) > 0
+			for _, rec := range rest[:min(1000, len(rest))] {
+				if last = rec.age; s.jobs[rec.ID] != rec {
+					continue
+				}
+				hour, minute := 0, 0
+				if age := now.Sub(rec.FinishedAt); age < time.Hour {
+					hour = 1
+					if age = max(age, 0); age < time.Minute {
+						minute = 1
+						stats.LastMinute[59-age/time.Second]++
+					}
+				}
+				stats.add(rec.Queue, rec.Task, rec.Status, 1, rec.CreatedAt, hour, minute)
 			}
-			oldest[rec.Queue] = first
-		}
-	})
-	for _, q := range slices.Sorted(maps.Keys(oldest)) {
-		stats.Queues = append(stats.Queues, QueueStats{Queue: q, Pending: counts[StatusPending][q], Oldest: oldest[q],
-			Running: counts[StatusRunning][q], Success: counts[StatusSuccess][q], Failed: counts[StatusFailed][q]})
+		})
 	}
 	return stats, err
+}
+
+// after is what of records, in the order of a number, comes after one with that number.
+func (s *MemoryStorage) after(in []*record, last int64, number func(*record) int64) []*record {
+	return in[sort.Search(len(in), func(i int) bool { return number(in[i]) > last }):]
 }
 
 // Get implements [Inspector].
@@ -481,7 +490,7 @@ func (s *MemoryStorage) list(ctx context.Context, f Filter, in *[]*record, numbe
 		for last, given, more := int64(0), 0, true; more; {
 			var page []*record
 			err := s.do(ctx, func() {
-				rest := (*in)[sort.Search(len(*in), func(i int) bool { return number((*in)[i]) > last }):]
+				rest := s.after(*in, last, number)
 				more = len(rest) > 0
 				for _, rec := range rest[:min(100, len(rest))] {
 					if last = number(rec); s.jobs[rec.ID] == rec && f.match(rec) {

@@ -214,6 +214,8 @@ type Canceler interface {
 // Inspector is for storages that can be looked into and tended by hand; the command line needs it. Listings are in
 // the order of age and page by key, so an iterator may be left open for any time; an error ends the sequence.
 type Inspector interface {
+	// Stats looks at every job, finished ones included, which takes a second or two a million; it is done in pages,
+	// each at a moment of its own, so that nobody waits for it.
 	Stats(ctx context.Context) (Stats, error)
 	// Get returns one job, or ErrNotFound.
 	Get(ctx context.Context, id string) (*Job, error)
@@ -239,20 +241,64 @@ type Filter struct {
 	Limit  int    // 0: no limit
 }
 
-// Stats are counts of jobs at one moment.
+// Stats are counts of the jobs that there are. Those that were pruned are not among them.
 type Stats struct {
+	Total       Counts       `json:"total"`
 	Queues      []QueueStats `json:"queues"` // by name
+	Tasks       []TaskStats  `json:"tasks"`  // by name, as it was enqueued
 	DeadLetters int          `json:"dead_letters"`
+	LastMinute  [60]int      `json:"last_minute"` // jobs finished in each of the last 60 seconds, the oldest first
 }
 
-// QueueStats counts one queue's jobs by status.
+// QueueStats are the counts of one queue.
 type QueueStats struct {
-	Queue   string    `json:"queue"`
-	Pending int       `json:"pending"`
-	Running int       `json:"running"`
-	Success int       `json:"success"`
-	Failed  int       `json:"failed"`
-	Oldest  time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest pending job
+	Queue string `json:"queue"`
+	Counts
+}
+
+// TaskStats are the counts of one task.
+type TaskStats struct {
+	Task string `json:"task"`
+	Counts
+}
+
+// Counts are counts of jobs by status, and what came of them lately.
+type Counts struct {
+	Pending     int       `json:"pending"`
+	Running     int       `json:"running"`
+	Success     int       `json:"success"`
+	Failed      int       `json:"failed"`
+	SuccessHour int       `json:"success_last_hour"` // of Success, those of the last hour
+	FailedHour  int       `json:"failed_last_hour"`
+	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED; divided by 60 it is the rate of jobs a second
+	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest pending job
+}
+
+// add adds the jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished
+// in the last hour and in the last minute.
+func (s *Stats) add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
+	q, found := slices.BinarySearchFunc(s.Queues, queue, func(q QueueStats, name string) int { return strings.Compare(q.Queue, name) })
+	if !found {
+		s.Queues = slices.Insert(s.Queues, q, QueueStats{Queue: queue})
+	}
+	t, found := slices.BinarySearchFunc(s.Tasks, task, func(t TaskStats, name string) int { return strings.Compare(t.Task, name) })
+	if !found {
+		s.Tasks = slices.Insert(s.Tasks, t, TaskStats{Task: task})
+	}
+	for _, c := range [...]*Counts{&s.Total, &s.Queues[q].Counts, &s.Tasks[t].Counts} {
+		switch status {
+		case StatusPending:
+			if c.Pending += n; c.Oldest.IsZero() || oldest.Before(c.Oldest) {
+				c.Oldest = oldest
+			}
+		case StatusRunning:
+			c.Running += n
+		case StatusSuccess:
+			c.Success, c.SuccessHour, c.Minute = c.Success+n, c.SuccessHour+hour, c.Minute+minute
+		case StatusFailed:
+			c.Failed, c.FailedHour, c.Minute = c.Failed+n, c.FailedHour+hour, c.Minute+minute
+		}
+	}
 }
 
 // Errors to match with errors.Is; what is returned adds the job and the reason.

@@ -36,6 +36,7 @@ type SQLiteStorage struct {
 	jobs    string // what listings select from
 	letters string
 	opened  []os.FileInfo // of the file and, unless read-only, of its -wal and -shm: see moved
+	indexed bool          // not a file of Python's that must stay as it is
 
 	mu      sync.Mutex    // guards the next three
 	queue   []*call       // to be taken into the next transaction
@@ -284,7 +285,7 @@ var (
 		// By claim, which grows, and not by heartbeat_at, which every heartbeat would move.
 		`CREATE INDEX IF NOT EXISTS jobs_running ON jobs(claim) WHERE status='RUNNING'`,
 		`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs(key) WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING')`,
-		`CREATE INDEX IF NOT EXISTS jobs_finished ON jobs(status, coalesce(finished_at, heartbeat_at, created_at)) WHERE status IN ('SUCCESS','FAILED')`,
+		`CREATE INDEX IF NOT EXISTS jobs_finished ON jobs(status, ` + finished + `) WHERE status IN ('SUCCESS','FAILED')`,
 	}
 )
 
@@ -293,6 +294,7 @@ var (
 // that one of Python's files lacks, where that must stay as it is.
 func (s *SQLiteStorage) inspectSchema(q *session, migrate bool) error {
 	version := integer(q.value("PRAGMA user_version"))
+	s.indexed = migrate || version > 0
 	for _, t := range []struct {
 		name, create string
 		added        []column
@@ -1223,12 +1225,10 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 		return nil, err
 	}
 	q := s.reader(ctx)
-	for v := range q.rows(`SELECT jobs.id, claim, attempts FROM json_each(?) CROSS JOIN jobs ON jobs.id=value
+	for v := range q.rows(`SELECT json_each.key, claim, attempts FROM json_each(?) CROSS JOIN jobs ON jobs.id=value
 		WHERE +status='RUNNING' AND cancel<>0`, string(bound)) { // the + keeps the planner on the ids
-		for _, job := range jobs {
-			if job.ID == text(v[0]) && job.Claim == integer(v[1]) && job.Attempts == int(integer(v[2])) {
-				canceled = append(canceled, job)
-			}
+		if job := jobs[integer(v[0])]; job.Claim == integer(v[1]) && job.Attempts == int(integer(v[2])) {
+			canceled = append(canceled, job)
 		}
 	}
 	return canceled, wrap("canceled", q.err)
@@ -1285,7 +1285,7 @@ func (s *SQLiteStorage) look(ctx context.Context, name, query string, args ...an
 func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 	// In two halves, each of which an index knows. A file that is not migrated has neither.
 	ready, future := s.jobs, s.jobs
-	if !s.opts.ReadOnly {
+	if s.indexed {
 		ready, future = ` FROM jobs INDEXED BY jobs_ready `, ` FROM jobs INDEXED BY jobs_future `
 	}
 	n, err := s.look(ctx, "size", `SELECT (SELECT count(*)`+ready+`WHERE status='PENDING' AND future=0) +
@@ -1293,14 +1293,32 @@ func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 	return int(integer(n)), err
 }
 
-// Stats counts jobs by queue and status.
+const finished = `coalesce(finished_at, heartbeat_at, created_at)` // as the index jobs_finished has it
+
+// Stats counts jobs; see [Inspector]. One GROUP BY over the whole table would sort it, which takes four times as long.
 func (s *SQLiteStorage) Stats(ctx context.Context) (stats Stats, err error) {
-	q := s.reader(ctx)
+	q, now := s.reader(ctx), time.Now()
 	stats.DeadLetters = int(integer(q.value(`SELECT count(*) FROM dlq`)))
-	for v := range q.rows(`SELECT queue, sum(status='PENDING'), sum(status='RUNNING'), sum(status='SUCCESS'), sum(status='FAILED'),
-		min(CASE status WHEN 'PENDING' THEN created_at END)` + s.jobs + `GROUP BY queue ORDER BY queue`) {
-		stats.Queues = append(stats.Queues, QueueStats{Queue: text(v[0]), Pending: int(integer(v[1])), Running: int(integer(v[2])),
-			Success: int(integer(v[3])), Failed: int(integer(v[4])), Oldest: fromSeconds(v[5])})
+	for last, more := int64(math.MinInt64), true; more; {
+		more = false
+		for v := range q.rows(`SELECT func_name, queue, status, count(*), min(created_at), sum(finished>?), sum(finished>?), max(seq)
+			FROM (SELECT seq, func_name, queue, status, created_at, `+finished+` AS finished`+s.jobs+`WHERE seq>? ORDER BY seq LIMIT 5000)
+			GROUP BY func_name, queue, status`, seconds(now.Add(-time.Hour)), seconds(now.Add(-time.Minute)), last) {
+			stats.add(text(v[1]), text(v[0]), Status(text(v[2])), int(integer(v[3])), fromSeconds(v[4]), int(integer(v[5])), int(integer(v[6])))
+			last, more = max(last, integer(v[7])), true
+		}
+	}
+	from := s.jobs
+	if s.indexed {
+		from = ` FROM jobs INDEXED BY jobs_finished `
+	}
+	for _, status := range []Status{StatusSuccess, StatusFailed} {
+		for v := range q.rows(`SELECT cast(?-`+finished+` AS INTEGER) AS age, count(*)`+from+`WHERE status=? AND `+finished+`>?
+			AND status IN ('SUCCESS','FAILED') GROUP BY age`, seconds(now), string(status), seconds(now.Add(-time.Minute))) {
+			if age := max(integer(v[0]), 0); age < 60 { // others may have written anything
+				stats.LastMinute[59-age] += int(integer(v[1]))
+			}
+		}
 	}
 	return stats, wrap("stats", q.err)
 }
@@ -1434,7 +1452,7 @@ func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (purged int, err er
 }
 
 // prunable are jobs that finished before a time, and for which no dead letter stands.
-const prunable = ` FROM jobs INDEXED BY jobs_finished WHERE status=? AND coalesce(finished_at, heartbeat_at, created_at)<?
+const prunable = ` FROM jobs INDEXED BY jobs_finished WHERE status=? AND ` + finished + `<?
 	AND status IN ('SUCCESS','FAILED') AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id) LIMIT `
 
 // Prune deletes what finished before a time, a thousand jobs a transaction; see [Inspector].

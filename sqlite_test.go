@@ -575,7 +575,10 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 				}
 			}
 			stats, err := s.Stats(ctx)
-			want := Stats{DeadLetters: 1, Queues: []QueueStats{{"default", 2, 1, 1, 1, time.UnixMicro(1700000001123456).UTC()}}}
+			first, second := time.UnixMicro(1700000001123456).UTC(), time.UnixMicro(1700000002500000).UTC()
+			total := Counts{Pending: 2, Running: 1, Success: 1, Failed: 1, Oldest: first}
+			want := Stats{DeadLetters: 1, Total: total, Queues: []QueueStats{{"default", total}}, Tasks: []TaskStats{
+				{"ADD", Counts{Pending: 1, Oldest: first}}, {"add", Counts{Pending: 1, Running: 1, Success: 1, Oldest: second}}, {"greet", Counts{Failed: 1}}}}
 			if diff := gocmp.Diff(want, stats); diff != "" || err != nil {
 				t.Errorf("Stats: %v (-want +got):\n%s", err, diff)
 			}
@@ -944,12 +947,18 @@ func workout(t *testing.T, s *SQLiteStorage) {
 	}
 }
 
-// sqliteStatements has a storage worked out and returns the statements it used.
-func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
-	t.Helper()
+// recordReaders has a storage's readers keep their queries from now on.
+func recordReaders(s *SQLiteStorage) *recorder {
 	r := &recorder{of: s.readers.Driver(), dsn: s.path, queries: make(map[string]bool)}
 	s.readers.Close()
 	s.readers = sql.OpenDB(r)
+	return r
+}
+
+// sqliteStatements has a storage worked out and returns the statements it used.
+func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
+	t.Helper()
+	r := recordReaders(s)
 	workout(t, s)
 	onWriter(t, s, func(w *writer) { statements = slices.Collect(maps.Keys(w.stmts)) })
 	r.mu.Lock()

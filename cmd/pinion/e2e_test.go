@@ -154,7 +154,9 @@ func TestRealWorkEndToEnd(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &stats); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(pinion.Stats{Queues: []pinion.QueueStats{{Queue: "default", Success: len(files)}}}, stats); diff != "" {
+	want := pinion.Counts{Success: len(files), SuccessHour: len(files), Minute: stats.Total.Minute}
+	if diff := cmp.Diff(pinion.Stats{Total: want, Queues: []pinion.QueueStats{{Queue: "default", Counts: want}},
+		Tasks: []pinion.TaskStats{{Task: stats.Tasks[0].Task, Counts: want}}, LastMinute: stats.LastMinute}, stats); diff != "" {
 		t.Errorf("pinion status --json (-want +got):\n%s", diff)
 	}
 	compareSums(t, results, files)
