@@ -29,6 +29,7 @@ const waitExamples = `pinion wait --timeout 5m 0199c2b4a1f07000b3c1d2e3f4a5b6c8 
 const (
 	firstLook = 5 * time.Millisecond
 	lastLook  = 250 * time.Millisecond
+	forgotten = time.Minute // six times the longest that a Python worker waits by default
 )
 
 func wait(c *call) func(context.Context) error {
@@ -127,7 +128,10 @@ func ended(ctx context.Context, storage pinion.Inspector, id string) (*pinion.Jo
 	defer timer.Stop()
 	for {
 		job, err := find(ctx, storage, id)
-		if err != nil || job.Status == pinion.StatusSuccess || job.Status == pinion.StatusFailed {
+		if err != nil {
+			return nil, err
+		}
+		if over, err := isOver(ctx, storage, job); over || err != nil {
 			return job, err
 		}
 		timer.Reset(pause)
@@ -138,6 +142,18 @@ func ended(ctx context.Context, storage pinion.Inspector, id string) (*pinion.Jo
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// isOver tells whether a job has ended. A Python worker makes a job FAILED before each retry, which it keeps in mind:
+// it has given up only what is a dead letter, or what it has forgotten.
+func isOver(ctx context.Context, storage pinion.Inspector, job *pinion.Job) (bool, error) {
+	if job.Status != pinion.StatusFailed || !job.FinishedAt.IsZero() || time.Since(job.HeartbeatAt) > forgotten {
+		return job.Status == pinion.StatusFailed || job.Status == pinion.StatusSuccess, nil
+	}
+	for _, err := range storage.DeadLetters(ctx, pinion.Filter{IDs: []string{job.ID}}) {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 // tooLate says what has not ended when the time is over.
