@@ -433,6 +433,10 @@ func (f *feed) report() error {
 	fmt.Fprintln(out)
 	if f.bad > 0 {
 		f.stdout.Flush()
+		if f.enqueued+f.held == 0 {
+			fmt.Fprintf(f.stderr, "pinion: %s bad; `pinion help enqueue` tells what a line can be\n", are(f.bad, f.unit()))
+			return errSaid
+		}
 		fmt.Fprintf(f.stderr, "pinion: %s bad and not enqueued; the rest is in the queue, so mend and enqueue that alone\n", are(f.bad, f.unit()))
 		return errSaid
 	}

@@ -13,7 +13,7 @@ func TestATerminalShowsHowFarAFeedIs(t *testing.T) {
 	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `"$0" enqueue x - --lines --db q.db < lines && cat lines | "$0" enqueue x - --db q.db`, cmd.Path}
 	text := term.session(cmd, 1)
 	wantText(t, text, `^\r3 enqueued, [\d,]+/s\x1b\[K\r\x1b\[Kenqueued 3 jobs in \d\.\ds\n`+
-		"pinion: line 1: neither .*\npinion: line 2: .*\npinion: line 3: .*\nenqueued 0 jobs in .*\npinion: 3 lines are bad")
+		"pinion: line 1: neither .*\npinion: line 2: .*\npinion: line 3: .*\nenqueued 0 jobs in .*\npinion: 3 lines are bad; .pinion help enqueue")
 }
 
 func TestLinesMayBeTyped(t *testing.T) {

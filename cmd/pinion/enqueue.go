@@ -78,7 +78,7 @@ func enqueue(c *call) func(context.Context) error {
 	c.duration(&e.delay, "delay", "not before this `TIME` has passed, \"90\" or \"1h30m\"")
 	c.moment(&e.at, "at", "not before this `MOMENT`, \"15:04\" or RFC 3339")
 	c.flags.BoolVar(&e.lines, "lines", false, "each line of input is one argument, a string")
-	c.flags.BoolVar(&e.nul, "0", false, "likewise, but each ends in a null byte")
+	c.flags.BoolVar(&e.nul, "0", false, "as --lines, but each ends in a null byte")
 	c.flags.BoolVar(&e.atomic, "atomic", false, "all lines or none")
 	c.flags.BoolVar(&e.ids, "ids", false, "print the ids of jobs from input")
 	c.flags.BoolVar(&e.wait, "wait", false, "wait until it has ended, and print its result")

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +34,8 @@ func (c *call) parse(args []string) (asked bool, err error) {
 		case f == nil:
 			var names []string
 			c.flags.VisitAll(func(f *flag.Flag) { names = append(names, dashed(f)) })
-			return false, usagef("unknown flag --%s%s", name, didYouMean("--"+name, names))
+			typed, _, _ := strings.Cut(arg, "=")
+			return false, usagef("unknown flag %s%s", typed, didYouMean("--"+name, names))
 		case inline:
 		case isBool(f):
 			value = "true"
@@ -64,7 +67,11 @@ func (c *call) checkOperands() error {
 		}
 	}
 	if len(c.operands) > len(words) {
-		return usagef("%q is one operand too many", c.operands[len(words)])
+		hint := ""
+		if c.command.name == "enqueue" {
+			hint = `; arguments are JSON, as in --args '[1, "two"]'`
+		}
+		return usagef("%q is one operand too many%s", c.operands[len(words)], hint)
 	}
 	return nil
 }
@@ -74,10 +81,23 @@ func isBool(f *flag.Flag) bool {
 	return ok && b.IsBoolFlag()
 }
 
-// duration declares a flag that takes "1m30s" as well as plain seconds.
+// days are at the beginning of a duration, where time.ParseDuration knows none.
+var days = regexp.MustCompile(`^([0-9]+)d`)
+
+// duration declares a flag that takes "1m30s" as well as "7d" and plain seconds.
 func (c *call) duration(value *time.Duration, name, usage string) {
 	c.flags.Func(name, usage, func(s string) error {
-		d, err := time.ParseDuration(s)
+		// A day of 24 hours, and what follows it.
+		rest, whole := s, 0
+		if found := days.FindStringSubmatch(s); found != nil {
+			whole, _ = strconv.Atoi(found[1])
+			if whole > 100_000 {
+				return fmt.Errorf("%q is out of range", s)
+			}
+			rest = cmp.Or(s[len(found[0]):], "0")
+		}
+		d, err := time.ParseDuration(rest)
+		d += time.Duration(whole) * 24 * time.Hour
 		if seconds, plain := strconv.ParseFloat(s, 64); plain == nil {
 			if math.IsNaN(seconds) || math.Abs(seconds) > math.MaxInt64/float64(2*time.Second) {
 				return fmt.Errorf("%q is out of range", s)
@@ -86,7 +106,7 @@ func (c *call) duration(value *time.Duration, name, usage string) {
 		}
 		switch {
 		case err != nil:
-			return fmt.Errorf(`%q is no duration; write "90s", "1h30m" or plain seconds`, s)
+			return fmt.Errorf(`%q is no duration; write "90s", "1h30m", "7d" or plain seconds`, s)
 		case d < 0:
 			return fmt.Errorf("%s is negative", s)
 		}
@@ -162,10 +182,11 @@ func didYouMean(word string, names []string) string {
 	if best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}
-	// Or it is a part: "dlq", "replay".
+	// Or it is a part: "dlq", "replay", or -l for --limit.
 	var whole []string
 	for _, name := range names {
-		if part := strings.Trim(word, "-"); len(part) > 1 && strings.Contains(strings.ToLower(name), strings.ToLower(part)) {
+		part, all := strings.ToLower(strings.Trim(word, "-")), strings.ToLower(strings.TrimLeft(name, "-"))
+		if len(part) > 1 && strings.Contains(all, part) || len(part) == 1 && strings.HasPrefix(all, part) {
 			whole = append(whole, strconv.Quote(name))
 		}
 	}

@@ -200,6 +200,9 @@ func (c *call) prepare(name string) (do func(context.Context) error, err error) 
 		names = append(names, cmd.name)
 	}
 	if strings.HasPrefix(name, "-") {
+		if hint := didYouMean(name, []string{"--demo", "--version", "--help"}); hint != "" {
+			return nil, usagef("unknown flag %s%s", name, hint)
+		}
 		return nil, usagef("%s stands before the command; write it behind, as in: pinion status --db q.db", name)
 	}
 	return nil, usagef("unknown command %q%s", name, didYouMean(name, names))

@@ -78,6 +78,12 @@ func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []stri
 			return err
 		}
 	}
+	if isTerminal(c.stderr) {
+		note := time.AfterFunc(impatience, func() {
+			fmt.Fprintln(c.stderr, "pinion: still waiting; ^C ends the waiting and not the job")
+		})
+		defer note.Stop()
+	}
 	failed := 0
 	for i, id := range ids {
 		if !known[id] && ctx.Err() == nil {
