@@ -240,6 +240,26 @@ func TestAWaitEndsWithItsJob(t *testing.T) {
 	}
 }
 
+func TestAWaitForACanceledJobFails(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "q.db")
+	storage, err := pinion.OpenSQLite(t.Context(), db, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer storage.Close()
+	err = storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"})
+	if _, _, failed := storage.Cancel(t.Context(), "x"); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+	var stdout, stderr bytes.Buffer
+	if status := run(t.Context(), []string{"wait", "x", "--db", db}, nil, &stdout, &stderr); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	if want := "pinion: job x was canceled; `pinion show x` tells more\n"; stderr.String() != want || stdout.Len() > 0 {
+		t.Errorf("got %s%s, want %s", &stdout, &stderr, want)
+	}
+}
+
 // vanishing is a storage from which a job is pruned between two looks.
 type vanishing struct {
 	pinion.Inspector

@@ -118,7 +118,7 @@ func (c *call) complete(ctx context.Context, words []string) error {
 		return nil
 	}
 	if _, err := c.prepare(done[0]); err != nil {
-		return errSaid
+		return nil // what follows a word that is no command is anybody's guess
 	}
 	done = done[1:]
 	if n := len(done); current == "=" { // bash makes three words of --db=q.db

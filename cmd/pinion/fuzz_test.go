@@ -20,7 +20,7 @@ import (
 )
 
 // Fuzzing starts no programs and touches no file but those in its own folder.
-var dangerous = regexp.MustCompile(`^--?(import|build|exec)\b|@[^@]*(/|\.\.)`)
+var dangerous = regexp.MustCompile(`^--?(import|build|exec)\b|@[^@]*(/|\.\.)|^__upgrade$`)
 
 // harmless reports whether these arguments may be run, and how: with a --db of the fuzzer's own at the end.
 func harmless(args []string, db string) ([]string, bool) {
@@ -116,7 +116,7 @@ func filesIn(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-var readers = []string{"", "status", "running", "pending", "show", "dlq-list", "help", "version", "demo"}
+var readers = []string{"", "status", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion", "__complete"}
 
 // fuzzCall runs a command over a fuzzed queue and checks what is promised of every call.
 func fuzzCall(t *testing.T, template []byte, args []string, stdin, stored string) {
@@ -159,6 +159,9 @@ func FuzzCommand(f *testing.F) {
 		{"help\nenqueue", ""}, {"--help", ""}, {"-h", ""}, {"version", ""}, {"--version\n--", ""}, {"statsu", ""}, {"--db", "sqlite:"}, {"status\n--", "memory:"},
 		{"worker\n--drain\n--max-retries\n1\n--base-delay\n0.001", "q.db"}, {"worker\n--run-seconds\n0.01\n--json\n--verbose", "q.db"}, {"pending\n\u009b", "plain:x"},
 		{"enqueue\nadd\n--args\n@q.db", "q.db"}, {"enqueue\nadd\n--kwargs\n{\"a\":\"\u009b\"", "q.db"}, {"status\n-\x7f", "a\x1bb"},
+		{"wait\nodd", "q.db"}, {"wait\nodd\n\x1b\n--json\n--timeout\n0.01", "q.db"}, {"enqueue\nadd\n--wait\n--timeout\n0.001", "q.db"},
+		{"enqueue\nadd\n-", "q.db"}, {"enqueue\nadd\n-\n--lines\n--ids", "q.db"}, {"enqueue\nadd\n-0\n-\n--key\n{0}\n--json", "q.db"}, {"enqueue\nadd\n-\n--atomic\n--wait", "q.db"},
+		{"enqueue\nadd\n--at\n15:04", "q.db"}, {"completion\nbash", ""}, {"__complete\nshow\n", "q.db"}, {"__complete\nenqueue\n\x1b", "q.db"}, {"__complete\n", ""},
 	} {
 		for _, stored := range []string{"plain", "\x1b[2J\u009b\u202e\x00\n\t\x7f\xff", "a\x7fb", `["a"]`, "PENDING"} {
 			f.Add(seed[0], seed[1], `[1]`, stored)
@@ -182,11 +185,13 @@ func FuzzStdin(f *testing.F) {
 	template := templateQueue(f)
 	for _, seed := range []string{"", "[]", "[1,2]", "{}", "null", "[1", "\xff", `["` + strings.Repeat("a", 1<<20) + `"]`, "[\"\x1b[2J\"]", "[\u009b]", " [1]\n[2]\n",
 		strings.Repeat("[", 10_001), "{\"task\":\"add\",\"args\":[1,2]}\n{\"task\":\"\x1b\"}\n", `{"task":"a","run_at":"2026-01-02T03:04:05Z","priority":1e3,"key":"k"}`} {
-		f.Add(byte(0), seed)
-		f.Add(byte(1), seed)
-		f.Add(byte(2), seed)
+		for call := range byte(7) {
+			f.Add(call, seed)
+		}
 	}
-	calls := [][]string{{"enqueue", "add", "--args", "-", "--db", "q.db"}, {"enqueue", "add", "--kwargs", "-", "--db", "q.db"}, {"enqueue", "-", "--db", "q.db"}}
+	calls := [][]string{{"enqueue", "add", "--args", "-", "--db", "q.db"}, {"enqueue", "add", "--kwargs", "-", "--db", "q.db"}, {"enqueue", "-", "--db", "q.db"},
+		{"enqueue", "add", "-", "--json", "--db", "q.db"}, {"enqueue", "add", "-", "--lines", "--db", "q.db"}, {"enqueue", "add", "-", "-0", "--key", "{0}", "--db", "q.db"},
+		{"enqueue", "add", "-", "--atomic", "--args", "[1]", "--kwargs", `{"a":2}`, "--db", "q.db"}}
 	f.Fuzz(func(t *testing.T, call byte, stdin string) {
 		fuzzCall(t, template, calls[int(call)%len(calls)], stdin, "stored")
 	})

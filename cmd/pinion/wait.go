@@ -186,6 +186,8 @@ func (c *call) tell(job *pinion.Job, row bool) error {
 		fmt.Fprintf(c.stdout, "%s  %s  %s\n", printable(job.ID, ""), job.Status, printable(string(job.Result), ""))
 	case row:
 		fmt.Fprintf(c.stdout, "%s  %s   %s\n", printable(job.ID, ""), job.Status, printable(failure, ""))
+	case job.Canceled && job.Status != pinion.StatusSuccess:
+		fmt.Fprintf(c.stderr, "pinion: job %s was canceled; `pinion show %[1]s` tells more\n", printable(job.ID, ""))
 	case job.Status != pinion.StatusSuccess:
 		fmt.Fprintf(c.stderr, "pinion: job %s failed after %s: %s; `pinion show %[1]s` tells more, `pinion dlq-replay %[1]s` tries again\n",
 			printable(job.ID, ""), plural(job.Attempts, "attempt"), printable(failure, ""))
