@@ -69,6 +69,9 @@ func (c *call) rebuild(ctx context.Context) error {
 		return usagef("this binary has %s built in and takes no more; give --import to the pinion command",
 			strings.Join(imported, ", "))
 	}
+	if err := addPrograms(c.shell, c.execs); err != nil { // a mistake is found before anything is compiled
+		return err
+	}
 	if _, err := exec.LookPath("go"); err != nil {
 		return errors.New("--import compiles Go packages, but there is no go command on PATH; where there is one, " +
 			"`pinion worker --import PACKAGE --build FILE` makes a binary that needs none")
@@ -86,7 +89,14 @@ func (c *call) rebuild(ctx context.Context) error {
 		return err
 	}
 	if c.build != "" {
-		fmt.Fprintf(c.stderr, "pinion: wrote %s, this command with %s\n", program, strings.Join(c.imports, ", "))
+		if err := c.tryOut(ctx, program); err != nil {
+			return errors.Join(err, os.Remove(program))
+		}
+		with := slices.Clone(c.imports)
+		for _, p := range programs {
+			with = append(with, "the task "+p.name)
+		}
+		fmt.Fprintf(c.stderr, "pinion: wrote %s, this command with %s\n", program, strings.Join(with, ", "))
 		return nil
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "src")); err != nil {
@@ -95,6 +105,19 @@ func (c *call) rebuild(ctx context.Context) error {
 	os.Setenv(temporaryEnv, program)
 	if err := execute(program, c.rest); err != nil {
 		return fmt.Errorf("run what was built (TMPDIR says where): %w", err)
+	}
+	return nil
+}
+
+// tryOut starts what was built, unless it is for another machine, to see whether names of tasks clash.
+func (c *call) tryOut(ctx context.Context, program string) error {
+	program, err := filepath.Abs(program)
+	if err != nil || len(c.execs) == 0 {
+		return err
+	}
+	said, err := exec.CommandContext(ctx, program, "version").CombinedOutput()
+	if exit, ran := errors.AsType[*exec.ExitError](err); ran && exit.ExitCode() == 2 {
+		return errors.New(strings.TrimPrefix(strings.TrimSpace(string(said)), "pinion: "))
 	}
 	return nil
 }
@@ -110,7 +133,7 @@ func (c *call) compile(ctx context.Context, src, program string) error {
 	if err != nil {
 		return err
 	}
-	overlay, err := layOverlay(src, home, packages)
+	overlay, err := c.layOverlay(src, home, packages)
 	if err != nil {
 		return err
 	}
@@ -184,7 +207,7 @@ func wanted(own string) string {
 
 // layOverlay writes the sources of the main package into the directory src, and there the file for `go build
 // -overlay` that makes them appear in the module home. It returns that file's name.
-func layOverlay(src string, home goModule, packages []goPackage) (string, error) {
+func (c *call) layOverlay(src string, home goModule, packages []goPackage) (string, error) {
 	if err := os.Mkdir(src, 0o700); err != nil {
 		return "", err
 	}
@@ -234,7 +257,11 @@ func layOverlay(src string, home goModule, packages []goPackage) (string, error)
 		fmt.Fprintf(generated, "import _ %q\n", seen)
 		paths = append(paths, p.ImportPath)
 	}
-	fmt.Fprintf(generated, "\nfunc init() { imported = %#v }\n", paths)
+	fmt.Fprintf(generated, "\nfunc init() {\n\timported = %#v\n", paths)
+	if c.build != "" { // what is built for this run is given the flags again
+		fmt.Fprintf(generated, "\tbake(%t, %#v...)\n", c.shell, append([]string{}, c.execs...))
+	}
+	fmt.Fprintln(generated, "}")
 	if err := lay(filepath.Join(main, "imports.go"), generated.Bytes()); err != nil {
 		return "", err
 	}

@@ -15,6 +15,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinion-queue/pinion"
 )
 
 // userModule makes a module as a user of this one might have it, with packages of tasks in various places, and returns
@@ -166,6 +170,72 @@ func TestImportedTasksRun(t *testing.T) {
 	wantText(t, stdout, `(?s) public +for public .* Internal +for internal .* nested +for nested .* deeper +other `)
 	stdout, _ = finish(t, built("worker", "--drain", "--concurrency", "1"), 0)
 	wantText(t, stdout, `^public runs\ninternal runs\nnested runs\ndeeper runs\nprocessed +4\nsucceeded +4\n`)
+}
+
+// A binary of --build is the whole command, with the programs of --exec too, and needs no go command.
+func TestABuiltBinaryIsTheWholeCommand(t *testing.T) {
+	module, dir := userModule(t), t.TempDir()
+	work, db, path := filepath.Join(dir, "work"), filepath.Join(dir, "q.db"), filepath.Join(dir, "bin")
+	_, stderr := finish(t, process(t, module, "worker", "--import", "./tasks", "--exec", `greet=printf 'Hello,\n"%s"!' {name}`,
+		"--exec", "late=cat", "--build", work), 0)
+	wantText(t, stderr, "wrote .*work, this command with ./tasks, the task greet, the task late\n")
+
+	write(t, filepath.Join(path, "none"), "")
+	for _, name := range []string{"printf", "cat", "tr"} {
+		found, err := exec.LookPath(name)
+		if err == nil {
+			err = os.Symlink(found, filepath.Join(path, name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	built := func(status int, args ...string) (stdout, stderr string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), work, args...)
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + path, "PINION_DB=" + db}
+		return finish(t, cmd, status)
+	}
+	stdout, _ := built(0, "tasks", "--exec", "up=tr a-z A-Z")
+	wantText(t, stdout, `^NAME +KIND +QUEUE +COMMAND\ngreet +exec +default +printf 'Hello,\\n"%s"!' \{name\}\nlate +exec +default +cat\n`+
+		`public +go +for public +-\nup +exec +default +tr a-z A-Z\n$`)
+	built(0, "enqueue", "public")
+	built(0, "enqueue", "greet", "--kwargs", `{"name": "Ada"}`)
+	built(0, "enqueue", "late")
+	_, stderr = built(1, "enqueue", "greeet")
+	wantText(t, stderr, `no task "greeet"; did you mean "greet"\?`)
+	stdout, _ = built(0, "worker", "--drain", "--exec", "up=tr a-z A-Z")
+	wantText(t, stdout, `^public runs\nprocessed +3\nsucceeded +3\n`)
+	storage, err := pinion.OpenSQLite(t.Context(), db, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer storage.Close()
+	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x"), pinion.NewJob("unheard")); err != nil {
+		t.Fatal(err)
+	}
+	built(0, "worker", "--drain", "--exec", "up=tr a-z A-Z", "--max-retries", "0")
+	var results []string
+	for job, err := range storage.Jobs(t.Context(), pinion.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		results = append(results, job.Task+" "+string(job.Result))
+	}
+	if diff := cmp.Diff([]string{"public ", `greet "Hello,\n\"Ada\"!"`, `late {"args":[],"kwargs":{}}`,
+		`up {"ARGS":["X"],"KWARGS":{}}`, "unheard "}, results); diff != "" {
+		t.Errorf("results (-want +got):\n%s", diff)
+	}
+	for _, line := range []string{"status", "running", "pending", "dlq-list", "dlq-replay", "dlq-purge --yes", "prune --older-than 0", "demo", "version",
+		"help worker", "enqueue -h"} {
+		built(0, strings.Fields(line)...)
+	}
+
+	_, stderr = finish(t, process(t, module, "worker", "--import", "./tasks", "--exec", "Public=true", "--build", filepath.Join(dir, "twice")), 1)
+	wantText(t, stderr, `--exec Public: there is a task of that name already`)
+	if _, err := os.Stat(filepath.Join(dir, "twice")); err == nil {
+		t.Error("a binary that does not start was left")
+	}
 }
 
 // The process that compiles becomes the worker: one process, with the terminal, the signals and the exit status.

@@ -87,31 +87,11 @@ var days = regexp.MustCompile(`^([0-9]+)d`)
 // duration declares a flag that takes "1m30s" as well as "7d" and plain seconds.
 func (c *call) duration(value *time.Duration, name, usage string) {
 	c.flags.Func(name, usage, func(s string) error {
-		// A day of 24 hours, and what follows it.
-		rest, whole := s, 0
-		if found := days.FindStringSubmatch(s); found != nil {
-			whole, _ = strconv.Atoi(found[1])
-			if whole > 100_000 {
-				return fmt.Errorf("%q is out of range", s)
-			}
-			rest = cmp.Or(s[len(found[0]):], "0")
+		d, err := parseDuration(s)
+		if err == nil {
+			*value = d
 		}
-		d, err := time.ParseDuration(rest)
-		d += time.Duration(whole) * 24 * time.Hour
-		if seconds, plain := strconv.ParseFloat(s, 64); plain == nil {
-			if math.IsNaN(seconds) || math.Abs(seconds) > math.MaxInt64/float64(2*time.Second) {
-				return fmt.Errorf("%q is out of range", s)
-			}
-			d, err = time.Duration(seconds*float64(time.Second)), nil
-		}
-		switch {
-		case err != nil:
-			return fmt.Errorf(`%q is no duration; write "90s", "1h30m", "7d" or plain seconds`, s)
-		case d < 0:
-			return fmt.Errorf("%s is negative", s)
-		}
-		*value = d
-		return nil
+		return err
 	})
 }
 
@@ -143,6 +123,33 @@ func parseMoment(s string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf(`%q is no point in time; write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	// A day of 24 hours, and what follows it.
+	rest, whole := s, 0
+	if found := days.FindStringSubmatch(s); found != nil {
+		whole, _ = strconv.Atoi(found[1])
+		if whole > 100_000 {
+			return 0, fmt.Errorf("%q is out of range", s)
+		}
+		rest = cmp.Or(s[len(found[0]):], "0")
+	}
+	d, err := time.ParseDuration(rest)
+	d += time.Duration(whole) * 24 * time.Hour
+	if seconds, plain := strconv.ParseFloat(s, 64); plain == nil {
+		if math.IsNaN(seconds) || math.Abs(seconds) > math.MaxInt64/float64(2*time.Second) {
+			return 0, fmt.Errorf("%q is out of range", s)
+		}
+		d, err = time.Duration(seconds*float64(time.Second)), nil
+	}
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf(`%q is no duration; write "90s", "1h30m", "7d" or plain seconds`, s)
+	case d < 0:
+		return 0, fmt.Errorf("%s is negative", s)
+	}
+	return d, nil
 }
 
 // count declares a flag that takes a whole number, lowest being the lowest.

@@ -105,7 +105,8 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input", enqueueDetail, enqueueExamples, enqueue},
-		{"worker", "", "run jobs with the tasks of Go packages", workerDetail, workerExamples, worker},
+		{"worker", "", "run jobs with the tasks of Go packages, or with programs", workerDetail, workerExamples, worker},
+		{"tasks", "", "list the tasks that a worker would know", tasksDetail, tasksExamples, tasks},
 		{"status", "", "count the jobs by queue and status", "", "pinion status --db q.db", status},
 		{"running", "", "list the jobs that a worker holds", "", "pinion running --db q.db --queue mail", running},
 		{"pending", "", "list the jobs that wait, oldest first", "", "pinion pending --db q.db --limit 20", pending},
@@ -130,6 +131,8 @@ Quick start:
   pinion status --db q.db                            look at the queue
   pinion worker --import ./tasks --db q.db           run its jobs with the tasks that your
                                                      Go package ./tasks registers
+  pinion worker --exec 'add=expr {0} + {1}' --db q.db
+                                                     run them with any program
 Commands:
 `
 
@@ -150,6 +153,8 @@ type call struct {
 	db      string
 	imports []string
 	build   string
+	execs   []string // NAME=COMMAND
+	shell   bool     // those are for a shell
 	rest    []string // the arguments but for --import and --build
 }
 

@@ -142,7 +142,15 @@ func execLine(t *testing.T, line string, ids map[string]string) string {
 	switch words[0] {
 	case "pinion":
 		var stdout, stderr bytes.Buffer
-		status := run(t.Context(), words[1:], stdin, &stdout, &stderr)
+		var status int
+		if slices.Contains(words, "--exec") { // which a process can be told once
+			cmd := process(t, ".", words[1:]...)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
+			cmd.Run()
+			status = cmd.ProcessState.ExitCode()
+		} else {
+			status = run(t.Context(), words[1:], stdin, &stdout, &stderr)
+		}
 		if status != 0 && !strings.ContainsAny(stderr.String(), ";`") {
 			t.Errorf("%s: it does not say what to do next:\n%s", line, &stderr)
 		}

@@ -11,11 +11,17 @@ import "embed"
 //go:embed demo.go
 //go:embed dlq.go
 //go:embed enqueue.go
+//go:embed exec.go
 //go:embed exec_other.go
 //go:embed exec_unix.go
 //go:embed flags.go
+//go:embed guard_linux.go
+//go:embed guard_other.go
 //go:embed look.go
 //go:embed main.go
+//go:embed process_other.go
+//go:embed process_unix.go
+//go:embed tasks.go
 //go:embed terminal.go
 //go:embed upgrade.go
 //go:embed wait.go

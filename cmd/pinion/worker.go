@@ -15,27 +15,61 @@ import (
 )
 
 const workerDetail = `
-The tasks are those that the packages of --import register with pinion.Func or
+--import: the tasks are those that Go packages register with pinion.Func or
 pinion.Register. PACKAGE is an import path, or a ./path in the Go module around
 the current directory, and may be internal. It may also register a storage
 backend (pinion.RegisterScheme), whose addresses --db then takes: every command
 with --db has --import for that. Compiling needs the go command; --build FILE
-writes the whole command with the packages built in, which needs it no more.
+writes the whole command with the packages, and the tasks of --exec, built in,
+which needs it no more.
+
+--exec: the task NAME is a program. {0}, {1} and {name} in COMMAND, or in part of
+a word of it, are the job's arguments, strings as they are and the rest as JSON;
+one that is missing fails the job for good. {{0}} is {0}. A word stays one word,
+whatever an argument says, but one that begins with - may look like an option:
+write -- before it where the program knows that. There is no shell: quotes work
+as in one, and | > $X and the like need --shell, where arguments remain data:
+do not eval them. The program also gets:
+
+  standard input    {"args": [...], "kwargs": {...}}; it need not read it
+  environment       PINION_JOB_ID, PINION_TASK, PINION_ATTEMPT, PINION_QUEUE,
+                    and PINION_DB, so that it can enqueue what follows
+
+and says by its exit status what has become of the job:
+
+  0                 done; standard output, up to 64 KiB, is the job's result: as
+                    JSON if it is that, else as a string
+  $PINION_NO_RETRY  failed for good, 100: a dead letter at once
+  $PINION_RETRY     failed for now, 75 (EX_TEMPFAIL): if the last line on standard
+                    output is a TIME, the retry comes then
+  any other         failed; retried as the flags say
+
+The error is the exit status and the end of standard error. When a job times out,
+is canceled or lost to another worker, its process group gets SIGTERM, and SIGKILL
+after --kill-after; it has failed then, whatever its exit status. What a program
+leaves behind has a second to end. On Linux nothing that it has started outlives
+the worker, even if that is killed, except what has both left its session and
+cleaned its environment; elsewhere a killed worker's programs may live on.
 
 SIGINT or SIGTERM stops the worker gracefully: running tasks may end, and jobs
-that did not start go back. A second one stops it at once. It logs to standard
-error and prints its metrics when it ends. TIME is "1m30s" or plain seconds.
+that did not start go back. After --shutdown-timeout, or at a second signal, it
+stops at once. It logs to standard error and prints its metrics when it ends.
+TIME is "1m30s" or plain seconds.
 `
 
 const workerExamples = `pinion worker --import ./internal/tasks --db q.db --concurrency 8
 pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
-pinion worker --import ./tasks --build ./work && ./work worker --db q.db`
+pinion worker --import ./tasks --build ./work && ./work worker --db q.db
+pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
+pinion worker --shell --exec 'count=sort -u -- {0} | wc -l' --task-timeout 60 --db q.db`
 
 func worker(c *call) func(context.Context) error {
 	retry := pinion.DefaultRetry
 	w := &pinion.Worker{Retry: &retry}
 	var period time.Duration
+	killAfter := 5 * time.Second
 	c.storageFlags()
+	c.execFlags()
 	c.jsonFlag()
 	c.flags.StringVar(&c.build, "build", "", "write the command with its imports to `FILE` and end")
 	c.list(&w.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
@@ -45,16 +79,24 @@ func worker(c *call) func(context.Context) error {
 	c.duration(&retry.Cap, "cap", "longest `TIME` before a retry [30s]")
 	noJitter := c.flags.Bool("no-jitter", false, "do not spread the retries at random")
 	c.duration(&w.TaskTimeout, "task-timeout", "cancel a task after this `TIME` [none]")
+	c.duration(&killAfter, "kill-after", "a program of --exec that is to end has this `TIME` [5s]")
 	c.duration(&w.VisibilityTimeout, "visibility-timeout", "a worker silent for this `TIME` loses its jobs [10s]")
+	c.duration(&w.ShutdownTimeout, "shutdown-timeout", "running tasks may end within this `TIME` of a stop [10s]")
 	c.duration(&period, "run-seconds", "stop gracefully after this `TIME`")
 	drain := c.flags.Bool("drain", false, "stop when nothing is due and no retry outstanding")
 	verbose := c.flags.Bool("verbose", false, "log every job")
 
 	return func(ctx context.Context) error {
+		if err := addPrograms(c.shell, c.execs); err != nil {
+			return err
+		}
+		if err := findPrograms(); err != nil {
+			return err
+		}
 		tasks := pinion.DefaultRegistry.Names()
 		if len(tasks) == 0 {
 			fmt.Fprintln(c.stderr, "pinion: this worker knows no task, so every job it runs will fail and become a dead letter; "+
-				"name the Go packages that register tasks, as in --import ./tasks")
+				"name the Go packages that register tasks, as in --import ./tasks, or programs, as in --exec 'pack=gzip -k -- {0}'")
 		}
 		storage, err := c.open(ctx, creates)
 		if err != nil {
@@ -69,6 +111,13 @@ func worker(c *call) func(context.Context) error {
 		}
 		w.Logger = slog.New(slog.NewTextHandler(c.stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeDelete}))
 		w.Storage, retry.Jitter = storage, !*noJitter
+		if len(programs) > 0 {
+			shop, err := openWorkshop(programs, c.db, killAfter, w.Logger)
+			if err != nil {
+				return errors.Join(err, storage.Close())
+			}
+			defer shop.guard.close()
+		}
 
 		if period > 0 {
 			var cancel context.CancelFunc
