@@ -453,6 +453,7 @@ func (s *workshop) run(ctx context.Context, cmd *exec.Cmd, input string, out, er
 	limit, look := time.NewTimer(grace), time.NewTicker(10*time.Millisecond)
 	defer limit.Stop()
 	defer look.Stop()
+	killed := false
 	for end, quiet, gone := ended, said, false; !gone || quiet != nil; {
 		select {
 		case <-end:
@@ -461,10 +462,13 @@ func (s *workshop) run(ctx context.Context, cmd *exec.Cmd, input string, out, er
 			quiet = nil
 		case <-look.C:
 		case <-limit.C:
-			if !gone { // later the number may be another group's
+			if gone || killed { // nobody is left, or nobody who can be killed
+				gone, quiet = true, nil
+			} else {
 				kill(cmd.Process)
+				killed = true
+				limit.Reset(lingerMost)
 			}
-			gone, quiet = true, nil
 		}
 		gone = gone || end == nil && !left(cmd.Process.Pid)
 	}

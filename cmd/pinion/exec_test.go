@@ -17,26 +17,31 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
+// newWorkshop is one in which a program that is to end has a second.
+func newWorkshop(t *testing.T) *workshop {
+	t.Helper()
+	shop, err := openWorkshop(nil, "q.db", time.Second, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shop
+}
+
 // runProgram has a worker run one job by a program, with one attempt unless w says otherwise, and returns the job as it
-// was left. A program that is to end has a second.
-func runProgram(t *testing.T, w *pinion.Worker, shell bool, command string, job *pinion.Job) *pinion.Job {
+// was left.
+func runProgram(t *testing.T, shop *workshop, w *pinion.Worker, shell bool, command string, job *pinion.Job) *pinion.Job {
 	t.Helper()
 	p, err := parseProgram("task="+command, shell)
 	if err != nil {
 		t.Fatal(err)
 	}
-	shop, err := openWorkshop([]*program{p}, "q.db", time.Second, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
 	p.shop = shop
-	defer shop.guard.close()
 	storage := pinion.NewMemoryStorage()
 	defer storage.Close()
 	w.Storage, w.Registry, w.Logger = storage, new(pinion.Registry), slog.New(slog.DiscardHandler)
 	w.Registry.Add(pinion.Task[*pinion.Job]{Name: "task", Run: p.run})
 	if w.Retry == nil {
-		w.Retry = &pinion.RetryPolicy{}
+		w.Retry = new(pinion.RetryPolicy)
 	}
 	job.Task = "task"
 	if err := storage.Enqueue(t.Context(), job); err != nil {
@@ -160,12 +165,17 @@ func TestNoArgumentBreaksOutOfAShellCommand(t *testing.T) {
 			{"(printf '[%s]' \"`printf %s. '{to}'`$((1 + (2)))\" {0} $(echo ')'))", "[" + value + ".3][" + value + "][)]"},
 			{`to=mine; printf '[%s]' "${to}" {{to}} | cat`, "[mine][{to}]"},
 		} {
-			// An array, because a result that is JSON is not a string.
-			job := runProgram(t, new(pinion.Worker), true, `printf x; `+c.command+`; printf x`, &pinion.Job{Args: []any{value}, Kwargs: map[string]any{"to": value}})
-			var got string
-			json.Unmarshal(job.Result, &got)
-			if diff := cmp.Diff("x"+c.want+"x", got); diff != "" {
-				t.Errorf("%s with %q: %s (-want +got):\n%s", c.command, value, job.Error, diff)
+			p, err := parseProgram("task="+c.command, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			argv, err := p.argv(&pinion.Job{Args: []any{value}, Kwargs: map[string]any{"to": value}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput()
+			if diff := cmp.Diff(c.want, string(got)); diff != "" || err != nil {
+				t.Errorf("%s with %q: %v (-want +got):\n%s", c.command, value, err, diff)
 			}
 		}
 	}
@@ -175,8 +185,10 @@ func TestNoArgumentBreaksOutOfAShellCommand(t *testing.T) {
 }
 
 func TestAProgramIsToldItsJob(t *testing.T) {
+	shop := newWorkshop(t)
+	defer shop.guard.close()
 	job := &pinion.Job{Args: []any{1, "<two>"}, Kwargs: map[string]any{"to": "Ada"}, Queue: "mail"}
-	got := runProgram(t, new(pinion.Worker), true, `cat; echo "$PINION_JOB_ID $PINION_TASK $PINION_ATTEMPT $PINION_QUEUE $PINION_RETRY $PINION_NO_RETRY"; pwd; echo "$PINION_DB"`, job)
+	got := runProgram(t, shop, new(pinion.Worker), true, `cat; echo "$PINION_JOB_ID $PINION_TASK $PINION_ATTEMPT $PINION_QUEUE $PINION_RETRY $PINION_NO_RETRY"; pwd; echo "$PINION_DB"`, job)
 	pwd, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -187,13 +199,15 @@ func TestAProgramIsToldItsJob(t *testing.T) {
 	if diff := cmp.Diff(want, text); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	got = runProgram(t, new(pinion.Worker), false, "cat", new(pinion.Job))
+	got = runProgram(t, shop, new(pinion.Worker), false, "cat", new(pinion.Job))
 	if want := `{"args":[],"kwargs":{}}`; string(got.Result) != want {
 		t.Errorf("without arguments: %s, want %s", got.Result, want)
 	}
 }
 
 func TestStandardOutputIsTheResult(t *testing.T) {
+	shop := newWorkshop(t)
+	defer shop.guard.close()
 	large := strings.Repeat("é", resultMost/2)
 	for _, c := range []struct{ text, want string }{
 		{"", ""}, {"\n", ""},
@@ -209,7 +223,7 @@ func TestStandardOutputIsTheResult(t *testing.T) {
 	} {
 		file := filepath.Join(t.TempDir(), "text")
 		write(t, file, c.text)
-		job := runProgram(t, new(pinion.Worker), false, "cat {0}", pinion.NewJob("", file))
+		job := runProgram(t, shop, new(pinion.Worker), false, "cat {0}", pinion.NewJob("", file))
 		if job.Status != pinion.StatusSuccess || string(job.Result) != c.want {
 			t.Errorf("%.40q: %s, %s, result %.60s, want %.60s", c.text, job.Status, job.Error, job.Result, c.want)
 		}
@@ -217,6 +231,8 @@ func TestStandardOutputIsTheResult(t *testing.T) {
 }
 
 func TestAnExitStatusSaysWhatBecameOfAJob(t *testing.T) {
+	shop := newWorkshop(t)
+	defer shop.guard.close()
 	large := strings.Repeat("x", 900_000)
 	for _, c := range []struct {
 		name, command, arg string
@@ -242,7 +258,7 @@ func TestAnExitStatusSaysWhatBecameOfAJob(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := &pinion.Worker{Retry: &pinion.RetryPolicy{MaxRetries: 1, BaseDelay: time.Millisecond}}
-			job := runProgram(t, w, true, c.command, pinion.NewJob("", c.arg))
+			job := runProgram(t, shop, w, true, c.command, pinion.NewJob("", c.arg))
 			if before, after, cut := strings.Cut(c.want, "\n...\n"); cut && strings.HasPrefix(job.Error, before) && strings.HasSuffix(job.Error, after) {
 				c.want = job.Error
 			}
@@ -258,10 +274,11 @@ func TestAnExitStatusSaysWhatBecameOfAJob(t *testing.T) {
 }
 
 func TestAProgramSaysWhenItIsToBeTriedAgain(t *testing.T) {
-	t.Chdir(t.TempDir())
+	shop := newWorkshop(t)
+	defer shop.guard.close()
 	// By the policy it would be in an hour.
 	w := &pinion.Worker{Retry: &pinion.RetryPolicy{MaxRetries: 1, BaseDelay: time.Hour, Cap: time.Hour}}
-	job := runProgram(t, w, true, `[ $PINION_ATTEMPT = 2 ] || { echo come back; echo 0.01; exit $PINION_RETRY; }`, new(pinion.Job))
+	job := runProgram(t, shop, w, true, `[ $PINION_ATTEMPT = 2 ] || { echo come back; echo 0.01; exit $PINION_RETRY; }`, new(pinion.Job))
 	if job.Status != pinion.StatusSuccess || job.Attempts != 2 {
 		t.Errorf("%s after %d attempts: %s", job.Status, job.Attempts, job.Error)
 	}

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -129,6 +131,27 @@ func TestNothingThatACommandStartsOutlivesAKilledWorker(t *testing.T) {
 	}
 }
 
+// The command may be a worker with commands and a guard of its own.
+func TestNothingOutlivesAWorkerWhoseWorkerIsKilled(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "family.sh"), family)
+	finish(t, process(t, dir, "enqueue", "inner", "--db", "q.db"), 0)
+	finish(t, process(t, dir, "enqueue", "family", "--db", "inner.db"), 0)
+	worker, said := process(t, dir), new(bytes.Buffer)
+	worker.Args = append(worker.Args, "worker", "--db", "q.db", "--exec", "inner='"+worker.Path+"' worker --db inner.db --exec 'family=sh family.sh'")
+	worker.Stdout, worker.Stderr = said, said
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, said, func() bool { _, err := os.Stat(filepath.Join(dir, "ready")); return err == nil })
+	family := pids(t, dir, relatives...)
+	if err := worker.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	worker.Wait()
+	await(t, said, func() bool { return len(whoLives(family)) == 0 })
+}
+
 // With its guard dead the kernel still kills the command itself.
 func TestACommandDiesWithItsWorkerEvenUnguarded(t *testing.T) {
 	dir, worker, said := raise(t)
@@ -173,21 +196,34 @@ func TestAShutdownEndsCommandsAndGivesTheirJobsBack(t *testing.T) {
 	}
 }
 
-// familyIn runs the family as a job of runProgram and returns the job with the relatives that still live.
-func familyIn(t *testing.T, w *pinion.Worker, script string) (job *pinion.Job, took time.Duration) {
+// familyIn runs a shell script as a job of runProgram. It calls then, if that is something, when the task has ended:
+// what has left its session may live on for as long as the worker does.
+func familyIn(t *testing.T, w *pinion.Worker, script string, then func()) *pinion.Job {
 	t.Helper()
 	t.Chdir(t.TempDir())
 	write(t, "family.sh", script)
-	began := time.Now()
-	job = runProgram(t, w, false, "sh family.sh", new(pinion.Job))
-	return job, time.Since(began)
+	w.Middleware = func(next pinion.RunFunc) pinion.RunFunc {
+		return func(ctx context.Context, job *pinion.Job) error {
+			err := next(ctx, job)
+			if then != nil {
+				then()
+			}
+			return err
+		}
+	}
+	shop := newWorkshop(t)
+	defer shop.guard.close()
+	return runProgram(t, shop, w, false, "sh family.sh", new(pinion.Job))
 }
 
 func TestATimeoutEndsAllProcessesOfACommand(t *testing.T) {
-	job, _ := familyIn(t, &pinion.Worker{TaskTimeout: 500 * time.Millisecond}, family)
-	// What left the session was spared until the workshop was closed, at the end of runProgram.
+	job := familyIn(t, &pinion.Worker{TaskTimeout: 500 * time.Millisecond}, family, func() {
+		if living := whoLives(pids(t, ".", relatives...)); len(living) > 0 && !slices.Equal(living, []string{"session"}) {
+			t.Errorf("after the task there are still %v", living)
+		}
+	})
 	if living := whoLives(pids(t, ".", relatives...)); len(living) > 0 {
-		t.Errorf("there are still %v", living)
+		t.Errorf("after the worker there are still %v", living)
 	}
 	// It has caught SIGTERM and said that all is well.
 	if want := "timed out after 500ms: exit status 0"; job.Status != pinion.StatusFailed || !strings.HasPrefix(job.Error, want) {
@@ -196,15 +232,15 @@ func TestATimeoutEndsAllProcessesOfACommand(t *testing.T) {
 }
 
 func TestWhoIgnoresSIGTERMIsKilled(t *testing.T) {
-	job, _ := familyIn(t, &pinion.Worker{TaskTimeout: 100 * time.Millisecond}, "trap '' TERM; echo hearing nothing >&2; sleep 600")
+	job := familyIn(t, &pinion.Worker{TaskTimeout: 100 * time.Millisecond}, "trap '' TERM; echo hearing nothing >&2; sleep 600", nil)
 	if want := "timed out after 100ms: killed by signal: killed: hearing nothing"; job.Error != want {
 		t.Errorf("%s: %s, want %s", job.Status, job.Error, want)
 	}
 }
 
 func TestSIGTERMLeavesTimeToTidyUp(t *testing.T) {
-	job, _ := familyIn(t, &pinion.Worker{TaskTimeout: 300 * time.Millisecond},
-		"(trap 'sleep 0.3; echo tidy >tidy; exit' TERM; while :; do sleep 0.01; done) >/dev/null 2>&1 & wait")
+	job := familyIn(t, &pinion.Worker{TaskTimeout: 300 * time.Millisecond},
+		"(trap 'sleep 0.3; echo tidy >tidy; exit' TERM; while :; do sleep 0.01; done) >/dev/null 2>&1 & wait", nil)
 	if want := "timed out after 300ms: killed by signal: terminated"; job.Error != want {
 		t.Errorf("%s: %s, want %s", job.Status, job.Error, want)
 	}
@@ -215,34 +251,64 @@ func TestSIGTERMLeavesTimeToTidyUp(t *testing.T) {
 
 // The slot is free again although somebody holds the pipes.
 func TestBackgroundProcessesDoNotHoldTheSlot(t *testing.T) {
-	for _, c := range []struct{ name, script string }{
-		{"in the group", "sleep 600 & echo $! >pid; echo done"},
-		{"in the group, silent", "sleep 600 >/dev/null 2>&1 & echo $! >pid; echo done"},
-		{"with all pipes", "exec 3<&0; sleep 600 <&3 & echo $! >pid; echo done"},
-		{"in a session of its own", "setsid sh -c 'echo $$ >pid; exec sleep 600' & until [ -s pid ]; do sleep 0.01; done; echo done"},
+	for _, c := range []struct {
+		name, script string
+		escapes      bool // until the worker ends
+	}{
+		{"in the group", "sleep 600 & echo $! >pid; echo done", false},
+		{"in the group, silent", "sleep 600 >/dev/null 2>&1 & echo $! >pid; echo done", false},
+		{"with all pipes", "exec 3<&0; sleep 600 <&3 & echo $! >pid; echo done", false},
+		{"in a session of its own", "setsid sh -c 'echo $$ >pid; exec sleep 600' & until [ -s pid ]; do sleep 0.01; done; echo done", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			job, took := familyIn(t, new(pinion.Worker), c.script)
-			if took > 30*time.Second || job.Status != pinion.StatusSuccess || string(job.Result) != `"done"` {
-				t.Errorf("after %v %s: %s %s", took, job.Status, job.Result, job.Error)
+			ended := false
+			job := familyIn(t, new(pinion.Worker), c.script, func() {
+				ended = true
+				if lives := alive(pids(t, ".", "pid")["pid"]); lives != c.escapes {
+					t.Errorf("after the task the background process lives: %v", lives)
+				}
+			})
+			if !ended || job.Status != pinion.StatusSuccess || string(job.Result) != `"done"` {
+				t.Errorf("%s %s %s", job.Status, job.Result, job.Error)
 			}
-			if living := whoLives(pids(t, ".", "pid")); len(living) > 0 {
-				t.Error("the background process is still there")
+			if alive(pids(t, ".", "pid")["pid"]) {
+				t.Error("after the worker the background process is still there")
 			}
 		})
 	}
 }
 
+func TestAZombieIsNotLeftInAGroup(t *testing.T) {
+	cmd := exec.Command("cat")
+	separate(cmd)
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	if !left(cmd.Process.Pid) {
+		t.Error("a living process is not counted")
+	}
+	stdin.Close()
+	await(t, new(bytes.Buffer), func() bool { return !alive(cmd.Process.Pid) })
+	if left(cmd.Process.Pid) {
+		t.Error("a zombie is counted")
+	}
+}
+
 // What it writes after the command's end is still heard, for a moment.
 func TestALastLineFromTheBackgroundIsHeard(t *testing.T) {
-	job, _ := familyIn(t, new(pinion.Worker), "(sleep 0.1; echo last) & echo first")
+	job := familyIn(t, new(pinion.Worker), "(sleep 0.1; echo last) & echo first", nil)
 	if want := `"first\nlast"`; string(job.Result) != want {
 		t.Errorf("%s: %s %s, want %s", job.Status, job.Result, job.Error, want)
 	}
 }
 
 func TestACommandHasNoTerminalToWaitFor(t *testing.T) {
-	job, _ := familyIn(t, new(pinion.Worker), "read answer </dev/tty || exit 9")
+	job := familyIn(t, new(pinion.Worker), "read answer </dev/tty || exit 9", nil)
 	if !strings.HasPrefix(job.Error, "exit status ") {
 		t.Errorf("%s: %s", job.Status, job.Error)
 	}

@@ -42,6 +42,7 @@ const asVersion = "PINION_TEST_AS_VERSION"
 
 func TestMain(m *testing.M) {
 	os.Unsetenv("PINION_DB")
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // else each process here takes a second to exit
 	if os.Getenv(asCommand) != "" {
 		packaged = os.Getenv(asVersion)
 		main()
