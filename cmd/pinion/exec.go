@@ -148,7 +148,7 @@ func newTemplate(text string) (t template) {
 
 var (
 	blanks  = " \t\n"
-	token   = regexp.MustCompile(`(?s)^(?:[ \t\n]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$|[^ \t\n'"\\$|&;<>()` + "`]+)")
+	token   = regexp.MustCompile(`(?s)^(?:[ \t\n]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$|[^ \t\n'"\\$|&;<>()*` + "`]+)")
 	quoted  = regexp.MustCompile("(?s)" + `\\(?:\n|(["\\$` + "`]))") // what a backslash takes from its meaning between double quotes
 	escapes = regexp.MustCompile(`(?s)\\.`)
 	expands = regexp.MustCompile(`\$[\w{(*@#?!-]|` + "`")
@@ -184,6 +184,9 @@ func splitWords(line string) (words []string, err error) {
 			word.Reset()
 		default:
 			word.WriteString(part)
+		}
+		if meant == "" && !began && (part == "~" || strings.HasPrefix(part, "~/")) {
+			meant = "~"
 		}
 		if meant != "" {
 			return nil, fmt.Errorf("%s means something to a shell only, and there is none; quote it, or add --shell", meant)
@@ -349,7 +352,8 @@ func findPrograms() error {
 		if _, err := exec.LookPath(p.words[0][0]); errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 			return usagef("--exec %s: there is no program %q; install it, or write its path", p.name, p.words[0][0])
 		} else if err != nil {
-			return usagef("--exec %s: %q cannot be run: %v", p.name, p.words[0][0], errors.Unwrap(err))
+			return usagef("--exec %s: %q cannot be run: %v; is it executable (chmod +x), or to be named after an interpreter?",
+				p.name, p.words[0][0], errors.Unwrap(err))
 		}
 	}
 	return nil
@@ -399,6 +403,9 @@ func (p *program) run(ctx context.Context, job *pinion.Job) error {
 		return err
 	case state.ExitCode() != 0:
 		return err
+	}
+	if last := errs.String(); last != "" {
+		p.shop.log.Debug("standard error", "task", p.name, "job", job.ID, "text", last)
 	}
 	if out.beyond > 0 {
 		p.shop.log.Warn("standard output is too long for a result; the rest is dropped", "task", p.name, "job", job.ID, "bytes", out.beyond)
@@ -533,16 +540,19 @@ func (t *tail) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// String is the last lines, as a terminal would show them: of what a progress bar wrote into one line the last.
+// String is the last lines, but for empty ones, as a terminal would show them: of what a progress bar wrote into one line
+// the last.
 func (t *tail) String() string {
 	text := strings.TrimSpace(strings.ToValidUTF8(string(t.text), "\uFFFD"))
 	if _, whole, cut := strings.Cut(text, "\n"); cut && t.before {
 		text = whole
 	}
-	lines := strings.Split(text, "\n")
-	for i, line := range lines {
-		line = strings.TrimRight(line, "\r")
-		lines[i] = line[strings.LastIndexByte(line, '\r')+1:]
+	var lines []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		if line = line[strings.LastIndexByte(line, '\r')+1:]; line != "" {
+			lines = append(lines, line)
+		}
 	}
 	return strings.Join(lines, "\n")
 }

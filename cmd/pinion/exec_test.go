@@ -65,7 +65,7 @@ func TestACommandLineIsSplitAsAShellWould(t *testing.T) {
 	for _, line := range []string{
 		`one`, `  one   two` + "\t three\n", `'single  quoted' "double  quoted"`, `a'b c'd"e f"g`, `'' ""`, `a "" b`, `""a`,
 		`back\ slash \'`, `"a \" b \\ c \$x \` + "`" + `"`, `"keeps \n and \' and $ and a$"`, `'keeps \ and " and $x'`, `a\\b`, "con\\\ntinued",
-		"\"con\\\ntinued\"", "new\nline", `$ a$`, `"it's"`, `'say "yes"'`, `é"ü"\ö`, `a#b`, `{} {0 a{b c}d}`, `'|' "&" \; \<`, `~`, `\a`, `"\a"`, `"\\a"`,
+		"\"con\\\ntinued\"", "new\nline", `$ a$`, `"it's"`, `'say "yes"'`, `é"ü"\ö`, `a#b`, `{} {0 a{b c}d}`, `'|' "&" \; \<`, `'~/a' a~ '*' \*`, `\a`, `"\a"`, `"\\a"`,
 	} {
 		got, err := splitWords(line)
 		if err != nil {
@@ -103,6 +103,8 @@ func TestACommandThatCannotBeMeantIsRefused(t *testing.T) {
 		{`x=echo "${HOME}"`, "${ means"},
 		{"x=echo `date`", "` means"},
 		{`x=echo "$(date)"`, "$( means"},
+		{"x=ls ~/file", "~ means"},
+		{"x=ls *.go", "* means"},
 		{"x={0} file", "the program must be named"},
 		{"x='' file", "the program's name is empty"},
 		{"x=sh -c 'cat {0}'", "could run anything"},
@@ -242,7 +244,7 @@ func TestAnExitStatusSaysWhatBecameOfAJob(t *testing.T) {
 		{"success", "echo warning >&2", "", 1, ""},
 		{"failure", "echo no >&2; exit 3", "", 2, "exit status 3: no"},
 		{"failure without a word", "echo no; exit 1", "", 2, "exit status 1"},
-		{"several lines", "printf 'one\\n\\ntwo\\n\\n' >&2; exit 1", "", 2, "exit status 1: one\n\ntwo"},
+		{"several lines", "printf 'one\\n\\ntwo\\n\\n' >&2; exit 1", "", 2, "exit status 1: one\ntwo"},
 		{"for good", "echo never >&2; exit $PINION_NO_RETRY", "", 1, "exit status 100: never"},
 		{"for now", "echo later >&2; exit $PINION_RETRY", "", 2, "exit status 75: later"},
 		{"a signal", "echo ouch >&2; kill -SEGV $$", "", 2, "killed by signal: segmentation fault: ouch"},

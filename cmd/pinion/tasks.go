@@ -42,6 +42,7 @@ func tasks(c *call) func(context.Context) error {
 		if len(names) == 0 {
 			fmt.Fprintln(c.stderr, "pinion: there are none; name the Go packages that register tasks, as in --import ./tasks, "+
 				"or programs, as in --exec 'pack=gzip -k -- {0}'")
+			return nil
 		}
 		w := c.table()
 		if !c.json {

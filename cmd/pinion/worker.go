@@ -28,8 +28,8 @@ a word of it, are the job's arguments, strings as they are and the rest as JSON;
 one that is missing fails the job for good. {{0}} is {0}. A word stays one word,
 whatever an argument says, but one that begins with - may look like an option:
 write -- before it where the program knows that. There is no shell: quotes work
-as in one, and | > $X and the like need --shell, where arguments remain data:
-do not eval them. The program also gets:
+as in one, and | > * $X and the like need --shell, where arguments remain data:
+do not eval them. There is no terminal either. The program also gets:
 
   standard input    {"args": [...], "kwargs": {...}}; it need not read it
   environment       PINION_JOB_ID, PINION_TASK, PINION_ATTEMPT, PINION_QUEUE,
@@ -37,14 +37,14 @@ do not eval them. The program also gets:
 
 and says by its exit status what has become of the job:
 
-  0                 done; standard output, up to 64 KiB, is the job's result: as
-                    JSON if it is that, else as a string
+  0                 done; standard output is the job's result: as JSON if it is
+                    that, else as a string, and of more than 64 KiB the beginning
   $PINION_NO_RETRY  failed for good, 100: a dead letter at once
   $PINION_RETRY     failed for now, 75 (EX_TEMPFAIL): if the last line on standard
                     output is a TIME, the retry comes then
   any other         failed; retried as the flags say
 
-The error is the exit status and the end of standard error. When a job times out,
+The error is the exit status and the last KiB of standard error. When a job times out,
 is canceled or lost to another worker, its process group gets SIGTERM, and SIGKILL
 after --kill-after; it has failed then, whatever its exit status. What a program
 leaves behind has a second to end. On Linux nothing that it has started outlives
