@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -18,6 +19,14 @@ import (
 
 	"github.com/pinion-queue/pinion"
 )
+
+const statusDetail = `
+OLDEST tells when the oldest pending job was added, JOBS/S how fast jobs finished
+in the last minute, 1H DONE and 1H FAIL how many did in the last hour. SUCCESS and
+FAILED are all finished jobs that are still there: workers keep them for a day.
+It looks at every job, which takes a second or two for each million, and nobody
+waits for it.
+`
 
 func status(c *call) func(context.Context) error {
 	c.storageFlags()
@@ -31,34 +40,93 @@ func status(c *call) func(context.Context) error {
 			if c.json {
 				return c.encode(stats)
 			}
-			w := c.table()
-			row(w, "QUEUE", "PENDING", "RUNNING", "SUCCESS", "FAILED", "OLDEST PENDING")
-			line := func(q pinion.QueueStats) {
-				row(w, q.Queue, strconv.Itoa(q.Pending), strconv.Itoa(q.Running), strconv.Itoa(q.Success),
-					strconv.Itoa(q.Failed), ago(q.Oldest))
+			for _, line := range c.statusLines(&stats, 0) {
+				fmt.Fprintln(c.stdout, line)
 			}
-			total := pinion.QueueStats{Queue: "total"}
-			for _, q := range stats.Queues {
-				line(q)
-				total.Pending += q.Pending
-				total.Running += q.Running
-				total.Success += q.Success
-				total.Failed += q.Failed
-				if total.Oldest.IsZero() || !q.Oldest.IsZero() && q.Oldest.Before(total.Oldest) {
-					total.Oldest = q.Oldest
-				}
-			}
-			if len(stats.Queues) != 1 {
-				line(total)
-			}
-			if err := w.Flush(); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.stdout, "\ndead letters: %d\n", stats.DeadLetters)
 			return nil
 		})
 	}
 }
+
+// counted are the counts of a queue or a task.
+type counted struct {
+	name string
+	pinion.Counts
+}
+
+// busy is by what those come first that are shown where there is not room for all.
+func (c counted) busy() int { return c.Pending + c.Running + c.Minute }
+
+// statusLines are the tables by queue and by task, of at most so many rows each if most is not 0, and what is in all.
+func (c *call) statusLines(stats *pinion.Stats, most int) (lines []string) {
+	var queues, tasks []counted
+	for _, q := range stats.Queues {
+		queues = append(queues, counted{q.Queue, q.Counts})
+	}
+	for _, t := range stats.Tasks {
+		tasks = append(tasks, counted{t.Task, t.Counts})
+	}
+	for i, kind := range [][]counted{queues, tasks} {
+		if i == 1 && len(tasks) == 0 {
+			break // an empty queue has its one table
+		}
+		left := 0
+		if n := len(kind); most > 0 && n > most {
+			slices.SortStableFunc(kind, func(a, b counted) int { return cmp.Compare(b.busy(), a.busy()) })
+			kind, left = kind[:most], n-most
+		}
+		g := c.grid()
+		g.numbers = true
+		g.add([]string{"QUEUE", "TASK"}[i], "PENDING", "OLDEST", "RUNNING", "JOBS/S", "1H DONE", "1H FAIL", "SUCCESS", "FAILED")
+		for _, k := range kind {
+			g.addCounts(k.name, k.Counts)
+		}
+		if i == 0 && len(queues) != 1 {
+			g.addCounts("total", stats.Total)
+		}
+		if i == 1 {
+			lines = append(lines, "")
+		}
+		if lines = append(lines, g.lines()...); left > 0 {
+			lines = append(lines, fmt.Sprintf("and %d more", left))
+		}
+	}
+	style := ""
+	if stats.DeadLetters > 0 {
+		style = red
+	}
+	return append(lines, "", styled(fmt.Sprintf("dead letters: %d", stats.DeadLetters), style, c.colours()))
+}
+
+func (g *grid) addCounts(name string, counts pinion.Counts) {
+	number := func(n int, style string) cell {
+		if n == 0 {
+			style = ""
+		}
+		return cell{strconv.Itoa(n), style}
+	}
+	g.addCells(cell{name, ""}, number(counts.Pending, ""), cell{ago(counts.Oldest), ""}, number(counts.Running, green),
+		cell{perSecond(float64(counts.Minute) / 60), ""}, number(counts.SuccessHour, ""), number(counts.FailedHour, red),
+		number(counts.Success, ""), number(counts.Failed, ""))
+}
+
+// perSecond is a rate in three digits, about.
+func perSecond(rate float64) string {
+	switch {
+	case rate == 0:
+		return "0"
+	case rate < 1:
+		return fmt.Sprintf("%.2f", rate)
+	case rate < 100:
+		return fmt.Sprintf("%.1f", rate)
+	}
+	return fmt.Sprintf("%.0f", rate)
+}
+
+const runningDetail = `
+FOR is how long a job has been running, and WORKER the host and process that
+holds it, or the name that worker was given.
+`
 
 func running(c *call) func(context.Context) error {
 	filter := c.filterFlags()
@@ -67,13 +135,38 @@ func running(c *call) func(context.Context) error {
 	return func(ctx context.Context) error {
 		filter.Status = pinion.StatusRunning
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
-			header := []string{"ID", "TASK", "QUEUE", "ADDED", "ATTEMPT", "HEARTBEAT", "ARGUMENTS"}
+			header := []string{"ID", "TASK", "QUEUE", "WORKER", "FOR", "HEARTBEAT", "ATTEMPT", "ARGUMENTS"}
 			return c.jobs(storage.Jobs(ctx, *filter), header, func(job *pinion.Job) []string {
-				return []string{job.ID, job.Task, job.Queue, ago(job.CreatedAt), strconv.Itoa(job.Attempts),
-					ago(job.HeartbeatAt), clip(arguments(job), 60)}
+				return []string{job.ID, job.Task, job.Queue, holder(job), runningFor(job),
+					ago(job.HeartbeatAt), strconv.Itoa(job.Attempts), clip(arguments(job), 60)}
 			})
 		})
 	}
+}
+
+// holder is a running job's worker, and whether that has been asked to end it.
+func holder(job *pinion.Job) string {
+	if job.Canceled {
+		return cmp.Or(job.Worker, "-") + ", told to end"
+	}
+	return job.Worker
+}
+
+// claimedAt is when a job was claimed. This package's storages number their claims by the microsecond; whether that is
+// what the number of another's means shows by its place between other times.
+func claimedAt(job *pinion.Job) time.Time {
+	if at := time.UnixMicro(job.Claim); !at.Before(job.CreatedAt) && !at.After(job.HeartbeatAt) {
+		return at
+	}
+	return time.Time{}
+}
+
+func runningFor(job *pinion.Job) string {
+	at := claimedAt(job)
+	if at.IsZero() {
+		return ""
+	}
+	return rough(time.Since(at))
 }
 
 func pending(c *call) func(context.Context) error {
@@ -123,8 +216,16 @@ func show(c *call) func(context.Context) error {
 			row(w, "key", job.Key)
 			row(w, "status", string(job.Status))
 			row(w, "attempts", strconv.Itoa(job.Attempts))
+			if job.Status == pinion.StatusRunning {
+				row(w, "worker", holder(job))
+			} else {
+				row(w, "worker", job.Worker)
+			}
 			row(w, "added", moment(job.CreatedAt))
 			row(w, "due", moment(job.RunAt))
+			if at := claimedAt(job); !at.IsZero() {
+				row(w, "claimed", moment(at))
+			}
 			row(w, "heartbeat", moment(job.HeartbeatAt))
 			row(w, "finished", moment(job.FinishedAt))
 			row(w, "result", string(job.Result))
@@ -153,11 +254,12 @@ func (c *call) filterFlags() *pinion.Filter {
 
 // jobs prints a row for each job, or its JSON.
 func (c *call) jobs(jobs iter.Seq2[*pinion.Job, error], header []string, cells func(*pinion.Job) []string) error {
-	w := c.table()
+	g := c.grid()
 	n := 0
 	for job, err := range jobs {
 		if err != nil {
-			return errors.Join(w.Flush(), err)
+			c.print(g)
+			return err
 		}
 		if c.json {
 			if err := c.encode(job); err != nil {
@@ -166,19 +268,18 @@ func (c *call) jobs(jobs iter.Seq2[*pinion.Job, error], header []string, cells f
 			continue
 		}
 		if n == 0 {
-			row(w, header...)
+			g.add(header...)
 		}
-		row(w, cells(job)...)
+		g.add(cells(job)...)
 		if n++; n%1000 == 0 { // until then it is kept in memory
-			if err := w.Flush(); err != nil {
-				return err
-			}
+			c.print(g)
 		}
 	}
 	if n == 0 && !c.json {
 		fmt.Fprintln(c.stderr, "pinion: there are none")
 	}
-	return w.Flush()
+	c.print(g)
+	return nil
 }
 
 // encode prints v as one line of JSON, in which what a terminal might obey is escaped: JSON itself lets some of it be.
@@ -270,19 +371,21 @@ func ago(t time.Time) string {
 		return ""
 	}
 	d := time.Since(t)
-	var text string
-	switch long := d.Abs(); {
-	case long < time.Minute:
-		text = fmt.Sprintf("%ds", long/time.Second)
-	case long < time.Hour:
-		text = fmt.Sprintf("%dm", long/time.Minute)
-	case long < 48*time.Hour:
-		text = fmt.Sprintf("%dh", long/time.Hour)
-	default:
-		text = fmt.Sprintf("%dd", long/(24*time.Hour))
-	}
 	if d < 0 {
-		return "in " + text
+		return "in " + rough(-d)
 	}
-	return text + " ago"
+	return rough(d) + " ago"
+}
+
+// rough is a time in its largest unit.
+func rough(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }

@@ -29,6 +29,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	removeTemporary()
 	out := bufio.NewWriter(stdout)
 	c := &call{stdin: stdin, stdout: out, stderr: stderr, terminal: isTerminal(stdout)}
+	if c.terminal {
+		c.screen = stdout.(*os.File)
+	}
 	err := c.run(ctx, args)
 	c.patient(false)
 	if failed := out.Flush(); err == nil && failed != nil {
@@ -107,8 +110,8 @@ func commands() []command {
 		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input", enqueueDetail, enqueueExamples, enqueue},
 		{"worker", "", "run jobs with the tasks of Go packages, or with programs", workerDetail, workerExamples, worker},
 		{"tasks", "", "list the tasks that a worker would know", tasksDetail, tasksExamples, tasks},
-		{"status", "", "count the jobs by queue and status", "", "pinion status --db q.db", status},
-		{"running", "", "list the jobs that a worker holds", "", "pinion running --db q.db --queue mail", running},
+		{"status", "", "count the jobs by queue, task and status", statusDetail, "pinion status --db q.db", status},
+		{"running", "", "list the jobs that workers hold", runningDetail, "pinion running --db q.db --queue mail", running},
 		{"pending", "", "list the jobs that wait, oldest first", "", "pinion pending --db q.db --limit 20", pending},
 		{"show", "ID", "tell everything about one job", "", "pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db", show},
 		{"wait", "ID...", "wait until jobs have ended, and print their results", waitDetail, waitExamples, wait},
@@ -142,6 +145,7 @@ type call struct {
 	stdin    io.Reader
 	stdout   *bufio.Writer // results
 	terminal bool          // that is what they go to
+	screen   *os.File      // the terminal, or nil
 	stderr   io.Writer     // everything else
 	flags    *flag.FlagSet
 	operands []string

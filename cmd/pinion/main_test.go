@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts plays testdata/*.txt, sessions in a directory of their own that begins empty. After a line "$ command"
 // comes what is to be printed: standard output, then standard error with "! " before each line, then the exit status
-// if it is not 0. In it {age}, {time} and {any} stand for what they say, and any other {name} for an id, which $name
+// if it is not 0. In it {age}, {time}, {worker} and {any} stand for what they say, and any other {name} for an id, which $name
 // repeats. Words are quoted as in a shell, $'…' with Go's escapes. Lines with # are comments.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -98,9 +98,10 @@ var (
 	placeholder = regexp.MustCompile(`\\\{([a-z]+)\\\}`)
 	alignment   = regexp.MustCompile(` {2,}`) // is not what a placeholder would make of it
 	patterns    = map[string]string{
-		"age":  `(?:in )?\d+[smhd](?: ago)?`,
-		"time": `\d{4}-\d\d-\d\dT\S+`,
-		"any":  `.*`,
+		"age":    `(?:in )?\d+[smhd](?: ago)?`,
+		"time":   `\d{4}-\d\d-\d\dT\S+`,
+		"any":    `.*`,
+		"worker": `\S+:\d+`,
 	}
 )
 

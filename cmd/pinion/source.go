@@ -15,12 +15,15 @@ import "embed"
 //go:embed exec_other.go
 //go:embed exec_unix.go
 //go:embed flags.go
+//go:embed grid.go
 //go:embed guard_linux.go
 //go:embed guard_other.go
 //go:embed look.go
 //go:embed main.go
 //go:embed process_other.go
 //go:embed process_unix.go
+//go:embed size_other.go
+//go:embed size_unix.go
 //go:embed tasks.go
 //go:embed terminal.go
 //go:embed upgrade.go
