@@ -23,12 +23,12 @@ func TestNothingIsLostWhenNoFileMayGrow(t *testing.T) {
 				s.shortenLog()
 				info, err := os.Stat(path + "-wal")
 				if err != nil {
-					t.Fatal(err)
+					s.Fatal(err)
 				}
-				limit(t, uint64(info.Size()+left))
+				limit(s.T, uint64(info.Size()+left))
 				s.sleep(time.Second) // in which the rest is used up
 				s.during(14*time.Second+time.Duration(i)*350*time.Millisecond, "the disk is full, or this user's share of it")
-				limit(t, math.MaxUint64)
+				limit(s.T, math.MaxUint64)
 				s.sleep(15 * time.Second)
 			}
 		})

@@ -1589,6 +1589,8 @@ func explain(err error) error {
 		return fmt.Errorf("it is not a SQLite database: %w", err)
 	case isCode(err, codeReadOnly):
 		return fmt.Errorf("the file or its folder is read-only for this user: %w", err)
+	case isCode(err, codeCantOpen):
+		return fmt.Errorf("the file cannot be opened; it is missing, its folder cannot be written, or this user may not use it: %w", err)
 	case isCode(err, codeFull):
 		return fmt.Errorf("the disk is full; nothing can be stored until there is room: %w", err)
 	case isCode(err, codeIOErr):
