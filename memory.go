@@ -384,7 +384,7 @@ func (s *MemoryStorage) ReapStale(ctx context.Context, visibility time.Duration)
 	}
 	err = s.do(ctx, func() {
 		for _, rec := range s.running {
-			if now.Sub(rec.HeartbeatAt) > visibility {
+			if now.Sub(rec.HeartbeatAt).Abs() > visibility {
 				if reaped++; rec.Canceled {
 					s.cancelLocked(rec)
 					continue

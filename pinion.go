@@ -171,9 +171,9 @@ type Storage interface {
 	// Heartbeat prolongs the claims.
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// ReapStale returns to PENDING, with the Error "lease expired", the jobs whose last heartbeat was more than
-	// visibility before the moment of the call: at once the first time, and from a job's second reaping on due at
-	// a random moment within Attempts × visibility, so that jobs which merely ran beside one that kills its
-	// process do not share its fate again and again. It reports how many.
+	// visibility before the moment of the call (or as far after it: the clock was set back): at once the first time,
+	// and from a job's second reaping on due at a random moment within Attempts × visibility, so that jobs which
+	// merely ran beside one that kills its process do not share its fate again and again. It reports how many.
 	ReapStale(ctx context.Context, visibility time.Duration) (int, error)
 	// Size counts the PENDING jobs.
 	Size(ctx context.Context) (int, error)

@@ -1237,23 +1237,24 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 // ReapStale takes back lost leases (see [Storage]) and prunes some of what was finished longer ago than Retention.
 // When there is neither, it takes no lock.
 func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
-	const stale = ` FROM jobs INDEXED BY jobs_running WHERE status='RUNNING' AND coalesce(heartbeat_at, 0)<?`
+	const stale = ` FROM jobs INDEXED BY jobs_running WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
 	if s.opts.ReadOnly {
 		return 0, wrap("reap", errReadOnly)
 	}
 	now := time.Now()
 	before := seconds(now.Add(-visibility))
-	if first, err := s.look(ctx, "reap", `SELECT 1`+stale+` LIMIT 1`, before); err != nil || first == nil {
+	ahead := func(now time.Time) float64 { return seconds(now.Add(visibility)) } // before the clock was set back
+	if first, err := s.look(ctx, "reap", `SELECT 1`+stale+` LIMIT 1`, before, ahead(now)); err != nil || first == nil {
 		return 0, cmp.Or(err, s.pruneOld(ctx, now))
 	}
 	err = s.do(ctx, "reap", func() {
 		s.w.look = true
-		reaped = s.w.exec(cancelRow+` WHERE rowid IN (SELECT rowid`+stale+` AND cancel<>0)`, ErrCanceled.Error(), seconds(s.w.now), before)
+		reaped = s.w.exec(cancelRow+` WHERE rowid IN (SELECT rowid`+stale+` AND cancel<>0)`, ErrCanceled.Error(), seconds(s.w.now), before, ahead(s.w.now))
 		// At most a thousand periods, so that nobody waits for ever; random() is any int64. In whole microseconds, as
 		// all times are: the clock of the claims has no others.
 		reaped += s.w.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1, future=reaped>0, run_at=CASE reaped
 			WHEN 0 THEN 0 ELSE (? + abs(random() % (min(max(attempts, 1), 1000) * ? + 1))) / 1e6 END
-			WHERE rowid IN (SELECT rowid`+stale+`)`, s.w.now.UnixMicro(), max(visibility.Microseconds(), 0), before)
+			WHERE rowid IN (SELECT rowid`+stale+`)`, s.w.now.UnixMicro(), max(visibility.Microseconds(), 0), before, ahead(s.w.now))
 	})
 	if err != nil {
 		return 0, err
