@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -675,6 +676,122 @@ func TestWithoutReleaserAnInterruptedAttemptCounts(t *testing.T) {
 		}
 		if m := run.metrics(); m.Processed != 0 {
 			t.Errorf("%d attempts are counted as ended, want none", m.Processed)
+		}
+	})
+}
+
+// A ctx may end in other ways than by being cancelled.
+func TestADeadlineOfItsContextStopsARunCleanly(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, errors.New("a cause of its own"))
+		defer cancel()
+		worker := &Worker{}
+		run := t.begin(worker, func(context.Context) error { return worker.Run(ctx) }, t.task("a", func(ctx context.Context, _ *Job) error {
+			return sleeping(ctx, 5*time.Second)
+		}))
+		id := t.enqueue("a")[0]
+		if err := run.wait(); err != nil || !about(run.at, 5*time.Second) {
+			t.Errorf("Run returned %v after %v; want nil when the task has ended, after 5s", err, run.at)
+		}
+		if job := t.get(id); job.Status != StatusSuccess {
+			t.Errorf("the job is %s, want SUCCESS", job.Status)
+		}
+	})
+}
+
+func TestAnIdleWorkerInTroubleWithItsStorageStopsAtOnce(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		overStorages(t, func(t *scene) {
+			broken := &failing{tended: t.storage, hangs: hangs}
+			broken.fail("Dequeue", "Prefetch", "ReapStale", "Heartbeat")
+			run := t.run(&Worker{Storage: broken})
+			t.sleep(3500 * time.Millisecond)
+			run.stop()
+			if err := run.wait(); err != nil || run.at != 3500*time.Millisecond {
+				t.Errorf("everything fails (hangs: %v): Run returned %v after %v; want nil at once, after 3.5s", hangs, err, run.at)
+			}
+		})
+	}
+}
+
+func TestAFileThatCannotBeWrittenAtTheShutdownDelaysRunNoLongerThanASlowTask(t *testing.T) {
+	for name, trouble := range map[string]func(t *scene, path string) (mend func()){
+		"the lock is held": func(t *scene, path string) func() { return otherProgram(t.T, path).lock() },
+		"the file is moved away": func(t *scene, path string) func() {
+			rename(t.T, path, path+".aside")
+			return func() { rename(t.T, path+".aside", path) }
+		},
+	} {
+		if runtime.GOOS == "windows" && name == "the file is moved away" {
+			continue
+		}
+		inBubble(t, nil, func(t *scene) {
+			task := t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 3*time.Second) })
+			run := t.run(&Worker{}, task)
+			id := t.enqueue("a")[0]
+			t.sleep(time.Second)
+			if job := t.get(id); job.Status != StatusRunning {
+				t.Fatalf("the job is %s", job.Status)
+			}
+			idle := t.run(&Worker{Queues: []string{"none"}})
+			mend := trouble(t, t.storage.(*SQLiteStorage).path)
+			t.sleep(time.Second)
+			late := t.run(&Worker{Queues: []string{"none"}}) // whose first look for lost leases is in trouble
+			t.sleep(500 * time.Millisecond)
+			run.stop()
+			idle.stop()
+			late.stop()
+			for _, r := range []*runningWorker{idle, late} {
+				if err := r.wait(); err != nil || (r.at-2500*time.Millisecond).Abs() > 2*lockRetry {
+					t.Errorf("%s: Run of an idle worker returned %v after %v; want nil at once, after 2.5s", name, err, r.at)
+				}
+			}
+			err := run.wait()
+			if err == nil || !strings.Contains(err.Error(), "1 jobs could not be recorded") || (run.at-13500*time.Millisecond).Abs() > 2*lockRetry {
+				t.Errorf("%s: Run returned %v after %v; want an error that says that an end was not recorded, after 13.5s", name, err, run.at)
+			}
+			mend()
+			t.run(&Worker{}, task)
+			t.sleep(30 * time.Second)
+			if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 2 {
+				t.Errorf("%s: after that the job is %s after %d attempts; want SUCCESS after 2", name, job.Status, job.Attempts)
+			}
+		})
+	}
+}
+
+func TestAWorkerMayRunAgainWhileATaskOfItsLastRunStillHangs(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		unblock := make(chan struct{})
+		hung := false
+		worker := &Worker{Concurrency: 1}
+		task := t.task("a", func(context.Context, *Job) error {
+			if !hung {
+				hung = true
+				<-unblock
+			}
+			return nil
+		})
+		id := t.enqueue("a")[0]
+		run := t.run(worker, task)
+		t.sleep(time.Second)
+		run.stop()
+		if err := run.wait(); err == nil || !strings.Contains(err.Error(), "a (job "+id+")") {
+			t.Errorf("Run returned %v; want the task named", err)
+		}
+		again := t.run(worker)
+		t.sleep(30 * time.Second)
+		if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 2 {
+			t.Errorf("the job is %s after %d attempts; want SUCCESS after 2", job.Status, job.Attempts)
+		}
+		close(unblock)
+		t.sleep(time.Second)
+		if m := worker.Metrics(); m.Succeeded != 1 || m.Running != 0 {
+			t.Errorf("%d succeeded and %d run; want 1 and none", m.Succeeded, m.Running)
+		}
+		again.stop()
+		if err := again.wait(); err != nil {
+			t.Errorf("the second Run returned %v", err)
 		}
 	})
 }
