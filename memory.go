@@ -389,9 +389,9 @@ func (s *MemoryStorage) ReapStale(ctx context.Context, visibility time.Duration)
 					s.cancelLocked(rec)
 					continue
 				}
-				rec.Error = "lease expired"
+				rec.Error, rec.RunAt = "lease expired", time.Time{}
 				if rec.reaped++; rec.reaped > 1 {
-					spread := min(float64(rec.Attempts)*float64(visibility), math.MaxInt64/2) // a float does not overflow
+					spread := min(float64(rec.Attempts)*float64(max(visibility, 0)), math.MaxInt64/2) // a float does not overflow
 					rec.RunAt = microTime(now.Add(time.Duration(rand.Float64() * spread)))
 				}
 				s.moveLocked(rec, StatusPending)
@@ -406,7 +406,7 @@ func (s *MemoryStorage) Prune(ctx context.Context, before time.Time) (pruned int
 	for n := 1000; n == 1000 && err == nil; pruned += n {
 		n = 0
 		err = s.do(ctx, func() {
-			for ; n < 1000 && len(s.finished) > 0 && s.finished[0].FinishedAt.Before(before); n++ {
+			for ; n < 1000 && len(s.finished) > 0 && s.finished[0].FinishedAt.Before(microTime(before)); n++ {
 				delete(s.jobs, heap.Pop(&s.finished).(*record).ID)
 			}
 			if len(s.all) > 2*len(s.jobs) { // sweep seldom: it goes through them all
@@ -481,6 +481,7 @@ func (s *MemoryStorage) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, erro
 
 // DeadLetters implements [Inspector].
 func (s *MemoryStorage) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+	f.Status = ""
 	return s.list(ctx, f, (*[]*record)(&s.dead), func(rec *record) int64 { return rec.rank })
 }
 
@@ -535,6 +536,7 @@ func (s *MemoryStorage) Purge(ctx context.Context, f Filter) (int, error) {
 
 // unbury takes out of dead what matches f and what verb does not decline, the oldest first, and reports how many.
 func (s *MemoryStorage) unbury(ctx context.Context, f Filter, verb func(*record) bool) (n int, err error) {
+	f.Status = ""
 	err = s.do(ctx, func() {
 		s.dead = slices.DeleteFunc(s.dead, func(rec *record) bool {
 			if f.Limit > 0 && n == f.Limit || !f.match(rec) || !verb(rec) {

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"modernc.org/sqlite"
 )
@@ -779,7 +780,7 @@ func accept(rows []newRow) {
 func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	rows, err := newRows(jobs)
 	if err != nil || len(rows) == 0 {
-		return err
+		return cmp.Or(s.reader(ctx).nameHolder(err), ctx.Err(), s.reader(ctx).err)
 	}
 	var duplicate error
 	err = s.do(ctx, "enqueue", func() {
@@ -867,11 +868,23 @@ func (q *session) nameDuplicate(rows []newRow) {
 		if q.value(`SELECT 1 FROM jobs WHERE id=?`, r.id) != nil {
 			q.fail(&DuplicateError{ID: r.id})
 		}
-		if holder := q.value(`SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING')`, r.key); holder != nil {
+		if holder := q.value(holderOf, r.key); holder != nil {
 			q.fail(&DuplicateError{ID: text(holder), Key: r.job.Key})
 		}
 	}
 	q.fail(refused)
+}
+
+const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING')`
+
+// nameHolder has the error about a Key that a batch gives twice name the job that holds it already, if one does.
+func (q *session) nameHolder(err error) error {
+	if d, ok := errors.AsType[*DuplicateError](err); ok && d.Key != "" {
+		if holder := q.value(holderOf, d.Key); holder != nil {
+			d.ID = text(holder)
+		}
+	}
+	return err
 }
 
 // EnqueueTx stores the jobs inside a transaction of the user's: they come to be when tx commits, which wakes
@@ -882,7 +895,7 @@ func (q *session) nameDuplicate(rows []newRow) {
 func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job) error {
 	rows, err := newRows(jobs)
 	if err != nil || len(rows) == 0 {
-		return err
+		return s.reader(ctx).nameHolder(err) // not by tx, in which a read that comes first may forbid the write
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -1346,11 +1359,14 @@ func (f Filter) where() (conditions string, args []any, err error) {
 	if f.Queue != "" {
 		conditions, args = conditions+" AND queue=?", append(args, f.Queue)
 	}
-	if f.Task != "" {
+	if f.Task != "" && !strings.ContainsFunc(f.Task, func(r rune) bool { return r >= utf8.RuneSelf }) {
 		conditions, args = conditions+" AND func_name=? COLLATE NOCASE", append(args, f.Task)
 	}
 	return conditions, args, nil
 }
+
+// task compares a name as SQLite, which knows the case of ASCII letters only, cannot.
+func (f Filter) task(name string) bool { return f.Task == "" || strings.EqualFold(name, f.Task) }
 
 // list pages through a table by its rowid, so that no read transaction stays open while the caller thinks.
 func (s *SQLiteStorage) list(ctx context.Context, selected string, f Filter) iter.Seq2[*Job, error] {
@@ -1363,12 +1379,15 @@ func (s *SQLiteStorage) list(ctx context.Context, selected string, f Filter) ite
 		query := `SELECT seq, ` + selected + `WHERE ` + seq + `>?` + conditions + ` ORDER BY ` + seq + ` LIMIT 200`
 		for after, n, more := int64(math.MinInt64), 0, true; more && err == nil; {
 			var page []*Job
+			read := 0
 			q := s.reader(ctx)
 			for v := range q.rows(query, append([]any{after}, args...)...) {
 				rowid, job, _ := jobOf(v)
-				page, after = append(page, job), rowid
+				if after, read = rowid, read+1; f.task(job.Task) {
+					page = append(page, job)
+				}
 			}
-			err, more = wrap("list", q.err), len(page) == 200
+			err, more = wrap("list", q.err), read == 200
 			for _, job := range page {
 				if n++; err == nil && (!yield(job, nil) || n == f.Limit) {
 					return
@@ -1413,8 +1432,10 @@ func (s *SQLiteStorage) tend(ctx context.Context, name string, f Filter, verb fu
 	}
 	err = s.do(ctx, name, func() {
 		var rowids []any
-		for v := range s.w.rows(`SELECT rowid FROM dlq WHERE 1`+conditions+` ORDER BY rowid`, args...) {
-			rowids = append(rowids, v[0])
+		for v := range s.w.rows(`SELECT rowid, func_name FROM dlq WHERE 1`+conditions+` ORDER BY rowid`, args...) {
+			if f.task(text(v[1])) {
+				rowids = append(rowids, v[0])
+			}
 		}
 		n = 0
 		for _, rowid := range rowids {
