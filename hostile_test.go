@@ -209,3 +209,82 @@ func FuzzRows(f *testing.F) {
 		all()
 	})
 }
+
+// hostileTexts are what no name should be, and what nothing forbids.
+var hostileTexts = map[string]string{
+	"quotes":           `'";--` + "`\\",
+	"lines and tabs":   "a\r\n\tb",
+	"escapes":          "\x1b[2J\x1b]0;title\a\u009b31m",
+	"text turned back": "\u202Eabc\u2066",
+	"a NUL":            "a\x00b",
+	"only a NUL":       "\x00",
+	"1 MB":             strings.Repeat("ä\x1b", 350_000),
+	"no character":     "\uFFFE\uFFFF",
+	"patterns":         "%_*?[a",
+}
+
+func TestHostileTextIsStoredAsItIsInEveryPlace(t *testing.T) {
+	for name, s := range map[string]interface {
+		Storage
+		Inspector
+	}{"memory": NewMemoryStorage(), "SQLite": func() *SQLiteStorage { s, _ := newSQLite(t); return s }()} {
+		t.Run(name, func(t *testing.T) {
+			mustEnqueue(t, s, &Job{ID: "a", Task: "a", Queue: "a", Key: "a"})
+			for name, text := range hostileTexts {
+				ctx := t.Context()
+				job := &Job{ID: text, Task: text, Queue: text, Key: text}
+				if len(text) < 100_000 {
+					job.Args, job.Kwargs = []any{text}, map[string]any{text: text}
+				}
+				mustEnqueue(t, s, job)
+				if err := s.Enqueue(ctx, &Job{Task: "t", Key: text}); !errors.Is(err, ErrDuplicate) {
+					t.Errorf("%s: the key twice: %v, want ErrDuplicate", name, err)
+				}
+				claimed := dueNow(t, s, 9, text)
+				if len(claimed) != 1 {
+					t.Fatalf("%s: %d jobs in the queue", name, len(claimed))
+				}
+				if err := s.MarkFailed(ctx, claimed[0], errors.New(text), time.Now()); err != nil {
+					t.Fatal(err)
+				}
+				again := dueNow(t, s, 9, text)[0]
+				if want := errorText(errors.New(text)); again.Error != want || len(want) > 16<<10 {
+					t.Errorf("%s: the error has %d bytes, want %d", name, len(again.Error), len(want))
+				}
+				if err := s.DeadLetter(ctx, again, errors.New(text)); err != nil {
+					t.Fatal(err)
+				}
+				for what, f := range map[string]Filter{"id": {IDs: []string{text}}, "task": {Task: text}, "queue": {Queue: text}} {
+					for _, listing := range []iter.Seq2[*Job, error]{s.Jobs(ctx, f), s.DeadLetters(ctx, f)} {
+						n := 0
+						for got, err := range listing {
+							if n++; err != nil || got.ID != text || got.Task != text || got.Queue != text || got.Key != text {
+								t.Errorf("%s: by %s: %.200v, %v", name, what, got, err)
+							}
+							if job.Args != nil && (len(got.Args) != 1 || len(got.Kwargs) != 1) {
+								t.Errorf("%s: arguments %v %v", name, got.Args, got.Kwargs)
+							}
+						}
+						if n != 1 {
+							t.Errorf("%s: by %s there are %d, want 1", name, what, n)
+						}
+					}
+				}
+				if got, err := s.Get(ctx, text); err != nil || got.ID != text {
+					t.Errorf("%s: Get: %v", name, err)
+				}
+				if n, err := s.Replay(ctx, Filter{IDs: []string{text}}); n != 1 || err != nil {
+					t.Errorf("%s: Replay: %d, %v", name, n, err)
+				}
+				if done := dueNow(t, s, 9, text); len(done) != 1 {
+					t.Errorf("%s: %d jobs after the replay", name, len(done))
+				} else if lost, err := s.MarkDone(ctx, done...); len(lost) > 0 || err != nil {
+					t.Errorf("%s: MarkDone: %v, %v", name, lost, err)
+				}
+			}
+			if got := tasksOf(dueNow(t, s, 9)); got != "a" {
+				t.Errorf("the job beside them is %q", got)
+			}
+		})
+	}
+}

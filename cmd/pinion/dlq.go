@@ -44,7 +44,7 @@ func dlqList(c *call) func(context.Context) error {
 			header := []string{"ID", "TASK", "ARGUMENTS", "ATTEMPTS", "FAILED", "ERROR"}
 			return c.jobs(storage.DeadLetters(ctx, *filter), header, func(job *pinion.Job) []string {
 				first, _, _ := strings.Cut(job.Error, "\n")
-				return []string{job.ID, job.Task, clip(arguments(job), 40), strconv.Itoa(job.Attempts),
+				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(arguments(job), 40), strconv.Itoa(job.Attempts),
 					ago(job.FinishedAt), clip(first, 80)}
 			})
 		})

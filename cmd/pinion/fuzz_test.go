@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"maps"
+	"math/rand"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -143,6 +144,48 @@ func fuzzCall(t *testing.T, template []byte, args []string, stdin, stored string
 	if after := filesIn(t, "."); !maps.Equal(before, after) {
 		t.Errorf("exit status %d; the files were %v and are %v, or their contents have changed", status,
 			slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after)))
+	}
+}
+
+// A table must stay one that people can read, whatever is in the queue.
+func TestListingsOfHugeTextHaveLinesOfABoundedLength(t *testing.T) {
+	t.Chdir(t.TempDir())
+	s, err := pinion.OpenSQLite(t.Context(), "q.db", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	huge := strings.Repeat("\x1b\u202e", 250_000)
+	for _, end := range []func(*pinion.Job) error{
+		func(j *pinion.Job) error { return s.DeadLetter(t.Context(), j, errors.New(huge)) },
+		func(*pinion.Job) error { return nil },
+		func(j *pinion.Job) error { return s.Release(t.Context(), j) },
+	} {
+		err := s.Enqueue(t.Context(), &pinion.Job{ID: huge + strconv.Itoa(rand.Int()), Task: huge, Queue: huge, Key: huge + strconv.Itoa(rand.Int()), Args: []any{huge[:100_000]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs, err := s.Dequeue(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := end(jobs[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"status", "pending", "running", "dlq-list"} {
+		var stdout, stderr bytes.Buffer
+		if status := run(t.Context(), []string{command, "--db", "q.db"}, nil, &stdout, &stderr); status != 0 {
+			t.Errorf("%s: exit status %d\n%.500s", command, status, &stderr)
+		}
+		printsSafely(t, command, stdout.String())
+		for line := range strings.Lines(stdout.String()) {
+			if len(line) > 3000 {
+				t.Errorf("%s prints a line of %d bytes", command, len(line))
+			}
+		}
 	}
 }
 

@@ -79,7 +79,7 @@ func (c *call) statusLines(stats *pinion.Stats, most int) (lines []string) {
 		g.numbers = true
 		g.add([]string{"QUEUE", "TASK"}[i], "PENDING", "OLDEST", "RUNNING", "JOBS/S", "1H DONE", "1H FAIL", "SUCCESS", "FAILED")
 		for _, k := range kind {
-			g.addCounts(k.name, k.Counts)
+			g.addCounts(clip(k.name, 60), k.Counts)
 		}
 		if i == 0 && len(queues) != 1 {
 			g.addCounts("total", stats.Total)
@@ -137,7 +137,7 @@ func running(c *call) func(context.Context) error {
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
 			header := []string{"ID", "TASK", "QUEUE", "WORKER", "FOR", "HEARTBEAT", "ATTEMPT", "ARGUMENTS"}
 			return c.jobs(storage.Jobs(ctx, *filter), header, func(job *pinion.Job) []string {
-				return []string{job.ID, job.Task, job.Queue, holder(job), runningFor(job),
+				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), clip(holder(job), 60), runningFor(job),
 					ago(job.HeartbeatAt), strconv.Itoa(job.Attempts), clip(arguments(job), 60)}
 			})
 		})
@@ -182,7 +182,7 @@ func pending(c *call) func(context.Context) error {
 				if job.RunAt.After(time.Now()) {
 					due = ago(job.RunAt)
 				}
-				return []string{job.ID, job.Task, job.Queue, strconv.Itoa(job.Priority), ago(job.CreatedAt),
+				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), strconv.Itoa(job.Priority), ago(job.CreatedAt),
 					strconv.Itoa(job.Attempts), due, clip(arguments(job), 60)}
 			})
 		})
