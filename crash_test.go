@@ -164,7 +164,7 @@ func TestCrashWhileMigrating(t *testing.T) {
 	for round := range max(3, *crashKills/10) {
 		path := filepath.Join(t.TempDir(), "q.db")
 		execScript(t, path, crashFile+`INSERT INTO jobs SELECT 'n' || value, 'quick', '[1, 0]', '{}', 'PENDING', 0, 1700000000.5, NULL, NULL
-			FROM (WITH RECURSIVE n(value) AS (VALUES (1) UNION ALL SELECT value+1 FROM n WHERE value<20000) SELECT value FROM n);`)
+			FROM (WITH RECURSIVE n(value) AS (VALUES (1) UNION ALL SELECT value+1 FROM n WHERE value<4000) SELECT value FROM n);`)
 		before, others := values(t, path, python), foreign(t, path)
 		if err := crashlab.KillOpening(t.Context(), path, t.TempDir(), seed+uint64(round), 3); err != nil {
 			t.Errorf("the laboratory: %v", err)
@@ -183,14 +183,14 @@ func TestCrashWhileMigrating(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n, err := s.Size(t.Context()); n != 20000 || err != nil {
-			t.Errorf("%d jobs are pending, want 20000, %v", n, err)
+		if n, err := s.Size(t.Context()); n != 4000 || err != nil {
+			t.Errorf("%d jobs are pending, want 4000, %v", n, err)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		if diff := cmp.Diff(before, values(t, path, python)); diff != "" {
-			t.Errorf("the jobs (-before +after):\n%s", diff)
+		if after := values(t, path, python); !slices.Equal(before, after) { // only then: it takes its time
+			t.Errorf("the jobs (-before +after):\n%s", cmp.Diff(before, after))
 		}
 		if diff := cmp.Diff(others, foreign(t, path)); diff != "" {
 			t.Errorf("foreign rows (-before +after):\n%s", diff)

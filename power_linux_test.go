@@ -2,8 +2,10 @@ package pinion_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -157,25 +158,19 @@ func record(t *testing.T, synchronous string) []fileCall {
 	return parseTrace(t, read(t, trace), dir)
 }
 
-var (
-	wholeCall   = regexp.MustCompile(`^(\d+) +(\w+)\((.*)\) += (-?\d+|\?)`)
-	begunCall   = regexp.MustCompile(`^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$`)
-	resumedCall = regexp.MustCompile(`^(\d+) +<\.\.\. (\w+) resumed>(.*)\) += (-?\d+|\?)`)
-	quotedHex   = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?`)
-	descriptor  = regexp.MustCompile(`^-?\w+<((?:\\x[0-9a-f]{2})*)>`)
-)
-
-func unhex(t *testing.T, s string) []byte {
+// bytesOf returns the bytes of the first text in an argument list, as strace -xx writes them, and what comes after it.
+func bytesOf(t *testing.T, args, opening, closing string) (text []byte, rest string, found bool) {
 	t.Helper()
-	text := make([]byte, 0, len(s)/4)
-	for i := 0; i < len(s); i += 4 {
-		n, err := strconv.ParseUint(s[i+2:i+4], 16, 8)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text = append(text, byte(n))
+	_, rest, found = strings.Cut(args, opening)
+	if !found {
+		return nil, args, false
 	}
-	return text
+	quoted, rest, _ := strings.Cut(rest, closing)
+	text, err := hex.DecodeString(strings.ReplaceAll(quoted, `\x`, ""))
+	if err != nil {
+		t.Fatalf("the record has %.100q, which is not hexadecimal", quoted)
+	}
+	return text, rest, true
 }
 
 // parseTrace finds in strace's output the calls on the files of a folder. What it does not know is an error, so that
@@ -188,34 +183,35 @@ func parseTrace(t *testing.T, trace, dir string) (calls []fileCall) {
 	}
 	open := make(map[string]begun)
 	for line := range strings.Lines(trace) {
-		line = strings.TrimSuffix(line, "\n")
-		var thread, verb, args, result string
+		thread, line, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		line = strings.TrimLeft(line, " ")
 		began := len(calls)
-		if m := begunCall.FindStringSubmatch(line); m != nil {
-			open[m[1]] = begun{m[3], len(calls)}
+		if args, unfinished := strings.CutSuffix(line, " <unfinished ...>"); unfinished {
+			open[thread] = begun{args, began}
 			continue
-		} else if m := resumedCall.FindStringSubmatch(line); m != nil {
-			thread, verb, args, result = m[1], m[2], m[3], m[4]
-			args, began = open[thread].args+args, open[thread].at
-		} else if m := wholeCall.FindStringSubmatch(line); m != nil {
-			verb, args, result = m[2], m[3], m[4]
-		} else {
+		}
+		if resumed, ok := strings.CutPrefix(line, "<... "); ok {
+			_, after, _ := strings.Cut(resumed, " resumed>")
+			line, began = open[thread].args+after, open[thread].at
+		}
+		verb, args, isCall := strings.Cut(line, "(")
+		end := strings.LastIndex(args, ") ")
+		if !isCall || end < 0 {
 			continue // a signal, or the end of a thread
 		}
-		if strings.HasPrefix(result, "-") {
+		result, isCall := strings.CutPrefix(strings.TrimLeft(args[end+2:], " "), "= ")
+		if args = args[:end]; !isCall || strings.HasPrefix(result, "-") {
 			continue
 		}
 		call := fileCall{began: began}
-		texts := quotedHex.FindAllStringSubmatch(args, -1)
-		var path string
-		if m := descriptor.FindStringSubmatch(args); m != nil && verb != "openat" && verb != "unlinkat" {
-			path = string(unhex(t, m[1]))
-		} else if len(texts) > 0 {
-			path = string(unhex(t, texts[0][1]))
+		path, rest, ok := bytesOf(t, args, `<`, `>`)
+		if !ok || strings.Contains(verb, "open") || strings.HasPrefix(verb, "unlink") {
+			_, rest, _ = strings.Cut(args, `>, `)
+			path, rest, _ = bytesOf(t, cmp.Or(rest, args), `"`, `"`)
 		}
-		if path == dir {
+		if string(path) == dir {
 			call.name = ""
-		} else if call.name = strings.TrimPrefix(path, dir+"/"); call.name == path || strings.HasSuffix(path, "-shm") {
+		} else if call.name, ok = strings.CutPrefix(string(path), dir+"/"); !ok || strings.HasSuffix(call.name, "-shm") {
 			continue
 		}
 		last := args[strings.LastIndex(args, " ")+1:]
@@ -229,12 +225,9 @@ func parseTrace(t *testing.T, trace, dir string) (calls []fileCall) {
 			}
 			call.verb = "create"
 		case "write", "pwrite64":
-			if len(texts) != 1 || texts[0][2] != "" {
-				t.Fatalf("the record does not have all bytes of a write: %.200s", line)
-			}
-			call.verb, call.data = "write", unhex(t, texts[0][1])
-			if strconv.Itoa(len(call.data)) != result {
-				t.Fatalf("a write was cut short: %.200s", line)
+			call.verb = "write"
+			if call.data, _, _ = bytesOf(t, rest, `"`, `"`); strconv.Itoa(len(call.data)) != result {
+				t.Fatalf("the record does not have the %s bytes of a write: %.200s", result, line)
 			}
 			if call.name == "acks" {
 				call.verb = "ack"

@@ -225,11 +225,18 @@ const (
 
 func reapInterval(visibility time.Duration) time.Duration { return visibility / 4 }
 
-// complaints lets through what a worker says of a storage in trouble: here there is to be none.
+// complaints lets through what a worker says of a storage in trouble: here there is to be none, but that at the end of a
+// shutdown it gives up. That makes its Run return an error, which is judged.
 type complaints struct{ slog.Handler }
 
 func (c complaints) Handle(ctx context.Context, r slog.Record) error {
-	if !strings.Contains(r.Message, "trouble") {
+	wanted := strings.Contains(r.Message, "trouble")
+	r.Attrs(func(a slog.Attr) bool {
+		err, ok := a.Value.Any().(error)
+		wanted = wanted && !(ok && errors.Is(err, context.Canceled))
+		return wanted
+	})
+	if !wanted {
 		return nil
 	}
 	return c.Handler.Handle(ctx, r)

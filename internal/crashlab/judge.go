@@ -197,7 +197,11 @@ func (e *evidence) read() {
 		}
 	}
 	for _, l := range e.lines {
-		if l.verb == "unclean" && !e.nearStop(l.at-int64(noisyMost/time.Microsecond), l.at) {
+		if l.verb != "unclean" {
+			continue
+		}
+		e.harmed[l.who] = "its shutdown was not clean"
+		if !e.nearStop(l.at-noisyMost.Microseconds(), l.at) {
 			e.report.Violations = append(e.report.Violations, "a worker's shutdown was not clean: "+l.String())
 		}
 	}

@@ -257,7 +257,7 @@ func (r *lab) fate(role string) fate {
 	f := fate{Verb: verbs[r.rnd.IntN(len(verbs))], Nth: 1, After: time.Duration(1) << r.rnd.IntN(23)} // up to 4 ms
 	switch f.Verb {
 	case "open":
-		f.After = upTo(r.rnd, 40*time.Millisecond)
+		f.After = upTo(r.rnd, 100*time.Millisecond)
 	case "claim", "done", "enqueue":
 		f.Nth += r.rnd.Int64N(40)
 	case "failed", "dead", "heartbeat", "reap", "prune":
