@@ -22,7 +22,7 @@ import (
 var (
 	crashKills  = flag.Int("crash.kills", 12, "how many processes TestCrash kills; from 100 on it also fails for what takes too long")
 	crashSeed   = flag.Uint64("crash.seed", 0, "the random seed of the crash laboratory [a new one]")
-	powerPoints = flag.Int("crash.power", 120, "about how many losses of power are tried")
+	powerPoints = flag.Int("crash.power", 60, "about how many losses of power are tried")
 	crashStress = flag.Duration("crash.stress", 2*time.Second, "how long TestCrashStress lasts")
 )
 

@@ -459,7 +459,7 @@ func TestAcknowledgedJobsSurviveALossOfPower(t *testing.T) {
 func TestALossOfPowerMayCostTheLastJobsWithNORMAL(t *testing.T) {
 	calls := record(t, "NORMAL")
 	n := 0
-	points := failures(t, calls, 40, func(text string) {
+	points := failures(t, calls, 20, func(text string) {
 		if n++; n == 1 {
 			t.Log(text)
 		}
