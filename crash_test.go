@@ -202,7 +202,7 @@ func TestCrashWhileMigrating(t *testing.T) {
 // Eight processes, each of which works and enqueues with eight goroutines.
 func TestCrashStress(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	report, err := crashlab.Lab{DSN: path, Dir: t.TempDir(), Seed: seed(t), Both: 8, For: *crashStress, Visibility: 20 * time.Second, Logf: t.Logf}.Run(t.Context())
+	report, err := crashlab.Lab{DSN: path, Dir: t.TempDir(), Seed: seed(t), Both: 8, For: *crashStress, Visibility: 20 * time.Second, Grace: 20 * time.Second, Logf: t.Logf}.Run(t.Context())
 	wantNoViolation(t, report, err)
 	wantSound(t, path)
 	if report.Duplicates > 0 {

@@ -37,6 +37,7 @@ type order struct {
 	Producers     int // goroutines that enqueue
 	Backlog       int // above which they pause
 	Visibility    time.Duration
+	Grace         time.Duration
 	PoisonRetries int
 	Fate          fate
 }
@@ -211,7 +212,7 @@ func (c *child) work(ctx context.Context) error {
 	w := &pinion.Worker{Storage: c.s, Registry: c.tasks(), Concurrency: c.Slots,
 		Retry:             &pinion.RetryPolicy{MaxRetries: retries, BaseDelay: 10 * time.Millisecond, Cap: 50 * time.Millisecond, Jitter: true},
 		VisibilityTimeout: c.Visibility, HeartbeatInterval: c.Visibility / beats, ReapInterval: reapInterval(c.Visibility),
-		ShutdownTimeout: 250 * time.Millisecond, Logger: slog.New(complaints{slog.NewTextHandler(os.Stderr, nil)})}
+		ShutdownTimeout: c.Grace, Logger: slog.New(complaints{slog.NewTextHandler(os.Stderr, nil)})}
 	if _, both := c.s.Storage.(full); both {
 		w.Storage = watchedFull{c.s}
 	}

@@ -79,7 +79,9 @@ func TestTheJudgeSeesWhatIsWrong(t *testing.T) {
 			&pinion.Job{ID: "a", Task: "flaky", Status: pinion.StatusSuccess, Attempts: 3, Claim: 22, Result: json.RawMessage("22")}, nil,
 			[]string{"it ran 5 times, was released 0 times, and has 4 attempts", "came to no harm", "was taken away"}},
 		{"nobody was harmed", "3000001 0 kill", "3000001 0 resume", succeeded(), nil,
-			[]string{"it ran again after claim 3, whose process (child 2) came to no harm and knows of no lost lease", "processes came to harm"}},
+			[]string{"it ran again after claim 3, whose process (child 2) came to no harm and knows of no lost lease"}},
+		{"more starts cut short than slots", "3000000 2 start\ta", "3000000 2 start\tb:3\t1\t3000000\tquick\t.\n4500000 3 start\tb:4\t2\t4500000\tquick\t.\n4500001 3 ended\tdone\tb:4\t.\n3000000 2 start\ta",
+			succeeded(), nil, []string{"2 jobs started again that child 2 had begun and not ended; it had 1 slots"}},
 		{"nobody was harmed, but the lease was lost", "3000001 0 kill\t2", "3000001 2 lost\ta:3\t.\n3000001 0 kill\t9", succeeded(), nil, nil},
 		{"a lease taken too early", "5000000\tflaky", "3500000\tflaky", succeeded(), nil, []string{"the lease of claim 3 was taken away 500000 µs before its time"}},
 		{"a claim used twice", "a:5\t3", "a:3\t3", succeeded(), nil, []string{"claim 3 was used twice"}},
@@ -108,7 +110,7 @@ func TestTheJudgeSeesWhatIsWrong(t *testing.T) {
 			if test.old == "" {
 				log = goodLife + test.by
 			}
-			e := evidence{lines: parseBook(log), visibility: time.Second, slots: 1, poisonRetries: 3,
+			e := evidence{lines: parseBook(log), visibility: time.Second, slots: 1, poisonRetries: 3, strict: true,
 				jobs: make(map[string]*pinion.Job), letters: make(map[string]*pinion.Job)}
 			if test.row != nil {
 				e.jobs["a"] = test.row

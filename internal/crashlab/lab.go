@@ -56,11 +56,12 @@ type Lab struct {
 	For           time.Duration // at least
 	Pause         time.Duration // between two kills, on average [100ms]
 	Visibility    time.Duration // of the workers; they beat and reap four times in it [600ms]
+	Grace         time.Duration // for running tasks when a worker is told to stop [250ms]
 	PoisonRetries int           // of the jobs that kill their process each time
 
-	// Strict also fails for what takes too long: waits for the lock of two seconds, and lost leases that are taken
-	// back two seconds too late. On a machine that others use such a limit says little, so without Strict it is
-	// ten seconds.
+	// Strict also fails for what takes too long: a write that waits two seconds, a lost lease that is taken back two
+	// seconds too late, a shutdown that gives up. On a machine that others use such limits say little, so without Strict
+	// the first two are ten seconds.
 	Strict bool
 
 	Owed map[string]string // jobs that are in the storage beforehand: their ids and tasks
@@ -135,6 +136,9 @@ func (l Lab) Run(ctx context.Context) (Report, error) {
 	}
 	if l.Visibility == 0 {
 		l.Visibility = 600 * time.Millisecond
+	}
+	if l.Grace == 0 {
+		l.Grace = 250 * time.Millisecond
 	}
 	if l.Logf == nil {
 		l.Logf = func(string, ...any) {}
@@ -211,7 +215,7 @@ func (r *lab) run(ctx context.Context) (err error) {
 func (r *lab) start(ctx context.Context, role string) error {
 	r.born++
 	o := order{Who: r.born, Role: role, DSN: r.DSN, Log: r.logPath(), Seed: r.rnd.Uint64(), Slots: r.Slots, Producers: 1,
-		Backlog: r.Backlog, Visibility: r.Visibility, PoisonRetries: r.PoisonRetries}
+		Backlog: r.Backlog, Visibility: r.Visibility, Grace: r.Grace, PoisonRetries: r.PoisonRetries}
 	if role == roleBoth {
 		o.Producers = r.Slots
 	}
@@ -494,7 +498,7 @@ func (r *lab) unfinished(ctx context.Context) (n int, err error) {
 
 // judge collects the evidence and has it judged.
 func (r *lab) judge(ctx context.Context) error {
-	e := evidence{owed: r.Owed, visibility: r.Visibility, slots: r.Slots, poisonRetries: r.PoisonRetries,
+	e := evidence{owed: r.Owed, visibility: r.Visibility, slots: r.Slots, poisonRetries: r.PoisonRetries, strict: r.Strict,
 		jobs: make(map[string]*pinion.Job), letters: make(map[string]*pinion.Job)}
 	var err error
 	if e.lines, err = readBook(r.logPath()); err != nil {
