@@ -298,7 +298,7 @@ func (r *lab) deal(ctx context.Context, begun time.Time) error {
 		}
 		if time.Since(said) > 10*time.Second {
 			said = time.Now()
-			r.Logf("%d kills dealt after %v", r.report.Kills, time.Since(begun).Round(time.Second))
+			r.Logf("after %v: %d kills", time.Since(begun).Round(time.Second), r.report.Kills)
 		}
 		if len(r.troubles) > 20 {
 			return fmt.Errorf("the children do not live: %s", strings.Join(r.troubles, "; "))
