@@ -147,7 +147,7 @@ var kinds = []struct {
 func (c *child) produce(ctx context.Context, rnd *rand.Rand) {
 	for ctx.Err() == nil {
 		if n, err := c.s.Size(ctx); err == nil && n > c.Backlog {
-			nap(ctx, 20*time.Millisecond)
+			nap(ctx, 50*time.Millisecond+upTo(rnd, 100*time.Millisecond))
 			continue
 		}
 		jobs := make([]*pinion.Job, 1)

@@ -206,7 +206,7 @@ func (e *evidence) read() {
 			continue
 		}
 		e.harmed[l.who] = "its shutdown was not clean"
-		if e.strict && !e.nearStop(l.at-noisyMost.Microseconds(), l.at) {
+		if e.strict && !e.nearStop(l.at-(10*time.Second).Microseconds(), l.at) {
 			e.report.Violations = append(e.report.Violations, "a worker's shutdown was not clean: "+l.String())
 		}
 	}
