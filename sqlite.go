@@ -83,7 +83,8 @@ const (
 // OpenSQLite opens the queue in the file at path, creating it with mode 0600 if it is missing. A file of the Python
 // library is brought up to date, which Python does not notice. Refused, with an error that says which, are a file
 // that is not SQLite, one from a newer Pinion, and one whose jobs table belongs to another program. A symbolic link
-// is followed; what is no regular file is refused. A file may hold other tables too, for EnqueueTx, but its PRAGMA
+// is followed, once, here, and the -wal and -shm stand beside the file itself, with its mode; a link to nothing and what
+// is no regular file (a directory, a fifo, a device) are refused. A file may hold other tables too, for EnqueueTx, but its PRAGMA
 // user_version is Pinion's. nil opts are the defaults. The caller closes the storage.
 func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteStorage, error) {
 	s := &SQLiteStorage{kick: make(chan struct{}, 1), stopped: make(chan struct{})}

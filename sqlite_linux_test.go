@@ -108,3 +108,20 @@ func TestAFileInAFolderThatMayNotBeWrittenCanBeLookedAt(t *testing.T) {
 		t.Errorf("the folder has changed; there are now %q", slices.Collect(maps.Keys(after)))
 	}
 }
+
+func TestALinkToNothingAndADeviceAreRefusedAndMakeNoFile(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "q.db")
+	if err := os.Symlink(filepath.Join(dir, "nothing"), link); err != nil {
+		t.Fatal(err)
+	}
+	for path, says := range map[string]string{link: "no such file or directory", "/dev/null": "no regular file"} {
+		for _, readOnly := range []bool{false, true} {
+			_, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: readOnly})
+			wantError(t, err, "pinion: open "+path+": ", says)
+		}
+	}
+	if found := slices.Collect(maps.Keys(folder(t, dir))); !slices.Equal(found, []string{"q.db"}) {
+		t.Errorf("there is now %q", found)
+	}
+}
