@@ -45,9 +45,11 @@ type Opener struct {
 
 // Step is one call of a verb, or a Sleep. Zero fields are left out.
 type Step struct {
-	Verb    string // a method of pinion.Storage, Releaser, Prefetcher or Inspector; Sleep; Wait, a Dequeue that waits
-	Worker  int    // whose claims these are:
-	Claims  []int  // 0 is the worker's newest, 1 the one before and so on, those it has lost after those it has, around; -1 is a job that never was
+	Verb   string // a method of pinion.Storage, Releaser, Prefetcher or Inspector; Sleep; Wait, a Dequeue that waits
+	Worker int
+	// What the worker was given, that it still has before that it has lost: 0 is the newest, 1 the one before and so
+	// on, around; -1 is a job that never was, -2 the first of them with an attempt too many.
+	Claims  []int
 	Jobs    []Spec
 	Slots   int // of Prefetch
 	Max     int
@@ -347,10 +349,13 @@ func (p *modelPlay) claims(step Step) (jobs []*pinion.Job) {
 	slices.Reverse(held)
 	slices.SortStableFunc(held, func(a, b *pinion.Job) int { return cmp.Compare(p.ref.lost(a), p.ref.lost(b)) })
 	for _, i := range step.Claims {
-		if i < 0 || len(held) == 0 {
+		if i == -1 || len(held) == 0 {
 			jobs = append(jobs, nobody)
 		} else {
-			job := *held[i%len(held)] // a copy each: what is lost is told apart by its pointer
+			job := *held[max(i, 0)%len(held)] // a copy each: what is lost is told apart by its pointer
+			if i < 0 {
+				job.Attempts++
+			}
 			jobs = append(jobs, &job)
 		}
 	}

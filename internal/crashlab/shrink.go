@@ -19,10 +19,12 @@ type modelDice struct {
 	*rand.Rand
 	realTime bool
 	verbs    []string // each as often as it has weight
+	tidy     bool     // nothing odd: one worker, whose newest claims count, no filters and no other queues
 }
 
 func newModelDice(seed, sequence uint64, realTime bool) modelDice {
-	g := modelDice{rand.New(rand.NewPCG(seed, sequence)), realTime, []string{"Enqueue", "Dequeue", "Sleep"}}
+	g := modelDice{rand.New(rand.NewPCG(seed, sequence)), realTime, []string{"Enqueue", "Dequeue", "Sleep"}, false}
+	g.tidy = g.one(3)
 	for _, verb := range []string{"Enqueue", "Enqueue", "Dequeue", "Prefetch", "Wait", "MarkDone", "MarkFailed", "DeadLetter", "Heartbeat", "ReapStale",
 		"Release", "Size", "Stats", "Get", "Jobs", "DeadLetters", "Replay", "Purge", "Prune", "Sleep"} {
 		for range pick(g, 0, 0, 1, 1, 2, 3, 5) {
@@ -38,6 +40,9 @@ func (g modelDice) one(in int) bool { return g.IntN(in) == 0 }
 
 func (g modelDice) step() Step {
 	s := Step{Worker: g.IntN(3)}
+	if g.tidy {
+		s.Worker = 0
+	}
 	s.Verb = pick(g, g.verbs...)
 	s.Ended = s.Verb != "Sleep" && s.Verb != "Wait" && g.one(30)
 	switch s.Verb {
@@ -70,6 +75,8 @@ func (g modelDice) step() Step {
 		s.For = pick(g, g.ahead(), 0, -g.ahead())
 		if g.realTime {
 			s.For = pick(g, 0, g.ahead())
+		} else if g.tidy {
+			s.For = pick(g, -time.Second, time.Second)
 		}
 	case "Get":
 		s.ID = g.id()
@@ -95,7 +102,12 @@ func (g modelDice) ahead() time.Duration {
 		time.Hour, time.Duration(g.IntN(1e7))*time.Microsecond)
 }
 
-func (g modelDice) claim() int { return pick(g, 0, 0, 0, 0, 0, 1, 1, 2, 5, 11, -1) }
+func (g modelDice) claim() int {
+	if g.tidy {
+		return pick(g, 0, 0, 0, 1)
+	}
+	return pick(g, 0, 0, 0, 0, 0, 1, 1, 2, 5, 11, -1, -2)
+}
 
 func (g modelDice) id() string { return pick(g, "a", "b", "c", "d", "e", "f", "nobody") }
 
@@ -104,7 +116,7 @@ func (g modelDice) task() string { return pick(g, "t", "T", "u", "Ärger", "äRG
 func (g modelDice) queue() string { return pick(g, "", "", "default", "q", "Q", "ü") }
 
 func (g modelDice) queues() (queues []string) {
-	if g.one(2) {
+	if g.tidy || g.one(2) {
 		return nil
 	}
 	for n := 1 + g.IntN(3); len(queues) < n; {
@@ -114,6 +126,9 @@ func (g modelDice) queues() (queues []string) {
 }
 
 func (g modelDice) spec() Spec {
+	if g.tidy {
+		return Spec{Task: "t", Key: pick(g, "", "", "k"), Priority: g.IntN(2)}
+	}
 	s := Spec{Task: g.task(), Queue: g.queue(), Priority: pick(g, 0, 0, 0, 1, 2, -1, math.MinInt, math.MaxInt)}
 	if g.one(2) {
 		s.ID = g.id()
@@ -139,6 +154,9 @@ func (g modelDice) spec() Spec {
 }
 
 func (g modelDice) filter() (f pinion.Filter) {
+	if g.tidy {
+		return pinion.Filter{Limit: pick(g, 0, 1, 2)}
+	}
 	for g.one(5) {
 		f.IDs = append(f.IDs, g.id())
 	}
