@@ -244,7 +244,9 @@ func (c *call) stored(ctx context.Context, storage pinion.Inspector, begun, kind
 			sources = append(sources, storage.Jobs(ctx, pinion.Filter{Status: status, Limit: looked}))
 		}
 	}
-	sources = append(sources, storage.DeadLetters(ctx, pinion.Filter{Limit: looked}))
+	if c.command.name != "cancel" {
+		sources = append(sources, storage.DeadLetters(ctx, pinion.Filter{Limit: looked}))
+	}
 	if c.command.name == "show" {
 		sources = append(sources, storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusSuccess, Limit: looked}))
 	}

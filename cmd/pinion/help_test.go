@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pinion-queue/pinion"
 )
@@ -96,9 +97,10 @@ func exampleFolder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer storage.Close()
-	// The jobs that the help names: one is a dead letter, and one is done.
+	// The jobs that the help names: one is a dead letter, one is done, and one waits.
 	dead, done := &pinion.Job{ID: exampleID, Task: "mail"}, &pinion.Job{ID: exampleDone, Task: "mail"}
-	if err := storage.Enqueue(t.Context(), dead, done); err != nil {
+	waits := &pinion.Job{ID: exampleWaits, Task: "mail", RunAt: time.Now().Add(time.Hour)}
+	if err := storage.Enqueue(t.Context(), dead, done, waits); err != nil {
 		t.Fatal(err)
 	}
 	claimed, err := storage.Dequeue(t.Context(), 2)
@@ -116,8 +118,9 @@ func exampleFolder(t *testing.T) string {
 
 // These are the jobs that examples name.
 const (
-	exampleID   = "0199c2b4a1f07000b3c1d2e3f4a5b6c7"
-	exampleDone = "0199c2b4a1f07000b3c1d2e3f4a5b6c8"
+	exampleID    = "0199c2b4a1f07000b3c1d2e3f4a5b6c7"
+	exampleDone  = "0199c2b4a1f07000b3c1d2e3f4a5b6c8"
+	exampleWaits = "0199c2b4a1f07000b3c1d2e3f4a5b6c9"
 )
 
 // shell returns the path of a shell, which CI has installed.

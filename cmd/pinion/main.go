@@ -115,6 +115,7 @@ func commands() []command {
 		{"pending", "", "list the jobs that wait, oldest first", "", "pinion pending --db q.db --limit 20", pending},
 		{"show", "ID", "tell everything about one job", "", "pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db", show},
 		{"wait", "ID...", "wait until jobs have ended, and print their results", waitDetail, waitExamples, wait},
+		{"cancel", "ID...", "end jobs that wait or run", cancelDetail, cancelExamples, cancel},
 		{"dlq-list", "", "list the dead letters, the jobs given up", "", "pinion dlq-list --db q.db --json | jq .error", dlqList},
 		{"dlq-replay", "[ID...]", "make dead letters pending again", dlqReplayDetail, dlqReplayExamples, dlqReplay},
 		{"dlq-purge", "[ID...]", "delete dead letters for good", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},

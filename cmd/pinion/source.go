@@ -7,6 +7,7 @@ import "embed"
 //
 //go:embed build.go
 //go:embed bulk.go
+//go:embed cancel.go
 //go:embed complete.go
 //go:embed demo.go
 //go:embed dlq.go
