@@ -729,10 +729,14 @@ func (s *shift) conclude(ctx context.Context, what string, r *run, write func() 
 	return saved && !canceled
 }
 
-// brief is the first line of an error: a panic's stack is kept with the job, and not logged each time.
+// brief is an error in one line, its first and its last: of a program that says several the last may be the telling one.
+// What comes after an empty line, as a panic's stack, is kept with the job and not logged each time.
 func brief(err error) string {
-	line, _, _ := strings.Cut(errorText(err), "\n")
-	return line
+	text, _, _ := strings.Cut(errorText(err), "\n\n")
+	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) > 1 {
+		return lines[0] + " … " + strings.TrimSpace(lines[len(lines)-1])
+	}
+	return text
 }
 
 // finish records successes in batches until ended is closed and nothing is left.

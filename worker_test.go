@@ -1077,11 +1077,12 @@ func TestMetricsCountEveryAttemptOnce(t *testing.T) {
 func TestTheLogTellsStartsRetriesAndDeadLettersEachAtItsLevel(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		w := workerOf(s, flaky("flaky", 1), taskOf("works", func(context.Context) error { return nil }),
-			taskOf("panics", func(context.Context) error { panic("boom") }))
+			taskOf("panics", func(context.Context) error { panic("boom") }),
+			taskOf("talks", func(context.Context) error { return Permanent(errors.New("a trace:\n  one\n  two\n\nand so on")) }))
 		w.Retry.MaxRetries = 1
 		var log bytes.Buffer
 		w.Logger = logTo(&log, slog.LevelDebug)
-		for i, task := range []string{"works", "flaky", "panics"} {
+		for i, task := range []string{"works", "flaky", "panics", "talks"} {
 			mustEnqueue(t, s, &Job{ID: fmt.Sprint(i + 1), Task: task})
 			mustDrain(t, w)
 		}
@@ -1096,6 +1097,8 @@ level=DEBUG msg="job starts" task=panics job=3 attempt=1
 level=WARN msg="job failed, will be retried" task=panics job=3 attempt=1 in=1s error="panic: boom"
 level=DEBUG msg="job starts" task=panics job=3 attempt=2
 level=ERROR msg="job dead-lettered" task=panics job=3 attempts=2 error="panic: boom"
+level=DEBUG msg="job starts" task=talks job=4 attempt=1
+level=ERROR msg="job dead-lettered" task=talks job=4 attempts=1 error="a trace: … two"
 level=ERROR msg="job dead-lettered" task=works job=USED attempts=3 error="pinion: attempts used up, 2 of them, by workers that did not say how they ended; the last error: lease expired"
 `, "USED", used.ID)
 		if diff := cmp.Diff(want, "\n"+log.String()); diff != "" {

@@ -43,9 +43,8 @@ func dlqList(c *call) func(context.Context) error {
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
 			header := []string{"ID", "TASK", "ARGUMENTS", "ATTEMPTS", "FAILED", "ERROR"}
 			return c.jobs(storage.DeadLetters(ctx, *filter), header, func(job *pinion.Job) []string {
-				first, _, _ := strings.Cut(job.Error, "\n")
 				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(arguments(job), 40), strconv.Itoa(job.Attempts),
-					ago(job.FinishedAt), clip(first, 80)}
+					ago(job.FinishedAt), clip(brief(job.Error, 40), 80)}
 			})
 		})
 	}

@@ -556,3 +556,13 @@ func (t *tail) String() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// brief is a failure in one line: its first and, of several, its last, which may be the telling one. Of either it takes
+// no more than most characters. What comes after an empty line, as a panic's stack, stays out.
+func brief(failure string, most int) string {
+	failure, _, _ = strings.Cut(failure, "\n\n")
+	if lines := strings.Split(strings.TrimSpace(failure), "\n"); len(lines) > 1 {
+		return clip(lines[0], most) + " … " + clip(strings.TrimSpace(lines[len(lines)-1]), most)
+	}
+	return failure
+}

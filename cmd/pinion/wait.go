@@ -178,7 +178,7 @@ func (c *call) tooLate(ctx context.Context, storage pinion.Inspector, ids []stri
 
 // tell prints how a job has ended.
 func (c *call) tell(job *pinion.Job, row bool) error {
-	failure, _, _ := strings.Cut(job.Error, "\n")
+	failure := brief(job.Error, 1000)
 	switch {
 	case c.json:
 		return c.encode(job)
