@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -283,5 +284,27 @@ func TestAProgramSaysWhenItIsToBeTriedAgain(t *testing.T) {
 	job := runProgram(t, shop, w, true, `[ $PINION_ATTEMPT = 2 ] || { echo come back; echo 0.01; exit $PINION_RETRY; }`, new(pinion.Job))
 	if job.Status != pinion.StatusSuccess || job.Attempts != 2 {
 		t.Errorf("%s after %d attempts: %s", job.Status, job.Attempts, job.Error)
+	}
+}
+
+// The cause is what the worker goes by: it tells a failure from a job that goes back, or is another's by now.
+func TestACommandEndsWithItsContextAndSaysWhy(t *testing.T) {
+	shop := newWorkshop(t)
+	defer shop.guard.close()
+	p, err := parseProgram("task=sh -c 'echo >started; sleep 600; exit 0'", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.shop = shop
+	for _, cause := range []error{pinion.ErrLeaseLost, pinion.ErrCanceled, pinion.ErrShutdown} {
+		t.Chdir(t.TempDir())
+		ctx, cancel := context.WithCancelCause(t.Context())
+		ended := make(chan error)
+		go func() { ended <- p.run(ctx, new(pinion.Job)) }()
+		await(t, new(strings.Builder), func() bool { _, err := os.Stat("started"); return err == nil })
+		cancel(cause)
+		if err := <-ended; !errors.Is(err, cause) || err.Error() != cause.Error()+": killed by signal: terminated" {
+			t.Errorf("after %v: %v", cause, err)
+		}
 	}
 }

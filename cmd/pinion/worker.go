@@ -72,6 +72,7 @@ func worker(c *call) func(context.Context) error {
 	c.execFlags()
 	c.jsonFlag()
 	c.flags.StringVar(&c.build, "build", "", "write the command with its imports to `FILE` and end")
+	c.flags.StringVar(&w.Name, "name", "", "call this worker `NAME`, where jobs say who holds them [host:pid]")
 	c.list(&w.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
 	c.count(&w.Concurrency, "concurrency", 1, "run `N` tasks at a time [10]")
 	c.count(&retry.MaxRetries, "max-retries", 0, "`N` retries after a job's first attempt [3]")
