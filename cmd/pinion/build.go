@@ -117,7 +117,8 @@ func (c *call) tryOut(ctx context.Context, program string) error {
 	}
 	said, err := exec.CommandContext(ctx, program, "version").CombinedOutput()
 	if exit, ran := errors.AsType[*exec.ExitError](err); ran && exit.ExitCode() == 2 {
-		return errors.New(strings.TrimPrefix(strings.TrimSpace(string(said)), "pinion: "))
+		line, _, _ := strings.Cut(string(said), "\n")
+		return usagef("%s", strings.TrimPrefix(line, "pinion: "))
 	}
 	return nil
 }
@@ -259,7 +260,7 @@ func (c *call) layOverlay(src string, home goModule, packages []goPackage) (stri
 	}
 	fmt.Fprintf(generated, "\nfunc init() {\n\timported = %#v\n", paths)
 	if c.build != "" { // what is built for this run is given the flags again
-		fmt.Fprintf(generated, "\tbake(%t, %#v...)\n", c.shell, append([]string{}, c.execs...))
+		fmt.Fprintf(generated, "\tbaked.shell, baked.execs = %t, %#v\n", c.shell, c.execs)
 	}
 	fmt.Fprintln(generated, "}")
 	if err := lay(filepath.Join(main, "imports.go"), generated.Bytes()); err != nil {

@@ -174,6 +174,7 @@ func TestImportedTasksRun(t *testing.T) {
 
 // A binary of --build is the whole command, with the programs of --exec too, and needs no go command.
 func TestABuiltBinaryIsTheWholeCommand(t *testing.T) {
+	t.Parallel()
 	module, dir := userModule(t), t.TempDir()
 	work, db, path := filepath.Join(dir, "work"), filepath.Join(dir, "q.db"), filepath.Join(dir, "bin")
 	_, stderr := finish(t, process(t, module, "worker", "--import", "./tasks", "--exec", `greet=printf 'Hello,\n"%s"!' {name}`,
@@ -231,7 +232,7 @@ func TestABuiltBinaryIsTheWholeCommand(t *testing.T) {
 		built(0, strings.Fields(line)...)
 	}
 
-	_, stderr = finish(t, process(t, module, "worker", "--import", "./tasks", "--exec", "Public=true", "--build", filepath.Join(dir, "twice")), 1)
+	_, stderr = finish(t, process(t, module, "worker", "--import", "./tasks", "--exec", "Public=true", "--build", filepath.Join(dir, "twice")), 2)
 	wantText(t, stderr, `--exec Public: there is a task of that name already`)
 	if _, err := os.Stat(filepath.Join(dir, "twice")); err == nil {
 		t.Error("a binary that does not start was left")

@@ -32,6 +32,7 @@ wc -c <"$2"
 // TestRealProgramsEndToEnd has workers convert real files, some of which are no text and some never come to an end, and
 // kills two of the workers on the way.
 func TestRealProgramsEndToEnd(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	const good, broken, slow = 300, 20, 4
 	dir := t.TempDir()
 	q := filepath.Join(dir, "q.db")
@@ -70,7 +71,7 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 	// While workers are killed there is no timeout, so that the slow jobs have attempts left for theirs.
 	start := func(flags ...string) (worker *exec.Cmd, said *bytes.Buffer) {
 		worker, said = process(t, dir, append([]string{"worker", "--exec", "convert=./convert.sh {0} {to}", "--db", "q.db", "--concurrency", "8",
-			"--visibility-timeout", "2", "--max-retries", "4", "--base-delay", "0.01", "--kill-after", "1"}, flags...)...), new(bytes.Buffer)
+			"--visibility-timeout", "2", "--max-retries", "3", "--base-delay", "0.01", "--kill-after", "1"}, flags...)...), new(bytes.Buffer)
 		worker.Stdout, worker.Stderr = said, said
 		if err := worker.Start(); err != nil {
 			t.Fatal(err)

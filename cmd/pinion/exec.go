@@ -35,9 +35,14 @@ const (
 	shutdownMost = 500 * time.Millisecond
 )
 
-// programs are the tasks of --exec, which are registered beside those of --import. A binary of --build may have some
-// from its beginning; its generated file says.
+// programs are the tasks of --exec, which are registered beside those of --import.
 var programs []*program
+
+// baked are the flags that a binary of --build has been given for good; its generated file says.
+var baked struct {
+	shell bool
+	execs []string
+}
 
 // program is a task of --exec.
 type program struct {
@@ -69,14 +74,6 @@ func addPrograms(shell bool, specs []string) error {
 		programs = append(programs, p)
 	}
 	return nil
-}
-
-// bake is addPrograms for the generated file of a binary of --build, whose maker has checked the flags.
-func bake(shell bool, specs ...string) {
-	if err := addPrograms(shell, specs); err != nil {
-		fmt.Fprintln(os.Stderr, "pinion:", err)
-		os.Exit(2)
-	}
 }
 
 // parseProgram understands NAME=COMMAND.
@@ -311,6 +308,7 @@ func plain(v any) string {
 type workshop struct {
 	env       []string
 	killAfter time.Duration
+	linger    time.Duration
 	guard     *guard
 	log       *slog.Logger
 }
@@ -318,7 +316,7 @@ type workshop struct {
 // openWorkshop gets ready to run programs. Its guard is closed when the worker has ended.
 func openWorkshop(programs []*program, db string, killAfter time.Duration, log *slog.Logger) (*workshop, error) {
 	s := &workshop{env: append(os.Environ(), fmt.Sprintf("PINION_RETRY=%d", exitRetry), fmt.Sprintf("PINION_NO_RETRY=%d", exitNoRetry)),
-		killAfter: killAfter, log: log}
+		killAfter: killAfter, linger: lingerMost, log: log}
 	if name := scheme.FindString(db); name == "" || strings.EqualFold(name, "sqlite:") {
 		path, err := filepath.Abs(db[len(name):])
 		if err != nil {
@@ -441,13 +439,12 @@ func (s *workshop) run(ctx context.Context, cmd *exec.Cmd, input string, out, er
 		close(ended)
 	})
 
-	grace := lingerMost
+	grace := s.linger
 	select {
 	case <-ended:
 	case <-ctx.Done():
 		select {
 		case <-ended:
-			break
 		default:
 			told = true
 			terminate(cmd.Process.Pid)
@@ -474,7 +471,7 @@ func (s *workshop) run(ctx context.Context, cmd *exec.Cmd, input string, out, er
 			} else {
 				kill(cmd.Process)
 				killed = true
-				limit.Reset(lingerMost)
+				limit.Reset(s.linger)
 			}
 		}
 		gone = gone || end == nil && !left(cmd.Process.Pid)

@@ -18,13 +18,14 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// newWorkshop is one in which a program that is to end has a second.
+// newWorkshop is one in which a program that is to end has a second, and what it leaves behind less.
 func newWorkshop(t *testing.T) *workshop {
 	t.Helper()
 	shop, err := openWorkshop(nil, "q.db", time.Second, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	shop.linger = 300 * time.Millisecond
 	return shop
 }
 

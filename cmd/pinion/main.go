@@ -164,6 +164,9 @@ type call struct {
 }
 
 func (c *call) run(ctx context.Context, args []string) error {
+	if err := addPrograms(baked.shell, baked.execs); err != nil {
+		return err
+	}
 	if len(args) == 0 {
 		return c.guide()
 	}

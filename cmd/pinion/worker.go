@@ -53,7 +53,8 @@ cleaned its environment; elsewhere a killed worker's programs may live on.
 
 SIGINT or SIGTERM stops the worker gracefully: running tasks may end, and jobs
 that did not start go back. After --shutdown-timeout, or at a second signal, it
-stops at once. It logs to standard error and prints its metrics when it ends.
+stops at once. Under systemd set KillMode=mixed, or programs are told to end, too.
+It logs to standard error and prints its metrics when it ends.
 TIME is "1m30s" or plain seconds.
 `
 
