@@ -175,7 +175,7 @@ func TestCrashWhileMigrating(t *testing.T) {
 		switch version {
 		case "[]interface {}{0, 9, 7, 0}":
 			old++
-		case "[]interface {}{1, 18, 10, 5}":
+		case "[]interface {}{2, 20, 10, 5}":
 		default:
 			t.Errorf("version, columns of jobs and dlq, and indexes are %s", version)
 		}
