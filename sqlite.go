@@ -1280,7 +1280,7 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 
 // reader is a session on the readers, where nobody waits for a writer.
 func (s *SQLiteStorage) reader(ctx context.Context) *session {
-	moved := s.moved(1)
+	moved := s.moved(3) // also the log: a connection that is opened now would keep the wrong one
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := &session{err: moved, query: func(query string, args ...any) (*sql.Rows, error) { return s.readers.QueryContext(ctx, query, args...) }}
