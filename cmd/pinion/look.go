@@ -105,7 +105,7 @@ func (g *grid) addCounts(name string, counts pinion.Counts) {
 		}
 		return cell{strconv.Itoa(n), style}
 	}
-	g.addCells(cell{name, ""}, number(counts.Pending, ""), cell{ago(counts.Oldest), ""}, number(counts.Running, green),
+	g.addCells(cell{clip(name, 60), ""}, number(counts.Pending, ""), cell{ago(counts.Oldest), ""}, number(counts.Running, green),
 		cell{perSecond(float64(counts.Minute) / 60), ""}, number(counts.SuccessHour, ""), number(counts.FailedHour, red),
 		number(counts.Success, ""), number(counts.Failed, ""))
 }

@@ -45,7 +45,7 @@ type Opener struct {
 
 // Step is one call of a verb, or a Sleep. Zero fields are left out.
 type Step struct {
-	Verb   string // a method of pinion.Storage, Releaser, Prefetcher or Inspector; Sleep; Wait, a Dequeue that waits
+	Verb   string // a method of pinion.Storage and its companions; Sleep; Wait, a Dequeue that waits
 	Worker int
 	// What the worker was given, that it still has before that it has lost: 0 is the newest, 1 the one before and so
 	// on, around; -1 is a job that never was, -2 the first of them with an attempt too many.
@@ -80,6 +80,7 @@ type modelStorage interface {
 	pinion.Storage
 	pinion.Releaser
 	pinion.Prefetcher
+	pinion.Canceler
 	pinion.Inspector
 }
 
@@ -252,9 +253,11 @@ type modelAnswer struct {
 
 // verb is the reference's answer.
 func (p *modelPlay) verb(ref *reference, step Step, jobs []*pinion.Job) (a modelAnswer) {
-	single := func(lost []int) {
+	single := func(lost []int, canceled bool) {
 		if len(lost) > 0 {
 			a.err = pinion.ErrLeaseLost
+		} else if canceled {
+			a.err = pinion.ErrCanceled
 		}
 	}
 	now := p.from
@@ -274,13 +277,17 @@ func (p *modelPlay) verb(ref *reference, step Step, jobs []*pinion.Job) (a model
 	case "Size":
 		a.n = ref.size()
 	case "Stats":
-		a.text = showStats(ref.stats())
+		a.text = showStats(ref.stats(!p.RealTime))
 	case "Get":
 		if e := ref.find(step.ID); e != nil {
 			a.text = e.show()
 		} else {
 			a.err = pinion.ErrNotFound
 		}
+	case "Cancel":
+		a.text = fmt.Sprint(ref.cancelAll(step.Filter.IDs))
+	case "Canceled":
+		a.lost = ref.canceled(jobs)
 	case "Replay":
 		a.n = ref.replay(step.Filter)
 	case "Purge":
@@ -315,12 +322,20 @@ func (p *modelPlay) call(ctx context.Context, step Step, jobs []*pinion.Job) (a 
 		a.n, a.err = p.s.Size(ctx)
 	case "Stats":
 		stats, err := p.s.Stats(ctx)
+		if p.RealTime {
+			stats = withoutLately(stats)
+		}
 		a.text, a.err = showStats(stats), err
 	case "Get":
 		job, err := p.s.Get(ctx, step.ID)
 		if a.err = err; err == nil {
 			a.text = show(job, showArgs(job))
 		}
+	case "Cancel":
+		ended, asked, err := p.s.Cancel(ctx, step.Filter.IDs...)
+		a.text, a.err = fmt.Sprint(ended, asked), err
+	case "Canceled":
+		lost, a.err = p.s.Canceled(ctx, jobs...)
 	case "Replay":
 		a.n, a.err = p.s.Replay(ctx, step.Filter)
 	case "Purge":
@@ -661,8 +676,8 @@ func (p *modelPlay) settle(step Step) {
 
 // show is a job with all that is determined, in one line.
 func show(j *pinion.Job, args string) string {
-	return fmt.Sprintf("{%s %s %s due=%s attempts=%d claim=%d created=%s beat=%s finished=%s result=%s}", shown(j), args, j.Status,
-		clock(j.RunAt), j.Attempts, j.Claim, clock(j.CreatedAt), clock(j.HeartbeatAt), clock(j.FinishedAt), j.Result)
+	return fmt.Sprintf("{%s %s %s due=%s attempts=%d claim=%d created=%s beat=%s finished=%s result=%s worker=%s canceled=%t}", shown(j), args, j.Status,
+		clock(j.RunAt), j.Attempts, j.Claim, clock(j.CreatedAt), clock(j.HeartbeatAt), clock(j.FinishedAt), j.Result, j.Worker, j.Canceled)
 }
 
 // showDead leaves out what a dead letter need not keep.
@@ -692,11 +707,20 @@ func clock(t time.Time) string {
 func (e *entry) show() string { return show(&e.Job, e.args) }
 
 func showStats(stats pinion.Stats) string {
-	var b strings.Builder
-	for _, q := range stats.Queues {
-		fmt.Fprintf(&b, "%q %d %d %d %d %s; ", q.Queue, q.Pending, q.Running, q.Success, q.Failed, clock(q.Oldest))
+	return strings.ReplaceAll(fmt.Sprintf("%+v", stats), "} {", "}\n\t     {")
+}
+
+func withoutLately(stats pinion.Stats) pinion.Stats {
+	clear := func(c *pinion.Counts) { c.SuccessHour, c.FailedHour, c.Minute = 0, 0, 0 }
+	clear(&stats.Total)
+	for i := range stats.Queues {
+		clear(&stats.Queues[i].Counts)
 	}
-	return fmt.Sprintf("%sdead letters: %d", b.String(), stats.DeadLetters)
+	for i := range stats.Tasks {
+		clear(&stats.Tasks[i].Counts)
+	}
+	stats.LastMinute = [60]int{}
+	return stats
 }
 
 func ids(jobs []*pinion.Job) (ids []string) {

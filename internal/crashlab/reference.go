@@ -2,9 +2,11 @@ package crashlab
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -98,7 +100,7 @@ func (m *reference) dequeue(slots, most int, queues []string) (claimed []*entry)
 		if best == nil || len(claimed) >= slots && best.Claim > 0 {
 			break
 		}
-		best.stamp.claim, best.stamp.beat = best.Claim+1, true
+		best.stamp.claim, best.stamp.beat, best.Worker = best.Claim+1, true, pinion.WorkerName(context.Background())
 		best.Status, best.Attempts, best.Claim, best.HeartbeatAt = pinion.StatusRunning, best.Attempts+1, max(best.Claim+1, m.now.UnixMicro()), m.now
 		claimed = append(claimed, best)
 	}
@@ -129,6 +131,51 @@ func wanted(queues []string, queue string) bool {
 	return len(queues) == 0 || slices.ContainsFunc(queues, func(name string) bool { return cmp.Or(name, "default") == queue })
 }
 
+// end is held for what ends a claim other than by success: jobs that were asked to end do so instead.
+func (m *reference) end(jobs []*pinion.Job, do func(*entry)) (lost []int, canceled bool) {
+	lost = m.held(jobs, func(e *entry, _ *pinion.Job) {
+		if e.Canceled {
+			m.cancel(e)
+			canceled = true
+		} else {
+			do(e)
+		}
+	})
+	return lost, canceled
+}
+
+func (m *reference) cancel(e *entry) {
+	m.finish(e, pinion.StatusFailed)
+	e.Canceled, e.Error = true, pinion.ErrCanceled.Error()
+}
+
+func (m *reference) cancelAll(ids []string) (ended, asked []string) {
+	for _, id := range ids {
+		switch e := m.find(id); {
+		case e == nil:
+		case e.Status == pinion.StatusPending:
+			m.cancel(e)
+			ended = append(ended, id)
+		case e.Status == pinion.StatusRunning:
+			e.Canceled = true
+			asked = append(asked, id)
+		}
+	}
+	return ended, asked
+}
+
+// canceled are the positions of the jobs that have been asked to end.
+func (m *reference) canceled(jobs []*pinion.Job) (asked []int) {
+	for i, j := range jobs {
+		m.held([]*pinion.Job{j}, func(e *entry, _ *pinion.Job) {
+			if e.Canceled {
+				asked = append(asked, i)
+			}
+		})
+	}
+	return asked
+}
+
 // held does something to the jobs whose claim is the caller's and returns the positions of the others.
 func (m *reference) held(jobs []*pinion.Job, do func(*entry, *pinion.Job)) (lost []int) {
 	for i, j := range jobs {
@@ -157,14 +204,14 @@ func (m *reference) markDone(jobs []*pinion.Job) []int {
 	})
 }
 
-func (m *reference) markFailed(job *pinion.Job, cause error, retryAt time.Time) []int {
-	return m.held([]*pinion.Job{job}, func(e *entry, _ *pinion.Job) {
+func (m *reference) markFailed(job *pinion.Job, cause error, retryAt time.Time) (lost []int, canceled bool) {
+	return m.end([]*pinion.Job{job}, func(e *entry) {
 		e.Status, e.Error, e.RunAt = pinion.StatusPending, storedError(cause), micro(retryAt)
 	})
 }
 
-func (m *reference) deadLetter(job *pinion.Job, cause error) []int {
-	return m.held([]*pinion.Job{job}, func(e *entry, _ *pinion.Job) {
+func (m *reference) deadLetter(job *pinion.Job, cause error) (lost []int, canceled bool) {
+	return m.end([]*pinion.Job{job}, func(e *entry) {
 		m.finish(e, pinion.StatusFailed)
 		if e.Error = storedError(cause); errors.Is(cause, pinion.ErrAttemptsUsedUp) {
 			e.Attempts--
@@ -179,18 +226,21 @@ func (m *reference) heartbeat(jobs []*pinion.Job) []int {
 }
 
 func (m *reference) release(jobs []*pinion.Job) {
-	m.held(jobs, func(e *entry, _ *pinion.Job) { e.Status, e.Attempts = pinion.StatusPending, e.Attempts-1 })
+	m.end(jobs, func(e *entry) { e.Status, e.Attempts = pinion.StatusPending, e.Attempts-1 })
 }
 
 // reapStale leaves the moment from a job's second reaping on to be observed.
 func (m *reference) reapStale(visibility time.Duration) (n int) {
 	for _, e := range m.jobs {
 		if e.Status == pinion.StatusRunning && m.now.Sub(e.HeartbeatAt) > visibility {
+			if n++; e.Canceled {
+				m.cancel(e)
+				continue
+			}
 			e.Status, e.Error, e.RunAt = pinion.StatusPending, "lease expired", time.Time{}
 			if e.reaped++; e.reaped > 1 {
 				e.RunAt, e.stamp.spread = m.now, max(time.Duration(e.Attempts)*visibility, 1)
 			}
-			n++
 		}
 	}
 	return n
@@ -205,34 +255,51 @@ func (m *reference) size() (n int) {
 	return n
 }
 
-func (m *reference) stats() (stats pinion.Stats) {
-	by := make(map[string]*pinion.QueueStats)
+// stats counts, and what finished lately too where time stands still between the verbs.
+func (m *reference) stats(lately bool) (stats pinion.Stats) {
+	queues, tasks := make(map[string]*pinion.QueueStats), make(map[string]*pinion.TaskStats)
 	for _, e := range m.jobs {
-		q := by[e.Queue]
-		if q == nil {
-			q = &pinion.QueueStats{Queue: e.Queue}
-			by[e.Queue] = q
+		if queues[e.Queue] == nil {
+			queues[e.Queue] = &pinion.QueueStats{Queue: e.Queue}
 		}
-		switch e.Status {
-		case pinion.StatusPending:
-			if q.Pending++; q.Oldest.IsZero() || e.CreatedAt.Before(q.Oldest) {
-				q.Oldest = e.CreatedAt
+		if tasks[e.Task] == nil {
+			tasks[e.Task] = &pinion.TaskStats{Task: e.Task}
+		}
+		for _, c := range []*pinion.Counts{&stats.Total, &queues[e.Queue].Counts, &tasks[e.Task].Counts} {
+			age := m.now.Sub(e.FinishedAt)
+			late := lately && !e.unfinished()
+			switch e.Status {
+			case pinion.StatusPending:
+				if c.Pending++; c.Oldest.IsZero() || e.CreatedAt.Before(c.Oldest) {
+					c.Oldest = e.CreatedAt
+				}
+			case pinion.StatusRunning:
+				c.Running++
+			case pinion.StatusSuccess:
+				if c.Success++; late && age < time.Hour {
+					c.SuccessHour++
+				}
+			case pinion.StatusFailed:
+				if c.Failed++; late && age < time.Hour {
+					c.FailedHour++
+				}
 			}
-		case pinion.StatusRunning:
-			q.Running++
-		case pinion.StatusSuccess:
-			q.Success++
-		case pinion.StatusFailed:
-			q.Failed++
+			if late && age < time.Minute {
+				if c.Minute++; c == &stats.Total {
+					stats.LastMinute[59-age/time.Second]++
+				}
+			}
 		}
 		if e.death > 0 {
 			stats.DeadLetters++
 		}
 	}
-	for _, q := range by {
-		stats.Queues = append(stats.Queues, *q)
+	for _, name := range slices.Sorted(maps.Keys(queues)) {
+		stats.Queues = append(stats.Queues, *queues[name])
 	}
-	slices.SortFunc(stats.Queues, func(a, b pinion.QueueStats) int { return cmp.Compare(a.Queue, b.Queue) })
+	for _, name := range slices.Sorted(maps.Keys(tasks)) {
+		stats.Tasks = append(stats.Tasks, *tasks[name])
+	}
 	return stats
 }
 
@@ -272,7 +339,7 @@ func (m *reference) replay(f pinion.Filter) (n int) {
 	for _, e := range m.dead(f) {
 		if m.holder(e.Key) == nil && (f.Limit <= 0 || n < f.Limit) {
 			e.Status, e.Attempts, e.Error, e.RunAt, e.FinishedAt = pinion.StatusPending, 0, "", time.Time{}, time.Time{}
-			e.reaped, e.death = 0, 0
+			e.reaped, e.death, e.Worker, e.Canceled = 0, 0, "", false
 			n++
 		}
 	}

@@ -26,7 +26,7 @@ func newModelDice(seed, sequence uint64, realTime bool) modelDice {
 	g := modelDice{rand.New(rand.NewPCG(seed, sequence)), realTime, []string{"Enqueue", "Dequeue", "Sleep"}, false}
 	g.tidy = g.one(3)
 	for _, verb := range []string{"Enqueue", "Enqueue", "Dequeue", "Prefetch", "Wait", "MarkDone", "MarkFailed", "DeadLetter", "Heartbeat", "ReapStale",
-		"Release", "Size", "Stats", "Get", "Jobs", "DeadLetters", "Replay", "Purge", "Prune", "Sleep"} {
+		"Release", "Size", "Stats", "Get", "Jobs", "DeadLetters", "Replay", "Purge", "Prune", "Cancel", "Canceled", "Sleep"} {
 		for range pick(g, 0, 0, 1, 1, 2, 3, 5) {
 			g.verbs = append(g.verbs, verb)
 		}
@@ -59,7 +59,7 @@ func (g modelDice) step() Step {
 		if s.For = g.ahead(); s.Verb == "Dequeue" && g.one(50) {
 			s.Max = -g.IntN(2)
 		}
-	case "MarkDone", "Heartbeat", "Release":
+	case "MarkDone", "Heartbeat", "Release", "Canceled":
 		for n := pick(g, 0, 1, 1, 1, 2, 3); len(s.Claims) < n; {
 			s.Claims = append(s.Claims, g.claim())
 		}
@@ -80,6 +80,10 @@ func (g modelDice) step() Step {
 		}
 	case "Get":
 		s.ID = g.id()
+	case "Cancel":
+		for n := pick(g, 0, 1, 1, 2); len(s.Filter.IDs) < n; {
+			s.Filter.IDs = append(s.Filter.IDs, g.id())
+		}
 	case "Jobs", "DeadLetters", "Replay", "Purge":
 		s.Filter = g.filter()
 	case "Prune":
@@ -127,7 +131,7 @@ func (g modelDice) queues() (queues []string) {
 
 func (g modelDice) spec() Spec {
 	if g.tidy {
-		return Spec{Task: "t", Key: pick(g, "", "", "k"), Priority: g.IntN(2)}
+		return Spec{ID: pick(g, "", "a", "b", "c"), Task: "t", Key: pick(g, "", "", "k"), Priority: g.IntN(2)}
 	}
 	s := Spec{Task: g.task(), Queue: g.queue(), Priority: pick(g, 0, 0, 0, 1, 2, -1, math.MinInt, math.MaxInt)}
 	if g.one(2) {
