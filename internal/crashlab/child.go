@@ -142,7 +142,7 @@ func (c *child) die() {
 var kinds = []struct {
 	name  string
 	share int
-}{{"quick", 48}, {"slow", 14}, {"flaky", 8}, {"doomed", 3}, {"hopeless", 2}, {"panics", 4}, {"exits", 3}, {"late", 4}, {"deaf", 2}, {"spawns", 12}}
+}{{"quick", 42}, {"slow", 20}, {"flaky", 8}, {"doomed", 3}, {"hopeless", 2}, {"panics", 4}, {"exits", 3}, {"late", 4}, {"deaf", 2}, {"spawns", 12}}
 
 func (c *child) produce(ctx context.Context, rnd *rand.Rand) {
 	for ctx.Err() == nil {
@@ -177,7 +177,7 @@ func anyKind(rnd *rand.Rand) string {
 func newJob(kind string, rnd *rand.Rand) *pinion.Job {
 	args := taskArgs{Millis: rnd.IntN(10), Fails: 1 + rnd.IntN(2)}
 	if kind == "slow" {
-		args.Millis = 50 + rnd.IntN(250)
+		args.Millis = 50 + rnd.IntN(350)
 	}
 	job := pinion.NewJob(kind, args.Millis, args.Fails)
 	job.ID = pinion.NewID()
@@ -212,7 +212,7 @@ func (c *child) work(ctx context.Context) error {
 	w := &pinion.Worker{Storage: c.s, Registry: c.tasks(), Concurrency: c.Slots,
 		Retry:             &pinion.RetryPolicy{MaxRetries: retries, BaseDelay: 10 * time.Millisecond, Cap: 50 * time.Millisecond, Jitter: true},
 		VisibilityTimeout: c.Visibility, HeartbeatInterval: c.Visibility / beats, ReapInterval: reapInterval(c.Visibility),
-		ShutdownTimeout: c.Grace, Logger: slog.New(complaints{slog.NewTextHandler(os.Stderr, nil)})}
+		ShutdownTimeout: c.Grace, Logger: slog.New(complaints{slog.NewTextHandler(io.Discard, nil), c.book})}
 	if _, both := c.s.Storage.(full); both {
 		w.Storage = watchedFull{c.s}
 	}
@@ -226,21 +226,28 @@ const (
 
 func reapInterval(visibility time.Duration) time.Duration { return visibility / 4 }
 
-// complaints lets through what a worker says of a storage in trouble: here there is to be none, but that at the end of a
-// shutdown it gives up. That makes its Run return an error, which is judged.
-type complaints struct{ slog.Handler }
+// complaints writes down what a worker says of a storage in trouble: that it gave up waiting, which a process that was
+// stopped with the lock in its hands may cause, or anything else, which there is not to be.
+type complaints struct {
+	slog.Handler
+	book *book
+}
 
-func (c complaints) Handle(ctx context.Context, r slog.Record) error {
-	wanted := strings.Contains(r.Message, "trouble")
-	r.Attrs(func(a slog.Attr) bool {
-		err, ok := a.Value.Any().(error)
-		wanted = wanted && !(ok && errors.Is(err, context.Canceled))
-		return wanted
-	})
-	if !wanted {
+func (c complaints) Handle(_ context.Context, r slog.Record) error {
+	if !strings.Contains(r.Message, "trouble") {
 		return nil
 	}
-	return c.Handler.Handle(ctx, r)
+	verb, text := "trouble", r.Message
+	r.Attrs(func(a slog.Attr) bool {
+		err, ok := a.Value.Any().(error)
+		if ok && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			verb = "gave up"
+		}
+		text += " " + a.String()
+		return true
+	})
+	c.book.write(verb, strconv.Quote(text))
+	return nil
 }
 
 type taskArgs struct{ Millis, Fails int }

@@ -202,12 +202,12 @@ func (e *evidence) read() {
 		}
 	}
 	for _, l := range e.lines {
-		if l.verb != "unclean" {
-			continue
+		waited := l.verb == "unclean" || l.verb == "gave up"
+		if l.verb == "unclean" {
+			e.harmed[l.who] = "its shutdown was not clean"
 		}
-		e.harmed[l.who] = "its shutdown was not clean"
-		if e.strict && !e.nearStop(l.at-(10*time.Second).Microseconds(), l.at) {
-			e.report.Violations = append(e.report.Violations, "a worker's shutdown was not clean: "+l.String())
+		if l.verb == "trouble" || waited && e.strict && !e.nearStop(l.at-(10*time.Second).Microseconds(), l.at) {
+			e.report.Violations = append(e.report.Violations, "a worker was in trouble: "+l.String())
 		}
 	}
 }

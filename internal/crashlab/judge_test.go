@@ -100,7 +100,10 @@ func TestTheJudgeSeesWhatIsWrong(t *testing.T) {
 		{"half a batch", "1000000 1 try\ta:flaky\t.\n1000001 1 ack\ta\t.", "1000000 1 try\ta:flaky\tb:flaky\t.", succeeded(), nil,
 			[]string{"of its call of Enqueue 1 of 2 jobs were stored"}},
 		{"a stranger", "1000000 1 try\ta:flaky\t.", "", succeeded(), nil, []string{"nobody enqueued it"}},
-		{"a shutdown that was not clean", "", "9000000 3 unclean\t\"tasks ignored it\"\t.\n", succeeded(), nil, []string{"a worker's shutdown was not clean"}},
+		{"a shutdown that was not clean", "", "9000000 3 unclean\t\"tasks ignored it\"\t.\n", succeeded(), nil, []string{"a worker was in trouble"}},
+		{"trouble", "", "9000000 3 trouble\t\"the disk is full\"\t.\n", succeeded(), nil, []string{"a worker was in trouble"}},
+		{"waiting for a stopped process", "", "8000000 0 stop\t7\t.\n9000000 3 gave up\t\"the lock is held\"\t.\n", succeeded(), nil, nil},
+		{"waiting for nobody", "", "9000000 3 gave up\t\"the lock is held\"\t.\n", succeeded(), nil, []string{"a worker was in trouble"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if !strings.Contains(goodLife, test.old) {

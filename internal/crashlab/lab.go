@@ -93,8 +93,10 @@ type process struct {
 	stdin   interface{ Close() error }
 	struck  bool // it was sent SIGKILL
 	told    bool // it was sent SIGTERM
+	fated   bool // it will kill itself
 	stopped *time.Timer
-	err     error // of its end
+	spared  time.Time // it was stopped, and may do until then what it likes
+	err     error     // of its end
 }
 
 type safeBuffer struct {
@@ -230,7 +232,7 @@ func (r *lab) start(ctx context.Context, role string) error {
 	if err != nil {
 		return err
 	}
-	p := &process{who: o.Who, role: role, cmd: exec.CommandContext(ctx, self)}
+	p := &process{who: o.Who, role: role, fated: o.Fate.Verb != "", cmd: exec.CommandContext(ctx, self)}
 	p.cmd.Env = append(os.Environ(), variable+"="+string(told))
 	p.cmd.Stdout, p.cmd.Stderr = &r.stderr, &r.stderr
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
@@ -322,8 +324,8 @@ func (r *lab) strike(ctx context.Context) error {
 	p := r.children[r.rnd.IntN(len(r.children))]
 	switch n := r.rnd.IntN(20); {
 	case p.struck || p.told && n < 5:
-	case p.stopped != nil: // what it does when it comes back is to be seen
-	case !stopped && r.report.Stops <= r.report.Kills/25 && r.report.Kills > 2 && p.role == roleWork:
+	case p.stopped != nil || time.Now().Before(p.spared): // what it does when it comes back is to be seen
+	case !stopped && r.report.Stops <= r.report.Kills/25 && r.report.Kills > 2 && p.role == roleWork && !p.fated:
 		r.stop(p)
 	case n < 2:
 		p.told = true
@@ -365,7 +367,7 @@ func (r *lab) resume() {
 		r.resumed = time.Now()
 		select {
 		case <-p.stopped.C:
-			p.stopped = nil
+			p.stopped, p.spared = nil, time.Now().Add(r.Visibility/2)
 			r.signal(p, syscall.SIGCONT)
 			r.book.write("resume", strconv.Itoa(p.who))
 		default:
