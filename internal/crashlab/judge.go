@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,7 +74,8 @@ type evidence struct {
 	strict        bool // what depends on the machine's speed counts too
 
 	files  map[string]*file
-	order  []*file // the files, in the order in which the jobs came
+	order  []*file    // the files, in the order in which the jobs came
+	stops  [][2]int64 // Unix microseconds
 	harmed map[int]string
 	cut    map[int]int // by child: attempts that it did not end, and that were followed by others
 	report *Report
@@ -122,6 +124,7 @@ func (f *file) fails() bool { return f.kind == "doomed" || f.kind == "hopeless" 
 
 func (e *evidence) judge(report *Report) {
 	e.report, e.cut = report, make(map[int]int)
+	e.findStops()
 	e.read()
 	for _, f := range e.order {
 		e.judgeJob(f)
@@ -459,24 +462,26 @@ func (e *evidence) judgeWaits() {
 	}
 }
 
-// nearStop reports whether a process was stopped between two moments, or shortly before.
-func (e *evidence) nearStop(from, to int64) bool {
+// findStops finds the times while which a process was stopped.
+func (e *evidence) findStops() {
 	stopped := make(map[string]int64)
 	for _, l := range e.lines {
 		switch l.verb {
 		case "stop":
 			stopped[l.words[0]] = l.at
 		case "resume":
-			if at, ok := stopped[l.words[0]]; ok && at <= to && from <= l.at+settleTime.Microseconds() {
-				return true
+			if at, ok := stopped[l.words[0]]; ok {
+				e.stops = append(e.stops, [2]int64{at, l.at})
 			}
 			delete(stopped, l.words[0])
 		}
 	}
 	for _, at := range stopped {
-		if at <= to {
-			return true
-		}
+		e.stops = append(e.stops, [2]int64{at, math.MaxInt64 / 2})
 	}
-	return false
+}
+
+// nearStop reports whether a process was stopped between two moments, or shortly before.
+func (e *evidence) nearStop(from, to int64) bool {
+	return slices.ContainsFunc(e.stops, func(stop [2]int64) bool { return stop[0] <= to && from <= stop[1]+settleTime.Microseconds() })
 }
