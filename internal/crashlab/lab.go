@@ -252,7 +252,7 @@ func (r *lab) start(ctx context.Context, role string) error {
 
 func (r *lab) fate(role string) fate {
 	verbs := map[string][]string{
-		roleWork:    {"open", "claim", "done", "failed", "dead", "heartbeat", "release", "reap", "enqueue", "close"},
+		roleWork:    {"open", "claim", "done", "failed", "dead", "dead", "heartbeat", "release", "reap", "enqueue", "close"},
 		roleProduce: {"open", "enqueue", "close"},
 		rolePrune:   {"open", "prune", "close"},
 		roleOpen:    {"open"},
@@ -266,7 +266,7 @@ func (r *lab) fate(role string) fate {
 		f.After = upTo(r.rnd, 100*time.Millisecond)
 	case "claim", "done", "enqueue":
 		f.Nth += r.rnd.Int64N(40)
-	case "failed", "dead", "heartbeat", "reap", "prune":
+	case "failed", "heartbeat", "reap", "prune":
 		f.Nth += r.rnd.Int64N(4)
 	}
 	return f
