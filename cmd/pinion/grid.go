@@ -54,11 +54,13 @@ func (c *call) size() (columns, lines int) {
 	return columns, lines
 }
 
-// colours tells whether to use any: see https://no-color.org.
-func (c *call) colours() bool {
-	return c.screen != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" &&
-		(runtime.GOOS != "windows" || os.Getenv("WT_SESSION") != "")
+// live tells whether results go to a terminal that can do more than print.
+func (c *call) live() bool {
+	return c.screen != nil && os.Getenv("TERM") != "dumb" && (runtime.GOOS != "windows" || os.Getenv("WT_SESSION") != "")
 }
+
+// colours tells whether to use any: see https://no-color.org.
+func (c *call) colours() bool { return c.live() && os.Getenv("NO_COLOR") == "" }
 
 // add adds a row of cells without a style.
 func (g *grid) add(texts ...string) {

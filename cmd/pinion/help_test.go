@@ -47,7 +47,7 @@ func runExample(t *testing.T, line string) {
 		t.Fatal(err)
 	}
 	if endless.MatchString(line) && !strings.Contains(line, "--drain") {
-		said.first = regexp.MustCompile(`worker starts|QUEUE`)
+		said.first = regexp.MustCompile(`worker starts|pending`)
 		await(t, &said, said.begun)
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
 	}

@@ -26,13 +26,27 @@ in the last minute, 1H DONE and 1H FAIL how many did in the last hour. SUCCESS a
 FAILED are all finished jobs that are still there: workers keep them for a day.
 It looks at every job, which takes a second or two for each million, and nobody
 waits for it.
+
+--watch is a live screen, with the jobs of each of the last 60 seconds and the
+slowest of those that run; where standard output is no terminal it is a line each
+time. A big queue is looked at less often.
 `
+
+const statusExamples = `pinion status --db q.db
+pinion status --watch --db q.db
+pinion status --json --db q.db | jq .total.pending`
 
 func status(c *call) func(context.Context) error {
 	c.storageFlags()
 	c.jsonFlag()
+	watch := c.flags.Bool("watch", false, "go on showing it until ^C")
+	interval := time.Second
+	c.duration(&interval, "interval", "with --watch, each `TIME` [1s]")
 	return func(ctx context.Context) error {
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
+			if *watch {
+				return c.watch(ctx, storage, interval)
+			}
 			stats, err := storage.Stats(ctx)
 			if err != nil {
 				return err
@@ -81,15 +95,16 @@ func (c *call) statusLines(stats *pinion.Stats, most int) (lines []string) {
 		for _, k := range kind {
 			g.addCounts(clip(k.name, 60), k.Counts)
 		}
+		if left > 0 {
+			g.add(fmt.Sprintf("and %d more", left))
+		}
 		if i == 0 && len(queues) != 1 {
 			g.addCounts("total", stats.Total)
 		}
 		if i == 1 {
 			lines = append(lines, "")
 		}
-		if lines = append(lines, g.lines()...); left > 0 {
-			lines = append(lines, fmt.Sprintf("and %d more", left))
-		}
+		lines = append(lines, g.lines()...)
 	}
 	style := ""
 	if stats.DeadLetters > 0 {

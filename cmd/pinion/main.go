@@ -110,7 +110,7 @@ func commands() []command {
 		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input", enqueueDetail, enqueueExamples, enqueue},
 		{"worker", "", "run jobs with the tasks of Go packages, or with programs", workerDetail, workerExamples, worker},
 		{"tasks", "", "list the tasks that a worker would know", tasksDetail, tasksExamples, tasks},
-		{"status", "", "count the jobs by queue, task and status", statusDetail, "pinion status --db q.db", status},
+		{"status", "", "count the jobs by queue, task and status", statusDetail, statusExamples, status},
 		{"running", "", "list the jobs that workers hold", runningDetail, "pinion running --db q.db --queue mail", running},
 		{"pending", "", "list the jobs that wait, oldest first", "", "pinion pending --db q.db --limit 20", pending},
 		{"show", "ID", "tell everything about one job", "", "pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db", show},

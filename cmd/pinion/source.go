@@ -29,6 +29,9 @@ import "embed"
 //go:embed terminal.go
 //go:embed upgrade.go
 //go:embed wait.go
+//go:embed watch.go
+//go:embed watch_other.go
+//go:embed watch_unix.go
 //go:embed worker.go
 var files embed.FS
 

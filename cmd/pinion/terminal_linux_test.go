@@ -148,6 +148,12 @@ func (term *terminal) session(cmd *exec.Cmd, status int) string {
 	from := term.text.Len()
 	term.mu.Unlock()
 	term.start(cmd)
+	return term.ended(cmd, from, status)
+}
+
+// ended waits for the end of a command that was started on the terminal, and returns what that shows since from.
+func (term *terminal) ended(cmd *exec.Cmd, from, status int) string {
+	term.t.Helper()
 	cmd.Wait()
 	// What the program wrote comes before this mark, which the terminal passes on in order.
 	slave := term.open()
