@@ -108,25 +108,34 @@ func parseProgram(spec string, shell bool) (*program, error) {
 	return p, p.checkScript()
 }
 
-// checkScript refuses an argument in the text of sh -c, where it could say anything.
+// checkScript refuses an argument in the text of sh -c, where it could say anything; also behind env, timeout and so on.
 func (p *program) checkScript() error {
 	shells := []string{"sh", "bash", "dash", "ash", "ksh", "zsh", "fish"}
-	if !slices.Contains(shells, filepath.Base(p.words[0][0])) {
-		return nil
-	}
-	for i, word := range p.words[1:] {
-		if flags := word[0]; len(flags) < 2 || flags[0] != '-' {
-			return nil
-		} else if flags[1] != '-' && strings.Contains(flags, "c") {
-			if i+2 < len(p.words) && len(p.words[i+2]) > 1 {
-				return usagef("--exec %s: an argument in the text of %s %s could run anything; "+
-					"take the text alone and add --shell, which quotes arguments", p.name, p.words[0][0], flags)
+	for i, word := range p.words {
+		if !slices.Contains(shells, filepath.Base(word[0])) {
+			continue
+		}
+		for j := i + 1; j+1 < len(p.words) && shellFlag.MatchString(p.words[j][0]); j++ {
+			flag := p.words[j][0]
+			if flag[1] == '-' {
+				continue
 			}
-			return nil
+			if strings.Contains(flag, "c") {
+				if len(p.words[j+1]) > 1 {
+					return usagef("--exec %s: an argument in the text of %s %s could run anything; "+
+						"take the text alone and add --shell, which quotes arguments", p.name, word[0], flag)
+				}
+				break
+			}
+			if strings.HasSuffix(flag, "o") { // -o pipefail
+				j++
+			}
 		}
 	}
 	return nil
 }
+
+var shellFlag = regexp.MustCompile(`^[-+].`)
 
 // newTemplate finds the arguments in a word.
 func newTemplate(text string) (t template) {

@@ -111,13 +111,15 @@ func TestACommandThatCannotBeMeantIsRefused(t *testing.T) {
 		{"x='' file", "the program's name is empty"},
 		{"x=sh -c 'cat {0}'", "could run anything"},
 		{"x=/bin/bash -euc 'cat {0}' {0}", "could run anything"},
+		{"x=bash -eo pipefail -c 'cat {0}'", "could run anything"},
+		{"x=timeout 5 sh --posix -c 'cat {0}'", "could run anything"},
 		{"x=true \x00", "NUL"},
 	} {
 		if _, err := parseProgram(c.spec, false); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: got %v, want %q", c.spec, err, c.want)
 		}
 	}
-	for _, spec := range []string{`x=sh -c 'cat "$1"' sh {0}`, "x=sh {0}", "x=awk '{print $1}' {0}", "x=a=b"} {
+	for _, spec := range []string{`x=sh -c 'cat "$1"' sh {0}`, "x=sh {0}", "x=sh convert.sh -c {0}", "x=env sh -e convert.sh -c {0}", "x=sh -c", "x=awk '{print $1}' {0}", "x=a=b"} {
 		if _, err := parseProgram(spec, false); err != nil {
 			t.Errorf("%q: %v", spec, err)
 		}
