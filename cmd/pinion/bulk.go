@@ -327,11 +327,14 @@ func (f *feed) flush(ctx context.Context) error {
 	return nil
 }
 
-// store enqueues jobs, but for those that are bad or whose key is held, of which Enqueue names the first.
+// store enqueues jobs, but for those that are bad or whose key is held, of which Enqueue names the first. Where many
+// keys are held it takes fewer at a time, as each held one is an attempt in vain.
 func (f *feed) store(ctx context.Context, entries []*fed) error {
+	size := len(entries)
 	for len(entries) > 0 {
-		jobs := make([]*pinion.Job, len(entries))
-		for i, entry := range entries {
+		some := entries[:min(size, len(entries))]
+		jobs := make([]*pinion.Job, len(some))
+		for i, entry := range some {
 			jobs[i] = entry.job
 		}
 		f.patient(!f.atomic) // which may well take long by itself
@@ -340,8 +343,8 @@ func (f *feed) store(ctx context.Context, entries []*fed) error {
 		held, duplicate := errors.AsType[*pinion.DuplicateError](err)
 		switch {
 		case err == nil:
-			f.enqueued, f.last = f.enqueued+len(jobs), entries[len(jobs)-1].line
-			return nil
+			f.enqueued, f.last = f.enqueued+len(some), some[len(some)-1].line
+			entries, size = entries[len(some):], 2*size
 		case errors.Is(err, pinion.ErrBadArgs), errors.Is(err, pinion.ErrTooLarge):
 			good := slices.DeleteFunc(slices.Clone(entries), func(entry *fed) bool {
 				_, _, err := entry.job.EncodeArgs()
@@ -358,21 +361,21 @@ func (f *feed) store(ctx context.Context, entries []*fed) error {
 			}
 			entries = good
 		case duplicate && held.Key != "":
-			at := slices.IndexFunc(entries, func(entry *fed) bool { return entry.job.Key == held.Key })
+			at := slices.IndexFunc(some, func(entry *fed) bool { return entry.job.Key == held.Key })
 			if at < 0 {
 				return err
 			}
 			if f.atomic {
 				return fmt.Errorf("%s %d: the unfinished job %s holds the key %q, and --atomic wants all or none; "+
-					"leave it out, or wait for that job", f.unit(), entries[at].line, held.ID, held.Key)
+					"leave it out, or wait for that job", f.unit(), some[at].line, held.ID, held.Key)
 			}
 			// Those before it were not in the way.
-			if err := f.store(ctx, entries[:at]); err != nil {
+			if err := f.store(ctx, some[:at]); err != nil {
 				return err
 			}
-			entries[at].job.ID, entries[at].held = held.ID, true
-			f.held, f.last = f.held+1, entries[at].line
-			entries = entries[at+1:]
+			some[at].job.ID, some[at].held = held.ID, true
+			f.held, f.last = f.held+1, some[at].line
+			entries, size = entries[at+1:], max(size/8, 1)
 		default:
 			return err
 		}
