@@ -57,7 +57,10 @@ type program struct {
 type template []string
 
 // A name in braces is an argument, in twice the braces itself.
-var argument = regexp.MustCompile(`\{\{(?:\d+|[\pL_][\pL\pN_-]*)\}\}|\{(?:\d+|[\pL_][\pL\pN_-]*)\}`)
+var (
+	argument   = regexp.MustCompile(`\{\{(?:\d+|[\pL_][\pL\pN_-]*)\}\}|\{(?:\d+|[\pL_][\pL\pN_-]*)\}`)
+	atArgument = regexp.MustCompile(`^\$?(?:` + argument.String() + `)`) // or at a variable of the shell's, ${name}
+)
 
 // addPrograms registers the tasks of --exec flags.
 func addPrograms(shell bool, specs []string) error {
@@ -212,13 +215,12 @@ func shellTemplate(text string) (t template) {
 	last := ""
 	inside := []byte{0} // what ends each quotation or substitution that has begun
 	for text != "" {
-		at := argument.FindStringIndex(text)
-		found := at != nil && at[0] == 0
+		name := atArgument.FindString(text)
 		taken, top := 1, inside[len(inside)-1]
 		switch c := text[0]; {
-		case found && text[1] == '{':
-			last, text, taken = last+text[1:at[1]-1], text[at[1]:], 0
-		case found:
+		case name != "" && c == '{' && name[1] == '{':
+			last, text, taken = last+name[1:len(name)-1], text[len(name):], 0
+		case name != "" && c == '{':
 			open, end := `"`, `"`
 			switch top {
 			case '"':
@@ -226,15 +228,15 @@ func shellTemplate(text string) (t template) {
 			case '\'':
 				open, end = `'"`, `"'`
 			}
-			t = append(t, last+open, text[1:at[1]-1])
-			last, text, taken = end, text[at[1]:], 0
+			t = append(t, last+open, name[1:len(name)-1])
+			last, text, taken = end, text[len(name):], 0
+		case name != "": // ${name}
+			taken = len(name)
 		case top != 0 && c == top:
 			inside = inside[:len(inside)-1]
 		case top == '\'':
 		case c == '\\' && len(text) > 1:
 			taken = 2
-		case c == '$' && at != nil && at[0] == 1: // ${name} is a variable of the shell's
-			taken = at[1]
 		case strings.HasPrefix(text, "$("):
 			inside, taken = append(inside, ')'), 2
 		case c == '(' && top != '"':

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -169,7 +170,7 @@ func TestNoArgumentBreaksOutOfAShellCommand(t *testing.T) {
 			{`printf '[%s]' '{0}' 'x {0} y'`, "[" + value + "][x " + value + " y]"},
 			{`printf '[%s]' "$(printf %s. {to})" '"' \' "'" {to}`, "[" + value + `.]["]['][']` + "[" + value + "]"},
 			{"(printf '[%s]' \"`printf %s. '{to}'`$((1 + (2)))\" {0} $(echo ')'))", "[" + value + ".3][" + value + "][)]"},
-			{`to=mine; printf '[%s]' "${to}" {{to}} | cat`, "[mine][{to}]"},
+			{`to=mine; printf '[%s]' "${to}" {{to}} '${to}' | cat`, "[mine][{to}][${to}]"},
 		} {
 			p, err := parseProgram("task="+c.command, true)
 			if err != nil {
@@ -310,4 +311,39 @@ func TestACommandEndsWithItsContextAndSaysWhy(t *testing.T) {
 			t.Errorf("after %v: %v", cause, err)
 		}
 	}
+}
+
+func FuzzCommandLine(f *testing.F) {
+	for _, seed := range []string{"gzip -k -- {0}", `a "b {to}" 'c'\ d`, "sort {0} | wc", `echo "$(cat '{0}')" {{1}}`, "sh -eo x -c {0}", `"`, `\`, "~", "$", "{"} {
+		f.Add(seed, "a b")
+	}
+	f.Fuzz(func(t *testing.T, command, argument string) {
+		// Quoted words come back as they were.
+		words := strings.Split(command, " ")
+		var line []string
+		for _, word := range words {
+			line = append(line, "'"+strings.ReplaceAll(word, "'", `'\''`)+"'")
+		}
+		if got, err := splitWords(strings.Join(line, " ")); err != nil || !slices.Equal(got, words) {
+			t.Errorf("%q: got %q, %v", words, got, err)
+		}
+		for _, shell := range []bool{false, true} {
+			p, err := parseProgram("task="+command, shell)
+			if err != nil {
+				continue
+			}
+			job := func(value string) *pinion.Job {
+				return &pinion.Job{Args: []any{value, value, value}, Kwargs: map[string]any{"to": value}}
+			}
+			argv, err := p.argv(job(argument))
+			other, otherErr := p.argv(job("x"))
+			if err != nil || otherErr != nil {
+				continue
+			}
+			// How many words there are, what runs and a shell's script say only what the user has written.
+			if len(argv) != len(other) || argv[0] != other[0] || shell && argv[2] != other[2] {
+				t.Errorf("%q with %q: %q, with x: %q", command, argument, argv, other)
+			}
+		}
+	})
 }
