@@ -220,7 +220,8 @@ type Inspector interface {
 	// Get returns one job, or ErrNotFound.
 	Get(ctx context.Context, id string) (*Job, error)
 	Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error]
-	// DeadLetters lists the dead-letter queue, oldest first: jobs as they failed, FinishedAt being when.
+	// DeadLetters lists the dead-letter queue, oldest first: jobs as they failed, FinishedAt being when. CreatedAt,
+	// RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
 	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
 	// Replay takes jobs out of the dead-letter queue and makes them PENDING, due at once, with no attempts, in one
 	// transaction, the oldest first. One whose Key another unfinished job holds stays. It reports how many.
