@@ -178,12 +178,12 @@ func (s *MemoryStorage) dequeueChanged(
 
 func (s forgetsAttempt) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
 	return s.dequeueChanged(ctx, max, queues, func(rec *record, job *Job) {
-		rec.Attempts, job.Attempts = 1, 1
+		rec.attempts, job.Attempts = 1, 1
 	})
 }
 
 func (s claimReused) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.dequeueChanged(ctx, max, queues, func(rec *record, job *Job) { rec.Claim, job.Claim = 1, 1 })
+	return s.dequeueChanged(ctx, max, queues, func(rec *record, job *Job) { rec.claim, job.Claim = 1, 1 })
 }
 
 func (s withoutWorker) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
@@ -198,7 +198,7 @@ func (s *MemoryStorage) current(jobs []*Job) []*Job {
 	for i, job := range jobs {
 		c := *job
 		if rec := s.jobs[job.ID]; rec != nil {
-			c.Claim, c.Attempts = rec.Claim, rec.Attempts
+			c.Claim, c.Attempts = rec.claim, rec.attempts
 		}
 		changed[i] = &c
 	}
@@ -295,8 +295,8 @@ func (s *MemoryStorage) unmarked(f func()) {
 	s.mu.Lock()
 	var marked []*record
 	for _, rec := range s.running {
-		if rec.Canceled {
-			rec.Canceled, marked = false, append(marked, rec)
+		if rec.canceled {
+			rec.canceled, marked = false, append(marked, rec)
 		}
 	}
 	s.mu.Unlock()
@@ -304,7 +304,7 @@ func (s *MemoryStorage) unmarked(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, rec := range marked {
-		rec.Canceled = true
+		rec.canceled = true
 	}
 }
 
@@ -313,8 +313,9 @@ func (s cancelsDead) Cancel(ctx context.Context, ids ...string) (ended, asked []
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ended {
-		s.finished = slices.DeleteFunc(s.finished, func(rec *record) bool { return rec.ID == id })
-		s.dead.add(s.jobs[id], s.nextLocked())
+		s.finished.line = slices.DeleteFunc(s.finished.line, func(rec *record) bool { return rec.id == id })
+		s.jobs[id].rank = s.nextLocked()
+		s.dead = append(s.dead, s.jobs[id])
 	}
 	return ended, asked, err
 }
@@ -324,8 +325,8 @@ func (s cancelKeepsKey) Cancel(ctx context.Context, ids ...string) (ended, asked
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ended {
-		if rec := s.jobs[id]; rec.Key != "" {
-			s.holders[rec.Key] = rec
+		if rec := s.jobs[id]; rec.key != "" {
+			s.holders[rec.key] = rec
 		}
 	}
 	return ended, asked, err
@@ -407,11 +408,11 @@ func (s *MemoryStorage) replayChanged(ctx context.Context, f Filter, before, aft
 }
 
 func (s replaysAttempts) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.replayChanged(ctx, f, func(*record) {}, func(rec *record) { rec.Attempts = 2 })
+	return s.replayChanged(ctx, f, func(*record) {}, func(rec *record) { rec.attempts = 2 })
 }
 
 func (s replaysTakenKeys) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.replayChanged(ctx, f, func(rec *record) { delete(s.holders, rec.Key) }, func(*record) {})
+	return s.replayChanged(ctx, f, func(rec *record) { delete(s.holders, rec.key) }, func(*record) {})
 }
 
 func (s prunesDead) Prune(ctx context.Context, before time.Time) (int, error) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -19,13 +20,13 @@ import (
 // MemoryStorage keeps jobs in the memory of this process: for tests, and for work that may be lost with it. In all
 // else it means what SQLiteStorage means, and its methods are the shortest way to say what each verb does.
 //
-// A finished job takes about half a kilobyte until Retention has passed. A busy queue wants minutes, not a day.
+// A finished job takes about a third of a kilobyte until Retention has passed. A busy queue wants minutes, not a day.
 type MemoryStorage struct {
 	Retention time.Duration // of finished jobs, which running workers prune [24h]; negative: for ever; set before use
 
 	mu      sync.Mutex // guards all that follows and the records
 	closed  bool
-	now     time.Time          // of the verb under way
+	now     int64              // the time of the verb under way
 	number  int64              // the last one given out, as an age or a rank
 	changed chan struct{}      // made by whoever waits, and closed when there may be something to claim
 	jobs    map[string]*record // by ID
@@ -35,8 +36,8 @@ type MemoryStorage struct {
 	// Each job is in one of these, see moveLocked:
 	future   ranking             // PENDING and not yet due, by time
 	ready    map[string]*ranking // PENDING and due, by queue and then priority; no ranking is empty
-	running  map[int64]*record   // RUNNING, by age
-	dead     ranking             // FAILED, by a number given at death, hence sorted throughout: the dead-letter queue
+	running  map[string]*record  // RUNNING, by ID; a small map, where jobs is a large one
+	dead     []*record           // FAILED, by a number given at death: the dead-letter queue
 	finished ranking             // SUCCESS, or FAILED and canceled or purged: what may be pruned, by time
 }
 
@@ -46,48 +47,112 @@ var _ Prefetcher = (*MemoryStorage)(nil)
 var _ Canceler = (*MemoryStorage)(nil)
 var _ Inspector = (*MemoryStorage)(nil)
 
-// record is a stored job. The Job in it has no arguments: they stay encoded and never change.
+// record is a stored job: the fields of a Job with the arguments encoded, which never change, and times in Unix
+// microseconds, 0 being none. There may be millions, for the garbage collector to go through: the less there is of
+// each, and the fewer pointers, the better.
 type record struct {
-	Job
-	args, kwargs string
-	age, rank    int64 // its places in all and in a ranking
-	reaped       int   // how often since it was enqueued or replayed
+	id, task, queue, key, worker              string
+	args, kwargs                              string
+	status                                    Status
+	priority, attempts                        int
+	claim                                     int64
+	runAt, createdAt, heartbeatAt, finishedAt int64
+	err                                       string
+	result                                    json.RawMessage
+	age, rank                                 int64 // its places in all and in a ranking
+	reaped                                    int   // how often since it was enqueued or replayed
+	canceled                                  bool
 }
 
-// snapshot is taken under the lock; job makes of it, without, what the caller gets.
-func (r *record) snapshot() *record { c := *r; return &c }
-
-func (r *record) job() *Job {
-	if err := r.DecodeArgs(r.args, r.kwargs); err != nil {
-		panic(err) // it was EncodeArgs that wrote them, and that refuses what could not be read back
+// micros is a time as records have it, and timeOf the reverse.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
 	}
-	r.Result = slices.Clone(r.Result)
-	return &r.Job
+	return t.UnixMicro()
 }
 
-// ranking is a container/heap: the lowest rank first, and among equal ones the oldest.
-type ranking []*record
-
-func (r ranking) Len() int      { return len(r) }
-func (r ranking) Swap(i, j int) { r[i], r[j] = r[j], r[i] }
-func (r *ranking) Push(rec any) { *r = append(*r, rec.(*record)) }
-
-func (r ranking) Less(i, j int) bool {
-	return r[i].rank < r[j].rank || r[i].rank == r[j].rank && r[i].age < r[j].age
+func timeOf(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros).UTC()
 }
 
-func (r *ranking) Pop() any {
-	last := (*r)[len(*r)-1]
-	*r = slices.Delete(*r, len(*r)-1, len(*r))
+// show writes the record into job, but for the arguments: those are decoded when the lock is given back.
+func (r *record) show(job *Job) {
+	*job = Job{ID: r.id, Task: r.task, Queue: r.queue, Priority: r.priority, RunAt: timeOf(r.runAt), Key: r.key, Status: r.status,
+		Attempts: r.attempts, Claim: r.claim, Error: r.err, Result: slices.Clone(r.result), Worker: r.worker, Canceled: r.canceled, CreatedAt: timeOf(r.createdAt),
+		HeartbeatAt: timeOf(r.heartbeatAt), FinishedAt: timeOf(r.finishedAt)}
+}
+
+// ranking has the lowest rank first, and among equal ones the oldest. What arrives in that order, as most does, only
+// stands in line, which takes no time however long it is. The rest is a heap.
+type ranking struct {
+	line []*record
+	pile pile
+}
+
+func (r *ranking) add(rec *record, rank int64) {
+	if rec.rank = rank; len(r.line) == 0 || r.line[len(r.line)-1].before(rec) {
+		r.line = append(r.line, rec)
+	} else {
+		heap.Push(&r.pile, rec)
+	}
+}
+
+// first is nil if there is none.
+func (r *ranking) first() *record {
+	switch {
+	case len(r.line) > 0 && (len(r.pile) == 0 || r.line[0].before(r.pile[0])):
+		return r.line[0]
+	case len(r.pile) > 0:
+		return r.pile[0]
+	}
+	return nil
+}
+
+func (r *ranking) pop() *record {
+	rec := r.first()
+	if len(r.line) > 0 && r.line[0] == rec {
+		r.line[0], r.line = nil, r.line[1:]
+	} else {
+		heap.Pop(&r.pile)
+	}
+	return rec
+}
+
+// remove looks for rec; it need not be there.
+func (r *ranking) remove(rec *record) {
+	if i := slices.Index(r.line, rec); i >= 0 {
+		r.line = slices.Delete(r.line, i, i+1)
+	} else if i := slices.Index(r.pile, rec); i >= 0 {
+		heap.Remove(&r.pile, i)
+	}
+}
+
+func (r *ranking) len() int { return len(r.line) + len(r.pile) }
+
+func (r *record) before(o *record) bool { return r.rank < o.rank || r.rank == o.rank && r.age < o.age }
+
+// pile is a container/heap.
+type pile []*record
+
+func (p pile) Len() int           { return len(p) }
+func (p pile) Less(i, j int) bool { return p[i].before(p[j]) }
+func (p pile) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
+func (p *pile) Push(rec any)      { *p = append(*p, rec.(*record)) }
+
+func (p *pile) Pop() any {
+	last := (*p)[len(*p)-1]
+	*p = slices.Delete(*p, len(*p)-1, len(*p))
 	return last
 }
-
-func (r *ranking) add(rec *record, rank int64) { rec.rank = rank; heap.Push(r, rec) }
 
 // NewMemoryStorage returns an empty storage.
 func NewMemoryStorage() *MemoryStorage {
 	return &MemoryStorage{jobs: map[string]*record{}, holders: map[string]*record{},
-		ready: map[string]*ranking{}, running: map[int64]*record{}}
+		ready: map[string]*ranking{}, running: map[string]*record{}}
 }
 
 // do runs a verb under the lock, unless ctx or the storage is at its end.
@@ -97,7 +162,7 @@ func (s *MemoryStorage) do(ctx context.Context, verb func()) error {
 	if err := ctx.Err(); err != nil || s.closed {
 		return cmp.Or(err, ErrClosed)
 	}
-	s.now = microTime(time.Now())
+	s.now = time.Now().UnixMicro()
 	verb()
 	return nil
 }
@@ -107,21 +172,24 @@ func (s *MemoryStorage) nextLocked() int64 { s.number++; return s.number }
 // moveLocked gives rec a status and its place. A PENDING one wakes all Dequeues that wait, by one channel: they are
 // few, and to wake only one means passing its turn on if it leaves at that moment or takes from other queues.
 func (s *MemoryStorage) moveLocked(rec *record, to Status) {
-	delete(s.running, rec.age)
-	switch rec.Status = to; {
+	if rec.status == StatusRunning && to != StatusRunning {
+		delete(s.running, rec.id)
+	}
+	switch rec.status = to; {
 	case to == StatusRunning:
-		s.running[rec.age] = rec
+		s.running[rec.id] = rec
 	case to == StatusSuccess:
-		s.finished.add(rec, rec.FinishedAt.UnixMicro())
+		s.finished.add(rec, rec.finishedAt)
 	case to == StatusFailed:
-		s.dead.add(rec, s.nextLocked())
-	case rec.RunAt.After(s.now):
-		s.future.add(rec, rec.RunAt.UnixMicro())
+		rec.rank = s.nextLocked()
+		s.dead = append(s.dead, rec)
+	case rec.runAt > s.now:
+		s.future.add(rec, rec.runAt)
 	default:
-		if s.ready[rec.Queue] == nil {
-			s.ready[rec.Queue] = new(ranking)
+		if s.ready[rec.queue] == nil {
+			s.ready[rec.queue] = new(ranking)
 		}
-		s.ready[rec.Queue].add(rec, ^int64(rec.Priority)) // ^p falls as p rises, like -p, but never overflows
+		s.ready[rec.queue].add(rec, ^int64(rec.priority)) // ^p falls as p rises, like -p, but never overflows
 	}
 	if to == StatusPending {
 		s.wakeLocked()
@@ -143,25 +211,25 @@ func (s *MemoryStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		if err != nil {
 			return err
 		}
-		added[i] = &record{args: args, kwargs: kwargs, Job: Job{ID: cmp.Or(j.ID, NewID()), Task: j.Task, Key: j.Key,
-			Queue: cmp.Or(j.Queue, defaultQueue), Priority: j.Priority, RunAt: microTime(j.RunAt)}}
+		added[i] = &record{args: args, kwargs: kwargs, id: cmp.Or(j.ID, NewID()), task: j.Task, key: j.Key,
+			queue: cmp.Or(j.Queue, defaultQueue), priority: j.Priority, runAt: micros(j.RunAt)}
 	}
 	var taken error
 	err := s.do(ctx, func() {
 		for i, rec := range added {
 			if taken = s.reserveLocked(rec); taken != nil {
 				for _, rec := range added[:i] {
-					delete(s.jobs, rec.ID)
-					delete(s.holders, rec.Key)
+					delete(s.jobs, rec.id)
+					delete(s.holders, rec.key)
 				}
 				return
 			}
 		}
 		for i, rec := range added {
-			rec.age, rec.CreatedAt = s.nextLocked(), s.now
+			rec.age, rec.createdAt = s.nextLocked(), s.now
 			s.all = append(s.all, rec)
 			s.moveLocked(rec, StatusPending)
-			jobs[i].accepted(rec.ID, rec.Queue, s.now)
+			jobs[i].accepted(rec.id, rec.queue, timeOf(s.now))
 		}
 	})
 	return cmp.Or(err, taken)
@@ -169,14 +237,14 @@ func (s *MemoryStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 
 // reserveLocked takes rec's ID and Key, unless another job has them.
 func (s *MemoryStorage) reserveLocked(rec *record) error {
-	if other := s.jobs[rec.ID]; other != nil && other != rec {
-		return &DuplicateError{ID: rec.ID}
+	if other := s.jobs[rec.id]; other != nil && other != rec {
+		return &DuplicateError{ID: rec.id}
 	}
-	if holder := s.holders[rec.Key]; holder != nil {
-		return &DuplicateError{ID: holder.ID, Key: rec.Key}
+	if holder := s.holders[rec.key]; holder != nil {
+		return &DuplicateError{ID: holder.id, Key: rec.key}
 	}
-	if s.jobs[rec.ID] = rec; rec.Key != "" {
-		s.holders[rec.Key] = rec
+	if s.jobs[rec.id] = rec; rec.key != "" {
+		s.holders[rec.key] = rec
 	}
 	return nil
 }
@@ -196,18 +264,18 @@ func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 		var changed chan struct{}
 		var due <-chan time.Time
 		err = s.do(context.WithoutCancel(ctx), func() { // an ended ctx gets what is due, too
-			if claimed = s.claimLocked(WorkerName(ctx), slots, max, queues); len(claimed) > 0 || slots < 1 {
+			if claimed, jobs = s.claimLocked(WorkerName(ctx), slots, max, queues); len(claimed) > 0 || slots < 1 {
 				return
 			}
 			if s.changed == nil {
 				s.changed = make(chan struct{})
 			}
-			if changed = s.changed; len(s.future) > 0 {
-				due = time.After(s.future[0].RunAt.Sub(s.now))
+			if changed = s.changed; s.future.len() > 0 {
+				due = time.After(timeOf(s.future.first().runAt).Sub(timeOf(s.now)))
 			}
 		})
-		for _, rec := range claimed {
-			jobs = append(jobs, rec.job())
+		for i, rec := range claimed {
+			jobs[i].splitArgs(rec.args, rec.kwargs)
 		}
 		if len(jobs) > 0 || slots < 1 || err != nil {
 			return jobs, err
@@ -221,30 +289,39 @@ func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 	}
 }
 
-// claimLocked claims up to limit jobs, and beyond the first slots none that was claimed before.
-func (s *MemoryStorage) claimLocked(worker string, slots, limit int, queues []string) (claimed []*record) {
-	for len(s.future) > 0 && !s.future[0].RunAt.After(s.now) {
-		s.moveLocked(heap.Pop(&s.future).(*record), StatusPending)
+// claimLocked claims up to limit jobs, and beyond the first slots none that was claimed before. The jobs lack their
+// arguments, which the caller may read from the records without the lock.
+func (s *MemoryStorage) claimLocked(worker string, slots, limit int, queues []string) (claimed []*record, jobs []*Job) {
+	for s.future.len() > 0 && s.future.first().runAt <= s.now {
+		s.moveLocked(s.future.pop(), StatusPending)
 	}
-	var heads ranking // the first of each queue; ranked, so that many queues cost something a call and not a job
+	var heads pile // the first of each queue; a heap, so that many queues cost something a call and not a job
 	for name, ready := range s.ready {
 		if len(queues) == 0 || slices.Contains(queues, name) || name == defaultQueue && slices.Contains(queues, "") {
-			heap.Push(&heads, (*ready)[0])
+			heap.Push(&heads, ready.first())
 		}
 	}
-	for len(heads) > 0 && len(claimed) < limit && (len(claimed) < slots || heads[0].Claim == 0) {
-		rec := heap.Pop(&heads).(*record)
-		ready := s.ready[rec.Queue]
-		if heap.Pop(ready); len(*ready) > 0 {
-			heap.Push(&heads, (*ready)[0])
+	var block []Job // jobs are made several at a time, but not so many that one kept for long keeps a lot of memory
+	for len(heads) > 0 && len(claimed) < limit && (len(claimed) < slots || heads[0].claim == 0) {
+		rec := heads[0]
+		ready := s.ready[rec.queue]
+		ready.pop()
+		if heads[0] = ready.first(); heads[0] != nil {
+			heap.Fix(&heads, 0)
 		} else {
-			delete(s.ready, rec.Queue)
+			heads[0] = rec
+			heap.Pop(&heads)
+			delete(s.ready, rec.queue)
 		}
-		rec.Attempts, rec.Claim, rec.HeartbeatAt, rec.Worker = rec.Attempts+1, max(rec.Claim+1, s.now.UnixMicro()), s.now, worker
+		rec.attempts, rec.claim, rec.heartbeatAt, rec.worker = rec.attempts+1, max(rec.claim+1, s.now), s.now, worker
 		s.moveLocked(rec, StatusRunning)
-		claimed = append(claimed, rec.snapshot())
+		if len(block) == 0 {
+			block = make([]Job, min(16, limit-len(claimed), 1+ready.len()))
+		}
+		rec.show(&block[0])
+		claimed, jobs, block = append(claimed, rec), append(jobs, &block[0]), block[1:]
 	}
-	return claimed
+	return claimed, jobs
 }
 
 // held moves each job whose claim is still the caller's, after a change to it, and returns the others. Those to be
@@ -252,20 +329,20 @@ func (s *MemoryStorage) claimLocked(worker string, slots, limit int, queues []st
 func (s *MemoryStorage) held(ctx context.Context, jobs []*Job, to Status, change func(*record, *Job)) (lost, canceled []*Job, err error) {
 	err = s.do(ctx, func() {
 		for _, job := range jobs {
-			rec := s.jobs[job.ID]
+			rec := s.running[job.ID]
 			if !rec.heldBy(job) {
 				lost = append(lost, job)
 				continue
 			}
-			if rec.Canceled && (to == StatusPending || to == StatusFailed) {
+			if rec.canceled && (to == StatusPending || to == StatusFailed) {
 				s.cancelLocked(rec)
 				canceled = append(canceled, job)
 				continue
 			}
 			change(rec, job)
 			if to == StatusSuccess || to == StatusFailed {
-				rec.FinishedAt = s.now
-				delete(s.holders, rec.Key)
+				rec.finishedAt = s.now
+				delete(s.holders, rec.key)
 			}
 			s.moveLocked(rec, to)
 		}
@@ -274,15 +351,15 @@ func (s *MemoryStorage) held(ctx context.Context, jobs []*Job, to Status, change
 }
 
 func (r *record) heldBy(job *Job) bool {
-	return r != nil && r.Status == StatusRunning && r.Claim == job.Claim && r.Attempts == job.Attempts
+	return r != nil && r.status == StatusRunning && r.claim == job.Claim && r.attempts == job.Attempts
 }
 
 // cancelLocked ends a job that is in none of the rankings.
 func (s *MemoryStorage) cancelLocked(rec *record) {
-	rec.Status, rec.Error, rec.FinishedAt, rec.Canceled = StatusFailed, ErrCanceled.Error(), s.now, true
-	delete(s.running, rec.age)
-	delete(s.holders, rec.Key)
-	s.finished.add(rec, rec.FinishedAt.UnixMicro())
+	rec.status, rec.err, rec.finishedAt, rec.canceled = StatusFailed, ErrCanceled.Error(), s.now, true
+	delete(s.running, rec.id)
+	delete(s.holders, rec.key)
+	s.finished.add(rec, rec.finishedAt)
 }
 
 // ofOne is for the verbs that take one job, where a lost or canceled one is an error.
@@ -298,35 +375,35 @@ func ofOne(lost, canceled []*Job, err error) error {
 
 // MarkDone implements [Storage].
 func (s *MemoryStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	lost, _, err = s.held(ctx, jobs, StatusSuccess, func(rec *record, job *Job) { rec.Result = slices.Clone(job.Result) })
+	lost, _, err = s.held(ctx, jobs, StatusSuccess, func(rec *record, job *Job) { rec.result = slices.Clone(job.Result) })
 	return lost, err
 }
 
 // MarkFailed implements [Storage].
 func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
 	return ofOne(s.held(ctx, []*Job{job}, StatusPending, func(rec *record, _ *Job) {
-		rec.Error, rec.RunAt = errorText(cause), microTime(retryAt)
+		rec.err, rec.runAt = errorText(cause), micros(retryAt)
 	}))
 }
 
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) {
-		if rec.Error = errorText(cause); errors.Is(cause, ErrAttemptsUsedUp) {
-			rec.Attempts--
+		if rec.err = errorText(cause); errors.Is(cause, ErrAttemptsUsedUp) {
+			rec.attempts--
 		}
 	}))
 }
 
 // Heartbeat implements [Storage].
 func (s *MemoryStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	lost, _, err = s.held(ctx, jobs, StatusRunning, func(rec *record, _ *Job) { rec.HeartbeatAt = s.now })
+	lost, _, err = s.held(ctx, jobs, StatusRunning, func(rec *record, _ *Job) { rec.heartbeatAt = s.now })
 	return lost, err
 }
 
 // Release implements [Releaser].
 func (s *MemoryStorage) Release(ctx context.Context, jobs ...*Job) error {
-	_, _, err := s.held(ctx, jobs, StatusPending, func(rec *record, _ *Job) { rec.Attempts-- })
+	_, _, err := s.held(ctx, jobs, StatusPending, func(rec *record, _ *Job) { rec.attempts-- })
 	return err
 }
 
@@ -336,10 +413,10 @@ func (s *MemoryStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 		for _, id := range ids {
 			switch rec := s.jobs[id]; {
 			case rec == nil:
-			case rec.Status == StatusRunning:
-				rec.Canceled = true
+			case rec.status == StatusRunning:
+				rec.canceled = true
 				asked = append(asked, id)
-			case rec.Status == StatusPending:
+			case rec.status == StatusPending:
 				s.unrankLocked(rec)
 				s.cancelLocked(rec)
 				ended = append(ended, id)
@@ -351,15 +428,10 @@ func (s *MemoryStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 
 // unrankLocked takes a PENDING job out of its ranking.
 func (s *MemoryStorage) unrankLocked(rec *record) {
-	for _, waiting := range []*ranking{s.ready[rec.Queue], &s.future} {
-		if waiting == nil {
-			continue
-		}
-		if i := slices.Index(*waiting, rec); i >= 0 {
-			heap.Remove(waiting, i)
-		}
-		if len(*waiting) == 0 && waiting != &s.future {
-			delete(s.ready, rec.Queue)
+	s.future.remove(rec)
+	if ready := s.ready[rec.queue]; ready != nil {
+		if ready.remove(rec); ready.len() == 0 {
+			delete(s.ready, rec.queue)
 		}
 	}
 }
@@ -368,7 +440,7 @@ func (s *MemoryStorage) unrankLocked(rec *record) {
 func (s *MemoryStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []*Job, err error) {
 	err = s.do(ctx, func() {
 		for _, job := range jobs {
-			if rec := s.jobs[job.ID]; rec.heldBy(job) && rec.Canceled {
+			if rec := s.running[job.ID]; rec.heldBy(job) && rec.canceled {
 				canceled = append(canceled, job)
 			}
 		}
@@ -384,15 +456,15 @@ func (s *MemoryStorage) ReapStale(ctx context.Context, visibility time.Duration)
 	}
 	err = s.do(ctx, func() {
 		for _, rec := range s.running {
-			if now.Sub(rec.HeartbeatAt).Abs() > visibility {
-				if reaped++; rec.Canceled {
+			if now.Sub(timeOf(rec.heartbeatAt)).Abs() > visibility {
+				if reaped++; rec.canceled {
 					s.cancelLocked(rec)
 					continue
 				}
-				rec.Error, rec.RunAt = "lease expired", time.Time{}
+				rec.err, rec.runAt = "lease expired", 0
 				if rec.reaped++; rec.reaped > 1 {
-					spread := min(float64(rec.Attempts)*float64(max(visibility, 0)), math.MaxInt64/2) // a float does not overflow
-					rec.RunAt = microTime(now.Add(time.Duration(rand.Float64() * spread)))
+					spread := min(float64(rec.attempts)*float64(max(visibility, 0)), math.MaxInt64/2) // a float does not overflow
+					rec.runAt = micros(now.Add(time.Duration(rand.Float64() * spread)))
 				}
 				s.moveLocked(rec, StatusPending)
 			}
@@ -406,11 +478,11 @@ func (s *MemoryStorage) Prune(ctx context.Context, before time.Time) (pruned int
 	for n := 1000; n == 1000 && err == nil; pruned += n {
 		n = 0
 		err = s.do(ctx, func() {
-			for ; n < 1000 && len(s.finished) > 0 && s.finished[0].FinishedAt.Before(microTime(before)); n++ {
-				delete(s.jobs, heap.Pop(&s.finished).(*record).ID)
+			for ; n < 1000 && s.finished.len() > 0 && s.finished.first().finishedAt < before.UnixMicro(); n++ {
+				delete(s.jobs, s.finished.pop().id)
 			}
 			if len(s.all) > 2*len(s.jobs) { // sweep seldom: it goes through them all
-				s.all = slices.DeleteFunc(s.all, func(rec *record) bool { return s.jobs[rec.ID] != rec })
+				s.all = slices.DeleteFunc(s.all, func(rec *record) bool { return s.jobs[rec.id] != rec })
 			}
 		})
 	}
@@ -419,7 +491,7 @@ func (s *MemoryStorage) Prune(ctx context.Context, before time.Time) (pruned int
 
 // Size implements [Storage].
 func (s *MemoryStorage) Size(ctx context.Context) (size int, err error) {
-	err = s.do(ctx, func() { size = len(s.jobs) - len(s.running) - len(s.dead) - len(s.finished) })
+	err = s.do(ctx, func() { size = len(s.jobs) - len(s.running) - len(s.dead) - s.finished.len() })
 	return size, err
 }
 
@@ -438,18 +510,18 @@ func (s *MemoryStorage) Stats(ctx context.Context) (stats Stats, err error) {
 			rest := s.after(s.all, last, func(rec *record) int64 { return rec.age })
 			more = len(rest) > 0
 			for _, rec := range rest[:min(1000, len(rest))] {
-				if last = rec.age; s.jobs[rec.ID] != rec {
+				if last = rec.age; s.jobs[rec.id] != rec {
 					continue
 				}
 				hour, minute := 0, 0
-				if age := now.Sub(rec.FinishedAt); age < time.Hour {
+				if age := now.Sub(timeOf(rec.finishedAt)); age < time.Hour {
 					hour = 1
 					if age = max(age, 0); age < time.Minute {
 						minute = 1
 						stats.LastMinute[59-age/time.Second]++
 					}
 				}
-				stats.add(rec.Queue, rec.Task, rec.Status, 1, rec.CreatedAt, hour, minute)
+				stats.add(rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute)
 			}
 		})
 	}
@@ -463,13 +535,18 @@ func (s *MemoryStorage) after(in []*record, last int64, number func(*record) int
 
 // Get implements [Inspector].
 func (s *MemoryStorage) Get(ctx context.Context, id string) (job *Job, err error) {
+	var rec *record
 	err = s.do(ctx, func() {
-		if rec := s.jobs[id]; rec != nil {
-			job = rec.snapshot().job()
+		if rec = s.jobs[id]; rec != nil {
+			job = new(Job)
+			rec.show(job)
 		}
 	})
 	if err == nil && job == nil {
 		err = fmt.Errorf("%w: %q", ErrNotFound, id)
+	}
+	if job != nil {
+		job.splitArgs(rec.args, rec.kwargs)
 	}
 	return job, err
 }
@@ -482,7 +559,7 @@ func (s *MemoryStorage) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, erro
 // DeadLetters implements [Inspector].
 func (s *MemoryStorage) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
 	f.Status = ""
-	return s.list(ctx, f, (*[]*record)(&s.dead), func(rec *record) int64 { return rec.rank })
+	return s.list(ctx, f, &s.dead, func(rec *record) int64 { return rec.rank })
 }
 
 // list goes through records by the number that orders them, a hundred at a time.
@@ -490,12 +567,14 @@ func (s *MemoryStorage) list(ctx context.Context, f Filter, in *[]*record, numbe
 	return func(yield func(*Job, error) bool) {
 		for last, given, more := int64(0), 0, true; more; {
 			var page []*record
+			var jobs []*Job
 			err := s.do(ctx, func() {
 				rest := s.after(*in, last, number)
 				more = len(rest) > 0
 				for _, rec := range rest[:min(100, len(rest))] {
-					if last = number(rec); s.jobs[rec.ID] == rec && f.match(rec) {
-						page = append(page, rec.snapshot())
+					if last = number(rec); s.jobs[rec.id] == rec && f.match(rec) {
+						page, jobs = append(page, rec), append(jobs, new(Job))
+						rec.show(jobs[len(jobs)-1])
 					}
 				}
 			})
@@ -503,8 +582,9 @@ func (s *MemoryStorage) list(ctx context.Context, f Filter, in *[]*record, numbe
 				yield(nil, err)
 				return
 			}
-			for _, rec := range page {
-				if given++; !yield(rec.job(), nil) || given == f.Limit {
+			for i, rec := range page {
+				jobs[i].splitArgs(rec.args, rec.kwargs)
+				if given++; !yield(jobs[i], nil) || given == f.Limit {
 					return
 				}
 			}
@@ -513,8 +593,8 @@ func (s *MemoryStorage) list(ctx context.Context, f Filter, in *[]*record, numbe
 }
 
 func (f *Filter) match(rec *record) bool {
-	return (len(f.IDs) == 0 || slices.Contains(f.IDs, rec.ID)) && (f.Status == "" || f.Status == rec.Status) &&
-		(f.Queue == "" || f.Queue == rec.Queue) && (f.Task == "" || strings.EqualFold(f.Task, rec.Task))
+	return (len(f.IDs) == 0 || slices.Contains(f.IDs, rec.id)) && (f.Status == "" || f.Status == rec.status) &&
+		(f.Queue == "" || f.Queue == rec.queue) && (f.Task == "" || strings.EqualFold(f.Task, rec.task))
 }
 
 // Replay implements [Inspector]. Limit counts the jobs replayed, not those that stay.
@@ -523,7 +603,7 @@ func (s *MemoryStorage) Replay(ctx context.Context, f Filter) (int, error) {
 		if s.reserveLocked(rec) != nil {
 			return false
 		}
-		rec.Attempts, rec.reaped, rec.Error, rec.Worker, rec.RunAt, rec.FinishedAt = 0, 0, "", "", time.Time{}, time.Time{}
+		rec.attempts, rec.reaped, rec.err, rec.worker, rec.runAt, rec.finishedAt = 0, 0, "", "", 0, 0
 		s.moveLocked(rec, StatusPending)
 		return true
 	})
@@ -531,7 +611,7 @@ func (s *MemoryStorage) Replay(ctx context.Context, f Filter) (int, error) {
 
 // Purge implements [Inspector]. The job itself stays FAILED until it is pruned.
 func (s *MemoryStorage) Purge(ctx context.Context, f Filter) (int, error) {
-	return s.unbury(ctx, f, func(rec *record) bool { s.finished.add(rec, rec.FinishedAt.UnixMicro()); return true })
+	return s.unbury(ctx, f, func(rec *record) bool { s.finished.add(rec, rec.finishedAt); return true })
 }
 
 // unbury takes out of dead what matches f and what verb does not decline, the oldest first, and reports how many.

@@ -131,7 +131,8 @@ func (w *Worker) work(ctx context.Context, drain bool) error {
 // ends when the shift gives up.
 type shift struct {
 	drain                                  bool
-	once                                   bool // some jobs have one attempt, which is not to be lost while they wait
+	prefetcher                             Prefetcher // nil: nothing is claimed ahead
+	once                                   bool       // some jobs have one attempt, which is not to be lost while they wait
 	storage                                Storage
 	name                                   string
 	queues                                 []string
@@ -144,12 +145,15 @@ type shift struct {
 	wall                                   func() time.Time
 
 	end   context.CancelFunc    // stops the claims
-	ready chan *Job             // claimed, in order; larger than what is ever claimed ahead
 	slots []atomic.Pointer[run] // what each slot is running, until that is recorded
-	done  chan *Job             // succeeded, to be recorded in batches
+	flush chan struct{}         // capacity 1: done has begun, or should not wait for more
 
-	mu      sync.Mutex           // guards the rest
-	change  *sync.Cond           // a slot is free, or the claims end
+	mu      sync.Mutex           // guards the rest, and is taken once a job: lists cost less than channels do
+	change  *sync.Cond           // there is reason to claim, or the claims end
+	arrived *sync.Cond           // ready or closed has changed
+	ready   []*Job               // claimed, in order, and waiting for a slot
+	closed  bool                 // there will be no more in ready
+	done    []*Job               // succeeded, to be recorded in batches
 	held    int                  // jobs claimed and not ended, waiting ones included
 	unsaved int                  // ended, but not recorded
 	sent    int                  // jobs that were ever handed to the slots
@@ -222,8 +226,10 @@ func (w *Worker) newShift(drain bool) (*shift, error) {
 		})
 	}
 	s.slots = make([]atomic.Pointer[run], cmp.Or(w.Concurrency, 10))
-	s.ready, s.done = make(chan *Job, len(s.slots)+2*aheadMost), make(chan *Job, batchMost)
-	s.change = sync.NewCond(&s.mu)
+	s.flush, s.change, s.arrived = make(chan struct{}, 1), sync.NewCond(&s.mu), sync.NewCond(&s.mu)
+	if _, releaser := s.storage.(Releaser); releaser && !s.once {
+		s.prefetcher, _ = s.storage.(Prefetcher)
+	}
 	return s, nil
 }
 
@@ -236,7 +242,11 @@ func (s *shift) work(ctx context.Context) error {
 	claiming, stopClaiming := context.WithCancel(context.WithValue(ctx, workerKey{}, s.name))
 	defer stopClaiming()
 	s.end = stopClaiming
-	defer context.AfterFunc(claiming, func() { s.count(0, 0) })()
+	defer context.AfterFunc(claiming, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.change.Broadcast()
+	})()
 	resting, stopRest := context.WithCancel(writes)
 	defer stopRest()
 
@@ -265,7 +275,10 @@ func (s *shift) work(ctx context.Context) error {
 	defer time.AfterFunc(s.grace, func() { cancelTasks(ErrShutdown) }).Stop()
 	defer time.AfterFunc(s.grace+lastWords, cancelWrites).Stop()
 	s.releaseReady(writes, true)
-	close(s.ready)
+	s.mu.Lock()
+	s.closed = true
+	s.arrived.Broadcast()
+	s.mu.Unlock()
 	idle := make(chan struct{})
 	go func() { slots.Wait(); close(idle) }() // ends with the last task
 	select {
@@ -316,7 +329,7 @@ func (s *shift) claimAll(ctx, writes context.Context) {
 		if ahead == 0 {
 			jobs, err = s.storage.Dequeue(waiting, slots, s.queues...)
 		} else {
-			jobs, err = s.storage.(Prefetcher).Prefetch(waiting, slots, slots+ahead, s.queues...)
+			jobs, err = s.prefetcher.Prefetch(waiting, slots, slots+ahead, s.queues...)
 		}
 		impatient := err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err())
 		stop()
@@ -378,29 +391,36 @@ func (s *shift) reserve(ctx context.Context) (slots, ahead int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ; ctx.Err() == nil; s.change.Wait() {
-		free, most := len(s.slots)-s.held-s.asked, s.aheadLocked()
-		ahead = max(most-s.ahead-max(s.held-len(s.slots), 0), 0)
-		switch {
-		case free > 0 && s.asked == 0 && !s.drain:
-			slots = (free + 1) / 2 // the rest is the other claim's
-		case free > 0:
-			slots = free
-		case s.dry || s.asked+s.ahead > 0 || ahead <= most/2:
-			continue
+		if slots, ahead = s.wantedLocked(); slots+ahead > 0 {
+			s.asked += slots
+			s.ahead += ahead
+			return slots, ahead
 		}
-		s.asked += slots
-		s.ahead += ahead
-		return slots, ahead
 	}
 	return 0, 0
+}
+
+// wantedLocked is what there is reason to claim.
+func (s *shift) wantedLocked() (slots, ahead int) {
+	free, most := len(s.slots)-s.held-s.asked, s.aheadLocked()
+	ahead = max(most-s.ahead-max(s.held-len(s.slots), 0), 0)
+	switch {
+	case s.unsaved >= 2*batchMost: // the storage does not keep up
+		return 0, 0
+	case free > 0 && s.asked == 0 && !s.drain:
+		return (free + 1) / 2, ahead // the rest is the other claim's
+	case free > 0:
+		return free, ahead
+	case s.dry || s.asked+s.ahead > 0 || ahead <= most/2:
+		return 0, 0
+	}
+	return 0, ahead
 }
 
 // aheadLocked is how many jobs to have waiting: as many as will start soon, so that short tasks are claimed in large
 // batches and long ones are left to other workers.
 func (s *shift) aheadLocked() int {
-	_, prefetcher := s.storage.(Prefetcher)
-	_, releaser := s.storage.(Releaser)
-	if !prefetcher || !releaser || !s.known || s.once {
+	if s.prefetcher == nil || !s.known {
 		return 0
 	}
 	return min(aheadMost, int(time.Duration(len(s.slots))*aheadTime/max(s.pace, time.Microsecond)))
@@ -410,7 +430,7 @@ func (s *shift) aheadLocked() int {
 // beside it may have filled them with jobs ahead: a job that was claimed before then goes back at once, for in its
 // place ahead of a free slot it could lose another attempt to a task that kills the process.
 func (s *shift) dispatch(writes context.Context, slots, ahead int, jobs []*Job) {
-	var ready, back []*Job
+	var back []*Job
 	s.mu.Lock()
 	s.asked -= slots
 	s.ahead -= ahead
@@ -420,14 +440,12 @@ func (s *shift) dispatch(writes context.Context, slots, ahead int, jobs []*Job) 
 		if s.held++; job.Attempts > 1 && s.held > len(s.slots) {
 			back = append(back, job)
 		} else {
-			ready = append(ready, job)
+			s.ready = append(s.ready, job)
+			s.sent++
+			s.arrived.Signal()
 		}
 	}
-	s.sent += len(ready)
 	s.mu.Unlock()
-	for _, job := range ready {
-		s.ready <- job
-	}
 	if len(back) > 0 {
 		s.giveBack(writes, back...)
 	}
@@ -437,11 +455,27 @@ func (s *shift) dispatch(writes context.Context, slots, ahead int, jobs []*Job) 
 func (s *shift) count(held, unsaved int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.countLocked(held, unsaved)
+}
+
+func (s *shift) countLocked(held, unsaved int) {
 	s.held += held
 	s.unsaved += unsaved
-	s.change.Broadcast()
+	if s.held == 0 && len(s.done) > 0 {
+		s.flushLocked()
+	}
+	if slots, ahead := s.wantedLocked(); slots+ahead > 0 {
+		s.change.Broadcast()
+	}
 	if s.held+s.unsaved == 0 && s.rested != nil {
 		s.rested()
+	}
+}
+
+func (s *shift) flushLocked() {
+	select {
+	case s.flush <- struct{}{}:
+	default:
 	}
 }
 
@@ -452,21 +486,15 @@ func (s *shift) waitMost() time.Duration {
 }
 
 // releaseReady gives back the jobs that wait for a slot: all, or those that did so at the last look already, because
-// they would run sooner elsewhere. Those are the first in the channel, so that nothing need be put back out of order.
+// they would run sooner elsewhere.
 func (s *shift) releaseReady(ctx context.Context, all bool) {
-	var back []*Job
 	s.mu.Lock()
 	n := len(s.ready)
 	if !all {
 		n -= s.sent - s.looked
 	}
-	for s.looked = s.sent; n > 0; n-- {
-		select {
-		case job := <-s.ready:
-			back = append(back, job)
-		default: // a slot was faster
-		}
-	}
+	back := slices.Clone(s.ready[:max(n, 0)])
+	s.ready, s.looked = s.ready[len(back):], s.sent
 	s.known = s.known && len(back) == 0 // otherwise tasks take longer than was thought
 	s.mu.Unlock()
 	if len(back) > 0 {
@@ -495,55 +523,146 @@ func (s *shift) release(ctx context.Context, jobs []*Job) (err error) {
 
 // ---- Running ----
 
-// run is one attempt. It is the context of its task, so that the task can ask for its job.
+// run is one attempt. It is the context of its task, so that the task can ask for its job. The context of the
+// standard library behind it is made when it is first needed: many tasks never look, and one takes longer to make and
+// to cancel than they run.
 type run struct {
-	context.Context
-	cancel  context.CancelCauseFunc
+	tasks   context.Context // its parent
+	timeout time.Duration   // 0: none
 	job     *Job
 	storage Storage
-	ended   atomic.Bool // the task has returned, or was not run; what is left is to record it
+	ended   atomic.Bool   // the task has returned, or was not run; what is left is to record it
+	took    time.Duration // by the task, if it was run
 
-	mu     sync.Mutex      // guards result
-	result json.RawMessage // from SetResult
+	mu     sync.Mutex              // guards the rest
+	ctx    context.Context         // nil: not yet needed
+	stop   context.CancelCauseFunc // of ctx
+	why    error                   // it was cancelled when there was no ctx yet
+	result json.RawMessage         // from SetResult
 }
+
+// made returns the context behind r. All that contexts derived from r ask goes there, so that they hang on it as on
+// any other, without a goroutine of their own.
+func (r *run) made() context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx == nil {
+		parent := r.tasks
+		if r.why != nil {
+			parent = context.WithoutCancel(parent) // which has its own reason by now
+		}
+		ctx, stop := context.WithCancelCause(parent)
+		if r.ctx, r.stop = ctx, stop; r.timeout > 0 {
+			var rest context.CancelFunc
+			r.ctx, rest = context.WithTimeoutCause(ctx, r.timeout, timeoutError(r.timeout))
+			r.stop = func(cause error) { stop(cause); rest() }
+		}
+		if r.why != nil {
+			stop(r.why)
+		}
+	}
+	return r.ctx
+}
+
+func (r *run) Deadline() (time.Time, bool) { return r.made().Deadline() }
+func (r *run) Done() <-chan struct{}       { return r.made().Done() }
+func (r *run) Err() error                  { return r.made().Err() }
 
 func (r *run) Value(key any) any {
 	if key == (runKey{}) {
 		return r
 	}
-	return r.Context.Value(key)
+	return r.made().Value(key)
+}
+
+// cancel cancels the context; nil is context.Canceled.
+func (r *run) cancel(cause error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx != nil {
+		r.stop(cause)
+	} else {
+		r.why = cmp.Or(r.why, cause, context.Canceled)
+	}
+}
+
+// cause is context.Cause.
+func (r *run) cause() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx != nil {
+		return context.Cause(r.ctx)
+	}
+	return cmp.Or(r.why, context.Cause(r.tasks))
 }
 
 // slot runs one job after another. A task that calls runtime.Goexit takes the goroutine with it; another follows.
 func (s *shift) slot(claiming, tasks, writes context.Context, slots *sync.WaitGroup, i int) {
 	var current *run
-	end := func() {
-		s.slots[i].Store(nil)
-		current = nil
-		s.count(-1, 0)
-	}
 	defer func() {
 		if current != nil {
 			s.settle(writes, current, &PanicError{"runtime.Goexit was called", debug.Stack()})
-			end()
+			s.slots[i].Store(nil)
+			s.mu.Lock()
+			s.endLocked(current, nil)
+			s.mu.Unlock()
 			slots.Go(func() { s.slot(claiming, tasks, writes, slots, i) })
 		}
 	}()
-	for job := range s.ready {
+	for job := s.next(nil, nil); job != nil; {
 		if claiming.Err() != nil {
 			s.giveBack(writes, job)
+			job = s.next(nil, nil)
 			continue
 		}
-		current = &run{job: job, storage: s.storage}
-		current.Context, current.cancel = context.WithCancelCause(tasks)
+		current = &run{job: job, storage: s.storage, tasks: tasks}
 		s.slots[i].Store(current)
-		s.attempt(writes, current)
-		end()
+		done := s.attempt(writes, current)
+		s.slots[i].Store(nil)
+		ended := current
+		current = nil
+		job = s.next(ended, done)
 	}
 }
 
-// attempt runs a job and settles how it ended.
-func (s *shift) attempt(writes context.Context, r *run) {
+// next ends an attempt, if there was one, and waits for the next job. It returns nil when there will be none.
+func (s *shift) next(ended *run, done *Job) (job *Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ended != nil {
+		s.endLocked(ended, done)
+	}
+	for len(s.ready) == 0 {
+		if s.closed {
+			return nil
+		}
+		s.arrived.Wait()
+	}
+	job, s.ready[0] = s.ready[0], nil
+	s.ready = s.ready[1:]
+	return job
+}
+
+// endLocked frees the slot of an attempt and keeps the pace; done has succeeded and is to be recorded.
+func (s *shift) endLocked(r *run, done *Job) {
+	if r.took > 0 {
+		if !s.known {
+			s.known, s.pace = true, r.took
+		}
+		s.pace += (r.took - s.pace) / 8
+	}
+	unsaved := 0
+	if done != nil {
+		unsaved, s.done = 1, append(s.done, done)
+		if len(s.done) == 1 || len(s.done) == batchMost {
+			s.flushLocked()
+		}
+	}
+	s.countLocked(-1, unsaved)
+}
+
+// attempt runs a job and settles how it ended. A success is returned, to be recorded with others.
+func (s *shift) attempt(writes context.Context, r *run) (done *Job) {
 	defer r.cancel(nil)
 	h, _ := s.registry.lookup(r.job.Task)
 	if r.job.Attempts-1 > cmp.Or(h.retry, &s.retry).MaxRetries { // not +1 on the right: math.MaxInt means for ever
@@ -552,17 +671,15 @@ func (s *shift) attempt(writes context.Context, r *run) {
 		s.count(0, 1)
 		s.giveUp(writes, r, fmt.Errorf("%w, %d of them, by workers that did not say how they ended; the last error: %s",
 			ErrAttemptsUsedUp, r.job.Attempts-1, cmp.Or(r.job.Error, "none")))
-		return
+		return nil
 	}
-	if timeout := cmp.Or(h.timeout, s.timeout); timeout > 0 {
-		var stop context.CancelFunc
-		r.Context, stop = context.WithTimeoutCause(r.Context, timeout, timeoutError(timeout))
-		defer stop()
+	if r.timeout = cmp.Or(h.timeout, s.timeout); r.timeout > 0 {
+		r.made() // the time begins
 	}
 	if s.log.Enabled(r, slog.LevelDebug) {
 		s.log.Debug("job starts", "task", r.job.Task, "job", r.job.ID, "attempt", r.job.Attempts)
 	}
-	s.settle(writes, r, s.measured(r))
+	return s.settle(writes, r, s.measured(r))
 }
 
 // timeoutError is the cause of a task's cancellation after a time.
@@ -571,19 +688,13 @@ type timeoutError time.Duration
 func (e timeoutError) Error() string        { return fmt.Sprintf("timed out after %v", time.Duration(e)) }
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// measured calls the task and keeps the pace; also when the task ends by runtime.Goexit.
+// measured calls the task and takes its time, also when it ends by runtime.Goexit.
 func (s *shift) measured(r *run) error {
 	s.metrics.running.Add(1)
 	started := time.Now()
 	defer func() {
-		took := time.Since(started)
+		r.took = max(time.Since(started), 1)
 		s.metrics.running.Add(-1)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if !s.known {
-			s.known, s.pace = true, took
-		}
-		s.pace += (took - s.pace) / 8
 	}()
 	return s.call(r, r.job)
 }
@@ -640,38 +751,36 @@ func printed(v any) (text string) {
 
 // settle records how an attempt ended. The task's own answer counts, also after a timeout or a cancellation, except
 // that a task which stopped because the worker is shutting down has not failed, and that the error of one whose job was
-// canceled says no more than that.
-func (s *shift) settle(ctx context.Context, r *run, err error) {
-	cause := context.Cause(r)
+// canceled says no more than that. A success is returned, to be recorded.
+func (s *shift) settle(ctx context.Context, r *run, err error) (done *Job) {
+	cause := r.cause()
 	interrupted := errors.Is(err, context.Canceled) || errors.Is(err, ErrShutdown)
 	r.ended.Store(true)
-	s.count(0, 1)
 	switch {
 	case errors.Is(cause, ErrLeaseLost):
 		s.log.Warn("lease lost; another worker has the job", "task", r.job.Task, "job", r.job.ID)
-		s.count(0, -1)
 	case err == nil:
-		job := r.job
+		done = r.job
 		r.mu.Lock()
 		if r.result != nil {
-			c := *job // a copy: the storage may be reading the job for a heartbeat
-			c.Result, job = r.result, &c
+			c := *done // a copy: the storage may be reading the job for a heartbeat
+			c.Result, done = r.result, &c
 		}
 		r.mu.Unlock()
-		select {
-		case s.done <- job:
-		case <-ctx.Done(): // the shift is over; the reaper has the job
-		}
 	case errors.Is(cause, ErrCanceled):
+		s.count(0, 1)
 		s.conclude(ctx, "canceling a job", r, func() error { return s.storage.MarkFailed(ctx, r.job, ErrCanceled, time.Now()) })
 	case errors.Is(cause, ErrShutdown) && interrupted:
+		s.count(0, 1)
 		s.save(ctx, "releasing a job", 1, func() error { return s.release(ctx, []*Job{r.job}) })
 	default:
 		if errors.Is(cause, context.DeadlineExceeded) && (interrupted || errors.Is(err, context.DeadlineExceeded)) && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
+		s.count(0, 1)
 		s.retryOrGiveUp(ctx, r, err)
 	}
+	return done
 }
 
 func (s *shift) retryOrGiveUp(ctx context.Context, r *run, err error) {
@@ -741,55 +850,53 @@ func brief(err error) string {
 
 // finish records successes in batches until ended is closed and nothing is left.
 func (s *shift) finish(ctx context.Context, ended <-chan struct{}) {
-	batch := make([]*Job, 0, batchMost)
-	for {
-		select {
-		case job := <-s.done:
-			batch = s.gather(append(batch[:0], job))
-		case <-ended:
-			if len(s.done) == 0 {
-				return
-			}
-			continue
-		}
-		var lost []*Job
-		if s.save(ctx, "recording successes", len(batch), func() (err error) {
-			lost, err = s.storage.MarkDone(ctx, batch...)
-			return err
-		}) {
-			s.metrics.succeeded.Add(int64(len(batch) - len(lost)))
-			for _, job := range lost {
-				s.log.Warn("lease lost before success was recorded; the job runs again", "task", job.Task, "job", job.ID)
+	for all := s.gather(nil, ended); len(all) > 0; all = s.gather(all, ended) {
+		for batch := range slices.Chunk(all, batchMost) {
+			var lost []*Job
+			if s.save(ctx, "recording successes", len(batch), func() (err error) {
+				lost, err = s.storage.MarkDone(ctx, batch...)
+				return err
+			}) {
+				s.metrics.succeeded.Add(int64(len(batch) - len(lost)))
+				for _, job := range lost {
+					s.log.Warn("lease lost before success was recorded; the job runs again", "task", job.Task, "job", job.ID)
+				}
 			}
 		}
 	}
 }
 
-// gather adds to a batch what has ended, and what will within batchTime if anything still runs.
-func (s *shift) gather(batch []*Job) []*Job {
-	timer := time.NewTimer(batchTime)
-	defer timer.Stop()
-	for len(batch) < batchMost {
-		select {
-		case job := <-s.done:
-			batch = append(batch, job)
-			continue
-		default:
-		}
+// gather waits for successes, for a full batch, but not for longer than batchTime and not when nothing runs. It takes
+// over the memory of the last ones.
+func (s *shift) gather(last []*Job, ended <-chan struct{}) (all []*Job) {
+	clear(last)
+	var timer <-chan time.Time
+	for waited := false; ; {
 		s.mu.Lock()
-		busy := s.held > 0
+		n := len(s.done)
+		if n >= batchMost || n > 0 && (waited || s.held == 0) {
+			all, s.done = s.done, last[:0]
+			s.mu.Unlock()
+			return all
+		}
 		s.mu.Unlock()
-		if !busy {
-			break
+		if n == 0 {
+			select {
+			case <-s.flush:
+				continue
+			case <-ended:
+				return nil
+			}
+		}
+		if timer == nil {
+			timer = time.After(batchTime)
 		}
 		select {
-		case job := <-s.done:
-			batch = append(batch, job)
-		case <-timer.C:
-			return batch
+		case <-s.flush:
+		case <-timer:
+			waited = true
 		}
 	}
-	return batch
 }
 
 // save writes the ends of n jobs until the storage takes them, the lease is lost, or ctx ends.
