@@ -74,8 +74,9 @@ const (
 	backstopPoll = time.Second            // behind the operating system's wake-ups
 	defaultPoll  = 20 * time.Millisecond  // where there are none
 	lockRetry    = 2 * time.Millisecond   // at most, between two tries for the write lock
-	lockNap      = 100 * time.Microsecond // the same, for the first lockNaps tries
+	lockNap      = 100 * time.Microsecond // the same, for the first lockNaps tries, and from lockLong on
 	lockNaps     = 10
+	lockLong     = 100 * time.Millisecond
 	lockPatience = 5 * time.Second // before a claim says that another program holds that lock
 	moveCheck    = time.Second     // between two looks whether the -wal and -shm are still there
 )
@@ -692,11 +693,7 @@ func (s *SQLiteStorage) begin() error {
 		if s.w.exec("BEGIN IMMEDIATE"); !isCode(s.w.err, codeBusy) {
 			return s.w.err
 		}
-		if try < lockNaps { // SQLite gives no event to wait for, and most commits are short
-			nap(rand.N(lockNap))
-			continue
-		}
-		time.Sleep(lockPause())
+		s.pause(try, time.Since(began))
 		if time.Since(began) > lockPatience {
 			trouble = errLocked
 		}
@@ -705,6 +702,20 @@ func (s *SQLiteStorage) begin() error {
 		} else if !queued && len(s.w.waiting) == 0 {
 			return errGone
 		}
+	}
+}
+
+// pause comes between two tries for the lock: SQLite gives no event to wait for. Short ones at first, because most
+// commits are short; then longer ones, which cost less. Whoever has waited long is as quick as a newcomer again, or
+// it might never come first, until it is clear that no commit is what it waits for.
+func (s *SQLiteStorage) pause(try int, waited time.Duration) {
+	switch quick := try < lockNaps || lockLong < waited && waited < lockPatience; {
+	case !quick:
+		time.Sleep(lockPause())
+	case s.opts.PollInterval > 0:
+		time.Sleep(rand.N(lockNap)) // in a bubble, where a nap would stop the clock
+	default:
+		nap(rand.N(lockNap))
 	}
 }
 
