@@ -248,7 +248,7 @@ func TestHostileTextIsStoredAsItIsInEveryPlace(t *testing.T) {
 					t.Fatal(err)
 				}
 				again := dueNow(t, s, 9, text)[0]
-				if want := errorText(errors.New(text)); again.Error != want || len(want) > 16<<10 {
+				if want := ErrorText(errors.New(text)); again.Error != want || len(want) > 16<<10 {
 					t.Errorf("%s: the error has %d bytes, want %d", name, len(again.Error), len(want))
 				}
 				if err := s.DeadLetter(ctx, again, errors.New(text)); err != nil {

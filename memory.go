@@ -382,14 +382,14 @@ func (s *MemoryStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job
 // MarkFailed implements [Storage].
 func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
 	return ofOne(s.held(ctx, []*Job{job}, StatusPending, func(rec *record, _ *Job) {
-		rec.err, rec.runAt = errorText(cause), micros(retryAt)
+		rec.err, rec.runAt = ErrorText(cause), micros(retryAt)
 	}))
 }
 
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) {
-		if rec.err = errorText(cause); errors.Is(cause, ErrAttemptsUsedUp) {
+		if rec.err = ErrorText(cause); errors.Is(cause, ErrAttemptsUsedUp) {
 			rec.attempts--
 		}
 	}))
@@ -521,7 +521,7 @@ func (s *MemoryStorage) Stats(ctx context.Context) (stats Stats, err error) {
 						stats.LastMinute[59-age/time.Second]++
 					}
 				}
-				stats.add(rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute)
+				stats.Add(rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute)
 			}
 		})
 	}

@@ -275,9 +275,9 @@ type Counts struct {
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest pending job
 }
 
-// add adds the jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished
-// in the last hour and in the last minute.
-func (s *Stats) add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
+// Add adds n jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished in
+// the last hour and in the last minute. It is for authors of storages.
+func (s *Stats) Add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
 	q, found := slices.BinarySearchFunc(s.Queues, queue, func(q QueueStats, name string) int { return strings.Compare(q.Queue, name) })
 	if !found {
 		s.Queues = slices.Insert(s.Queues, q, QueueStats{Queue: queue})
@@ -512,12 +512,14 @@ func (j *Job) accepted(id, queue string, created time.Time) {
 	j.ID, j.Queue, j.Status, j.CreatedAt = id, queue, StatusPending, created
 }
 
-// errorText is the form in which a failure is stored: valid UTF-8 and of a bounded length.
-func errorText(err error) string {
+// ErrorText is the form in which MarkFailed and DeadLetter store their cause as a job's Error: valid UTF-8 without NUL,
+// which not every database can store, at most 16 KiB. It is for authors of storages.
+func ErrorText(err error) string {
 	if err == nil {
 		return "unknown error"
 	}
 	text := strings.ToValidUTF8(fmt.Sprint(err), "\uFFFD") // Sprint survives an Error method that panics, as a nil one may
+	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
 	if len(text) > maxErrorText {
 		text = strings.ToValidUTF8(text[:maxErrorText-3], "") + "..."
 	}

@@ -200,7 +200,7 @@ func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
 }
 
 func TestStoredErrorsAreValidTextOfABoundedLength(t *testing.T) {
-	long := errorText(errors.New(strings.Repeat("x", maxErrorText-4) + "é" + "more"))
+	long := ErrorText(errors.New(strings.Repeat("x", maxErrorText-4) + "é" + "more"))
 	if want := strings.Repeat("x", maxErrorText-4) + "..."; long != want {
 		t.Errorf("a cut inside a rune ends in %q, want %q", long[len(long)-8:], want[len(want)-8:])
 	}
@@ -214,7 +214,7 @@ func TestStoredErrorsAreValidTextOfABoundedLength(t *testing.T) {
 		{nil, "unknown error"},
 		{(*nilText)(nil), "<nil>"},
 	} {
-		if got := errorText(c.err); got != c.want || !utf8.ValidString(got) {
+		if got := ErrorText(c.err); got != c.want || !utf8.ValidString(got) {
 			t.Errorf("%.20q, want %.20q", got, c.want)
 		}
 	}

@@ -1128,7 +1128,7 @@ const toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts
 // bury dead-letters a row that somebody else wrote and that no worker could run, so that it does not stand in the
 // way of those behind it.
 func (w *writer) bury(rowid int64, reason error) {
-	w.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=? WHERE rowid=?`, errorText(reason), seconds(w.now), rowid)
+	w.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=? WHERE rowid=?`, ErrorText(reason), seconds(w.now), rowid)
 	w.exec(toDLQ+`rowid=?`, rowid)
 }
 
@@ -1195,7 +1195,7 @@ func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job
 func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
 	return ofOne(s.letGo(ctx, "mark failed", []*Job{job}, `UPDATE jobs SET status='PENDING', error=?, run_at=?, future=?`, "", func(*Job) []any {
 		s.w.look = true
-		return []any{errorText(cause), seconds(retryAt), seconds(retryAt) > seconds(s.w.now)}
+		return []any{ErrorText(cause), seconds(retryAt), seconds(retryAt) > seconds(s.w.now)}
 	}))
 }
 
@@ -1203,7 +1203,7 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=attempts-?`,
 		toDLQ+`id=?`, func(*Job) []any {
-			return []any{errorText(cause), seconds(s.w.now), errors.Is(cause, ErrAttemptsUsedUp)}
+			return []any{ErrorText(cause), seconds(s.w.now), errors.Is(cause, ErrAttemptsUsedUp)}
 		}))
 }
 
@@ -1330,7 +1330,7 @@ func (s *SQLiteStorage) Stats(ctx context.Context) (stats Stats, err error) {
 		for v := range q.rows(`SELECT func_name, queue, status, count(*), min(created_at), sum(finished>?), sum(finished>?), max(seq)
 			FROM (SELECT seq, func_name, queue, status, created_at, `+finished+` AS finished`+s.jobs+`WHERE seq>? ORDER BY seq LIMIT 5000)
 			GROUP BY func_name, queue, status`, seconds(now.Add(-time.Hour)), seconds(now.Add(-time.Minute)), last) {
-			stats.add(text(v[1]), text(v[0]), Status(text(v[2])), int(integer(v[3])), fromSeconds(v[4]), int(integer(v[5])), int(integer(v[6])))
+			stats.Add(text(v[1]), text(v[0]), Status(text(v[2])), int(integer(v[3])), fromSeconds(v[4]), int(integer(v[5])), int(integer(v[6])))
 			last, more = max(last, integer(v[7])), true
 		}
 	}

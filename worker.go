@@ -788,7 +788,7 @@ func (s *shift) retryOrGiveUp(ctx context.Context, r *run, err error) {
 	delay, retry := cmp.Or(h.retry, &s.retry).next(r.job.Attempts, err)
 	if !retry {
 		if errors.Is(err, ErrAttemptsUsedUp) { // the task's words; to the storage they would mean that it was not run
-			err = errors.New(errorText(err))
+			err = errors.New(ErrorText(err))
 		}
 		if s.giveUp(ctx, r, err) {
 			s.metrics.failed.Add(1)
@@ -841,7 +841,7 @@ func (s *shift) conclude(ctx context.Context, what string, r *run, write func() 
 // brief is an error in one line, its first and its last: of a program that says several the last may be the telling one.
 // What comes after an empty line, as a panic's stack, is kept with the job and not logged each time.
 func brief(err error) string {
-	text, _, _ := strings.Cut(errorText(err), "\n\n")
+	text, _, _ := strings.Cut(ErrorText(err), "\n\n")
 	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) > 1 {
 		return lines[0] + " … " + strings.TrimSpace(lines[len(lines)-1])
 	}

@@ -368,7 +368,7 @@ func storedError(cause error) string {
 	if cause == nil {
 		return "unknown error"
 	}
-	text := strings.ToValidUTF8(cause.Error(), "\uFFFD")
+	text := strings.ReplaceAll(strings.ToValidUTF8(cause.Error(), "\uFFFD"), "\x00", "\uFFFD")
 	if len(text) > 16<<10 {
 		text = strings.ToValidUTF8(text[:16<<10-3], "") + "..."
 	}
