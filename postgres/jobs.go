@@ -1,0 +1,638 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const jobColumns = `j.seq, j.id, j.task, j.args, j.kwargs, j.queue, j.priority, j.run_at, j.key, j.status, j.attempts, j.claim,
+	j.created_at, j.heartbeat_at, j.finished_at, j.error, j.result, j.worker, j.canceled`
+
+// statements are the SQL of the verbs. Rows are locked in one order, that of seq, or not waited for: so verbs that
+// meet do not deadlock, and what the planner undoes of that the server finds and do tries again.
+type statements struct {
+	insert, insertFree, insertMany, known, byID, byKey    string
+	promote, claimAny, claimOne, claimSome, claimed, next string
+	done, failed, letter, beat, release, settled, stale   string
+	cancel, canceled, size, stats, minute                 string
+}
+
+const (
+	ready      = `j.status='PENDING' AND NOT j.future`
+	unfinished = `status IN ('PENDING', 'RUNNING')`
+
+	insertInto   = `INSERT INTO @jobs (id, task, args, kwargs, queue, priority, run_at, future, key, created_at) `
+	insertValues = `VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($7>statement_timestamp(), false), $8, $9)`
+
+	uniqueViolation = "23505"
+
+	// What follows a choice of rows, c, in the order of claims: those of them that may be claimed, taken.
+	take = `, k AS (SELECT seq, claim, row_number() OVER (ORDER BY priority DESC, seq) AS n FROM c)
+		UPDATE @jobs j SET status='RUNNING', attempts=j.attempts+1, heartbeat_at=statement_timestamp(), grab=$3, worker=$4,
+			claim=greatest(j.claim+1, (extract(epoch FROM statement_timestamp())*1000000)::bigint)
+		FROM k WHERE j.seq=k.seq AND k.n < coalesce((SELECT min(n) FROM k WHERE n>$2 AND claim>0), 1+$1)
+		RETURNING ` + jobColumns
+
+	// What gives a claim up without success ends a canceled job instead; @! is the text of ErrCanceled.
+	letGo = `UPDATE @jobs j SET status=CASE WHEN canceled THEN 'FAILED' ELSE 'PENDING' END,
+		finished_at=CASE WHEN canceled THEN statement_timestamp() END`
+
+	// The jobs handed in that are still under their claims.
+	held = ` FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
+		WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' RETURNING j.id, j.claim, j.canceled`
+)
+
+func statementsFor(schema string) (s statements) {
+	s = statements{
+		insert: insertInto + insertValues,
+		// What cannot be stored is then no error, which the server would write into its log.
+		insertFree: insertInto + insertValues + ` ON CONFLICT DO NOTHING`,
+		insertMany: insertInto + `SELECT id, task, args, kwargs, queue, priority, run_at, coalesce(run_at>statement_timestamp(), false), key, $9
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[])
+			WITH ORDINALITY AS t(id, task, args, kwargs, queue, priority, run_at, key, n) ORDER BY n`,
+		known: `SELECT count(*) FROM @jobs WHERE id=$1 AND created_at=$2`,
+		byID:  `SELECT id FROM @jobs WHERE id=ANY($1::text[]) LIMIT 1`,
+		byKey: `SELECT id, key FROM @jobs WHERE key IS NOT NULL AND ` + unfinished + ` AND key=ANY($1::text[]) LIMIT 1`,
+
+		promote: `WITH c AS (SELECT seq FROM @jobs WHERE status='PENDING' AND future AND run_at<=statement_timestamp()
+			ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
+			UPDATE @jobs j SET future=false FROM c WHERE j.seq=c.seq`,
+		claimAny: `WITH c AS (SELECT j.seq, j.priority, j.claim FROM @jobs j WHERE ` + ready + `
+			ORDER BY j.priority DESC, j.seq LIMIT $1 FOR UPDATE SKIP LOCKED)` + take,
+		claimOne: `WITH c AS (SELECT j.seq, j.priority, j.claim FROM @jobs j WHERE ` + ready + ` AND j.queue=$5
+			ORDER BY j.priority DESC, j.seq LIMIT $1 FOR UPDATE SKIP LOCKED)` + take,
+		// The best of each queue, merged. They are locked only then, so that no more is kept from others than is taken.
+		claimSome: `WITH b AS MATERIALIZED (SELECT x.seq FROM unnest($5::text[]) AS q(name) CROSS JOIN LATERAL (
+				SELECT j.seq, j.priority FROM @jobs j WHERE ` + ready + ` AND j.queue=q.name ORDER BY j.priority DESC, j.seq LIMIT $1) x
+				ORDER BY x.priority DESC, x.seq LIMIT $1),
+			c AS (SELECT j.seq, j.priority, j.claim FROM @jobs j WHERE j.seq IN (SELECT seq FROM b) AND ` + ready + ` FOR UPDATE SKIP LOCKED)` + take,
+		claimed: `SELECT ` + jobColumns + ` FROM @jobs j WHERE j.status='RUNNING' AND j.grab=$1`,
+		next: `SELECT (SELECT extract(epoch FROM run_at-statement_timestamp())::float8 FROM @jobs WHERE status='PENDING' AND future ORDER BY run_at LIMIT 1),
+			CASE WHEN cardinality($1::text[])=0 THEN EXISTS (SELECT FROM @jobs j WHERE ` + ready + `)
+			ELSE EXISTS (SELECT FROM unnest($1::text[]) AS q(name) CROSS JOIN LATERAL (SELECT FROM @jobs j WHERE ` + ready + ` AND j.queue=q.name LIMIT 1) x) END`,
+
+		done: `UPDATE @jobs j SET status='SUCCESS', finished_at=statement_timestamp(), result=h.result
+			FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS h(id, claim, attempts, result)
+			WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' RETURNING j.id, j.claim, false`,
+		failed: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE $4 END, run_at=CASE WHEN canceled THEN run_at ELSE $5 END,
+			future=NOT canceled AND coalesce($5>statement_timestamp(), false)` + held,
+		letter: `UPDATE @jobs j SET status='FAILED', finished_at=statement_timestamp(), error=CASE WHEN canceled THEN '@!' ELSE $4 END,
+			attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE $5::integer END, dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END` + held,
+		beat:    `UPDATE @jobs j SET heartbeat_at=statement_timestamp()` + held,
+		release: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE error END, attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE 1 END` + held,
+		settled: `SELECT j.id, j.claim, false FROM @jobs j, unnest($1::text[], $2::bigint[]) AS h(id, claim)
+			WHERE j.id=h.id AND j.claim=h.claim AND j.status=$3`,
+		stale: `WITH c AS (SELECT seq FROM @jobs WHERE status='RUNNING' AND heartbeat_at<statement_timestamp()-$2::interval
+				ORDER BY seq FOR UPDATE SKIP LOCKED)
+			` + letGo + `, error=CASE WHEN canceled THEN '@!' ELSE 'lease expired' END, reaped=j.reaped+1, future=NOT canceled AND j.reaped>0,
+				run_at=CASE WHEN canceled OR j.reaped=0 THEN j.run_at
+					ELSE statement_timestamp()+random()*least(greatest(j.attempts, 1), 1000)*$1::interval END
+			FROM c WHERE j.seq=c.seq`,
+		cancel: `WITH c AS (SELECT seq, status='PENDING' AS waits FROM @jobs WHERE id=ANY($1::text[]) AND ` + unfinished + ` ORDER BY seq FOR UPDATE)
+			UPDATE @jobs j SET canceled=true, status=CASE WHEN waits THEN 'FAILED' ELSE status END, error=CASE WHEN waits THEN '@!' ELSE error END,
+				finished_at=CASE WHEN waits THEN statement_timestamp() END
+			FROM c WHERE j.seq=c.seq RETURNING j.id, waits`,
+		canceled: `SELECT j.id, j.claim, true FROM @jobs j, unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
+			WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' AND j.canceled`,
+
+		// In two halves, each of which an index knows.
+		size: `SELECT (SELECT count(*) FROM @jobs j WHERE ` + ready + `) + (SELECT count(*) FROM @jobs WHERE status='PENDING' AND future)`,
+		stats: `SELECT queue, task, status, count(*), min(created_at), count(*) FILTER (WHERE finished_at>statement_timestamp()-interval '1h'),
+			count(*) FILTER (WHERE finished_at>statement_timestamp()-interval '1min'), count(dead) FROM @jobs GROUP BY queue, task, status`,
+		minute: `SELECT floor(extract(epoch FROM statement_timestamp()-finished_at))::integer AS age, count(*) FROM (
+				SELECT finished_at FROM @jobs WHERE status IN ('SUCCESS', 'FAILED') AND dead IS NULL AND finished_at>statement_timestamp()-interval '1min'
+				UNION ALL SELECT finished_at FROM @jobs WHERE dead IS NOT NULL AND finished_at>statement_timestamp()-interval '1min') f
+			GROUP BY age`,
+	}
+	for _, sql := range []*string{&s.insert, &s.insertFree, &s.insertMany, &s.known, &s.byID, &s.byKey, &s.promote, &s.claimAny, &s.claimOne,
+		&s.claimSome, &s.claimed, &s.next, &s.done, &s.failed, &s.letter, &s.beat, &s.release, &s.settled, &s.stale,
+		&s.cancel, &s.canceled, &s.size, &s.stats, &s.minute} {
+		*sql = inSchema(schema, strings.ReplaceAll(*sql, `@!`, pinion.ErrCanceled.Error()))
+	}
+	return s
+}
+
+// ---- Enqueue ----
+
+// batch are jobs on their way into the table, by columns.
+type batch struct {
+	jobs                            []*pinion.Job
+	ids, tasks, args, kwargs, queue []string
+	priority                        []int64
+	runAt                           []*time.Time
+	keys                            []*string
+	chosen                          bool // an ID or a Key is the caller's: it may be taken
+	created                         time.Time
+}
+
+func newBatch(jobs []*pinion.Job) (*batch, error) {
+	b := &batch{jobs: jobs, created: microTime(time.Now())}
+	ids, keys := make(map[string]bool), make(map[string]string) // those that the callers chose, to find them twice
+	for _, job := range jobs {
+		args, kwargs, err := job.EncodeArgs()
+		if err != nil {
+			return nil, err
+		}
+		id := cmp.Or(job.ID, pinion.NewID())
+		if job.ID != "" {
+			if b.chosen = true; ids[id] {
+				return nil, &pinion.DuplicateError{ID: id}
+			}
+			ids[id] = true
+		}
+		var key *string
+		if job.Key != "" {
+			if b.chosen = true; keys[job.Key] != "" {
+				return nil, &pinion.DuplicateError{ID: keys[job.Key], Key: job.Key}
+			}
+			keys[job.Key], key = id, new(job.Key)
+		}
+		b.ids, b.tasks, b.args, b.kwargs = append(b.ids, id), append(b.tasks, job.Task), append(b.args, args), append(b.kwargs, kwargs)
+		b.queue, b.priority = append(b.queue, cmp.Or(job.Queue, "default")), append(b.priority, int64(job.Priority))
+		b.runAt, b.keys = append(b.runAt, timeOrNull(job.RunAt)), append(b.keys, key)
+	}
+	return b, nil
+}
+
+// accept fills in the callers' jobs.
+func (b *batch) accept() {
+	for i, job := range b.jobs {
+		job.ID, job.Queue, job.Status, job.CreatedAt = b.ids[i], b.queue[i], pinion.StatusPending, b.created
+	}
+}
+
+// Enqueue stores the jobs; see [pinion.Storage].
+func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
+	b, err := newBatch(jobs)
+	if err != nil || len(jobs) == 0 {
+		return err
+	}
+	err = s.write(ctx, "enqueue", func(ctx context.Context, conn *pgx.Conn, again bool) error {
+		for {
+			stored, err := s.insert(ctx, conn, b)
+			if stored || err != nil {
+				return err
+			}
+			if again { // perhaps what is in the way is of this very call, and then all of it is there
+				var n int
+				if err := conn.QueryRow(ctx, s.sql.known, b.ids[0], b.created).Scan(&n); err != nil || n > 0 {
+					return err
+				}
+			}
+			if err := s.taken(ctx, conn, b); err != nil {
+				return err
+			}
+			// Whoever held the Key has finished meanwhile.
+		}
+	})
+	if err == nil {
+		b.accept()
+		s.ring()
+	}
+	return err
+}
+
+// querier is what a connection and a transaction have in common.
+type querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// insert stores the batch, or reports that an ID or a Key is taken.
+func (s *Storage) insert(ctx context.Context, q querier, b *batch) (stored bool, err error) {
+	if len(b.ids) > 1 {
+		_, err = q.Exec(ctx, s.sql.insertMany, b.ids, b.tasks, b.args, b.kwargs, b.queue, b.priority, b.runAt, b.keys, b.created)
+	} else {
+		sql := s.sql.insert
+		if b.chosen {
+			sql = s.sql.insertFree
+		}
+		var tag pgconn.CommandTag
+		tag, err = q.Exec(ctx, sql, b.ids[0], b.tasks[0], b.args[0], b.kwargs[0], b.queue[0], b.priority[0], b.runAt[0], b.keys[0], b.created)
+		if err == nil && tag.RowsAffected() == 0 {
+			return false, nil
+		}
+	}
+	if isCode(err, uniqueViolation) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// taken returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is none.
+func (s *Storage) taken(ctx context.Context, q querier, b *batch) error {
+	var d pinion.DuplicateError
+	err := q.QueryRow(ctx, s.sql.byID, b.ids).Scan(&d.ID)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = q.QueryRow(ctx, s.sql.byKey, b.keys).Scan(&d.ID, &d.Key)
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return cmp.Or(err, error(&d))
+}
+
+// EnqueueTx stores the jobs inside a transaction of the user's on the same database: they come to be when tx commits,
+// which wakes workers by itself, and never were if it does not. All are stored or none, and after an error tx can
+// go on. Errors are those of Enqueue and of tx; nothing is tried again. A transaction that has enqueued something takes
+// a lock at its COMMIT that all NOTIFYs of the server share (see [Options].NoListen for how not to notify).
+func (s *Storage) EnqueueTx(ctx context.Context, tx pgx.Tx, jobs ...*pinion.Job) error {
+	b, err := newBatch(jobs)
+	if err != nil || len(jobs) == 0 {
+		return err
+	}
+	if s.isClosed() {
+		return pinion.ErrClosed
+	}
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return wrap("enqueue", err)
+	}
+	for stored := false; err == nil && !stored; {
+		if stored, err = s.insert(ctx, savepoint, b); err == nil && !stored {
+			if err = savepoint.Rollback(ctx); err == nil {
+				err = s.taken(ctx, tx, b)
+			}
+			if again, failed := tx.Begin(ctx); failed == nil {
+				savepoint = again
+			} else {
+				err = cmp.Or(err, failed)
+			}
+		}
+	}
+	if err == nil && !s.opts.NoListen {
+		_, err = savepoint.Exec(ctx, `SELECT pg_notify($1::text, '')`, s.channel())
+	}
+	if err != nil {
+		savepoint.Rollback(ctx) // an error here is one of tx as well
+		return wrap("enqueue", err)
+	}
+	if err = savepoint.Commit(ctx); err == nil {
+		b.accept()
+	}
+	return wrap("enqueue", err)
+}
+
+// ---- Dequeue ----
+
+// Dequeue claims jobs; see [pinion.Storage].
+func (s *Storage) Dequeue(ctx context.Context, max int, queues ...string) ([]*pinion.Job, error) {
+	return s.Prefetch(ctx, max, max, queues...)
+}
+
+// Prefetch claims jobs ahead of free slots; see [pinion.Prefetcher].
+func (s *Storage) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*pinion.Job, error) {
+	if max < 1 || slots < 0 {
+		return nil, fmt.Errorf("pinion: dequeue: %d jobs; at least 1 must be asked for", max)
+	}
+	names := make([]string, len(queues))
+	for i, name := range queues {
+		names[i] = text(cmp.Or(name, "default"))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if ended := ctx.Err(); ended != nil || slots == 0 { // what is due at once is to be had all the same
+		jobs, err := s.claim(context.WithoutCancel(ctx), slots, max, names)
+		if len(jobs) == 0 {
+			err = cmp.Or(err, ended)
+		}
+		return jobs, err
+	}
+	l := s.lineFor(names)
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.ended.Done():
+		return nil, pinion.ErrClosed
+	}
+	for {
+		if l.rung == nil {
+			rung := s.bell.listen()
+			start := time.Now()
+			jobs, err := s.claim(ctx, slots, max, names)
+			l.looked, l.took = time.Now(), time.Since(start)
+			if err == nil && len(jobs) < max {
+				l.rung = rung // nothing is left until then
+			}
+			if len(jobs) > 0 || err != nil {
+				return jobs, err
+			}
+		}
+		if err := s.await(ctx, l, names); err != nil {
+			return nil, err
+		}
+		l.rung = nil
+	}
+}
+
+// claim takes what is due now. A row whose arguments nobody can read goes to the dead letters, so that it does not stand
+// in the way of those behind it.
+func (s *Storage) claim(ctx context.Context, slots, max int, names []string) (jobs []*pinion.Job, err error) {
+	grab := s.grabs.Add(1)
+	sql, args := s.sql.claimAny, []any{max, slots, grab, text(pinion.WorkerName(ctx))}
+	if len(names) == 1 {
+		sql, args = s.sql.claimOne, append(args, names[0])
+	} else if len(names) > 1 {
+		sql, args = s.sql.claimSome, append(args, names)
+	}
+	for len(jobs) == 0 {
+		var taken []row
+		err = s.write(ctx, "dequeue", func(ctx context.Context, conn *pgx.Conn, again bool) (err error) {
+			if again { // a claim that was committed before its answer got lost
+				found, _ := conn.Query(ctx, s.sql.claimed, grab)
+				if taken, err = pgx.CollectRows(found, scanRow); err != nil || len(taken) > 0 {
+					return err
+				}
+			}
+			var b pgx.Batch
+			b.Queue(s.sql.promote)
+			b.Queue(sql, args...)
+			answers := conn.SendBatch(ctx, &b)
+			_, err = answers.Exec()
+			found, failed := answers.Query()
+			if err = cmp.Or(err, failed); err == nil {
+				taken, err = pgx.CollectRows(found, scanRow)
+			}
+			return cmp.Or(err, answers.Close())
+		})
+		if err != nil || len(taken) == 0 {
+			return nil, err
+		}
+		slices.SortFunc(taken, func(a, b row) int {
+			return cmp.Or(cmp.Compare(b.job.Priority, a.job.Priority), cmp.Compare(a.seq, b.seq))
+		})
+		for _, r := range taken {
+			if r.unreadable == nil {
+				jobs = append(jobs, r.job)
+			} else if err := s.bury(ctx, r.job, r.unreadable, 1); err != nil {
+				return jobs, nil // left to the reaper
+			}
+		}
+	}
+	return jobs, nil
+}
+
+// row is a stored job with its place.
+type row struct {
+	seq        int64
+	job        *pinion.Job
+	unreadable error // its arguments are no JSON
+}
+
+func scanRow(found pgx.CollectableRow) (r row, err error) {
+	var args, kwargs string
+	var key, text, result *string
+	var runAt, beat, finished *time.Time
+	j := new(pinion.Job)
+	err = found.Scan(&r.seq, &j.ID, &j.Task, &args, &kwargs, &j.Queue, &j.Priority, &runAt, &key, &j.Status, &j.Attempts, &j.Claim,
+		&j.CreatedAt, &beat, &finished, &text, &result, &j.Worker, &j.Canceled)
+	if err != nil {
+		return r, err
+	}
+	j.CreatedAt, j.RunAt, j.HeartbeatAt, j.FinishedAt = j.CreatedAt.UTC(), timeOf(runAt), timeOf(beat), timeOf(finished)
+	if key != nil {
+		j.Key = *key
+	}
+	if text != nil {
+		j.Error = *text
+	}
+	if result != nil {
+		j.Result = json.RawMessage(*result)
+	}
+	if r.unreadable = j.DecodeArgs(args, kwargs); r.unreadable != nil {
+		shown, _ := json.Marshal(args + " " + kwargs)
+		j.Args, j.Kwargs = []any{json.RawMessage(shown)}, nil
+	}
+	r.job = j
+	return r, nil
+}
+
+// ---- The end of a claim ----
+
+// claim names one in what a statement returns.
+type claim struct {
+	id    string
+	claim int64
+}
+
+func claimOf(job *pinion.Job) claim { return claim{text(job.ID), job.Claim} }
+
+// claimsOf are the columns of the jobs handed in, by id, so that two statements over the same jobs lock them in one order.
+func claimsOf(jobs []*pinion.Job) (args []any, order []*pinion.Job) {
+	order = slices.SortedFunc(slices.Values(jobs), func(a, b *pinion.Job) int { return cmp.Compare(a.ID, b.ID) })
+	ids, claims, attempts := make([]string, len(jobs)), make([]int64, len(jobs)), make([]int64, len(jobs))
+	for i, job := range order {
+		ids[i], claims[i], attempts[i] = text(job.ID), job.Claim, int64(job.Attempts)
+	}
+	return []any{ids, claims, attempts}, order
+}
+
+// collect reads what the statements over claims return: id, claim, and whether it was canceled.
+func collect(found pgx.Rows, into map[claim]bool) error {
+	var c claim
+	var canceled bool
+	_, err := pgx.ForEachRow(found, []any{&c.id, &c.claim, &canceled}, func() error { into[c] = canceled; return nil })
+	return err
+}
+
+// settle runs a statement over the jobs that are still under their claims, and returns the others, and those that it
+// ended as canceled. A try after one that may have been committed also takes for its own what then looks as that would
+// have left it: settled is the status.
+func (s *Storage) settle(ctx context.Context, name, sql string, settled pinion.Status, jobs []*pinion.Job, args ...any) (lost, canceled []*pinion.Job, err error) {
+	var ours map[claim]bool
+	err = s.write(ctx, name, func(ctx context.Context, conn *pgx.Conn, again bool) error {
+		ours = make(map[claim]bool, len(jobs))
+		if len(jobs) == 0 {
+			return nil
+		}
+		if again && settled != "" {
+			found, _ := conn.Query(ctx, s.sql.settled, args[0], args[1], settled)
+			if err := collect(found, ours); err != nil {
+				return err
+			}
+		}
+		found, _ := conn.Query(ctx, sql, args...)
+		return collect(found, ours)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, job := range jobs {
+		c := claimOf(job)
+		if end, held := ours[c]; !held {
+			lost = append(lost, job)
+		} else if end {
+			canceled = append(canceled, job)
+		}
+		delete(ours, c) // who comes twice has lost it the second time
+	}
+	return lost, canceled, nil
+}
+
+// ofOne is for the verbs that take one job, where a lost or canceled one is an error.
+func ofOne(lost, canceled []*pinion.Job, err error) error {
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: job %s", pinion.ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", pinion.ErrCanceled, canceled[0].ID)
+	}
+	return err
+}
+
+// MarkDone records success; see [pinion.Storage].
+func (s *Storage) MarkDone(ctx context.Context, jobs ...*pinion.Job) (lost []*pinion.Job, err error) {
+	args, order := claimsOf(jobs)
+	results := make([]*string, len(jobs))
+	for i, job := range order {
+		if job.Result != nil && json.Valid(job.Result) {
+			results[i] = new(string(job.Result))
+		}
+	}
+	lost, _, err = s.settle(ctx, "mark done", s.sql.done, pinion.StatusSuccess, jobs, append(args, results)...)
+	return lost, err
+}
+
+// MarkFailed records a failure that is to be retried; see [pinion.Storage].
+func (s *Storage) MarkFailed(ctx context.Context, job *pinion.Job, cause error, retryAt time.Time) error {
+	jobs := []*pinion.Job{job}
+	args, _ := claimsOf(jobs)
+	err := ofOne(s.settle(ctx, "mark failed", s.sql.failed, pinion.StatusPending, jobs, append(args, pinion.ErrorText(cause), timeOrNull(retryAt))...))
+	if err == nil {
+		s.ring()
+	}
+	return err
+}
+
+// DeadLetter gives a job up; see [pinion.Storage].
+func (s *Storage) DeadLetter(ctx context.Context, job *pinion.Job, cause error) error {
+	uncounted := 0
+	if errors.Is(cause, pinion.ErrAttemptsUsedUp) {
+		uncounted = 1
+	}
+	return s.bury(ctx, job, cause, uncounted)
+}
+
+func (s *Storage) bury(ctx context.Context, job *pinion.Job, cause error, uncounted int) error {
+	jobs := []*pinion.Job{job}
+	args, _ := claimsOf(jobs)
+	return ofOne(s.settle(ctx, "dead-letter", s.sql.letter, pinion.StatusFailed, jobs, append(args, pinion.ErrorText(cause), uncounted)...))
+}
+
+// Heartbeat prolongs claims; see [pinion.Storage].
+func (s *Storage) Heartbeat(ctx context.Context, jobs ...*pinion.Job) (lost []*pinion.Job, err error) {
+	args, _ := claimsOf(jobs)
+	lost, _, err = s.settle(ctx, "heartbeat", s.sql.beat, "", jobs, args...)
+	return lost, err
+}
+
+// Release gives claims back; see [pinion.Releaser].
+func (s *Storage) Release(ctx context.Context, jobs ...*pinion.Job) error {
+	args, _ := claimsOf(jobs)
+	_, _, err := s.settle(ctx, "release", s.sql.release, "", jobs, args...)
+	if err == nil {
+		s.ring()
+	}
+	return err
+}
+
+// Cancel tells jobs to end; see [pinion.Canceler].
+func (s *Storage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = text(id)
+	}
+	waits := make(map[string]bool) // the others run
+	err = s.write(ctx, "cancel", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		found, _ := conn.Query(ctx, s.sql.cancel, names)
+		var id string
+		var waited bool
+		_, err := pgx.ForEachRow(found, []any{&id, &waited}, func() error { waits[id] = waited; return nil })
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range ids {
+		if waited, found := waits[id]; waited {
+			ended = append(ended, id)
+		} else if found {
+			asked = append(asked, id)
+		}
+		delete(waits, id)
+	}
+	return ended, asked, nil
+}
+
+// Canceled tells which jobs have been asked to end; see [pinion.Canceler].
+func (s *Storage) Canceled(ctx context.Context, jobs ...*pinion.Job) (canceled []*pinion.Job, err error) {
+	args, _ := claimsOf(jobs)
+	var found map[claim]bool
+	err = s.read(ctx, "canceled", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		found = make(map[claim]bool)
+		rows, _ := conn.Query(ctx, s.sql.canceled, args...)
+		return collect(rows, found)
+	})
+	for _, job := range jobs {
+		if found[claimOf(job)] {
+			canceled = append(canceled, job)
+		}
+	}
+	return canceled, err
+}
+
+// ReapStale takes back lost leases (see [pinion.Storage]) and prunes some of what was finished longer ago than Retention.
+func (s *Storage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
+	called := time.Now()
+	visibility = max(visibility, 0)
+	err = s.write(ctx, "reap", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		// Since the call, heartbeats may have waited for a connection as this has.
+		tag, err := conn.Exec(ctx, s.sql.stale, interval(visibility), interval(visibility+time.Since(called)))
+		reaped += int(tag.RowsAffected())
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if reaped > 0 {
+		s.ring()
+	}
+	return reaped, s.pruneOld(ctx)
+}
+
+// ---- Values ----
+
+// microTime cuts a time to what the server keeps.
+func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return new(microTime(t))
+}
+
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+func interval(d time.Duration) pgtype.Interval {
+	return pgtype.Interval{Microseconds: d.Microseconds(), Valid: true}
+}
