@@ -51,6 +51,13 @@ var goals = []goal{
 	{"idle-memory", "pinion-NORMAL", false, 64, "", "", "MB"},
 	{"slow", "pinion-FULL", false, 1.05, "", "", "x ideal"},
 	{"slow", "pinion-NORMAL", false, 1.05, "", "", "x ideal"},
+	{"enqueue1", "pinion-postgres", true, 1, "enqueue1", "river-postgres", ""},
+	{"enqueue8", "pinion-postgres", true, 1, "enqueue8", "river-postgres", ""},
+	{"batch", "pinion-postgres", true, 1, "batch", "river-postgres", ""},
+	{"drain", "pinion-postgres", true, 3, "drain", "river-postgres", ""},
+	{"mixed", "pinion-postgres", true, 3, "mixed", "river-postgres", ""},
+	{"roundtrip2 p50", "pinion-postgres", false, 2.5, "", "", "ms"},
+	{"backlog-1m", "pinion-postgres", true, 0.9, "backlog-5k", "pinion-postgres", ""},
 	{"memory-args", "pinion-memory", true, 700_000, "", "", "jobs/s"},
 	{"memory-bare", "pinion-memory", true, 2_000_000, "", "", "jobs/s"},
 }

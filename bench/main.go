@@ -7,8 +7,9 @@
 //	go run . -workloads drain,mixed -peers pinion,raw
 //	go run . -json result.json -svg chart.svg
 //
-// Backlite's driver needs a C compiler, asynq needs redis-server in the PATH; what is missing is left out, with a
-// line that says so. The exit status is 1 if a queue lost a job or ran one twice, whatever the figures are.
+// Backlite's driver needs a C compiler, asynq needs redis-server in the PATH, the peers on PostgreSQL need the URL of a
+// server in PINION_POSTGRES_URL (../.ci/with-postgres go run . starts one); what is missing is left out, with a line
+// that says so. The exit status is 1 if a queue lost a job or ran one twice, whatever the figures are.
 package main
 
 import (
@@ -149,7 +150,7 @@ func (b *bench) conditions() ([]string, error) {
 var named = map[string]string{
 	"modernc.org/sqlite": "modernc sqlite", "github.com/mattn/go-sqlite3": "mattn sqlite3",
 	"github.com/mikestefanello/backlite": "backlite", "github.com/riverqueue/river": "river",
-	"github.com/hibiken/asynq": "asynq",
+	"github.com/hibiken/asynq": "asynq", "github.com/jackc/pgx/v5": "pgx",
 }
 
 func toFile(name string, write func(io.Writer) error) error {
