@@ -60,7 +60,13 @@ import (
 )
 
 func init() {
-	open := func(ctx context.Context, url string) (pinion.Storage, error) { return Open(ctx, url, nil) }
+	open := func(ctx context.Context, url string) (pinion.Storage, error) {
+		s, err := Open(ctx, url, nil)
+		if err != nil {
+			return nil, err // and no interface around a nil pointer
+		}
+		return s, nil
+	}
 	pinion.RegisterScheme("postgres", open)
 	pinion.RegisterScheme("postgresql", open)
 }

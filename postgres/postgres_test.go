@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,15 +13,15 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/crashlab"
 )
 
 const urlEnv = "PINION_POSTGRES_URL"
 
 // TestMain says once what the tests need, where they have not got it.
 func TestMain(m *testing.M) {
-	if runChild() {
-		return
-	}
+	crashlab.Child()
+	child()
 	code := m.Run()
 	if os.Getenv(urlEnv) == "" {
 		fmt.Fprintf(os.Stderr, "postgres: almost all tests were skipped: they need %s, the URL of a server; .ci/with-postgres starts one\n", urlEnv)
@@ -80,8 +81,6 @@ func open(t testing.TB, url string, opts *Options) *Storage {
 	return s
 }
 
-func runChild() bool { return false }
-
 // clear empties the tables, which is faster than new ones.
 func clear(t testing.TB, url string) {
 	t.Helper()
@@ -105,5 +104,26 @@ func TestItPassesCheckStorage(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Whoever waited for the lock must see what was created meanwhile.
+func TestStoragesThatOpenAtOnceCreateTheTablesOnce(t *testing.T) {
+	url := schemaURL(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if s, err := Open(t.Context(), url, nil); err != nil {
+				t.Error(err)
+			} else if err := s.Enqueue(t.Context(), pinion.NewJob("a")); err != nil {
+				t.Error(err)
+			} else {
+				s.Close()
+			}
+		})
+	}
+	all.Wait()
+	if n, err := open(t, url, nil).Size(t.Context()); n != 8 || err != nil {
+		t.Errorf("%d jobs are stored, want 8, %v", n, err)
 	}
 }

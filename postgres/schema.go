@@ -71,11 +71,12 @@ func (s *Storage) migrate(ctx context.Context) error {
 			}
 			var script strings.Builder
 			if version == 0 {
-				if _, err := tx.Exec(ctx, inSchema(s.opts.Schema, `DO $$ BEGIN
-					IF to_regnamespace(`+quote(pgx.Identifier{s.opts.Schema}.Sanitize())+`) IS NULL THEN
-						CREATE SCHEMA `+pgx.Identifier{s.opts.Schema}.Sanitize()+`;
-					END IF; END $$`)); err != nil {
+				var there bool // CREATE SCHEMA IF NOT EXISTS wants the right to create also when it has nothing to do
+				if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).Scan(&there); err != nil {
 					return err
+				}
+				if !there {
+					fmt.Fprintf(&script, "CREATE SCHEMA %s;", pgx.Identifier{s.opts.Schema}.Sanitize())
 				}
 				script.WriteString(`CREATE TABLE @pinion_version (version integer NOT NULL); INSERT INTO @pinion_version VALUES (0);`)
 			}
@@ -89,21 +90,20 @@ func (s *Storage) migrate(ctx context.Context) error {
 	})
 }
 
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
 // version is that of the tables that are there, 0 if there are none.
 func (s *Storage) version(ctx context.Context, q interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) (version int, err error) {
 	var ours, others bool
-	table := func(name string) string { return pgx.Identifier{s.opts.Schema, name}.Sanitize() }
-	err = q.QueryRow(ctx, `SELECT to_regclass($1::text) IS NOT NULL, to_regclass($2::text) IS NOT NULL`,
-		table("pinion_version"), table("jobs")).Scan(&ours, &others)
+	// By the tables of the catalogue: to_regclass may say what was true before the wait for the lock.
+	err = q.QueryRow(ctx, `SELECT coalesce(bool_or(relname='pinion_version'), false), coalesce(bool_or(relname='jobs'), false)
+		FROM pg_catalog.pg_class WHERE relname IN ('pinion_version', 'jobs')
+		AND relnamespace=(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).Scan(&ours, &others)
 	switch {
 	case err != nil:
 		return 0, err
 	case !ours && others:
-		return 0, fmt.Errorf("the table %s belongs to another program; give the queue a schema of its own", table("jobs"))
+		return 0, fmt.Errorf("the table %s belongs to another program; give the queue a schema of its own", pgx.Identifier{s.opts.Schema, "jobs"}.Sanitize())
 	case !ours:
 		return 0, nil
 	}
