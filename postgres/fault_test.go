@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
@@ -391,5 +392,191 @@ func TestAFailoverToAPromotedStandbyLosesNothing(t *testing.T) {
 	query(t, ctx, standby.url(), `ALTER SYSTEM RESET synchronous_standby_names`)
 	query(t, ctx, standby.url(), `SELECT pg_reload_conf()`)
 	time.Sleep(time.Second)
+	load.settle()
+}
+
+// lossy is a proxy that can lose the server's next answer, and the connection with it.
+type lossy struct {
+	armed atomic.Bool
+	lost  atomic.Int64
+}
+
+// lossyURL puts the proxy in front of the server of a URL.
+func lossyURL(t *testing.T, to string) (*lossy, string) {
+	t.Helper()
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := u.Host
+	u.Host = l.Addr().String()
+	p := new(lossy)
+	var all sync.WaitGroup
+	t.Cleanup(func() { l.Close(); all.Wait() })
+	all.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { p.serve(client, server) })
+		}
+	})
+	return p, u.String()
+}
+
+func (p *lossy) serve(client net.Conn, address string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		io.Copy(server, client)
+		server.Close()
+	}()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(buf)
+		if n > 0 && p.armed.CompareAndSwap(true, false) {
+			p.lost.Add(1)
+			return
+		}
+		if _, failed := client.Write(buf[:n]); err != nil || failed != nil {
+			return
+		}
+	}
+}
+
+// The server has committed, and the connection breaks before it can say so.
+func TestACommitWhoseAnswerIsLostIsRecognised(t *testing.T) {
+	proxy, url := lossyURL(t, withParam(schemaURL(t), "pinion_listen=off")) // so that nothing else is sent meanwhile
+	s := open(t, url, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	losing := func(what string, verb func() error) {
+		t.Helper()
+		before := proxy.lost.Load()
+		proxy.armed.Store(true)
+		if err := verb(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if proxy.lost.Load() != before+1 {
+			t.Fatalf("%s: no answer was lost", what)
+		}
+	}
+	claim := func() *pinion.Job {
+		t.Helper()
+		var jobs []*pinion.Job
+		losing("Dequeue", func() (err error) { jobs, err = s.Dequeue(ctx, 9); return err })
+		if len(jobs) != 1 || jobs[0].Attempts != 1 {
+			t.Fatalf("claimed %+v, want one job in its first attempt", jobs)
+		}
+		return jobs[0]
+	}
+	want := func(id string, status pinion.Status, attempts int) {
+		t.Helper()
+		job, err := s.Get(ctx, id)
+		if err != nil || job.Status != status || job.Attempts != attempts {
+			t.Fatalf("the job is %+v, want %s after %d attempts, %v", job, status, attempts, err)
+		}
+	}
+	none := func(lost []*pinion.Job, err error) error {
+		if len(lost) > 0 {
+			return fmt.Errorf("%d jobs are lost", len(lost))
+		}
+		return err
+	}
+	for _, end := range []struct {
+		verb     string
+		by       func(*pinion.Job) error
+		status   pinion.Status
+		attempts int
+	}{
+		{"MarkDone", func(job *pinion.Job) error { return none(s.MarkDone(ctx, job)) }, pinion.StatusSuccess, 1},
+		{"MarkFailed", func(job *pinion.Job) error { return s.MarkFailed(ctx, job, io.EOF, time.Now().Add(time.Hour)) }, pinion.StatusPending, 1},
+		{"DeadLetter", func(job *pinion.Job) error { return s.DeadLetter(ctx, job, io.EOF) }, pinion.StatusFailed, 1},
+		{"Heartbeat", func(job *pinion.Job) error { return none(s.Heartbeat(ctx, job)) }, pinion.StatusRunning, 1},
+		{"Release", func(job *pinion.Job) error { return s.Release(ctx, job) }, pinion.StatusPending, 0},
+	} {
+		job := &pinion.Job{Task: "a", ID: end.verb, Key: end.verb}
+		losing("Enqueue", func() error { return s.Enqueue(ctx, job) })
+		claimed := claim()
+		losing(end.verb, func() error { return end.by(claimed) })
+		want(end.verb, end.status, end.attempts)
+	}
+	batch := []*pinion.Job{pinion.NewJob("b"), pinion.NewJob("b"), pinion.NewJob("b")}
+	losing("Enqueue of several", func() error { return s.Enqueue(ctx, batch...) })
+	if n, err := s.Size(ctx); n != 5 || err != nil {
+		t.Errorf("%d jobs are pending, want 5, %v", n, err)
+	}
+	// Another's job of the same ID is none of ours, also when an answer got lost.
+	proxy.armed.Store(true)
+	if err := s.Enqueue(ctx, &pinion.Job{Task: "a", ID: "MarkDone"}); !errors.Is(err, pinion.ErrDuplicate) {
+		t.Errorf("an ID that is taken: got %v", err)
+	}
+}
+
+// A proxy that gives each transaction another connection: no LISTEN, no prepared statements, no settings of a session.
+func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
+	to := schemaURL(t)
+	bouncer, err := exec.LookPath("pgbouncer")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("needs pgbouncer")
+	}
+	u, err := url.Parse(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, port := newDir(t), freePort(t)
+	ini := filepath.Join(dir, "pgbouncer.ini")
+	if err := os.WriteFile(ini, fmt.Appendf(nil, "[databases]\n%s = host=%s port=%s user=pinion\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
+		"unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n", u.Path[1:], u.Hostname(), u.Port(), port), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	proxy := program("pgbouncer", ini)
+	proxy.Path = bouncer
+	var log strings.Builder
+	proxy.Stderr = &log
+	started := make(chan error)
+	ended := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		started <- proxy.Start()
+		proxy.Wait()
+		close(ended)
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proxy.Process.Signal(syscall.SIGTERM); <-ended })
+	u.Host = fmt.Sprint("127.0.0.1:", port)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if conn, err := net.Dial("tcp", u.Host); err == nil {
+			conn.Close()
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("%v\n%s", err, log.String())
+		}
+	}
+	through := withParam(u.String(), "pinion_listen=off")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := pinion.CheckStorage(ctx, func() (pinion.Storage, error) { clear(t, to); return Open(ctx, through, nil) }); err != nil {
+		t.Error(err)
+	}
+	clear(t, to)
+	load := startLoad(t, through, 4)
+	startChildren(t, through, 4)
+	time.Sleep(2 * time.Second)
 	load.settle()
 }

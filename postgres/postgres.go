@@ -288,7 +288,8 @@ func (s *Storage) try(ctx context.Context, writes, again bool, v verb) (sent, re
 		// A shutdown that interrupts the wait for a synchronous standby comes after the local commit.
 		return strings.HasPrefix(e.Code, "57P"), passing(e.Code), err
 	}
-	return !pgconn.SafeToRetry(err), conn.IsClosed() && ctx.Err() == nil || conn.IsClosed() && writes, err
+	// pgconn.SafeToRetry says of a batch that it was not sent when the answer broke off.
+	return writes, conn.IsClosed() && (writes || ctx.Err() == nil), err
 }
 
 const readOnlyServer = "25006"

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -125,5 +126,225 @@ func TestStoragesThatOpenAtOnceCreateTheTablesOnce(t *testing.T) {
 	all.Wait()
 	if n, err := open(t, url, nil).Size(t.Context()); n != 8 || err != nil {
 		t.Errorf("%d jobs are stored, want 8, %v", n, err)
+	}
+}
+
+func TestADequeueIsWokenByAnotherProcess(t *testing.T) {
+	url := schemaURL(t)
+	// Nothing here comes in time by looking now and then.
+	waiter, other := open(t, url, &Options{PollInterval: time.Hour}), open(t, url, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for what, enqueue := range map[string]func(job *pinion.Job) error{
+		"Enqueue": func(job *pinion.Job) error { return other.Enqueue(ctx, job) },
+		"Enqueue for later": func(job *pinion.Job) error {
+			job.RunAt = time.Now().Add(20 * time.Millisecond)
+			return other.Enqueue(ctx, job)
+		},
+		"EnqueueTx": func(job *pinion.Job) error {
+			return pgx.BeginFunc(ctx, other.pool, func(tx pgx.Tx) error { return other.EnqueueTx(ctx, tx, job) })
+		},
+	} {
+		got := make(chan []*pinion.Job)
+		go func() {
+			jobs, err := waiter.Dequeue(ctx, 1, "a", "b")
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			got <- jobs
+		}()
+		waitFor(t, ctx, waiter, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state='idle')`)
+		if err := enqueue(&pinion.Job{Task: what, Queue: "b"}); err != nil {
+			t.Error(err)
+		}
+		if jobs := <-got; len(jobs) != 1 || jobs[0].Task != what {
+			t.Errorf("%s: got %d jobs", what, len(jobs))
+		}
+	}
+}
+
+// waitFor asks until the answer is true.
+func waitFor(t *testing.T, ctx context.Context, s *Storage, question string) {
+	t.Helper()
+	for yes := false; !yes; {
+		if err := s.pool.QueryRow(ctx, question).Scan(&yes); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTheListenerComesBackWhenItsConnectionIsCut(t *testing.T) {
+	url := withParam(schemaURL(t), "application_name=pinion_listener")
+	waiter, other := open(t, url, &Options{PollInterval: time.Hour}), open(t, schemaURL(t), nil)
+	sender := open(t, url, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	got := make(chan error)
+	go func() { _, err := waiter.Dequeue(ctx, 1); got <- err }()
+	const listening = ` FROM pg_stat_activity WHERE application_name='pinion_listener' AND query LIKE 'LISTEN%' AND state='idle'`
+	waitFor(t, ctx, other, `SELECT EXISTS (SELECT`+listening+`)`)
+	var pid int
+	if err := other.pool.QueryRow(ctx, `SELECT pid`+listening+` AND pg_terminate_backend(pid)`).Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, ctx, other, fmt.Sprint(`SELECT EXISTS (SELECT`, listening, ` AND pid<>`, pid, `)`))
+	if err := sender.Enqueue(ctx, pinion.NewJob("a")); err != nil {
+		t.Error(err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEnqueueTxSharesTheFateOfItsTransaction(t *testing.T) {
+	s, ctx := open(t, schemaURL(t), nil), t.Context()
+	size := func(want int) {
+		t.Helper()
+		if n, err := s.Size(ctx); n != want || err != nil {
+			t.Errorf("%d jobs are pending, want %d, %v", n, want, err)
+		}
+	}
+	tx, err := s.pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := &pinion.Job{ID: "1", Task: "a", Key: "k"}
+	if err := s.EnqueueTx(ctx, tx, job, pinion.NewJob("b")); err != nil {
+		t.Fatal(err)
+	}
+	size(0)
+	for _, taken := range []*pinion.Job{{ID: "1", Task: "c"}, {Task: "c", Key: "k"}} {
+		for _, jobs := range [][]*pinion.Job{{taken}, {pinion.NewJob("d"), taken}} {
+			err := s.EnqueueTx(ctx, tx, jobs...)
+			if d, ok := errors.AsType[*pinion.DuplicateError](err); !ok || d.ID != "1" || d.Key != taken.Key {
+				t.Errorf("a job that is taken: got %v", err)
+			}
+		}
+	}
+	if err := tx.Commit(ctx); err != nil { // the transaction goes on after a duplicate
+		t.Fatal(err)
+	}
+	size(2)
+	if job.Status != pinion.StatusPending || job.Queue != "default" || job.CreatedAt.IsZero() {
+		t.Errorf("the job is %+v", job)
+	}
+	if tx, err = s.pool.Begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.EnqueueTx(ctx, tx, pinion.NewJob("e")), tx.Rollback(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	size(2)
+}
+
+func TestARowThatNobodyCanReadGoesToTheDeadLetters(t *testing.T) {
+	url := schemaURL(t)
+	s, ctx := open(t, url, nil), t.Context()
+	for _, args := range []string{`no JSON`, `{}`, `[1`} {
+		if _, err := s.pool.Exec(ctx, inSchema(s.opts.Schema, `INSERT INTO @jobs (task, args) VALUES ('bad', $1)`), args); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.pool.Exec(ctx, inSchema(s.opts.Schema, `INSERT INTO @jobs (task, args) VALUES ('good', '[1]')`)); err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := s.Dequeue(ctx, 1)
+	if err != nil || jobs[0].Task != "good" {
+		t.Fatalf("got %v, %v", jobs, err)
+	}
+	for job, err := range s.DeadLetters(ctx, pinion.Filter{}) {
+		if err != nil || job.Task != "bad" || job.Attempts != 0 || !strings.Contains(job.Error, "JSON") {
+			t.Errorf("a dead letter is %+v, %v", job, err)
+		}
+	}
+	if stats, err := s.Stats(ctx); stats.DeadLetters != 3 || err != nil {
+		t.Errorf("%d dead letters, want 3, %v", stats.DeadLetters, err)
+	}
+}
+
+func TestTablesThatAreNotOursAreRefused(t *testing.T) {
+	url := schemaURL(t)
+	s := open(t, url, nil)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := s.pool.Exec(t.Context(), inSchema(s.opts.Schema, sql)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct{ change, want string }{
+		{`UPDATE @pinion_version SET version=1000`, "from a newer Pinion"},
+		{`DELETE FROM @pinion_version`, "is empty"},
+		{`DROP TABLE @pinion_version`, "belongs to another program"},
+	} {
+		exec(c.change)
+		if _, err := Open(t.Context(), url, nil); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("after %s: got %v", c.change, err)
+		}
+	}
+}
+
+func TestOptionsThatCannotBeMeantAreErrors(t *testing.T) {
+	for _, c := range []struct {
+		url, want string
+		opts      Options
+	}{
+		{"postgres://u:secret@127.0.0.1:1/x?sslmode=nonsense", "sslmode", Options{}},
+		{"postgres://127.0.0.1:1/x?pinion_listen=no", "pinion_listen", Options{}},
+		{"postgres://127.0.0.1:1/x?pinion_schema=" + strings.Repeat("x", 51), "at most 50", Options{}},
+		{"postgres://127.0.0.1:1/x", "schema", Options{Schema: "a\x00"}},
+		{"postgres://127.0.0.1:1/x", "MaxConns", Options{MaxConns: -1}},
+		{"postgres://127.0.0.1:1/x", "PollInterval", Options{PollInterval: -1}},
+	} {
+		_, err := Open(t.Context(), c.url, &c.opts)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s, %+v: got %v", c.url, c.opts, err)
+		}
+	}
+	// From the scheme comes no interface around a nil pointer.
+	if s, err := pinion.Open(t.Context(), "postgresql://127.0.0.1:1/x?pinion_listen=no"); s != nil || err == nil {
+		t.Errorf("got %v, %v", s, err)
+	}
+}
+
+// Each statement that runs often finds its rows by an index, also with a plan that knows nothing of the table.
+func TestStatementsUseTheirIndexes(t *testing.T) {
+	s := open(t, schemaURL(t), nil)
+	if err := s.Enqueue(t.Context(), pinion.NewJob("a")); err != nil {
+		t.Fatal(err)
+	}
+	for what, sql := range map[string]string{"promote": s.sql.promote, "claim of any": s.sql.claimAny, "claim of one queue": s.sql.claimOne,
+		"claim of some queues": s.sql.claimSome, "claimed": s.sql.claimed, "next": s.sql.next, "done": s.sql.done, "failed": s.sql.failed,
+		"dead letter": s.sql.letter, "heartbeat": s.sql.beat, "release": s.sql.release, "reap": s.sql.stale, "cancel": s.sql.cancel,
+		"canceled": s.sql.canceled, "known": s.sql.known, "by id": s.sql.byID, "by key": s.sql.byKey, "size": s.sql.size} {
+		t.Run(what, func(t *testing.T) {
+			err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(t.Context(), `SET LOCAL plan_cache_mode=force_generic_plan`); err != nil {
+					return err
+				}
+				prepared, err := tx.Prepare(t.Context(), "planned", sql)
+				if err != nil {
+					return err
+				}
+				nulls := strings.TrimSuffix(strings.Repeat("NULL,", len(prepared.ParamOIDs)), ",")
+				explain := "EXPLAIN EXECUTE planned"
+				if nulls != "" {
+					explain += "(" + nulls + ")"
+				}
+				rows, err := tx.Query(t.Context(), explain, pgx.QueryExecModeSimpleProtocol)
+				if err != nil {
+					return err
+				}
+				plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				text := strings.Join(plan, "\n")
+				if err != nil || strings.Contains(text, "Seq Scan") || strings.Contains(text, "Hash Join") {
+					t.Errorf("%v\n%s", err, text)
+				}
+				_, err = tx.Exec(t.Context(), "DEALLOCATE planned")
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
