@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -70,8 +71,7 @@ func (s *Storage) Get(ctx context.Context, id string) (*pinion.Job, error) {
 }
 
 // where is the filter as SQL. The status stands there literally: a bound one would match no partial index.
-func where(f pinion.Filter, args []any) (string, []any) {
-	conditions := ""
+func (s *Storage) where(ctx context.Context, f pinion.Filter, args []any) (conditions string, all []any, err error) {
 	bind := func(condition string, arg any) {
 		args = append(args, arg)
 		conditions += " AND " + fmt.Sprintf(condition, len(args))
@@ -93,16 +93,35 @@ func where(f pinion.Filter, args []any) (string, []any) {
 	if f.Queue != "" {
 		bind("queue=$%d", text(f.Queue))
 	}
-	if f.Task != "" {
-		bind(`lower(task COLLATE "default")=lower($%d::text)`, text(f.Task))
+	switch {
+	case f.Task == "":
+	case !strings.ContainsFunc(f.Task, func(r rune) bool { return r >= utf8.RuneSelf }):
+		bind("lower(task)=lower($%d::text)", text(f.Task)) // in the column's collation, C
+	default: // what the server knows of other letters depends on the locale of the database
+		var names, folded []string
+		err = s.read(ctx, "list", func(ctx context.Context, conn *pgx.Conn, _ bool) (err error) {
+			found, _ := conn.Query(ctx, inSchema(s.opts.Schema, `SELECT DISTINCT task FROM @jobs`))
+			names, err = pgx.CollectRows(found, pgx.RowTo[string])
+			return err
+		})
+		for _, name := range names {
+			if strings.EqualFold(name, f.Task) {
+				folded = append(folded, name)
+			}
+		}
+		bind("task=ANY($%d::text[])", folded)
 	}
-	return conditions, args
+	return conditions, args, err
 }
 
 // list pages by the number that orders it, so that no snapshot is held while the caller thinks.
 func (s *Storage) list(ctx context.Context, number, only string, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
 	return func(yield func(*pinion.Job, error) bool) {
-		conditions, args := where(f, []any{int64(math.MinInt64)})
+		conditions, args, err := s.where(ctx, f, []any{int64(math.MinInt64)})
+		if err != nil {
+			yield(nil, err)
+			return
+		}
 		by := number
 		if f.Status == pinion.StatusRunning || len(f.IDs) > 0 {
 			by += "+0" // few: find them by their index and sort, rather than go through the table in its order
@@ -164,7 +183,10 @@ func limit(f pinion.Filter) int64 {
 // Replay makes dead letters PENDING again; see [pinion.Inspector]. A job comes back in its old place.
 func (s *Storage) Replay(ctx context.Context, f pinion.Filter) (n int, err error) {
 	f.Status = ""
-	conditions, args := where(f, []any{limit(f)})
+	conditions, args, err := s.where(ctx, f, []any{limit(f)})
+	if err != nil {
+		return 0, err
+	}
 	for { // until nobody takes a Key in between
 		n, err = s.tend(ctx, "replay", `WITH d AS MATERIALIZED (SELECT seq, key, dead FROM @jobs j WHERE dead IS NOT NULL`+conditions+`
 				AND NOT EXISTS (SELECT FROM @jobs h WHERE h.key IS NOT NULL AND h.key=j.key AND h.status IN ('PENDING', 'RUNNING')) ORDER BY dead FOR UPDATE),
@@ -184,14 +206,17 @@ func (s *Storage) Replay(ctx context.Context, f pinion.Filter) (n int, err error
 // Purge deletes dead letters; see [pinion.Inspector]. The job itself stays FAILED until it is pruned.
 func (s *Storage) Purge(ctx context.Context, f pinion.Filter) (int, error) {
 	f.Status = ""
-	conditions, args := where(f, []any{limit(f)})
+	conditions, args, err := s.where(ctx, f, []any{limit(f)})
+	if err != nil {
+		return 0, err
+	}
 	return s.tend(ctx, "purge", `UPDATE @jobs j SET dead=NULL FROM (SELECT seq FROM @jobs j WHERE dead IS NOT NULL`+conditions+`
 		ORDER BY dead LIMIT $1 FOR UPDATE) c WHERE j.seq=c.seq`, args)
 }
 
 // Prune deletes what finished before a time, a thousand jobs a transaction; see [pinion.Inspector].
 func (s *Storage) Prune(ctx context.Context, before time.Time) (int, error) {
-	return s.prune(ctx, "$1::timestamptz", before)
+	return s.prune(ctx, "$1::timestamptz", microTime(before))
 }
 
 func (s *Storage) prune(ctx context.Context, before string, arg any) (pruned int, err error) {

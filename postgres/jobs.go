@@ -97,7 +97,7 @@ func statementsFor(schema string) (s statements) {
 		stale: `WITH c AS (SELECT seq FROM @jobs WHERE status='RUNNING' AND heartbeat_at<statement_timestamp()-$2::interval
 				ORDER BY seq FOR UPDATE SKIP LOCKED)
 			` + letGo + `, error=CASE WHEN canceled THEN '@!' ELSE 'lease expired' END, reaped=j.reaped+1, future=NOT canceled AND j.reaped>0,
-				run_at=CASE WHEN canceled OR j.reaped=0 THEN j.run_at
+				run_at=CASE WHEN canceled THEN j.run_at WHEN j.reaped=0 THEN NULL
 					ELSE statement_timestamp()+random()*least(greatest(j.attempts, 1), 1000)*$1::interval END
 			FROM c WHERE j.seq=c.seq`,
 		cancel: `WITH c AS (SELECT seq, status='PENDING' AS waits FROM @jobs WHERE id=ANY($1::text[]) AND ` + unfinished + ` ORDER BY seq FOR UPDATE)
@@ -177,7 +177,7 @@ func (b *batch) accept() {
 func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	b, err := newBatch(jobs)
 	if err != nil || len(jobs) == 0 {
-		return err
+		return s.refuse(ctx, err)
 	}
 	err = s.write(ctx, "enqueue", func(ctx context.Context, conn *pgx.Conn, again bool) error {
 		for {
@@ -202,6 +202,21 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 		s.ring()
 	}
 	return err
+}
+
+// refuse returns the error of a call that comes to nothing. A Key that a batch gives twice is reported with the id of the
+// job that holds it already, if one does.
+func (s *Storage) refuse(ctx context.Context, err error) error {
+	d, twice := errors.AsType[*pinion.DuplicateError](err)
+	failed := s.read(ctx, "enqueue", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		if !twice || d.Key == "" {
+			return nil
+		}
+		holder := s.taken(ctx, conn, &batch{keys: []*string{&d.Key}})
+		err = cmp.Or(holder, err)
+		return nil
+	})
+	return cmp.Or(err, failed)
 }
 
 // querier is what a connection and a transaction have in common.
@@ -251,7 +266,7 @@ func (s *Storage) taken(ctx context.Context, q querier, b *batch) error {
 func (s *Storage) EnqueueTx(ctx context.Context, tx pgx.Tx, jobs ...*pinion.Job) error {
 	b, err := newBatch(jobs)
 	if err != nil || len(jobs) == 0 {
-		return err
+		return s.refuse(ctx, err)
 	}
 	if s.isClosed() {
 		return pinion.ErrClosed
@@ -478,7 +493,9 @@ func (s *Storage) settle(ctx context.Context, name, sql string, settled pinion.S
 		} else if end {
 			canceled = append(canceled, job)
 		}
-		delete(ours, c) // who comes twice has lost it the second time
+		if sql != s.sql.beat {
+			delete(ours, c) // who comes twice has lost it the second time
+		}
 	}
 	return lost, canceled, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -346,5 +347,25 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestTheCommandLineWorksWithTheSchemes(t *testing.T) {
+	url := schemaURL(t)
+	pinionCommand := func(words ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "go", append([]string{"run", "github.com/pinion-queue/pinion/cmd/pinion"}, words...)...)
+		cmd.Args = append(cmd.Args, "--db", strings.Replace(url, "postgres:", "postgresql:", 1), "--import", "github.com/pinion-queue/pinion/postgres")
+		var log strings.Builder
+		cmd.Stderr = &log
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s%s", words, err, out, log.String())
+		}
+		return string(out)
+	}
+	pinionCommand("enqueue", "add", "--args", "[1, 2]")
+	if out := pinionCommand("worker", "--drain", "--exec", "add=cat"); !strings.Contains(out, "succeeded      1\n") {
+		t.Errorf("the worker says\n%s", out)
 	}
 }
