@@ -580,3 +580,33 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	load.settle()
 }
+
+func TestWithoutAServerAVerbEndsWithItsContextOrTheStorage(t *testing.T) {
+	server := newServer(t)
+	s := open(t, server.url(), nil)
+	if err := s.Enqueue(t.Context(), pinion.NewJob("a")); err != nil {
+		t.Fatal(err)
+	}
+	server.stop(syscall.SIGQUIT)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.Size(ctx); err == nil { // which notices that the connection is gone
+		t.Error("there was an answer")
+	}
+	_, dequeue := s.Dequeue(ctx, 1)
+	_, size := s.Size(ctx)
+	for _, err := range []error{s.Enqueue(ctx, pinion.NewJob("a")), dequeue, size} {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want one that matches %v", err, context.DeadlineExceeded)
+		}
+	}
+	ended := make(chan error)
+	go func() { ended <- s.Enqueue(t.Context(), pinion.NewJob("a")) }()
+	time.Sleep(20 * time.Millisecond)
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; !errors.Is(err, pinion.ErrClosed) {
+		t.Errorf("got %v, want %v", err, pinion.ErrClosed)
+	}
+}

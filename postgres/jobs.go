@@ -20,8 +20,8 @@ import (
 const jobColumns = `j.seq, j.id, j.task, j.args, j.kwargs, j.queue, j.priority, j.run_at, j.key, j.status, j.attempts, j.claim,
 	j.created_at, j.heartbeat_at, j.finished_at, j.error, j.result, j.worker, j.canceled`
 
-// statements are the SQL of the verbs. Rows are locked in one order, that of seq, or not waited for: so verbs that
-// meet do not deadlock, and what the planner undoes of that the server finds and do tries again.
+// statements are the SQL of the verbs. Rows of claims are locked in the order of their ids, or not waited for: so verbs
+// that meet do not deadlock. Should the planner have undone that, the server finds it out and the verb is tried again.
 type statements struct {
 	insert, insertFree, insertMany, known, byID, byKey    string
 	promote, claimAny, claimOne, claimSome, claimed, next string
@@ -100,7 +100,7 @@ func statementsFor(schema string) (s statements) {
 				run_at=CASE WHEN canceled THEN j.run_at WHEN j.reaped=0 THEN NULL
 					ELSE statement_timestamp()+random()*least(greatest(j.attempts, 1), 1000)*$1::interval END
 			FROM c WHERE j.seq=c.seq`,
-		cancel: `WITH c AS (SELECT seq, status='PENDING' AS waits FROM @jobs WHERE id=ANY($1::text[]) AND ` + unfinished + ` ORDER BY seq FOR UPDATE)
+		cancel: `WITH c AS (SELECT seq, status='PENDING' AS waits FROM @jobs WHERE id=ANY($1::text[]) AND ` + unfinished + ` ORDER BY id FOR UPDATE)
 			UPDATE @jobs j SET canceled=true, status=CASE WHEN waits THEN 'FAILED' ELSE status END, error=CASE WHEN waits THEN '@!' ELSE error END,
 				finished_at=CASE WHEN waits THEN statement_timestamp() END
 			FROM c WHERE j.seq=c.seq RETURNING j.id, waits`,
@@ -318,12 +318,18 @@ func (s *Storage) Prefetch(ctx context.Context, slots, max int, queues ...string
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if ended := ctx.Err(); ended != nil || slots == 0 { // what is due at once is to be had all the same
-		jobs, err := s.claim(context.WithoutCancel(ctx), slots, max, names)
-		if len(jobs) == 0 {
-			err = cmp.Or(err, ended)
+	if ended := ctx.Err(); ended != nil {
+		// Whoever asks for what is due at once gets it, but does not wait long for a server.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		jobs, err := s.claim(ctx, slots, max, names)
+		if len(jobs) == 0 && !errors.Is(err, pinion.ErrClosed) {
+			err = errors.Join(ended, err)
 		}
 		return jobs, err
+	}
+	if slots == 0 {
+		return s.claim(ctx, slots, max, names)
 	}
 	l := s.lineFor(names)
 	select {

@@ -15,8 +15,8 @@
 //
 // Everything is in one schema of the database, "pinion" unless another is named, which Open creates and brings up to
 // date under an advisory lock; for that it needs the right to create the schema, or a schema of its own. Once it is
-// there, SELECT, INSERT, UPDATE, DELETE on the tables, and USAGE on the schema and the sequences, will do. Server
-// version 13 or later.
+// there, SELECT, INSERT, UPDATE, DELETE on the tables, and USAGE on the schema and the sequences, will do. It is
+// tested with server version 15; nothing in it is newer than 13.
 //
 // # Clocks
 //
@@ -250,8 +250,13 @@ func (s *Storage) do(ctx context.Context, name string, writes bool, v verb) erro
 			ctx = context.WithoutCancel(ctx)
 		}
 		if time.Since(first) > patience || !s.pause(ctx, backoff(tries)) {
+			if s.isClosed() {
+				err = pinion.ErrClosed
+			} else if ctx.Err() != nil {
+				err = fmt.Errorf("%w: %w", ctx.Err(), err)
+			}
 			if again && writes {
-				err = fmt.Errorf("it is not known whether this was done: %w", err)
+				err = fmt.Errorf("pinion: %s: it is not known whether this was done: %w", name, err)
 			}
 			return wrap(name, err)
 		}
