@@ -191,7 +191,7 @@ func (s *Storage) Replay(ctx context.Context, f pinion.Filter) (n int, err error
 		n, err = s.tend(ctx, "replay", `WITH d AS MATERIALIZED (SELECT seq, key, dead FROM @jobs j WHERE dead IS NOT NULL`+conditions+`
 				AND NOT EXISTS (SELECT FROM @jobs h WHERE h.key IS NOT NULL AND h.key=j.key AND h.status IN ('PENDING', 'RUNNING')) ORDER BY dead FOR UPDATE),
 			k AS (SELECT seq, dead, key, row_number() OVER (PARTITION BY key ORDER BY dead) AS n FROM d)
-			UPDATE @jobs j SET status='PENDING', attempts=0, error=NULL, run_at=NULL, future=false, reaped=0, finished_at=NULL, result=NULL, dead=NULL
+			UPDATE @jobs j SET status='PENDING', attempts=0, error=NULL, run_at=NULL, future=false, reaped=0, finished_at=NULL, result=NULL, dead=NULL, worker=''
 			FROM (SELECT seq FROM k WHERE key IS NULL OR n=1 ORDER BY dead LIMIT $1) c WHERE j.seq=c.seq`, args)
 		if !isCode(err, uniqueViolation) {
 			break
