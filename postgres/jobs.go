@@ -142,7 +142,7 @@ func newBatch(jobs []*pinion.Job) (*batch, error) {
 	ids, keys := make(map[string]bool), make(map[string]string) // those that the callers chose, to find them twice
 	for _, job := range jobs {
 		args, kwargs, err := job.EncodeArgs()
-		if err != nil {
+		if err = cmp.Or(err, checkNames(job)); err != nil {
 			return nil, err
 		}
 		id := cmp.Or(job.ID, pinion.NewID())
@@ -164,6 +164,19 @@ func newBatch(jobs []*pinion.Job) (*batch, error) {
 		b.runAt, b.keys = append(b.runAt, timeOrNull(job.RunAt)), append(b.keys, key)
 	}
 	return b, nil
+}
+
+// checkNames refuses what the server cannot store, or not find by an index.
+func checkNames(job *pinion.Job) error {
+	for _, name := range [...]string{job.ID, job.Task, job.Queue, job.Key} {
+		switch {
+		case strings.Contains(name, "\x00"):
+			return fmt.Errorf("%w: PostgreSQL stores no NUL, as there is in the name %.100q", pinion.ErrBadArgs, name)
+		case len(name) > maxName:
+			return fmt.Errorf("%w: a name of %d bytes, at most %d are taken: %.100q", pinion.ErrTooLarge, len(name), maxName, name)
+		}
+	}
+	return nil
 }
 
 // accept fills in the callers' jobs.

@@ -6,7 +6,7 @@
 // Importing the package also registers the schemes postgres and postgresql with [pinion.Open], so that the command
 // line works with --db postgres://… and --import github.com/pinion-queue/pinion/postgres.
 //
-// It is a storage as the others are: [pinion.CheckStorage] finds no difference. What is said in package pinion holds,
+// It is a storage as the others are: [pinion.CheckStorage] finds no difference, and there is one, about names. What is said in package pinion holds,
 // with the server in the file's place: a job whose Enqueue returned nil is as durable as the server makes a commit,
 // which with its defaults (fsync and synchronous_commit on) survives its own crash and that of its machine. A failover
 // to a standby loses nothing if the standby is a synchronous one.
@@ -17,6 +17,9 @@
 // date under an advisory lock; for that it needs the right to create the schema, or a schema of its own. Once it is
 // there, SELECT, INSERT, UPDATE, DELETE on the tables, and USAGE on the schema and the sequences, will do. It is
 // tested with server version 15; nothing in it is newer than 13.
+//
+// An ID, a task's name, a queue's or a Key holds no NUL here (ErrBadArgs) and at most 1 KiB (ErrTooLarge): PostgreSQL
+// can store no NUL, and find no long text by an index. That is the one difference.
 //
 // # Clocks
 //
@@ -123,6 +126,7 @@ const (
 	callMost    = 30 * time.Second     // that one try may take
 	notifyPause = 2 * time.Millisecond // between two NOTIFYs of a process
 	lookPause   = time.Millisecond     // between two looks of a process, while jobs keep coming
+	maxName     = 1 << 10              // bytes of what an index finds: a third of what one of its rows may hold
 )
 
 // Open opens the queue in the database that url names, a URL as libpq and pgxpool take it: several hosts with

@@ -110,6 +110,21 @@ func TestItPassesCheckStorage(t *testing.T) {
 }
 
 // Whoever waited for the lock must see what was created meanwhile.
+func TestANameThatTheServerCannotStoreOrFindIsRefusedAndALongOneIsNot(t *testing.T) {
+	s := open(t, schemaURL(t), nil)
+	long := strings.Repeat("é", maxName/2)
+	for name, want := range map[string]error{"a\x00": pinion.ErrBadArgs, long + "é": pinion.ErrTooLarge, long: nil} {
+		for _, job := range []*pinion.Job{{Task: name}, {ID: name, Task: "a"}, {Queue: name, Task: "a"}, {Key: name, Task: "a"}} {
+			if err := s.Enqueue(t.Context(), pinion.NewJob("beside"), job); !errors.Is(err, want) {
+				t.Errorf("Enqueue with a name of %d bytes: %v, want %v", len(name), err, want)
+			}
+		}
+	}
+	if n, err := s.Size(t.Context()); n != 8 || err != nil {
+		t.Errorf("%d jobs are pending, %v; want 8", n, err)
+	}
+}
+
 func TestStoragesThatOpenAtOnceCreateTheTablesOnce(t *testing.T) {
 	url := schemaURL(t)
 	var all sync.WaitGroup
