@@ -1529,6 +1529,48 @@ func (s *SQLiteStorage) pruneOld(ctx context.Context, now time.Time) error {
 	return err
 }
 
+// SQLiteReport is what [SQLiteStorage.Check] finds.
+type SQLiteReport struct {
+	Schema   int      // the version of the file's schema; 0 is the Python library's
+	Newest   int      // the version that this package makes of it when it writes
+	Journal  string   // PRAGMA journal_mode: "wal", once this package has written
+	Size     int64    // bytes
+	Free     int64    // bytes of Size that hold nothing
+	Damage   []string // what PRAGMA quick_check says against the file, at most 100 lines
+	Unusable []string // unfinished jobs that no worker can run, with the reason; at most 100
+}
+
+// Check examines the file, reading all of it: a second or two a gigabyte, in which nobody waits. With an error the
+// report holds what was found before.
+func (s *SQLiteStorage) Check(ctx context.Context) (r SQLiteReport, err error) {
+	q := s.reader(ctx)
+	page := integer(q.value("PRAGMA page_size"))
+	r.Schema, r.Newest, r.Journal = int(integer(q.value("PRAGMA user_version"))), schemaVersion, text(q.value("PRAGMA journal_mode"))
+	r.Size, r.Free = page*integer(q.value("PRAGMA page_count")), page*integer(q.value("PRAGMA freelist_count"))
+	for v := range q.rows("PRAGMA quick_check(100)") {
+		if line := text(v[0]); line != "ok" {
+			r.Damage = append(r.Damage, line)
+		}
+	}
+	for after, more := int64(math.MinInt64), true; more && len(r.Unusable) < 100; {
+		more = false
+		for v := range q.rows(`SELECT seq, `+jobColumns+s.jobs+`WHERE seq>? AND status NOT IN ('SUCCESS','FAILED') ORDER BY seq LIMIT 1000`, after) {
+			rowid, job, refused := jobOf(v)
+			after, more = rowid, true
+			switch _, named := v[10].(string); {
+			case job.Status != StatusPending && job.Status != StatusRunning:
+				refused = fmt.Errorf("its status is %q", job.Status)
+			case !named:
+				refused = fmt.Errorf("its queue is %v, which is no text", v[10])
+			}
+			if refused != nil && len(r.Unusable) < 100 {
+				r.Unusable = append(r.Unusable, fmt.Sprintf("%s: %v", job.ID, refused))
+			}
+		}
+	}
+	return r, wrap("check", q.err)
+}
+
 // ---- Rows and values ----
 
 // jobOf reads a rowid and jobColumns; refused says why no worker should have the job.

@@ -99,7 +99,7 @@ func exampleFolder(t *testing.T) string {
 	defer storage.Close()
 	// The jobs that the help names: one is a dead letter, one is done, and one waits.
 	dead, done := &pinion.Job{ID: exampleID, Task: "mail"}, &pinion.Job{ID: exampleDone, Task: "mail"}
-	waits := &pinion.Job{ID: exampleWaits, Task: "mail", RunAt: time.Now().Add(time.Hour)}
+	waits := &pinion.Job{ID: exampleWaits, Task: "public", RunAt: time.Now().Add(time.Hour)}
 	if err := storage.Enqueue(t.Context(), dead, done, waits); err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func (g *grid) addCounts(name string, counts pinion.Counts) {
 		if n == 0 {
 			style = ""
 		}
-		return cell{strconv.Itoa(n), style}
+		return cell{thousands(n), style}
 	}
 	g.addCells(cell{clip(name, 60), ""}, number(counts.Pending, ""), cell{ago(counts.Oldest), ""}, number(counts.Running, green),
 		cell{perSecond(float64(counts.Minute) / 60), ""}, number(counts.SuccessHour, ""), number(counts.FailedHour, red),

@@ -120,6 +120,7 @@ func commands() []command {
 		{"dlq-replay", "[ID...]", "make dead letters pending again", dlqReplayDetail, dlqReplayExamples, dlqReplay},
 		{"dlq-purge", "[ID...]", "delete dead letters for good", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},
 		{"prune", "", "delete finished jobs", pruneDetail, "pinion prune --older-than 24h --db q.db", prune},
+		{"doctor", "", "look for what is wrong with a queue", doctorDetail, doctorExamples, doctor},
 		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
 		{"version", "", "print the version", "", "pinion --version", version},
 		{"completion", "SHELL", "print what makes a shell complete commands", completionDetail, completionExamples, completion},

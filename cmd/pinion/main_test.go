@@ -168,6 +168,15 @@ func execLine(t *testing.T, line string, ids map[string]string) string {
 			t.Fatal(err)
 		}
 		return ""
+	case "chmod": // MODE FILE
+		mode, err := strconv.ParseUint(words[1], 8, 32)
+		if err == nil {
+			err = os.Chmod(words[2], os.FileMode(mode))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ""
 	case "mkdir":
 		if err := os.Mkdir(words[1], 0o700); err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import "embed"
 //go:embed complete.go
 //go:embed demo.go
 //go:embed dlq.go
+//go:embed doctor.go
 //go:embed enqueue.go
 //go:embed exec.go
 //go:embed exec_other.go
