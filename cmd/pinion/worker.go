@@ -165,5 +165,8 @@ func (c *call) metrics(m pinion.Metrics) error {
 	w := c.table()
 	fmt.Fprintf(w, "processed\t%d\nsucceeded\t%d\nfailed\t%d\nretried\t%d\ndead-lettered\t%d\nreaped\t%d\n",
 		m.Processed, m.Succeeded, m.Failed, m.Retried, m.DeadLettered, m.Reaped)
+	if m.Canceled > 0 {
+		fmt.Fprintf(w, "canceled\t%d\n", m.Canceled)
+	}
 	return w.Flush()
 }
