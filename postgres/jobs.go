@@ -51,7 +51,7 @@ const (
 
 	// The jobs handed in that are still under their claims.
 	held = ` FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
-		WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' RETURNING j.id, j.claim, j.canceled`
+		WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' RETURNING h.id, h.claim, h.attempts, j.canceled`
 )
 
 func statementsFor(schema string) (s statements) {
@@ -85,15 +85,15 @@ func statementsFor(schema string) (s statements) {
 
 		done: `UPDATE @jobs j SET status='SUCCESS', finished_at=statement_timestamp(), result=h.result
 			FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS h(id, claim, attempts, result)
-			WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' RETURNING j.id, j.claim, false`,
+			WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' RETURNING h.id, h.claim, h.attempts, false`,
 		failed: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE $4 END, run_at=CASE WHEN canceled THEN run_at ELSE $5 END,
 			future=NOT canceled AND coalesce($5>statement_timestamp(), false)` + held,
 		letter: `UPDATE @jobs j SET status='FAILED', finished_at=statement_timestamp(), error=CASE WHEN canceled THEN '@!' ELSE $4 END,
 			attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE $5::integer END, dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END` + held,
 		beat:    `UPDATE @jobs j SET heartbeat_at=statement_timestamp()` + held,
 		release: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE error END, attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE 1 END` + held,
-		settled: `SELECT j.id, j.claim, false FROM @jobs j, unnest($1::text[], $2::bigint[]) AS h(id, claim)
-			WHERE j.id=h.id AND j.claim=h.claim AND j.status=$3`,
+		settled: `SELECT h.id, h.claim, h.attempts, false FROM @jobs j, unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
+			WHERE j.id=h.id AND j.claim=h.claim AND j.status=$4`,
 		stale: `WITH c AS (SELECT seq FROM @jobs WHERE status='RUNNING' AND heartbeat_at<statement_timestamp()-$2::interval
 				ORDER BY seq FOR UPDATE SKIP LOCKED)
 			` + letGo + `, error=CASE WHEN canceled THEN '@!' ELSE 'lease expired' END, reaped=j.reaped+1, future=NOT canceled AND j.reaped>0,
@@ -104,7 +104,7 @@ func statementsFor(schema string) (s statements) {
 			UPDATE @jobs j SET canceled=true, status=CASE WHEN waits THEN 'FAILED' ELSE status END, error=CASE WHEN waits THEN '@!' ELSE error END,
 				finished_at=CASE WHEN waits THEN statement_timestamp() END
 			FROM c WHERE j.seq=c.seq RETURNING j.id, waits`,
-		canceled: `SELECT j.id, j.claim, true FROM @jobs j, unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
+		canceled: `SELECT h.id, h.claim, h.attempts, true FROM @jobs j, unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
 			WHERE j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING' AND j.canceled`,
 
 		// In two halves, each of which an index knows.
@@ -459,11 +459,11 @@ func scanRow(found pgx.CollectableRow) (r row, err error) {
 
 // claim names one in what a statement returns.
 type claim struct {
-	id    string
-	claim int64
+	id              string
+	claim, attempts int64
 }
 
-func claimOf(job *pinion.Job) claim { return claim{text(job.ID), job.Claim} }
+func claimOf(job *pinion.Job) claim { return claim{text(job.ID), job.Claim, int64(job.Attempts)} }
 
 // claimsOf are the columns of the jobs handed in, by id, so that two statements over the same jobs lock them in one order.
 func claimsOf(jobs []*pinion.Job) (args []any, order []*pinion.Job) {
@@ -475,11 +475,11 @@ func claimsOf(jobs []*pinion.Job) (args []any, order []*pinion.Job) {
 	return []any{ids, claims, attempts}, order
 }
 
-// collect reads what the statements over claims return: id, claim, and whether it was canceled.
+// collect reads what the statements over claims return: each as it was handed in, and whether it was canceled.
 func collect(found pgx.Rows, into map[claim]bool) error {
 	var c claim
 	var canceled bool
-	_, err := pgx.ForEachRow(found, []any{&c.id, &c.claim, &canceled}, func() error { into[c] = canceled; return nil })
+	_, err := pgx.ForEachRow(found, []any{&c.id, &c.claim, &c.attempts, &canceled}, func() error { into[c] = canceled; return nil })
 	return err
 }
 
@@ -494,7 +494,7 @@ func (s *Storage) settle(ctx context.Context, name, sql string, settled pinion.S
 			return nil
 		}
 		if again && settled != "" {
-			found, _ := conn.Query(ctx, s.sql.settled, args[0], args[1], settled)
+			found, _ := conn.Query(ctx, s.sql.settled, args[0], args[1], args[2], settled)
 			if err := collect(found, ours); err != nil {
 				return err
 			}
@@ -606,10 +606,10 @@ func (s *Storage) Cancel(ctx context.Context, ids ...string) (ended, asked []str
 	for _, id := range ids {
 		if waited, found := waits[id]; waited {
 			ended = append(ended, id)
+			delete(waits, id) // a second time there is nothing to end, but what runs may be asked again
 		} else if found {
 			asked = append(asked, id)
 		}
-		delete(waits, id)
 	}
 	return ended, asked, nil
 }

@@ -6,10 +6,10 @@
 // Importing the package also registers the schemes postgres and postgresql with [pinion.Open], so that the command
 // line works with --db postgres://… and --import github.com/pinion-queue/pinion/postgres.
 //
-// It is a storage as the others are: [pinion.CheckStorage] finds no difference, and there is one, about names. What is said in package pinion holds,
-// with the server in the file's place: a job whose Enqueue returned nil is as durable as the server makes a commit,
-// which with its defaults (fsync and synchronous_commit on) survives its own crash and that of its machine. A failover
-// to a standby loses nothing if the standby is a synchronous one.
+// It is a storage as the others are: [pinion.CheckStorage] finds no difference, and there is one, about names. What is
+// said in package pinion holds, with the server in the file's place: a job whose Enqueue returned nil is as durable as
+// the server makes a commit, which with its defaults (fsync and synchronous_commit on) survives its own crash and that
+// of its machine. A failover to a standby loses nothing if the standby is a synchronous one.
 //
 // # Tables
 //

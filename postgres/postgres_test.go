@@ -109,7 +109,6 @@ func TestItPassesCheckStorage(t *testing.T) {
 	}
 }
 
-// Whoever waited for the lock must see what was created meanwhile.
 func TestANameThatTheServerCannotStoreOrFindIsRefusedAndALongOneIsNot(t *testing.T) {
 	s := open(t, schemaURL(t), nil)
 	long := strings.Repeat("é", maxName/2)
@@ -125,6 +124,7 @@ func TestANameThatTheServerCannotStoreOrFindIsRefusedAndALongOneIsNot(t *testing
 	}
 }
 
+// Whoever waited for the lock must see what was created meanwhile.
 func TestStoragesThatOpenAtOnceCreateTheTablesOnce(t *testing.T) {
 	url := schemaURL(t)
 	var all sync.WaitGroup
