@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -422,6 +423,26 @@ func TestSuccessesThatComeWhileOthersAreRecordedAreRecordedBeforeRunReturns(t *t
 	}
 }
 
+// The news of a success and that of the end may come at once, and either may be heard first.
+func TestASuccessThatComesWithTheEndOfTheLastTaskIsRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ended, job := &shift{flush: make(chan struct{}, 1)}, make(chan struct{}), NewJob("a")
+		go func() {
+			synctest.Wait() // until gather has seen that there is nothing yet
+			s.mu.Lock()
+			s.done = append(s.done, job)
+			s.mu.Unlock()
+			close(ended)
+		}()
+		if got := s.gather(nil, ended); len(got) != 1 || got[0] != job {
+			t.Errorf("gathered %d successes, want the one that there is", len(got))
+		}
+		if got := s.gather(nil, ended); len(got) != 0 {
+			t.Errorf("gathered %d successes, want none", len(got))
+		}
+	})
+}
+
 // Jobs that have waited too long are on their way back when the last task ends: Run must wait for that.
 func TestAReleaseUnderWayAtTheStopIsFinished(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
@@ -442,7 +463,7 @@ func TestAReleaseUnderWayAtTheStopIsFinished(t *testing.T) {
 	})
 }
 
-// The look for jobs that have waited too long takes them all out for a moment; at the stop that channel is closed.
+// The look for jobs that have waited too long and the stop both give jobs back: each job one of them.
 func TestAStopAtTheMomentOfAHeartbeatLosesNothing(t *testing.T) {
 	const n = 900
 	for range 50 {

@@ -867,33 +867,27 @@ func (s *shift) finish(ctx context.Context, ended <-chan struct{}) {
 }
 
 // gather waits for successes, for a full batch, but not for longer than batchTime and not when nothing runs. It takes
-// over the memory of the last ones.
+// over the memory of the last ones. When ended is closed it returns what is left.
 func (s *shift) gather(last []*Job, ended <-chan struct{}) (all []*Job) {
 	clear(last)
 	var timer <-chan time.Time
 	for waited := false; ; {
 		s.mu.Lock()
 		n := len(s.done)
-		if n >= batchMost || n > 0 && (waited || s.held == 0) {
+		if n >= batchMost || waited || n > 0 && s.held == 0 {
 			all, s.done = s.done, last[:0]
 			s.mu.Unlock()
 			return all
 		}
 		s.mu.Unlock()
-		if n == 0 {
-			select {
-			case <-s.flush:
-				continue
-			case <-ended:
-				return nil
-			}
-		}
-		if timer == nil {
+		if n > 0 && timer == nil {
 			timer = time.After(batchTime)
 		}
 		select {
 		case <-s.flush:
 		case <-timer:
+			waited = true
+		case <-ended: // look again: the last success may have come since
 			waited = true
 		}
 	}
