@@ -701,6 +701,30 @@ func TestWithoutReleaserAnInterruptedAttemptCounts(t *testing.T) {
 	})
 }
 
+func TestWithoutReleaserACanceledJobIsLetGoAtTheShutdown(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		run := t.run(&Worker{Storage: struct {
+			Storage
+			Canceler
+		}{t.storage, t.storage}}, t.task("a", func(ctx context.Context, _ *Job) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}))
+		id := t.enqueue("a")[0]
+		t.sleep(1500 * time.Millisecond)
+		run.stop()
+		t.sleep(9700 * time.Millisecond)
+		t.cancel(0, 1, id) // after the last heartbeat of the grace
+		if err := run.wait(); err != nil || run.at != 11500*time.Millisecond {
+			t.Errorf("Run returned %v after %v; want nil after 11.5s", err, run.at)
+		}
+		t.wantCanceled(id)
+		if lines := run.log.lines("storage"); len(lines) > 0 {
+			t.Errorf("the log tells of trouble: %q", lines)
+		}
+	})
+}
+
 // A ctx may end in other ways than by being cancelled.
 func TestADeadlineOfItsContextStopsARunCleanly(t *testing.T) {
 	overStorages(t, func(t *scene) {

@@ -514,7 +514,7 @@ func (s *shift) release(ctx context.Context, jobs []*Job) (err error) {
 		return r.Release(ctx, jobs...)
 	}
 	for _, job := range jobs {
-		if failed := s.storage.MarkFailed(ctx, job, ErrShutdown, time.Now()); !errors.Is(failed, ErrLeaseLost) {
+		if failed := s.storage.MarkFailed(ctx, job, ErrShutdown, time.Now()); !errors.Is(failed, ErrLeaseLost) && !errors.Is(failed, ErrCanceled) {
 			err = cmp.Or(err, failed)
 		}
 	}
