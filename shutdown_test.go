@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -506,6 +507,37 @@ func TestAClosedStorageEndsRun(t *testing.T) {
 			t.Errorf("Run on a closed storage returned %v, want ErrClosed", err)
 		}
 	})
+}
+
+// A worker claims no more while some 2,000 ends wait to be recorded, and so does not learn from a claim what has changed.
+func TestAWorkerWhoseStorageDoesNotKeepUpGoesOnWhenItDoesAndEndsWhenItIsClosed(t *testing.T) {
+	const n = 5000
+	for _, closed := range []bool{false, true} {
+		inBubble(t, NewMemoryStorage(), func(t *scene) {
+			storage := &failing{tended: t.storage}
+			storage.fail("MarkDone")
+			run := t.run(&Worker{Storage: storage}, t.task("a", func(context.Context, *Job) error { return nil }))
+			t.enqueue(slices.Repeat([]string{"a"}, n)...)
+			t.sleep(2500 * time.Millisecond)
+			if got := t.statuses("a"); got[StatusRunning] < 2*batchMost || got[StatusRunning] > 2*batchMost+2*aheadMost {
+				t.Errorf("the jobs are %v; want 2,000 RUNNING and what had been claimed by then", got)
+			}
+			if closed {
+				t.storage.Close()
+			}
+			storage.fail()
+			t.sleep(time.Second)
+			if !closed {
+				if got := t.statuses("a"); got[StatusSuccess] != n {
+					t.Errorf("the jobs are %v, want %d SUCCESS", got, n)
+				}
+			}
+			run.stop()
+			if err := run.wait(); closed && (!errors.Is(err, ErrClosed) || run.at >= 3500*time.Millisecond) || !closed && err != nil {
+				t.Errorf("closed %t: Run returned %v after %v", closed, err, run.at)
+			}
+		})
+	}
 }
 
 func TestAClosedStorageLetsRunningTasksEnd(t *testing.T) {

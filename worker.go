@@ -904,10 +904,11 @@ func (s *shift) save(ctx context.Context, what string, n int, write func() error
 			s.count(0, -n)
 			return err == nil
 		}
-		if s.lapse(what, err); s.drain {
+		closed := errors.Is(err, ErrClosed)
+		if s.lapse(what, err); closed || s.drain {
 			s.fail(err)
 		}
-		if errors.Is(err, ErrClosed) {
+		if closed {
 			return false
 		}
 		pause(ctx, troublePause)
