@@ -352,8 +352,6 @@ func JobFromContext(ctx context.Context) (*Job, bool) {
 	if !ok {
 		return nil, false
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	return r.job.clone(), true
 }
 

@@ -575,6 +575,9 @@ func (r *run) Value(key any) any {
 	return r.made().Value(key)
 }
 
+// String keeps fmt (in a mock, say) from reading the fields, which others write.
+func (r *run) String() string { return "pinion.job(" + r.job.ID + ")" }
+
 // cancel cancels the context; nil is context.Canceled.
 func (r *run) cancel(cause error) {
 	r.mu.Lock()

@@ -1623,3 +1623,15 @@ func (e panicsWithItself) Error() string { panic(e) }
 
 func (e panicsWithItselfTwice) Error() string { panic(e) }
 func (e panicsWithItselfTwice) Unwrap() error { panic(e) }
+
+func TestATasksContextCanBePrintedAtAnyTime(t *testing.T) {
+	r := &run{job: &Job{ID: "1"}, tasks: t.Context()}
+	var wg sync.WaitGroup
+	wg.Go(func() { r.cancel(ErrCanceled) }) // at once: for the race detector
+	for _, ctx := range []context.Context{r, context.WithoutCancel(r)} {
+		if got := fmt.Sprint(ctx); !strings.HasPrefix(got, "pinion.job(1)") {
+			t.Errorf("the context is printed as %.100q, want the job's id and nothing of the worker", got)
+		}
+	}
+	wg.Wait()
+}
