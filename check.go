@@ -15,7 +15,8 @@ import (
 )
 
 // CheckStorage tests whether a storage means what [Storage] says and, where it implements them, [Releaser],
-// [Prefetcher], [Canceler] and [Inspector]. It calls open once for each rule; the storages must be empty, and are closed again.
+// [Prefetcher], [Canceler] and [Inspector]. It calls open once for each rule; the storages must be empty, and are
+// closed again.
 // The error joins all failures, each beginning with the rule that is broken. In a test:
 //
 //	if err := pinion.CheckStorage(ctx, open); err != nil {

@@ -254,7 +254,7 @@ func (s *MemoryStorage) Dequeue(ctx context.Context, max int, queues ...string) 
 	return s.Prefetch(ctx, max, max, queues...)
 }
 
-// Prefetch implements [Prefetcher]. With no slots it does not wait.
+// Prefetch implements [Prefetcher].
 func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...string) (jobs []*Job, err error) {
 	if max < 1 {
 		return nil, fmt.Errorf("pinion: cannot claim %d jobs, at least 1 must be asked for", max)
@@ -407,7 +407,7 @@ func (s *MemoryStorage) Release(ctx context.Context, jobs ...*Job) error {
 	return err
 }
 
-// Cancel implements [Canceler]. For each PENDING job it looks through those that wait in the same queue.
+// Cancel implements [Canceler]. For each PENDING job it looks through those that are not yet due or wait in its queue.
 func (s *MemoryStorage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
 	err = s.do(ctx, func() {
 		for _, id := range ids {

@@ -76,7 +76,7 @@
 //   - Do not open one file with two SQLite libraries in one process (mattn/go-sqlite3 beside this one, say): when
 //     either closes the file, the other's locks are gone. Other processes may use any library.
 //   - Processes of the Python library may share the file. Their writes name no claim and so are not fenced, and
-//     they know neither due times nor queues nor keys.
+//     they know no due times, queues, keys or cancellations.
 //   - Inside a testing/synctest bubble, open the storage in the bubble and set [SQLiteOptions].PollInterval.
 package pinion
 
@@ -124,7 +124,7 @@ type Job struct {
 	Attempts int             `json:"attempts"`           // claims so far that count; a released claim does not
 	Claim    int64           `json:"claim"`              // fencing token: larger at each claim, never used twice for a job
 	Worker   string          `json:"worker,omitempty"`   // who holds the claim, or held it last: Worker.Name, see WorkerName
-	Canceled bool            `json:"canceled,omitempty"` // Cancel was called for it: it is FAILED, or will be as soon as its worker lets go of it
+	Canceled bool            `json:"canceled,omitempty"` // Cancel was called for it: it is FAILED, or will be when its claim ends, unless success came first
 	Error    string          `json:"error,omitempty"`    // of the last failed attempt, at most 16 KiB
 	Result   json.RawMessage `json:"result,omitempty"`   // what the task recorded with SetResult, if anything
 
@@ -189,9 +189,10 @@ type Releaser interface {
 }
 
 // Prefetcher is for storages from which the worker may claim jobs ahead of free slots, which makes short tasks
-// several times faster; it needs Releaser too. Prefetch is Dequeue up to the first slots jobs. It goes on up to
-// max, but stops there before the first job that has been claimed before: such a job may be the one that kills its
-// process, and whatever waits in that process for a slot would lose an attempt with it.
+// several times faster; it needs Releaser too. Prefetch is Dequeue up to the first slots jobs, and with no slots does
+// not wait: no job is no error then. It goes on up to max, but stops there before the first job that has been claimed
+// before: such a job may be the one that kills its process, and whatever waits in that process for a slot would lose
+// an attempt with it.
 type Prefetcher interface {
 	Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error)
 }
@@ -219,6 +220,7 @@ type Inspector interface {
 	Stats(ctx context.Context) (Stats, error)
 	// Get returns one job, or ErrNotFound.
 	Get(ctx context.Context, id string) (*Job, error)
+	// Jobs lists the jobs.
 	Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error]
 	// DeadLetters lists the dead-letter queue, oldest first: jobs as they failed, FinishedAt being when. CreatedAt,
 	// RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
@@ -235,8 +237,8 @@ type Inspector interface {
 
 // Filter narrows a listing; its zero value takes everything, and fields that are set must all match.
 type Filter struct {
-	IDs    []string
-	Status Status // not for dead letters, which are all FAILED
+	IDs    []string // any of these
+	Status Status   // not for dead letters, which are all FAILED
 	Queue  string
 	Task   string // without regard to case
 	Limit  int    // 0: no limit
@@ -344,8 +346,8 @@ const (
 	maxName      = 255      // bytes of a worker's name
 )
 
-// EncodeArgs checks a job that is about to be stored and encodes its arguments: a JSON array and a JSON object, at
-// most 1 MiB together (ErrTooLarge). It is for authors of storages, to be called by Enqueue.
+// EncodeArgs checks a job that is about to be stored (ErrBadArgs) and encodes its arguments: a JSON array and a JSON
+// object, at most 1 MiB together (ErrTooLarge). It is for authors of storages, to be called by Enqueue.
 func (j *Job) EncodeArgs() (args, kwargs string, err error) {
 	if j == nil || j.Task == "" {
 		return "", "", fmt.Errorf("%w: a job must name its task", ErrBadArgs)

@@ -371,9 +371,9 @@ func StorageFromContext(ctx context.Context) (Storage, bool) {
 	return r.storage, true
 }
 
-// SetResult records v, encoded now as JSON of at most 1 MiB, as the job's Result; it is written when the task
-// succeeds, in the same step. The last call counts. It may be called by any goroutine of the task, also after a
-// timeout or the task's end, when it does nothing. Outside a task it is an error.
+// SetResult records v, encoded now as JSON of at most 1 MiB (ErrTooLarge), as the job's Result; it is written when the
+// task succeeds, in the same step. The last call counts. It may be called by any goroutine of the task, also after a
+// timeout; after the task's end it does nothing. Outside a task it is an error.
 func SetResult(ctx context.Context, v any) error {
 	r, ok := ctx.Value(runKey{}).(*run)
 	if !ok {

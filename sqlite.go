@@ -82,11 +82,13 @@ const (
 )
 
 // OpenSQLite opens the queue in the file at path, creating it with mode 0600 if it is missing. A file of the Python
-// library is brought up to date, which Python does not notice. Refused, with an error that says which, are a file
-// that is not SQLite, one from a newer Pinion, and one whose jobs table belongs to another program. A symbolic link
-// is followed, once, here, and the -wal and -shm stand beside the file itself, with its mode; a link to nothing and what
-// is no regular file (a directory, a fifo, a device) are refused. A file may hold other tables too, for EnqueueTx, but its PRAGMA
-// user_version is Pinion's. nil opts are the defaults. The caller closes the storage.
+// library is brought up to date, which Python does not notice, and so is one of an older Pinion, which goes on where it
+// has the file open but cannot open it again. nil opts are the defaults. The caller closes the storage.
+//
+// Refused, with an error that says which, are a file that is not SQLite, one from a newer Pinion, and one whose jobs
+// table belongs to another program. A file may hold other tables too, for EnqueueTx, but its PRAGMA user_version is
+// Pinion's. A symbolic link is followed, once, here, and the -wal and -shm stand beside the file itself, with its
+// mode; a link to nothing and what is no regular file (a directory, a fifo, a device) are refused.
 func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteStorage, error) {
 	s := &SQLiteStorage{kick: make(chan struct{}, 1), stopped: make(chan struct{})}
 	if opts != nil {
@@ -1321,12 +1323,12 @@ func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 
 const finished = `coalesce(finished_at, heartbeat_at, created_at)` // as the index jobs_finished has it
 
-// Stats counts jobs; see [Inspector]. One GROUP BY over the whole table would sort it, which takes four times as long.
+// Stats counts jobs; see [Inspector].
 func (s *SQLiteStorage) Stats(ctx context.Context) (stats Stats, err error) {
 	q, now := s.reader(ctx), time.Now()
 	stats.DeadLetters = int(integer(q.value(`SELECT count(*) FROM dlq`)))
 	for last, more := int64(math.MinInt64), true; more; {
-		more = false
+		more = false // in pages: one GROUP BY over the whole table would sort it, which takes four times as long
 		for v := range q.rows(`SELECT func_name, queue, status, count(*), min(created_at), sum(finished>?), sum(finished>?), max(seq)
 			FROM (SELECT seq, func_name, queue, status, created_at, `+finished+` AS finished`+s.jobs+`WHERE seq>? ORDER BY seq LIMIT 5000)
 			GROUP BY func_name, queue, status`, seconds(now.Add(-time.Hour)), seconds(now.Add(-time.Minute)), last) {

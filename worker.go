@@ -48,8 +48,8 @@ type Metrics struct {
 	Failed       int64 `json:"failed"` // failed attempts: Retried + DeadLettered, less what was never run
 	Retried      int64 `json:"retried"`
 	DeadLettered int64 `json:"dead_lettered"`
-	Canceled     int64 `json:"canceled"`
-	Reaped       int64 `json:"reaped"` // lost leases that this worker took back, of any worker
+	Canceled     int64 `json:"canceled"` // attempts that ended their job as canceled
+	Reaped       int64 `json:"reaped"`   // lost leases that this worker took back, of any worker
 	Running      int64 `json:"running"`
 }
 
@@ -79,8 +79,8 @@ func (e *PanicError) Unwrap() error { err, _ := e.Value.(error); return err }
 // context for ShutdownTimeout, after which it is cancelled with cause ErrShutdown; jobs that did not start, and
 // tasks that then return an error matching context.Canceled or ErrShutdown, go back with the attempt refunded.
 // It returns nil after a clean stop, at most a second after ShutdownTimeout. An error says which field is wrong, that
-// the worker is running already, that the storage was closed, or which tasks ignored the cancellation: their jobs
-// are left to the reaper.
+// the worker is running already, that the storage was closed, which tasks ignored the cancellation (their jobs are
+// left to the reaper), or how many jobs ended without its being recorded: those run again, too.
 //
 // Trouble with the storage (a full disk, say) is logged, at most once a second, and does not end Run.
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
@@ -145,7 +145,7 @@ type shift struct {
 	wall                                   func() time.Time
 
 	end   context.CancelFunc    // stops the claims
-	slots []atomic.Pointer[run] // what each slot is running, until that is recorded
+	slots []atomic.Pointer[run] // what each slot is running, until that is recorded or in done
 	flush chan struct{}         // capacity 1: done has begun, or should not wait for more
 
 	mu      sync.Mutex           // guards the rest, and is taken once a job: lists cost less than channels do
