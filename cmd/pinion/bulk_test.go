@@ -275,7 +275,7 @@ func (v *vanishing) Get(ctx context.Context, id string) (*pinion.Job, error) {
 
 func TestAJobThatIsPrunedWhileWaitedForHasEndedUnseen(t *testing.T) {
 	c := &call{stdout: nil, stderr: io.Discard}
-	err := c.waitFor(t.Context(), &vanishing{Inspector: pinion.NewMemoryStorage()}, []string{"x"}, false, 0)
+	err := c.waitFor(t.Context(), &vanishing{Inspector: pinion.NewMemoryStorage()}, []string{"x"}, false, -1)
 	if err == nil || !strings.Contains(err.Error(), "pruned before it was looked at") {
 		t.Error(err)
 	}

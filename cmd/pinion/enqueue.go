@@ -66,7 +66,7 @@ type enqueuing struct {
 }
 
 func enqueue(c *call) func(context.Context) error {
-	e := &enqueuing{call: c}
+	e := &enqueuing{call: c, timeout: -1}
 	var args, kwargs string
 	c.storageFlags()
 	c.jsonFlag()
@@ -139,7 +139,7 @@ func (e *enqueuing) check(args, kwargs string) error {
 		return usagef("all those jobs cannot have one --key; put an argument into it, as in --key 'thumb {0}'")
 	case e.delay > 0 && !e.at.IsZero():
 		return usagef("--delay and --at say two times; give one of them")
-	case e.timeout > 0 && !e.wait:
+	case e.timeout >= 0 && !e.wait:
 		return usagef("--timeout is for --wait; add that, or set how long a task may run with the worker's --task-timeout")
 	}
 	return nil

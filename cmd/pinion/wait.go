@@ -20,7 +20,7 @@ is printed: text if it is a string, else JSON, and nothing if there is none. Of
 several each has a line with its id, its status and its result as JSON or its
 error, in the order in which they are named. With --json each is printed as
 "pinion show" does it. A dead letter has ended, but if it is replayed before it
-is looked at, it is waited for.
+is looked at, it is waited for. With --timeout 0 it only looks.
 `
 
 const waitExamples = `pinion wait --timeout 5m 0199c2b4a1f07000b3c1d2e3f4a5b6c8 --db q.db`
@@ -35,7 +35,7 @@ const (
 func wait(c *call) func(context.Context) error {
 	c.storageFlags()
 	c.jsonFlag()
-	var timeout time.Duration
+	timeout := time.Duration(-1)
 	c.duration(&timeout, "timeout", "wait no longer than this `TIME` [for ever]")
 	return func(ctx context.Context) error {
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
@@ -56,14 +56,15 @@ func find(ctx context.Context, storage pinion.Inspector, id string) (*pinion.Job
 }
 
 // waitFor waits for jobs one after the other: most that follow have ended by the time the first has. It prints a row
-// for each, or the result of the only one.
+// for each, or the result of the only one. A negative timeout is none.
 func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []string, rows bool, timeout time.Duration) error {
-	signaled, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ctx = signaled
-	if timeout > 0 {
+	// When the time is over nothing is waited for any more, but what has ended is still seen.
+	patience := ctx
+	if timeout >= 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		patience, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
 	// An id that is mistyped is told at once, and not after the wait for those before it.
@@ -90,12 +91,12 @@ func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []stri
 			failed++
 			continue
 		}
-		job, err := ended(ctx, storage, id)
+		job, err := ended(ctx, patience, storage, id)
 		switch {
-		case signaled.Err() != nil:
-			return fmt.Errorf("interrupted; what was waited for goes on, and this waits again: pinion wait %s", strings.Join(ids[i:min(i+3, len(ids))], " "))
 		case ctx.Err() != nil:
-			return c.tooLate(signaled, storage, ids[i:], timeout)
+			return fmt.Errorf("interrupted; what was waited for goes on, and this waits again: pinion wait %s", strings.Join(ids[i:min(i+3, len(ids))], " "))
+		case errors.Is(err, errTooLate):
+			return c.tooLate(ctx, storage, ids[i:], timeout)
 		case errors.Is(err, pinion.ErrNotFound):
 			err = fmt.Errorf("job %s has ended, but nobody knows how: it was pruned before it was looked at; `pinion worker` keeps finished jobs for a day", id)
 			if !rows {
@@ -127,8 +128,11 @@ func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []stri
 	return nil
 }
 
-// ended waits until a job has.
-func ended(ctx context.Context, storage pinion.Inspector, id string) (*pinion.Job, error) {
+// errTooLate is that there was no more patience.
+var errTooLate = errors.New("too late")
+
+// ended waits until a job has, as long as patience lasts.
+func ended(ctx, patience context.Context, storage pinion.Inspector, id string) (*pinion.Job, error) {
 	pause := firstLook
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -144,8 +148,8 @@ func ended(ctx context.Context, storage pinion.Inspector, id string) (*pinion.Jo
 		select {
 		case <-timer.C:
 			pause = min(pause*3/2, lastLook)
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		case <-patience.Done():
+			return nil, errTooLate
 		}
 	}
 }
