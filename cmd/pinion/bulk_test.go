@@ -281,6 +281,24 @@ func TestAJobThatIsPrunedWhileWaitedForHasEndedUnseen(t *testing.T) {
 	}
 }
 
+func TestAJobWhoseIDCannotBeWrittenIsNamedInTheError(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "q.db")
+	unwritable, err := os.Open(os.DevNull) // for reading
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unwritable.Close()
+	for _, flag := range []string{"--json", "--json=false"} {
+		var stderr bytes.Buffer
+		if status := run(t.Context(), []string{"enqueue", "add", "--key", "one", flag, "--db", db}, nil, unwritable, &stderr); status != 1 {
+			t.Errorf("exit status %d", status)
+		}
+		if !regexp.MustCompile(`(?m)^pinion: the job [0-9a-f]{32} is in the queue, but its id could not be written: .*; so note it`).Match(stderr.Bytes()) {
+			t.Errorf("%s", &stderr)
+		}
+	}
+}
+
 func TestAMomentIsTheNextSuch(t *testing.T) {
 	zone := time.FixedZone("", 3600)
 	now := time.Date(2026, 3, 31, 14, 30, 0, 0, zone)

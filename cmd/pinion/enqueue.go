@@ -167,11 +167,15 @@ func (e *enqueuing) one(ctx context.Context) error {
 	case e.wait:
 		return e.await(ctx, false, job.ID)
 	case e.json:
-		return e.encode(struct {
+		err = e.encode(struct {
 			ID string `json:"id"`
 		}{job.ID})
+	default:
+		fmt.Fprintln(e.stdout, job.ID)
 	}
-	fmt.Fprintln(e.stdout, job.ID)
+	if err = cmp.Or(err, e.stdout.Flush()); err != nil { // whoever only reads that it failed would enqueue it again
+		return fmt.Errorf("the job %s is in the queue, but its id could not be written: %w; so note it, and do not enqueue it again", job.ID, err)
+	}
 	return nil
 }
 
