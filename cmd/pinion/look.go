@@ -40,9 +40,15 @@ func status(c *call) func(context.Context) error {
 	c.storageFlags()
 	c.jsonFlag()
 	watch := c.flags.Bool("watch", false, "go on showing it until ^C")
-	interval := time.Second
+	interval := time.Duration(-1)
 	c.duration(&interval, "interval", "with --watch, each `TIME` [1s]")
 	return func(ctx context.Context) error {
+		switch {
+		case interval >= 0 && !*watch:
+			return usagef("--interval is for --watch; add that, as in: pinion status --watch --interval 5")
+		case interval < 0:
+			interval = time.Second
+		}
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
 			if *watch {
 				return c.watch(ctx, storage, interval)
@@ -52,7 +58,7 @@ func status(c *call) func(context.Context) error {
 				return err
 			}
 			if c.json {
-				return c.encode(stats)
+				return c.encodeStats(stats)
 			}
 			for _, line := range c.statusLines(&stats, 0) {
 				fmt.Fprintln(c.stdout, line)
@@ -60,6 +66,13 @@ func status(c *call) func(context.Context) error {
 			return nil
 		})
 	}
+}
+
+// encodeStats prints lists as such, even if they are empty, so that jq .queues[] goes through none.
+func (c *call) encodeStats(stats pinion.Stats) error {
+	stats.Queues = append([]pinion.QueueStats{}, stats.Queues...)
+	stats.Tasks = append([]pinion.TaskStats{}, stats.Tasks...)
+	return c.encode(stats)
 }
 
 // counted are the counts of a queue or a task.
@@ -237,7 +250,11 @@ func show(c *call) func(context.Context) error {
 				row(w, "worker", job.Worker)
 			}
 			row(w, "added", moment(job.CreatedAt))
-			row(w, "due", moment(job.RunAt))
+			due := job.RunAt
+			if job.Status != pinion.StatusPending { // it was due then; one that was canceled never will be
+				due = time.Time{}
+			}
+			row(w, "due", moment(due))
 			if at := claimedAt(job); !at.IsZero() {
 				row(w, "claimed", moment(at))
 			}

@@ -49,7 +49,7 @@ func (c *call) watchLines(ctx context.Context, storage pinion.Inspector, interva
 			return v.err
 		}
 		if t := v.stats.Total; c.json {
-			if err := c.encode(v.stats); err != nil {
+			if err := c.encodeStats(v.stats); err != nil {
 				return err
 			}
 		} else {
