@@ -92,7 +92,12 @@ func parseProgram(spec string, shell bool) (*program, error) {
 	}
 	p := &program{name: name, command: command, shell: shell}
 	if shell {
-		p.words = []template{{"/bin/sh"}, {"-c"}, shellTemplate(command)}
+		text, sums := shellTemplate(command)
+		if sums {
+			return nil, usagef("--exec %s: an argument within $((…)) could run anything where /bin/sh is bash; "+
+				"calculate with expr, as in expr {0} + 1", name)
+		}
+		p.words = []template{{"/bin/sh"}, {"-c"}, text}
 		return p, nil
 	}
 	words, err := splitWords(command)
@@ -130,7 +135,7 @@ func (p *program) checkScript() error {
 				}
 				break
 			}
-			if strings.HasSuffix(flag, "o") { // -o pipefail
+			if strings.HasSuffix(flag, "o") || strings.HasSuffix(flag, "O") { // -o pipefail, -O extglob
 				j++
 			}
 		}
@@ -210,17 +215,23 @@ func splitWords(line string) (words []string, err error) {
 }
 
 // shellTemplate is the text for sh -c. An argument becomes a reference to a positional parameter, whose value a shell
-// does not read again; the quotes around it depend on those that the user has put there.
-func shellTemplate(text string) (t template) {
+// does not read again; the quotes around it depend on those that the user has put there. Only in arithmetic some shells
+// do read it again, a[$(id)] with its command: sums reports an argument there.
+func shellTemplate(text string) (t template, sums bool) {
 	last := ""
+	outside := 0        // of arithmetic, the length of inside then; 0: this is outside
 	inside := []byte{0} // what ends each quotation or substitution that has begun
 	for text != "" {
 		name := atArgument.FindString(text)
 		taken, top := 1, inside[len(inside)-1]
+		if len(inside) <= outside {
+			outside = 0
+		}
 		switch c := text[0]; {
 		case name != "" && c == '{' && name[1] == '{':
 			last, text, taken = last+name[1:len(name)-1], text[len(name):], 0
 		case name != "" && c == '{':
+			sums = sums || outside > 0
 			open, end := `"`, `"`
 			switch top {
 			case '"':
@@ -237,6 +248,12 @@ func shellTemplate(text string) (t template) {
 		case top == '\'':
 		case c == '\\' && len(text) > 1:
 			taken = 2
+		case strings.HasPrefix(text, "$(("), strings.HasPrefix(text, "((") && top != '"':
+			if outside == 0 {
+				outside = len(inside)
+			}
+			taken = strings.Index(text, "((") + 2
+			inside = append(inside, ')', ')')
 		case strings.HasPrefix(text, "$("):
 			inside, taken = append(inside, ')'), 2
 		case c == '(' && top != '"':
@@ -246,7 +263,7 @@ func shellTemplate(text string) (t template) {
 		}
 		last, text = last+text[:taken], text[taken:]
 	}
-	return append(t, last)
+	return append(t, last), sums
 }
 
 // argv is the command line for a job.
@@ -359,7 +376,11 @@ func findPrograms() error {
 			continue
 		}
 		if _, err := exec.LookPath(p.words[0][0]); errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-			return usagef("--exec %s: there is no program %q; install it, or write its path", p.name, p.words[0][0])
+			instead := "install it, or write its path"
+			if strings.Contains(p.words[0][0], "=") {
+				instead = "a variable is set by env, as in env LANG=C sort, or by a shell with --shell"
+			}
+			return usagef("--exec %s: there is no program %q; %s", p.name, p.words[0][0], instead)
 		} else if err != nil {
 			return usagef("--exec %s: %q cannot be run: %v; is it executable (chmod +x), or to be named after an interpreter?",
 				p.name, p.words[0][0], errors.Unwrap(err))

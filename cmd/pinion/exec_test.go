@@ -113,11 +113,22 @@ func TestACommandThatCannotBeMeantIsRefused(t *testing.T) {
 		{"x=sh -c 'cat {0}'", "could run anything"},
 		{"x=/bin/bash -euc 'cat {0}' {0}", "could run anything"},
 		{"x=bash -eo pipefail -c 'cat {0}'", "could run anything"},
+		{"x=bash -O extglob -c 'cat {0}'", "could run anything"},
 		{"x=timeout 5 sh --posix -c 'cat {0}'", "could run anything"},
 		{"x=true \x00", "NUL"},
 	} {
 		if _, err := parseProgram(c.spec, false); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: got %v, want %q", c.spec, err, c.want)
+		}
+	}
+	for _, spec := range []string{"x=echo $(({0}+1))", `x=echo "$(( 1 + {n} ))"`, "x=((n = {0}))", "x=echo $(( (1) + $(cat {0}) ))"} {
+		if _, err := parseProgram(spec, true); err == nil || !strings.Contains(err.Error(), "could run anything") {
+			t.Errorf("%q: got %v", spec, err)
+		}
+	}
+	for _, spec := range []string{"x=echo $((1+1)) {0}", `x=echo "$(( (1) ))" {0}`, `x=echo "((" {0}`, "x=echo '$((' {0}", "x=( (cat {0}); cat {0})"} {
+		if _, err := parseProgram(spec, true); err != nil {
+			t.Errorf("%q: %v", spec, err)
 		}
 	}
 	for _, spec := range []string{`x=sh -c 'cat "$1"' sh {0}`, "x=sh {0}", "x=sh convert.sh -c {0}", "x=env sh -e convert.sh -c {0}", "x=sh -c", "x=awk '{print $1}' {0}", "x=a=b"} {

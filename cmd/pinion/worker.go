@@ -29,8 +29,8 @@ one that is missing fails the job for good. {{0}} is {0}. A word stays one word,
 whatever an argument says, but one that begins with - may look like an option:
 write -- before it where the program knows that. There is no shell: quotes work
 as in one, and | > * $X and the like need --shell, where ${x} is the shell's and
-arguments remain data: do not eval them. There is no terminal either. The program
-also gets:
+arguments remain data: neither eval them, nor calculate with them, as bash then
+runs the commands in a[$(…)]. There is no terminal either. The program also gets:
 
   standard input    {"args": [...], "kwargs": {...}}; it need not read it
   environment       PINION_JOB_ID, PINION_TASK, PINION_ATTEMPT, PINION_QUEUE,
