@@ -127,6 +127,8 @@ func enqueue(c *call) func(context.Context) error {
 func (e *enqueuing) check(args, kwargs string) error {
 	many := len(e.operands) > 1
 	switch {
+	case e.operands[0] == "":
+		return usagef("TASK is empty; is a variable of your shell?")
 	case e.operands[0] == "-":
 		return usagef("- is no TASK; write the task in front of it, as in: pinion enqueue add - --db q.db")
 	case many && e.operands[1] != "-":

@@ -44,7 +44,11 @@ func (c *call) parse(args []string) (asked bool, err error) {
 		default:
 			value, taken = args[1], 2
 		}
-		if err := f.Value.Set(value); err != nil {
+		err = f.Value.Set(value)
+		if err != nil && isBool(f) {
+			err = fmt.Errorf("%q is neither true nor false; write --%s alone, or leave it out", value, name)
+		}
+		if err != nil {
 			return false, usagef("--%s: %v", name, err)
 		}
 		if name != "import" && name != "build" {

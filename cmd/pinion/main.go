@@ -240,6 +240,7 @@ func help(c *call) func(context.Context) error {
 			return c.guide()
 		}
 		if _, err := c.prepare(strings.Join(c.operands, " ")); err != nil {
+			c.command = command{} // not this one's usage, but the list of commands, is what to look at
 			return err
 		}
 		return c.describe()
@@ -275,11 +276,13 @@ func (c *call) describe() error {
 	about := strings.ToUpper(c.command.about[:1]) + c.command.about[1:] + "."
 	fmt.Fprintf(c.stdout, "usage: %s\n\n%s\n%s", c.usage(), about, c.command.detail)
 	w := c.table()
+	end := "\n"
 	c.eachFlag(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "\n  %s\t%s", strings.TrimSpace(dashed(f)+" "+value), usage)
+		end = "\n\n"
 	})
-	fmt.Fprint(w, "\n\nFor example:\n")
+	fmt.Fprint(w, end+"For example:\n")
 	for line := range strings.Lines(c.command.examples) {
 		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(line))
 	}
