@@ -1,8 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/pinion-queue/pinion"
 )
 
 func TestTextIsCutByTheColumnsItTakes(t *testing.T) {
@@ -39,6 +45,26 @@ func TestRatesAndTimesAreTold(t *testing.T) {
 	for d, want := range map[time.Duration]string{0: "0s", 59 * time.Second: "59s", 61 * time.Second: "1m", 47 * time.Hour: "47h", 49 * time.Hour: "2d"} {
 		if got := rough(d); got != want {
 			t.Errorf("rough(%v) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestANarrowScreenSaysHowManyItLeavesOut(t *testing.T) {
+	t.Setenv("COLUMNS", "50")
+	t.Setenv("LINES", "10")
+	screen, err := os.Open(os.DevNull) // which has no size of its own
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer screen.Close()
+	var stats pinion.Stats
+	for i := range 14 {
+		stats.Tasks = append(stats.Tasks, pinion.TaskStats{Task: fmt.Sprint("t", i)})
+	}
+	for most, want := range map[int]string{2: "and 12 more", 12: "and 2 more", 13: ""} {
+		lines := (&call{screen: screen}).statusLines(&stats, most)
+		if got := slices.DeleteFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "and ") }); strings.Join(got, "") != want {
+			t.Errorf("of %d: got %q, want %q", most, got, want)
 		}
 	}
 }

@@ -98,7 +98,7 @@ func (c *call) statusLines(stats *pinion.Stats, most int) (lines []string) {
 			break // an empty queue has its one table
 		}
 		left := 0
-		if n := len(kind); most > 0 && n > most {
+		if n := len(kind); most > 0 && n > most+1 { // one alone has room where it would be counted
 			slices.SortStableFunc(kind, func(a, b counted) int { return cmp.Compare(b.busy(), a.busy()) })
 			kind, left = kind[:most], n-most
 		}
@@ -108,16 +108,17 @@ func (c *call) statusLines(stats *pinion.Stats, most int) (lines []string) {
 		for _, k := range kind {
 			g.addCounts(clip(k.name, 60), k.Counts)
 		}
-		if left > 0 {
-			g.add(fmt.Sprintf("and %d more", left))
-		}
 		if i == 0 && len(queues) != 1 {
 			g.addCounts("total", stats.Total)
 		}
 		if i == 1 {
 			lines = append(lines, "")
 		}
-		lines = append(lines, g.lines()...)
+		table := g.lines()
+		if left > 0 { // in no column, which might be narrower
+			table = slices.Insert(table, 1+len(kind), cut(fmt.Sprintf("and %d more", left), cmp.Or(g.width, 80)))
+		}
+		lines = append(lines, table...)
 	}
 	style := ""
 	if stats.DeadLetters > 0 {
