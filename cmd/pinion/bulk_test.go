@@ -73,7 +73,8 @@ func TestManyLinesGoInInTheirOrder(t *testing.T) {
 	wantStored(t, db, want)
 }
 
-// Held keys and a line that is too long stand between the others of a batch. Which lines share one is up to their reader.
+// Held keys and a line that is too long stand between the others of a batch. Which lines share one is up to
+// their reader, and with that which is told first.
 func TestWhatCannotGoInDoesNotHinderItsBatch(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "q.db")
 	var stdout, stderr bytes.Buffer
@@ -103,8 +104,12 @@ func TestWhatCannotGoInDoesNotHinderItsBatch(t *testing.T) {
 	if status != 1 || strings.Count(stdout.String(), "\n") != 1196 {
 		t.Errorf("exit status %d and %d ids", status, strings.Count(stdout.String(), "\n"))
 	}
-	wantText(t, stderr.String(), `line 2: too large.*\n.*line 6: (too large|it has the --key of line 2, which is bad).*\n.*line 501: (too large|.*which is bad).*\n`+
-		`.*line 1101: longer than 8 MiB\nenqueued 1,193 jobs in .*; nothing added for 3 lines: .*\n.*4 lines are bad`)
+	for _, line := range []string{
+		`line 2: too large`, `line 6: (too large|it has the --key of line 2, which is bad)`, `line 501: (too large|it has .*, which is bad)`,
+		`line 1101: longer than 8 MiB`, `enqueued 1,193 jobs in .*; nothing added for 3 lines: `, `4 lines are bad`,
+	} {
+		wantText(t, stderr.String(), line)
+	}
 	wantStored(t, db, want)
 }
 
