@@ -711,14 +711,11 @@ func (s *SQLiteStorage) begin() error {
 // commits are short; then longer ones, which cost less. Whoever has waited long is as quick as a newcomer again, or
 // it might never come first, until it is clear that no commit is what it waits for.
 func (s *SQLiteStorage) pause(try int, waited time.Duration) {
-	switch quick := try < lockNaps || lockLong < waited && waited < lockPatience; {
-	case !quick:
-		time.Sleep(lockPause())
-	case s.opts.PollInterval > 0:
-		time.Sleep(rand.N(lockNap)) // in a bubble, where a nap would stop the clock
-	default:
+	if quick := try < lockNaps || lockLong < waited && waited < lockPatience; quick && s.opts.PollInterval == 0 {
 		nap(rand.N(lockNap))
+		return
 	}
+	time.Sleep(lockPause()) // also in a bubble, where a nap would stop the clock
 }
 
 // rollback leaves those who wait as they were before.
