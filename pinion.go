@@ -58,6 +58,11 @@
 //   - A task cannot hurt the worker: panics, runtime.Goexit, unknown names and bad arguments are failed attempts.
 //   - Every storage means the same. [CheckStorage] proves it, for yours too.
 //
+// They are tested by killing: the tests run processes that share a file, kill them while they enqueue, claim, record and
+// shut down, and hold their logs against what is stored (go test -run Crash -crash.kills=1000). So that the power's
+// loss can be judged, they record the system calls of a process, and lose what was not yet fsynced (-run LossOfPower).
+// A plain model plays random calls beside each storage (-run TestModel). The README has the numbers.
+//
 // Effects are the user's to make exactly-once: enqueue in the transaction that makes a job necessary
 // ([SQLiteStorage.EnqueueTx]), and key what a task writes by [Job].ID so that doing it twice is doing it once.
 //
