@@ -217,7 +217,7 @@ func familyIn(t *testing.T, w *pinion.Worker, script string, then func()) *pinio
 }
 
 func TestATimeoutEndsAllProcessesOfACommand(t *testing.T) {
-	job := familyIn(t, &pinion.Worker{TaskTimeout: 500 * time.Millisecond}, family, func() {
+	job := familyIn(t, &pinion.Worker{TaskTimeout: 3 * time.Second}, family, func() {
 		if living := whoLives(pids(t, ".", relatives...)); len(living) > 0 && !slices.Equal(living, []string{"session"}) {
 			t.Errorf("after the task there are still %v", living)
 		}
@@ -226,22 +226,22 @@ func TestATimeoutEndsAllProcessesOfACommand(t *testing.T) {
 		t.Errorf("after the worker there are still %v", living)
 	}
 	// It has caught SIGTERM and said that all is well.
-	if want := "timed out after 500ms: exit status 0"; job.Status != pinion.StatusFailed || !strings.HasPrefix(job.Error, want) {
+	if want := "timed out after 3s: exit status 0"; job.Status != pinion.StatusFailed || !strings.HasPrefix(job.Error, want) {
 		t.Errorf("%s: %s, want %s", job.Status, job.Error, want)
 	}
 }
 
 func TestWhoIgnoresSIGTERMIsKilled(t *testing.T) {
-	job := familyIn(t, &pinion.Worker{TaskTimeout: 100 * time.Millisecond}, "trap '' TERM; echo hearing nothing >&2; sleep 600", nil)
-	if want := "timed out after 100ms: killed by signal: killed: hearing nothing"; job.Error != want {
+	job := familyIn(t, &pinion.Worker{TaskTimeout: time.Second}, "trap '' TERM; echo hearing nothing >&2; sleep 600", nil)
+	if want := "timed out after 1s: killed by signal: killed: hearing nothing"; job.Error != want {
 		t.Errorf("%s: %s, want %s", job.Status, job.Error, want)
 	}
 }
 
 func TestSIGTERMLeavesTimeToTidyUp(t *testing.T) {
-	job := familyIn(t, &pinion.Worker{TaskTimeout: 300 * time.Millisecond},
+	job := familyIn(t, &pinion.Worker{TaskTimeout: time.Second},
 		"(trap 'sleep 0.3; echo tidy >tidy; exit' TERM; while :; do sleep 0.01; done) >/dev/null 2>&1 & wait", nil)
-	if want := "timed out after 300ms: killed by signal: terminated"; job.Error != want {
+	if want := "timed out after 1s: killed by signal: terminated"; job.Error != want {
 		t.Errorf("%s: %s, want %s", job.Status, job.Error, want)
 	}
 	if _, err := os.Stat("tidy"); err != nil {
