@@ -22,7 +22,7 @@ import (
 // newWorkshop is one in which a program that is to end has a second, and what it leaves behind less.
 func newWorkshop(t *testing.T) *workshop {
 	t.Helper()
-	shop, err := openWorkshop(nil, "q.db", time.Second, slog.New(slog.DiscardHandler))
+	shop, err := openWorkshop(nil, "q.db", 2*time.Second, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

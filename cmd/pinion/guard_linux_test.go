@@ -240,7 +240,7 @@ func TestWhoIgnoresSIGTERMIsKilled(t *testing.T) {
 
 func TestSIGTERMLeavesTimeToTidyUp(t *testing.T) {
 	job := familyIn(t, &pinion.Worker{TaskTimeout: time.Second},
-		"(trap 'sleep 0.3; echo tidy >tidy; exit' TERM; while :; do sleep 0.01; done) >/dev/null 2>&1 & wait", nil)
+		"(trap 'sleep 0.05; echo tidy >tidy; exit' TERM; while :; do sleep 0.01; done) >/dev/null 2>&1 & wait", nil)
 	if want := "timed out after 1s: killed by signal: terminated"; job.Error != want {
 		t.Errorf("%s: %s, want %s", job.Status, job.Error, want)
 	}
