@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"log/slog"
 	"net/url"
 	"os"
 	"time"
@@ -13,9 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pinion-queue/pinion/postgres"
-	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
-	"github.com/riverqueue/river/rivermigrate"
 )
 
 // The peers on PostgreSQL share one server, with its settings, and have a database each for each measurement.
@@ -126,8 +123,8 @@ func (q *pinionPostgres) close() error {
 }
 
 type riverPostgres struct {
-	pool   *pgxpool.Pool
-	client *river.Client[pgx.Tx]
+	riverClient[pgx.Tx]
+	pool *pgxpool.Pool
 }
 
 func openRiverPostgres(ctx context.Context, url string) (queue, error) {
@@ -141,58 +138,10 @@ func openRiverPostgres(ctx context.Context, url string) (queue, error) {
 		return nil, err
 	}
 	q := &riverPostgres{pool: pool}
-	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		_, err = migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
-	}
-	if err == nil {
-		q.client, err = q.newClient(nil, nil) // one that only inserts
-	}
-	if err != nil {
+	if err := q.prepare(ctx, riverpgxv5.New(pool)); err != nil {
 		return nil, errors.Join(err, q.close())
 	}
 	return q, nil
-}
-
-func (q *riverPostgres) newClient(queues map[string]river.QueueConfig, workers *river.Workers) (*river.Client[pgx.Tx], error) {
-	return river.NewClient(riverpgxv5.New(q.pool), &river.Config{
-		Queues: queues, Workers: workers, Logger: slog.New(slog.DiscardHandler),
-		FetchCooldown: river.FetchCooldownMin, FetchPollInterval: river.FetchPollIntervalMin,
-	})
-}
-
-func (q *riverPostgres) enqueue(ctx context.Context, payloads ...string) error {
-	if len(payloads) == 1 {
-		_, err := q.client.Insert(ctx, riverArgs{payloads[0]}, nil)
-		return err
-	}
-	params := make([]river.InsertManyParams, len(payloads))
-	for i, p := range payloads {
-		params[i].Args = riverArgs{p}
-	}
-	_, err := q.client.InsertManyFast(ctx, params)
-	return err
-}
-
-func (q *riverPostgres) work(ctx context.Context, slots int, task func(string)) (func() error, error) {
-	workers := river.NewWorkers()
-	river.AddWorker(workers, river.WorkFunc(func(_ context.Context, job *river.Job[riverArgs]) error {
-		task(job.Args.Payload)
-		return nil
-	}))
-	client, err := q.newClient(map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: slots}}, workers)
-	if err != nil {
-		return nil, err
-	}
-	if err := client.Start(ctx); err != nil {
-		return nil, err
-	}
-	q.client = client
-	return func() error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		return client.Stop(ctx)
-	}, nil
 }
 
 func (q *riverPostgres) settled(ctx context.Context, _ int) (settled bool, err error) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivermigrate"
 )
@@ -28,10 +29,16 @@ func riverPeers() []*peer {
 	return []*peer{of("FULL"), of("NORMAL")}
 }
 
+// riverClient is what River does alike on every database.
+type riverClient[TTx any] struct {
+	driver riverdriver.Driver[TTx]
+	client *river.Client[TTx]
+}
+
 type riverQueue struct {
-	db     *sql.DB
-	look   *sql.DB
-	client *river.Client[*sql.Tx]
+	riverClient[*sql.Tx]
+	db   *sql.DB
+	look *sql.DB
 }
 
 type riverArgs struct {
@@ -51,27 +58,33 @@ func openRiver(ctx context.Context, dir, settings string) (queue, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	q := &riverQueue{db: db, look: look}
-	migrator, err := rivermigrate.New(riversqlite.New(db), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		_, err = migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
-	}
-	if err == nil {
-		q.client, err = q.newClient(nil, nil) // one that only inserts
-	}
-	if err != nil {
+	if err := q.prepare(ctx, riversqlite.New(db)); err != nil {
 		return nil, errors.Join(err, q.close())
 	}
 	return q, nil
 }
 
-func (q *riverQueue) newClient(queues map[string]river.QueueConfig, workers *river.Workers) (*river.Client[*sql.Tx], error) {
-	return river.NewClient(riversqlite.New(q.db), &river.Config{
+// prepare makes the tables, and a client that only inserts.
+func (q *riverClient[TTx]) prepare(ctx context.Context, driver riverdriver.Driver[TTx]) error {
+	q.driver = driver
+	migrator, err := rivermigrate.New(driver, &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		_, err = migrator.Migrate(ctx, rivermigrate.DirectionUp, nil)
+	}
+	if err == nil {
+		q.client, err = q.newClient(nil, nil)
+	}
+	return err
+}
+
+func (q *riverClient[TTx]) newClient(queues map[string]river.QueueConfig, workers *river.Workers) (*river.Client[TTx], error) {
+	return river.NewClient(q.driver, &river.Config{
 		Queues: queues, Workers: workers, Logger: slog.New(slog.DiscardHandler),
 		FetchCooldown: river.FetchCooldownMin, FetchPollInterval: river.FetchPollIntervalMin,
 	})
 }
 
-func (q *riverQueue) enqueue(ctx context.Context, payloads ...string) error {
+func (q *riverClient[TTx]) enqueue(ctx context.Context, payloads ...string) error {
 	if len(payloads) == 1 {
 		_, err := q.client.Insert(ctx, riverArgs{payloads[0]}, nil)
 		return err
@@ -84,7 +97,7 @@ func (q *riverQueue) enqueue(ctx context.Context, payloads ...string) error {
 	return err
 }
 
-func (q *riverQueue) work(ctx context.Context, slots int, task func(string)) (func() error, error) {
+func (q *riverClient[TTx]) work(ctx context.Context, slots int, task func(string)) (func() error, error) {
 	workers := river.NewWorkers()
 	river.AddWorker(workers, river.WorkFunc(func(_ context.Context, job *river.Job[riverArgs]) error {
 		task(job.Args.Payload)
