@@ -158,17 +158,22 @@ holds it, or the name that worker was given.
 `
 
 func running(c *call) func(context.Context) error {
+	header := []string{"ID", "TASK", "QUEUE", "WORKER", "FOR", "HEARTBEAT", "ATTEMPT", "ARGUMENTS"}
+	return c.jobsThatAre(pinion.StatusRunning, header, func(job *pinion.Job) []string {
+		return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), clip(holder(job), 60), runningFor(job),
+			ago(job.HeartbeatAt), strconv.Itoa(job.Attempts), clip(arguments(job), 60)}
+	})
+}
+
+// jobsThatAre is a command that lists the jobs of a status.
+func (c *call) jobsThatAre(status pinion.Status, header []string, row func(*pinion.Job) []string) func(context.Context) error {
 	filter := c.filterFlags()
 	c.flags.StringVar(&filter.Queue, "queue", "", "only jobs of the queue `NAME`")
 	c.jsonFlag()
 	return func(ctx context.Context) error {
-		filter.Status = pinion.StatusRunning
+		filter.Status = status
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
-			header := []string{"ID", "TASK", "QUEUE", "WORKER", "FOR", "HEARTBEAT", "ATTEMPT", "ARGUMENTS"}
-			return c.jobs(storage.Jobs(ctx, *filter), header, func(job *pinion.Job) []string {
-				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), clip(holder(job), 60), runningFor(job),
-					ago(job.HeartbeatAt), strconv.Itoa(job.Attempts), clip(arguments(job), 60)}
-			})
+			return c.jobs(storage.Jobs(ctx, *filter), header, row)
 		})
 	}
 }
@@ -199,23 +204,15 @@ func runningFor(job *pinion.Job) string {
 }
 
 func pending(c *call) func(context.Context) error {
-	filter := c.filterFlags()
-	c.flags.StringVar(&filter.Queue, "queue", "", "only jobs of the queue `NAME`")
-	c.jsonFlag()
-	return func(ctx context.Context) error {
-		filter.Status = pinion.StatusPending
-		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
-			header := []string{"ID", "TASK", "QUEUE", "PRIORITY", "ADDED", "ATTEMPTS", "DUE", "ARGUMENTS"}
-			return c.jobs(storage.Jobs(ctx, *filter), header, func(job *pinion.Job) []string {
-				due := "now"
-				if job.RunAt.After(time.Now()) {
-					due = ago(job.RunAt)
-				}
-				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), strconv.Itoa(job.Priority), ago(job.CreatedAt),
-					strconv.Itoa(job.Attempts), due, clip(arguments(job), 60)}
-			})
-		})
-	}
+	header := []string{"ID", "TASK", "QUEUE", "PRIORITY", "ADDED", "ATTEMPTS", "DUE", "ARGUMENTS"}
+	return c.jobsThatAre(pinion.StatusPending, header, func(job *pinion.Job) []string {
+		due := "now"
+		if job.RunAt.After(time.Now()) {
+			due = ago(job.RunAt)
+		}
+		return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), strconv.Itoa(job.Priority), ago(job.CreatedAt),
+			strconv.Itoa(job.Attempts), due, clip(arguments(job), 60)}
+	})
 }
 
 func show(c *call) func(context.Context) error {

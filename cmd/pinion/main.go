@@ -28,8 +28,8 @@ func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	removeTemporary()
 	out := bufio.NewWriter(stdout)
-	c := &call{stdin: stdin, stdout: out, stderr: stderr, terminal: isTerminal(stdout)}
-	if c.terminal {
+	c := &call{stdin: stdin, stdout: out, stderr: stderr}
+	if isTerminal(stdout) {
 		c.screen = stdout.(*os.File)
 	}
 	err := c.run(ctx, args)
@@ -146,8 +146,7 @@ type call struct {
 	command  command
 	stdin    io.Reader
 	stdout   *bufio.Writer // results
-	terminal bool          // that is what they go to
-	screen   *os.File      // the terminal, or nil
+	screen   *os.File      // the terminal that they go to, or nil
 	stderr   io.Writer     // everything else
 	flags    *flag.FlagSet
 	operands []string

@@ -33,7 +33,7 @@ func (c *call) hintAtUpgrade() (show func()) {
 	own := ownVersion()
 	// A version between releases has nothing to be compared with.
 	if c.noHint || truth(os.Getenv("PINION_NO_UPDATE_CHECK")) || truth(os.Getenv("CI")) || !isRelease(own) ||
-		!c.terminal || !isTerminal(c.stderr) {
+		c.screen == nil || !isTerminal(c.stderr) {
 		return show
 	}
 	dir, err := os.UserCacheDir()

@@ -197,7 +197,7 @@ func (c *call) tell(job *pinion.Job, row bool) error {
 			printable(job.ID, ""), plural(job.Attempts, "attempt"), printable(failure, ""))
 	case job.Result != nil:
 		text := textOf(job.Result)
-		if c.terminal {
+		if c.screen != nil {
 			text = printable(text, "\n\t")
 		}
 		fmt.Fprintln(c.stdout, strings.TrimSuffix(text, "\n"))
