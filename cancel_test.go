@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -40,30 +39,8 @@ func (sc *scene) wantCanceled(ids ...string) {
 
 func TestACanceledJobsTaskIsToldAtTheNextHeartbeatAndWhatItAnswersButSuccessIsTheSame(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		answers := map[string]func(context.Context) error{
-			"nil":               func(context.Context) error { return nil },
-			"the ctx's error":   func(ctx context.Context) error { return ctx.Err() },
-			"the ctx's cause":   func(ctx context.Context) error { return context.Cause(ctx) },
-			"ErrShutdown":       func(context.Context) error { return ErrShutdown },
-			"an error":          func(context.Context) error { return errors.New("broken") },
-			"a permanent error": func(context.Context) error { return Permanent(errors.New("broken")) },
-			"a late retry":      func(context.Context) error { return RetryAfter(time.Hour, errors.New("broken")) },
-			"a panic":           func(context.Context) error { panic("broken") },
-			"runtime.Goexit":    func(context.Context) error { runtime.Goexit(); return nil },
-		}
-		var tasks []Handler
-		var ids []string
-		for name, answer := range answers {
-			tasks = append(tasks, t.task(name, func(ctx context.Context, _ *Job) error {
-				<-ctx.Done()
-				if after := t.since(); after != 6*time.Second || context.Cause(ctx) != ErrCanceled {
-					t.Errorf("%s: cancelled after %v because %v; want 6s, the next heartbeat, and ErrCanceled", name, after, context.Cause(ctx))
-				}
-				return answer(ctx)
-			}))
-			ids = append(ids, t.enqueue(name)...)
-		}
-		run := t.run(&Worker{Concurrency: len(answers) + 1}, append(tasks, t.task("other", func(ctx context.Context, _ *Job) error {
+		tasks, ids := t.thatWait(ErrCanceled)
+		run := t.run(&Worker{Concurrency: len(ids) + 1}, append(tasks, t.task("other", func(ctx context.Context, _ *Job) error {
 			return sleeping(ctx, 8*time.Second)
 		}))...)
 		other := t.enqueue("other")[0]

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -47,38 +48,45 @@ func TestHeartbeatsKeepTheLeaseOfALongTask(t *testing.T) {
 	})
 }
 
+// thatWait enqueues jobs whose tasks wait to be cancelled, at six seconds with this cause, and then answer in all the
+// ways there are.
+func (sc *scene) thatWait(cause error) (tasks []Handler, ids []string) {
+	sc.Helper()
+	for name, answer := range map[string]func(context.Context) error{
+		"nil":               func(context.Context) error { return nil },
+		"the ctx's error":   func(ctx context.Context) error { return ctx.Err() },
+		"the ctx's cause":   func(ctx context.Context) error { return context.Cause(ctx) },
+		"ErrShutdown":       func(context.Context) error { return ErrShutdown },
+		"an error":          func(context.Context) error { return errors.New("broken") },
+		"a permanent error": func(context.Context) error { return Permanent(errors.New("broken")) },
+		"a late retry":      func(context.Context) error { return RetryAfter(time.Hour, errors.New("broken")) },
+		"a panic":           func(context.Context) error { panic("broken") },
+		"runtime.Goexit":    func(context.Context) error { runtime.Goexit(); return nil },
+	} {
+		tasks = append(tasks, sc.task(name, func(ctx context.Context, _ *Job) error {
+			<-ctx.Done()
+			if after := sc.since(); after != 6*time.Second || context.Cause(ctx) != cause {
+				sc.Errorf("%s: cancelled after %v because %v; want 6s, the next heartbeat, and %v", name, after, context.Cause(ctx), cause)
+			}
+			return answer(ctx)
+		}))
+		ids = append(ids, sc.enqueue(name)...)
+	}
+	return tasks, ids
+}
+
 func TestALostLeaseCancelsTheTaskAndNothingIsWrittenForIt(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		answers := map[string]func(context.Context) error{
-			"nil":               func(context.Context) error { return nil },
-			"the ctx's error":   func(ctx context.Context) error { return ctx.Err() },
-			"the ctx's cause":   func(ctx context.Context) error { return context.Cause(ctx) },
-			"ErrShutdown":       func(context.Context) error { return ErrShutdown },
-			"an error":          func(context.Context) error { return errors.New("broken") },
-			"a permanent error": func(context.Context) error { return Permanent(errors.New("broken")) },
-			"a panic":           func(context.Context) error { panic("broken") },
-		}
-		var tasks []Handler
-		var ids []string
-		for name, answer := range answers {
-			tasks = append(tasks, t.task(name, func(ctx context.Context, _ *Job) error {
-				<-ctx.Done()
-				if after := t.since(); after != 6*time.Second || context.Cause(ctx) != ErrLeaseLost {
-					t.Errorf("%s: cancelled after %v because %v; want 6s, the next heartbeat, and ErrLeaseLost", name, after, context.Cause(ctx))
-				}
-				return answer(ctx)
-			}))
-			ids = append(ids, t.enqueue(name)...)
-		}
+		tasks, ids := t.thatWait(ErrLeaseLost)
 		broken := &failing{tended: t.storage}
 		broken.fail("MarkDone", "MarkFailed", "DeadLetter", "Release") // so that an attempt to write would be logged
-		run := t.run(&Worker{Storage: broken, Concurrency: len(answers)}, tasks...)
+		run := t.run(&Worker{Storage: broken, Concurrency: len(ids)}, tasks...)
 		t.sleep(5300 * time.Millisecond)
 		var late []*Job
 		for _, id := range ids {
 			late = append(late, t.get(id))
 		}
-		stolen := t.steal(len(answers))
+		stolen := t.steal(len(ids))
 		t.sleep(5 * time.Second)
 		if diff := gocmp.Diff(Metrics{}, run.metrics()); diff != "" {
 			t.Errorf("metrics (-want +got):\n%s", diff)
