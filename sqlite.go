@@ -790,8 +790,10 @@ func accept(rows []newRow) {
 // Enqueue stores the jobs; see [Storage].
 func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	rows, err := newRows(jobs)
-	if err != nil || len(rows) == 0 {
-		return cmp.Or(s.reader(ctx).nameHolder(err), ctx.Err(), s.reader(ctx).err)
+	if err != nil {
+		return s.reader(ctx).nameHolder(err)
+	} else if len(rows) == 0 {
+		return cmp.Or(ctx.Err(), s.reader(ctx).err)
 	}
 	var duplicate error
 	err = s.do(ctx, "enqueue", func() {

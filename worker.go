@@ -132,7 +132,6 @@ func (w *Worker) work(ctx context.Context, drain bool) error {
 type shift struct {
 	drain                                  bool
 	prefetcher                             Prefetcher // nil: nothing is claimed ahead
-	once                                   bool       // some jobs have one attempt, which is not to be lost while they wait
 	storage                                Storage
 	name                                   string
 	queues                                 []string
@@ -206,7 +205,6 @@ func (w *Worker) newShift(drain bool) (*shift, error) {
 	if err := s.retry.check(); err != nil {
 		return nil, fmt.Errorf("in Retry: %w", err)
 	}
-	s.once = s.retry.MaxRetries == 0 || s.registry.once()
 	s.beat = cmp.Or(w.HeartbeatInterval, max(min(s.visibility/3, time.Second), time.Millisecond))
 	if s.beat >= s.visibility {
 		return nil, fmt.Errorf("HeartbeatInterval (%v) must be shorter than VisibilityTimeout (%v)", s.beat, s.visibility)
@@ -227,7 +225,8 @@ func (w *Worker) newShift(drain bool) (*shift, error) {
 	}
 	s.slots = make([]atomic.Pointer[run], cmp.Or(w.Concurrency, 10))
 	s.flush, s.change, s.arrived = make(chan struct{}, 1), sync.NewCond(&s.mu), sync.NewCond(&s.mu)
-	if _, releaser := s.storage.(Releaser); releaser && !s.once {
+	// Where some jobs have one attempt, it is not to be lost while they wait.
+	if _, releaser := s.storage.(Releaser); releaser && s.retry.MaxRetries != 0 && !s.registry.once() {
 		s.prefetcher, _ = s.storage.(Prefetcher)
 	}
 	return s, nil
