@@ -9,11 +9,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pinion-queue/pinion"
@@ -46,6 +48,13 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asCommand) != "" {
 		packaged = os.Getenv(asVersion)
 		main()
+	}
+	// Whoever started the tests may have had signals ignored (nohup does, and a shell for what is in its background), which
+	// programs inherit. Those that this one handles are as usual in the programs that it starts.
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
 	os.Exit(m.Run())
 }
