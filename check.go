@@ -530,7 +530,7 @@ var storageRules = []struct {
 		}{
 			{"MarkFailed", func(job *Job) error { return c.MarkFailed(c.ctx, job, errCheck, time.Time{}) }, ErrCanceled},
 			{"DeadLetter", func(job *Job) error { return c.DeadLetter(c.ctx, job, errCheck) }, ErrCanceled},
-			{"DeadLetter of one that was not run", func(job *Job) error { return c.DeadLetter(c.ctx, job, ErrAttemptsUsedUp) }, ErrCanceled},
+			{"DeadLetter of one that was not run", func(job *Job) error { return c.DeadLetter(c.ctx, job, &AttemptsError{Attempts: 9}) }, ErrCanceled},
 			{"Release", func(job *Job) error {
 				if r, ok := k.(Releaser); ok {
 					return r.Release(c.ctx, job)
@@ -656,14 +656,14 @@ var storageRules = []struct {
 	})},
 	{"a dead letter keeps the job, Replay brings it back with no attempts", optional(func(c *checker, in Inspector) {
 		c.add(&Job{ID: "1", Task: "a", Args: []any{1}, Kwargs: map[string]any{"x": 2}, Queue: "q", Priority: 3, Key: "k"})
-		for _, cause := range []error{errCheck, fmt.Errorf("%w by 2", ErrAttemptsUsedUp)} {
+		for _, cause := range []error{errCheck, fmt.Errorf("no more: %w", &AttemptsError{Attempts: 5, Claims: 7, Last: "x"})} {
 			c.retry(c.one())
 			want := c.one()
 			c.equal("Attempts", want.Attempts, 2)
 			c.ok(c.DeadLetter(c.ctx, want, cause))
 			want.Status, want.Error = StatusFailed, cause.Error()
 			if cause != errCheck {
-				want.Attempts = 1 // the claim that did not run it is not counted
+				want.Attempts = 5
 			}
 			dead := c.list(in.DeadLetters(c.ctx, Filter{}))
 			c.equal("dead letters", len(dead), 1)

@@ -200,7 +200,7 @@ func TestAWorkerReapsForQueuesThatItDoesNotServe(t *testing.T) {
 func TestAJobWhoseWorkersDiedEachTimeIsDeadLetteredUnrun(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		id := t.enqueue("killer")[0]
-		for range 3 { // an attempt and two retries
+		for range 3 + 2 { // an attempt and two retries; and two workers that die before they have given it up
 			mustDequeue(t.T, t.storage, 1)
 			t.sleep(11 * time.Second)
 			if _, err := t.storage.ReapStale(t.Context(), 10*time.Second); err != nil {
@@ -218,7 +218,7 @@ func TestAJobWhoseWorkersDiedEachTimeIsDeadLetteredUnrun(t *testing.T) {
 		if ran || job.Status != StatusFailed || job.Attempts != 3 {
 			t.Errorf("ran: %v, %s after %d attempts; want it unrun, FAILED after 3", ran, job.Status, job.Attempts)
 		}
-		for _, part := range []string{ErrAttemptsUsedUp.Error(), "3", "lease expired"} {
+		for _, part := range []string{ErrAttemptsUsedUp.Error(), "5 of 3", "lease expired"} {
 			if !strings.Contains(job.Error, part) {
 				t.Errorf("the error %q does not say %q", job.Error, part)
 			}

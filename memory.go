@@ -389,8 +389,9 @@ func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) {
-		if rec.err = ErrorText(cause); errors.Is(cause, ErrAttemptsUsedUp) {
-			rec.attempts--
+		rec.err = ErrorText(cause)
+		if unrun, ok := errors.AsType[*AttemptsError](cause); ok {
+			rec.attempts = unrun.Attempts
 		}
 	}))
 }

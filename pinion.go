@@ -87,6 +87,7 @@ package pinion
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -169,9 +170,9 @@ type Storage interface {
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// MarkFailed returns the job to PENDING with cause as its Error, due at retryAt. A lost job is ErrLeaseLost.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
-	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step. A cause that matches
-	// ErrAttemptsUsedUp says that the job was not run: this claim is then not counted, and Attempts is stored one
-	// lower. A lost job is ErrLeaseLost.
+	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step. A cause that is an
+	// AttemptsError, as errors.As finds it, says that the job was not run: its Attempts is then what is stored, in
+	// place of the job's. A lost job is ErrLeaseLost.
 	DeadLetter(ctx context.Context, job *Job, cause error) error
 	// Heartbeat prolongs the claims.
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
@@ -343,6 +344,21 @@ func (e *DuplicateError) Error() string {
 
 // Is reports whether target is ErrDuplicate.
 func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
+
+// AttemptsError is the cause with which a worker dead-letters a job that it has claimed beyond its last attempt, and so
+// has not run. It matches ErrAttemptsUsedUp.
+type AttemptsError struct {
+	Attempts int    // as many as the retry policy allows; what [Storage].DeadLetter stores
+	Claims   int    // earlier ones; more than Attempts after workers that died while they gave the job up, or of another policy
+	Last     string // the job's Error so far
+}
+
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("%v: %d of %d; the last error: %s", ErrAttemptsUsedUp, e.Claims, e.Attempts, cmp.Or(e.Last, "none"))
+}
+
+// Is reports whether target is ErrAttemptsUsedUp.
+func (e *AttemptsError) Is(target error) bool { return target == ErrAttemptsUsedUp }
 
 const (
 	defaultQueue = "default"

@@ -1202,9 +1202,13 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 
 // DeadLetter gives a job up; see [Storage].
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=attempts-?`,
+	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`,
 		toDLQ+`id=?`, func(*Job) []any {
-			return []any{ErrorText(cause), seconds(s.w.now), errors.Is(cause, ErrAttemptsUsedUp)}
+			attempts := job.Attempts
+			if unrun, ok := errors.AsType[*AttemptsError](cause); ok {
+				attempts = unrun.Attempts
+			}
+			return []any{ErrorText(cause), seconds(s.w.now), attempts}
 		}))
 }
 

@@ -910,7 +910,7 @@ func workout(t *testing.T, s *SQLiteStorage) {
 		check(nil, s.MarkFailed(ctx, jobs[1], errors.New("x"), time.Now()))
 		check(nil, s.MarkFailed(ctx, jobs[2], errors.New("x"), time.Now().Add(time.Hour)))
 		check(nil, s.DeadLetter(ctx, jobs[3], errors.New("x")))
-		check(nil, s.DeadLetter(ctx, jobs[4], ErrAttemptsUsedUp))
+		check(nil, s.DeadLetter(ctx, jobs[4], &AttemptsError{Attempts: 1}))
 		jobs[5].Result = json.RawMessage("1")
 		_, _, err = s.Cancel(ctx, jobs[6].ID, "none")
 		check(nil, err)

@@ -667,12 +667,12 @@ func (s *shift) endLocked(r *run, done *Job) {
 func (s *shift) attempt(writes context.Context, r *run) (done *Job) {
 	defer r.cancel(nil)
 	h, _ := s.registry.lookup(r.job.Task)
-	if r.job.Attempts-1 > cmp.Or(h.retry, &s.retry).MaxRetries { // not +1 on the right: math.MaxInt means for ever
-		// Its workers died of it, or so it seems: they did not live to say how it ended.
+	if most := cmp.Or(h.retry, &s.retry).MaxRetries; r.job.Attempts-1 > most { // not most+1: math.MaxInt means for ever
+		// Its workers died of it, or so it seems: they did not live to say how it ended. One may have died right here,
+		// so that the claims before this one are not all attempts.
 		r.ended.Store(true)
 		s.count(0, 1)
-		s.giveUp(writes, r, fmt.Errorf("%w, %d of them, by workers that did not say how they ended; the last error: %s",
-			ErrAttemptsUsedUp, r.job.Attempts-1, cmp.Or(r.job.Error, "none")))
+		s.giveUp(writes, r, &AttemptsError{Attempts: most + 1, Claims: r.job.Attempts - 1, Last: r.job.Error})
 		return nil
 	}
 	if r.timeout = cmp.Or(h.timeout, s.timeout); r.timeout > 0 {
@@ -789,10 +789,7 @@ func (s *shift) retryOrGiveUp(ctx context.Context, r *run, err error) {
 	h, _ := s.registry.lookup(r.job.Task)
 	delay, retry := cmp.Or(h.retry, &s.retry).next(r.job.Attempts, err)
 	if !retry {
-		if errors.Is(err, ErrAttemptsUsedUp) { // the task's words; to the storage they would mean that it was not run
-			err = errors.New(ErrorText(err))
-		}
-		if s.giveUp(ctx, r, err) {
+		if s.giveUp(ctx, r, errors.New(ErrorText(err))) { // its words alone: an AttemptsError of a task's would say that it was not run
 			s.metrics.failed.Add(1)
 		}
 		return

@@ -220,7 +220,7 @@ func TestAJobAbandonedAtEachAttemptIsDeadLetteredUnrun(t *testing.T) {
 		last, ownLast := abandoned(t, s, "worker's policy", 2), abandoned(t, s, "own policy", 1)
 		mustDrain(t, w)
 
-		const text = "pinion: attempts used up, %d of them, by workers that did not say how they ended; the last error: lease expired"
+		const text = "pinion: attempts used up: %[1]d of %[1]d; the last error: lease expired"
 		wantEnd(t, in, used, ending{StatusFailed, 3, fmt.Sprintf(text, 3)})
 		wantEnd(t, in, ownUsed, ending{StatusFailed, 2, fmt.Sprintf(text, 2)})
 		wantEnd(t, in, last, ending{StatusSuccess, 3, "lease expired"})
@@ -764,9 +764,9 @@ func TestDrainMayBeCalledAgainAndAgain(t *testing.T) {
 
 func TestATaskCannotSayThatItWasNotRun(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("liar", func(context.Context) error { return Permanent(ErrAttemptsUsedUp) }))
+		w := workerOf(s, taskOf("liar", func(context.Context) error { return Permanent(&AttemptsError{Attempts: 3}) }))
 		job := drained(t, w, "liar")
-		wantEnd(t, s, job, ending{StatusFailed, 1, ErrAttemptsUsedUp.Error()})
+		wantEnd(t, s, job, ending{StatusFailed, 1, (&AttemptsError{Attempts: 3}).Error()})
 	})
 }
 
@@ -1146,7 +1146,7 @@ level=DEBUG msg="job starts" task=panics job=3 attempt=2
 level=ERROR msg="job dead-lettered" task=panics job=3 attempts=2 error="panic: boom"
 level=DEBUG msg="job starts" task=talks job=4 attempt=1
 level=ERROR msg="job dead-lettered" task=talks job=4 attempts=1 error="a trace: … two"
-level=ERROR msg="job dead-lettered" task=works job=USED attempts=3 error="pinion: attempts used up, 2 of them, by workers that did not say how they ended; the last error: lease expired"
+level=ERROR msg="job dead-lettered" task=works job=USED attempts=3 error="pinion: attempts used up: 2 of 2; the last error: lease expired"
 `, "USED", used.ID)
 		if diff := cmp.Diff(want, "\n"+log.String()); diff != "" {
 			t.Errorf("the log (-want +got):\n%s", diff)

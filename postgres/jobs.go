@@ -89,7 +89,7 @@ func statementsFor(schema string) (s statements) {
 		failed: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE $4 END, run_at=CASE WHEN canceled THEN run_at ELSE $5 END,
 			future=NOT canceled AND coalesce($5>statement_timestamp(), false)` + held,
 		letter: `UPDATE @jobs j SET status='FAILED', finished_at=statement_timestamp(), error=CASE WHEN canceled THEN '@!' ELSE $4 END,
-			attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE $5::integer END, dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END` + held,
+			attempts=CASE WHEN canceled THEN j.attempts ELSE $5 END, dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END` + held,
 		beat:    `UPDATE @jobs j SET heartbeat_at=statement_timestamp()` + held,
 		release: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE error END, attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE 1 END` + held,
 		settled: `SELECT h.id, h.claim, h.attempts, false FROM @jobs j, unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
@@ -412,7 +412,7 @@ func (s *Storage) claim(ctx context.Context, slots, max int, names []string) (jo
 		for _, r := range taken {
 			if r.unreadable == nil {
 				jobs = append(jobs, r.job)
-			} else if err := s.bury(ctx, r.job, r.unreadable, 1); err != nil {
+			} else if err := s.bury(ctx, r.job, r.unreadable, r.job.Attempts-1); err != nil {
 				return jobs, nil // left to the reaper
 			}
 		}
@@ -556,17 +556,17 @@ func (s *Storage) MarkFailed(ctx context.Context, job *pinion.Job, cause error, 
 
 // DeadLetter gives a job up; see [pinion.Storage].
 func (s *Storage) DeadLetter(ctx context.Context, job *pinion.Job, cause error) error {
-	uncounted := 0
-	if errors.Is(cause, pinion.ErrAttemptsUsedUp) {
-		uncounted = 1
+	attempts := job.Attempts
+	if unrun, ok := errors.AsType[*pinion.AttemptsError](cause); ok {
+		attempts = unrun.Attempts
 	}
-	return s.bury(ctx, job, cause, uncounted)
+	return s.bury(ctx, job, cause, attempts)
 }
 
-func (s *Storage) bury(ctx context.Context, job *pinion.Job, cause error, uncounted int) error {
+func (s *Storage) bury(ctx context.Context, job *pinion.Job, cause error, attempts int) error {
 	jobs := []*pinion.Job{job}
 	args, _ := claimsOf(jobs)
-	return ofOne(s.settle(ctx, "dead-letter", s.sql.letter, pinion.StatusFailed, jobs, append(args, pinion.ErrorText(cause), uncounted)...))
+	return ofOne(s.settle(ctx, "dead-letter", s.sql.letter, pinion.StatusFailed, jobs, append(args, pinion.ErrorText(cause), attempts)...))
 }
 
 // Heartbeat prolongs claims; see [pinion.Storage].

@@ -24,18 +24,15 @@ type Report struct {
 	Stops         int            // SIGSTOP beyond the visibility timeout
 	Dealing, Took time.Duration  // while kills were dealt; and with what was left
 
-	Jobs      int // acknowledged
-	Succeeded int
-	Dead      int // in the dead-letter queue
-	Innocent  int // of these: jobs that would have succeeded, had no process died around them
-	// Overcounted are dead letters that name more attempts than they had, and may have: a worker died while it was giving
-	// them up, and its claim, under which nothing ran, was counted.
-	Overcounted int
-	Starts      int
-	Duplicates  int // starts after an attempt of which no end was recorded
-	Unrecorded  int // of these: the attempt had ended, but its process came to harm before it could record that
-	Lost        int // acknowledged and gone
-	Stale       int // ends recorded for a claim that was not the newest
+	Jobs       int // acknowledged
+	Succeeded  int
+	Dead       int // in the dead-letter queue
+	Innocent   int // of these: jobs that would have succeeded, had no process died around them
+	Starts     int
+	Duplicates int // starts after an attempt of which no end was recorded
+	Unrecorded int // of these: the attempt had ended, but its process came to harm before it could record that
+	Lost       int // acknowledged and gone
+	Stale      int // ends recorded for a claim that was not the newest
 
 	Wait             time.Duration // the longest of a write
 	WaitAfterStop    time.Duration // the same, while or soon after a process was stopped
@@ -55,11 +52,11 @@ func (r Report) String() string {
 	slices.Sort(verbs)
 	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
 	return fmt.Sprintf(`seed %d: %d kills at random moments, %d in a chosen call (%s), %d by tasks, %d stops; %v, then %v for the rest
-%d jobs acknowledged: %d succeeded, %d dead (%d of them innocent, %d overcounted), %d lost, %d ended under a stale claim
+%d jobs acknowledged: %d succeeded, %d dead (%d of them innocent), %d lost, %d ended under a stale claim
 %d starts, %d of them after an attempt of which no end was recorded (%d of those attempts had ended)
 longest write %v (%v around stops); leases taken back at most %v after their end (%v around stops)`,
 		r.Seed, r.Kills, suicides, strings.Join(verbs, ", "), r.Poisonings, r.Stops, ms(r.Dealing), ms(r.Took-r.Dealing),
-		r.Jobs, r.Succeeded, r.Dead, r.Innocent, r.Overcounted, r.Lost, r.Stale, r.Starts, r.Duplicates, r.Unrecorded,
+		r.Jobs, r.Succeeded, r.Dead, r.Innocent, r.Lost, r.Stale, r.Starts, r.Duplicates, r.Unrecorded,
 		ms(r.Wait), ms(r.WaitAfterStop), ms(r.Reaping), ms(r.ReapingAfterStop))
 }
 
@@ -363,11 +360,7 @@ func (e *evidence) judgeDead(f *file, letter *pinion.Job) {
 	if len(f.starts) == 0 && !f.kills() {
 		e.accuse(f, "it is in the dead-letter queue, never killed anything, and never ran")
 	}
-	// The claim for giving it up is taken back with that; those of workers that died before they could are not.
-	switch most := e.retries(f) + 1; {
-	case usedUp && letter.Attempts > most:
-		e.report.Overcounted++
-	case letter.Attempts > most, letter.Attempts < most && f.kind != "hopeless":
+	if most := e.retries(f) + 1; letter.Attempts > most || letter.Attempts < most && f.kind != "hopeless" {
 		e.accuse(f, fmt.Sprintf("it was given up after %d attempts, and has %d", letter.Attempts, most))
 	}
 }

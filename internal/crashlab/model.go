@@ -56,7 +56,7 @@ type Step struct {
 	Queues  []string
 	Filter  pinion.Filter
 	ID      string
-	Cause   string        // of a failure; "used up" is ErrAttemptsUsedUp, and none is nil
+	Cause   string        // of a failure; "used up" is an AttemptsError, and none is nil
 	Result  string        // JSON that MarkDone records
 	For     time.Duration // of Sleep; ReapStale's visibility; from now on, for MarkFailed and Prune; the patience of Wait
 	Ended   bool          // ctx has ended; for Dequeue and Prefetch it always has
@@ -394,7 +394,7 @@ func causeOf(step Step) error {
 	case "":
 		return nil
 	case "used up":
-		return fmt.Errorf("no more: %w", pinion.ErrAttemptsUsedUp)
+		return fmt.Errorf("no more: %w", &pinion.AttemptsError{Attempts: 7, Claims: 8})
 	}
 	return errors.New(step.Cause)
 }

@@ -213,8 +213,9 @@ func (m *reference) markFailed(job *pinion.Job, cause error, retryAt time.Time) 
 func (m *reference) deadLetter(job *pinion.Job, cause error) (lost []int, canceled bool) {
 	return m.end([]*pinion.Job{job}, func(e *entry) {
 		m.finish(e, pinion.StatusFailed)
-		if e.Error = storedError(cause); errors.Is(cause, pinion.ErrAttemptsUsedUp) {
-			e.Attempts--
+		e.Error = storedError(cause)
+		if unrun, ok := errors.AsType[*pinion.AttemptsError](cause); ok {
+			e.Attempts = unrun.Attempts
 		}
 		m.deaths++
 		e.death = m.deaths
