@@ -117,7 +117,7 @@ func filesIn(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-var readers = []string{"", "status", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion", "__complete"}
+var readers = []string{"", "status", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion", "__complete", "tasks", "doctor"}
 
 // fuzzCall runs a command over a fuzzed queue and checks what is promised of every call.
 func fuzzCall(t *testing.T, template []byte, args []string, stdin, stored string) {
@@ -205,6 +205,10 @@ func FuzzCommand(f *testing.F) {
 		{"wait\nodd", "q.db"}, {"wait\nodd\n\x1b\n--json\n--timeout\n0.01", "q.db"}, {"enqueue\nadd\n--wait\n--timeout\n0.001", "q.db"},
 		{"enqueue\nadd\n-", "q.db"}, {"enqueue\nadd\n-\n--lines\n--ids", "q.db"}, {"enqueue\nadd\n-0\n-\n--key\n{0}\n--json", "q.db"}, {"enqueue\nadd\n-\n--atomic\n--wait", "q.db"},
 		{"enqueue\nadd\n--at\n15:04", "q.db"}, {"completion\nbash", ""}, {"__complete\nshow\n", "q.db"}, {"__complete\nenqueue\n\x1b", "q.db"}, {"__complete\n", ""},
+		{"cancel\nodd\nid", "q.db"}, {"cancel\n\x1b\n--json", "q.db"}, {"cancel", "no.db"}, {"doctor", "q.db"}, {"doctor\n--json\n--visibility-timeout\n0.001", "q.db"},
+		{"doctor", "no.db"}, {"tasks", ""}, {"tasks\n--json\n--shell", ""}, {"status\n--watch\n--interval\n0.01", "q.db"}, {"status\n--watch\n--json", "q.db"},
+		{"worker\n--name\n\x1b\n--queue\n\u202e\n--concurrency=2\n--drain", "q.db"}, {"worker\n--no-jitter\n--cap\n1\n--task-timeout\n1ms\n--drain\n--json", "q.db"},
+		{"worker\n--kill-after\n1s\n--shutdown-timeout\n0.01\n--visibility-timeout=1s\n--run-seconds=0.02", "q.db"}, {"show\nodd", "sqlite:q.db"},
 	} {
 		for _, stored := range []string{"plain", "\x1b[2J\u009b\u202e\x00\n\t\x7f\xff", "a\x7fb", `["a"]`, "PENDING"} {
 			f.Add(seed[0], seed[1], `[1]`, stored)
