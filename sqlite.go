@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"math"
@@ -141,14 +143,11 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 		return cmp.Or(err, s.remember(""))
 	}
 	// busy_timeout starves: SQLite's sleeps grow while others take the lock. The retries are ours.
-	if s.w.db, err = s.connect("mode=rw&_pragma=busy_timeout(0)"); err != nil {
-		return err
-	}
-	if s.w.conn, err = s.w.db.Conn(ctx); err != nil {
+	if s.w.conn, err = s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)")); err != nil {
 		return err
 	}
 	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept}
-	s.w.stmts = make(map[string]*sql.Stmt)
+	s.w.stmts = make(map[string]statement)
 	for _, query := range []string{"PRAGMA journal_mode=WAL", "PRAGMA synchronous=" + s.opts.Synchronous, "BEGIN IMMEDIATE"} {
 		for s.w.exec(query); isCode(s.w.err, codeBusy); s.w.exec(query) {
 			if !pause(ctx, lockPause()) {
@@ -166,7 +165,7 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 var creating sync.Mutex
 
 func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) (err error) {
-	if s.readers, err = s.connect("mode=" + mode + "&_pragma=busy_timeout(5000)&_pragma=query_only(1)"); err != nil {
+	if s.readers, err = sql.Open("sqlite", s.dsn("mode="+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)")); err != nil {
 		return err
 	}
 	s.readers.SetMaxOpenConns(4)
@@ -235,8 +234,8 @@ func (s *SQLiteStorage) movedLately() error {
 	return err
 }
 
-func (s *SQLiteStorage) connect(settings string) (*sql.DB, error) {
-	return sql.Open("sqlite", "file:"+(&url.URL{Path: s.path}).EscapedPath()+"?"+settings)
+func (s *SQLiteStorage) dsn(settings string) string {
+	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?" + settings
 }
 
 func (s *SQLiteStorage) disconnect() (err error) {
@@ -244,13 +243,11 @@ func (s *SQLiteStorage) disconnect() (err error) {
 	for _, stmt := range s.w.stmts {
 		stmt.Close() // or SQLite keeps the connection, and so the -wal file
 	}
-	if s.w.conn != nil {
-		s.w.conn.Close()
+	if s.readers != nil {
+		err = s.readers.Close()
 	}
-	for _, db := range []*sql.DB{s.readers, s.w.db} {
-		if db != nil {
-			err = errors.Join(err, db.Close())
-		}
+	if s.w.conn != nil {
+		err = errors.Join(err, s.w.conn.Close())
 	}
 	return err
 }
@@ -361,8 +358,8 @@ func (s *SQLiteStorage) Close() error {
 // session runs statements and keeps the first error, after which the rest do nothing (as bufio.Writer does), so
 // that a verb reads as its statements.
 type session struct {
-	query  func(query string, args ...any) (*sql.Rows, error)
-	change func(query string, args ...any) (sql.Result, error)
+	query  func(query string, args []any, yield func([]any) bool) error
+	change func(query string, args []any) (sql.Result, error)
 	err    error
 }
 
@@ -373,7 +370,7 @@ func (q *session) exec(query string, args ...any) int {
 	if q.err != nil {
 		return 0
 	}
-	res, err := q.change(query, args...)
+	res, err := q.change(query, args)
 	if err != nil {
 		q.err = err
 		return 0
@@ -386,26 +383,28 @@ func (q *session) exec(query string, args ...any) int {
 // that others write too, types are a habit, and a row that could not be read would stand in the way of all behind.
 func (q *session) rows(query string, args ...any) iter.Seq[[]any] {
 	return func(yield func([]any) bool) {
-		if q.err != nil {
-			return
+		if q.err == nil {
+			q.fail(q.query(query, args, yield))
 		}
-		rows, err := q.query(query, args...)
-		if err != nil {
-			q.err = err
-			return
-		}
-		columns, err := rows.Columns()
-		v, targets := make([]any, len(columns)), make([]any, len(columns))
-		for i := range v {
-			targets[i] = &v[i]
-		}
-		for err == nil && rows.Next() {
-			if err = rows.Scan(targets...); err == nil && !yield(v) {
-				break
-			}
-		}
-		q.fail(cmp.Or(err, rows.Err(), rows.Close()))
 	}
+}
+
+// each is for the query of a session that is database/sql's.
+func each(rows *sql.Rows, err error, yield func([]any) bool) error {
+	if err != nil {
+		return err
+	}
+	columns, err := rows.Columns()
+	v, targets := make([]any, len(columns)), make([]any, len(columns))
+	for i := range v {
+		targets[i] = &v[i]
+	}
+	for err == nil && rows.Next() {
+		if err = rows.Scan(targets...); err == nil && !yield(v) {
+			break
+		}
+	}
+	return cmp.Or(err, rows.Err(), rows.Close())
 }
 
 // value returns the first value of a query's first row, or nil.
@@ -486,9 +485,11 @@ func (s *SQLiteStorage) wakeWriter() {
 // writer is the state of the one goroutine that writes; nobody else touches it while that runs.
 type writer struct {
 	session
-	db    *sql.DB
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt // by their text
+	// The driver's own connection: database/sql would put locks, a pool and copies of all values around what one
+	// goroutine has for itself, which is a tenth of the time of a small transaction.
+	conn  driver.Conn
+	stmts map[string]statement // by their text
+	args  []driver.NamedValue  // of the statement that is being run
 
 	waiting []*call // claims for which nothing was due
 	watched bool    // a watch has been asked for
@@ -506,31 +507,68 @@ type writer struct {
 	busy   int  // transactions to come that are not to yield
 }
 
-// kept prepares each statement once: preparing costs more than running. No ctx is passed on: inside a transaction
+// statement is one of the driver's, prepared once, as preparing costs more than running.
+type statement interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+// kept returns a statement and its arguments as the driver takes them. No ctx is passed on to it: inside a transaction
 // it no longer matters, and one that can be cancelled would cost a goroutine a statement.
-func (w *writer) kept(query string) (stmt *sql.Stmt, err error) {
-	if stmt = w.stmts[query]; stmt == nil {
-		if stmt, err = w.conn.PrepareContext(context.Background(), query); err == nil {
-			w.stmts[query] = stmt
+func (w *writer) kept(query string, args []any) (statement, []driver.NamedValue, error) {
+	stmt, ok := w.stmts[query]
+	if !ok {
+		prepared, err := w.conn.Prepare(query)
+		if err != nil {
+			return nil, nil, err
+		}
+		stmt = prepared.(statement)
+		w.stmts[query] = stmt
+	}
+	w.args = w.args[:0]
+	for i, v := range args {
+		if n, ok := v.(int); ok {
+			v = int64(n) // the driver knows no other integers
+		}
+		w.args = append(w.args, driver.NamedValue{Ordinal: i + 1, Value: v})
+	}
+	return stmt, w.args, nil
+}
+
+func (w *writer) changeKept(query string, args []any) (sql.Result, error) {
+	stmt, values, err := w.kept(query, args)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.ExecContext(context.Background(), values)
+}
+
+func (w *writer) queryKept(query string, args []any, yield func([]any) bool) (err error) {
+	stmt, values, err := w.kept(query, args)
+	if err != nil {
+		return err
+	}
+	rows, err := stmt.QueryContext(context.Background(), values)
+	if err != nil {
+		return err
+	}
+	defer func() { err = cmp.Or(err, rows.Close()) }()
+	read := make([]driver.Value, len(rows.Columns()))
+	row := make([]any, len(read))
+	for {
+		if err = rows.Next(read); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for i, v := range read {
+			row[i] = v
+		}
+		if !yield(row) {
+			return nil
 		}
 	}
-	return stmt, err
-}
-
-func (w *writer) changeKept(query string, args ...any) (sql.Result, error) {
-	stmt, err := w.kept(query)
-	if err != nil {
-		return nil, err
-	}
-	return stmt.Exec(args...)
-}
-
-func (w *writer) queryKept(query string, args ...any) (*sql.Rows, error) {
-	stmt, err := w.kept(query)
-	if err != nil {
-		return nil, err
-	}
-	return stmt.Query(args...)
 }
 
 // write is the writer's goroutine: it owns the connection until Close.
@@ -914,8 +952,11 @@ func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job)
 		return err
 	}
 	unbroken := context.WithoutCancel(ctx) // an interrupted INSERT would end the user's transaction
-	q := &session{query: func(query string, args ...any) (*sql.Rows, error) { return tx.QueryContext(unbroken, query, args...) }}
-	q.change = func(query string, args ...any) (sql.Result, error) {
+	q := &session{query: func(query string, args []any, yield func([]any) bool) error {
+		rows, err := tx.QueryContext(unbroken, query, args...)
+		return each(rows, err, yield)
+	}}
+	q.change = func(query string, args []any) (sql.Result, error) {
 		for {
 			res, err := tx.ExecContext(unbroken, query, args...)
 			// Not for what an earlier read of tx has made too old to write: that stays so.
@@ -1090,7 +1131,7 @@ func (w *writer) heads(queues []string, there sight) (heads []head) {
 func (w *writer) claimRun(c *call, heads []head) (next []head) {
 	var taken []any
 	bad := make(map[int64]error)
-	for v := range w.rows(`SELECT rowid, `+jobColumns+` FROM jobs INDEXED BY jobs_ready
+	for v := range w.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready
 		WHERE status='PENDING' AND future=0 AND queue=? ORDER BY priority DESC, rowid`, heads[0].queue) {
 		rowid, job, refused := jobOf(v)
 		at := head{heads[0].queue, job.Priority, rowid}
@@ -1299,7 +1340,10 @@ func (s *SQLiteStorage) reader(ctx context.Context) *session {
 	moved := s.moved(3) // also the log: a connection that is opened now would keep the wrong one
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := &session{err: moved, query: func(query string, args ...any) (*sql.Rows, error) { return s.readers.QueryContext(ctx, query, args...) }}
+	q := &session{err: moved, query: func(query string, args []any, yield func([]any) bool) error {
+		rows, err := s.readers.QueryContext(ctx, query, args...)
+		return each(rows, err, yield)
+	}}
 	if s.closed {
 		q.err = ErrClosed
 	}
@@ -1355,8 +1399,10 @@ func (s *SQLiteStorage) Stats(ctx context.Context) (stats Stats, err error) {
 }
 
 const (
-	jobColumns    = `id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at, queue, priority, run_at, key, claim, finished_at, result, worker, cancel`
-	letterColumns = `id, func_name, args, kwargs, 'FAILED', attempts, NULL, error, NULL, queue, priority, 0, key, 0, failed_at, NULL, '', 0`
+	// A claim sets the other columns, or a job that waits has nothing in them; the driver takes its time for each.
+	claimColumns  = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel`
+	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker`
+	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0, 'FAILED', NULL, failed_at, NULL, ''`
 )
 
 // where is the filter as SQL. The status stands there literally: a bound one would match no partial index.
@@ -1562,11 +1608,11 @@ func (s *SQLiteStorage) Check(ctx context.Context) (r SQLiteReport, err error) {
 		for v := range q.rows(`SELECT seq, `+jobColumns+s.jobs+`WHERE seq>? AND status NOT IN ('SUCCESS','FAILED') ORDER BY seq LIMIT 1000`, after) {
 			rowid, job, refused := jobOf(v)
 			after, more = rowid, true
-			switch _, named := v[10].(string); {
+			switch _, named := v[9].(string); {
 			case job.Status != StatusPending && job.Status != StatusRunning:
 				refused = fmt.Errorf("its status is %q", job.Status)
 			case !named:
-				refused = fmt.Errorf("its queue is %v, which is no text", v[10])
+				refused = fmt.Errorf("its queue is %v, which is no text", v[9])
 			}
 			if refused != nil && len(r.Unusable) < 100 {
 				r.Unusable = append(r.Unusable, fmt.Sprintf("%s: %v", job.ID, refused))
@@ -1578,24 +1624,27 @@ func (s *SQLiteStorage) Check(ctx context.Context) (r SQLiteReport, err error) {
 
 // ---- Rows and values ----
 
-// jobOf reads a rowid and jobColumns; refused says why no worker should have the job.
+// jobOf reads a rowid and jobColumns or claimColumns; refused says why no worker should have the job.
 func jobOf(v []any) (rowid int64, job *Job, refused error) {
 	rowid, v = integer(v[0]), v[1:]
-	job = &Job{ID: text(v[0]), Task: text(v[1]), Status: Status(text(v[4])), Attempts: int(integer(v[5])), CreatedAt: fromSeconds(v[6]),
-		Error: text(v[7]), HeartbeatAt: fromSeconds(v[8]), Queue: text(v[9]), Priority: int(integer(v[10])), RunAt: fromSeconds(v[11]),
-		Key: text(v[12]), Claim: integer(v[13]), FinishedAt: fromSeconds(v[14]), Worker: text(v[16]), Canceled: integer(v[17]) != 0}
-	if result := text(v[15]); result != "" && json.Valid([]byte(result)) {
-		job.Result = json.RawMessage(result)
+	job = &Job{ID: text(v[0]), Task: text(v[1]), Attempts: int(integer(v[4])), Claim: integer(v[5]), CreatedAt: fromSeconds(v[6]),
+		Error: text(v[7]), Queue: text(v[8]), Priority: int(integer(v[9])), RunAt: fromSeconds(v[10]), Key: text(v[11]),
+		Canceled: integer(v[12]) != 0}
+	if len(v) > 13 {
+		job.Status, job.HeartbeatAt, job.FinishedAt, job.Worker = Status(text(v[13])), fromSeconds(v[14]), fromSeconds(v[15]), text(v[17])
+		if result := text(v[16]); result != "" && json.Valid([]byte(result)) {
+			job.Result = json.RawMessage(result)
+		}
 	}
 	if refused = job.DecodeArgs(text(v[2]), text(v[3])); refused != nil {
 		shown, _ := encode(strings.ToValidUTF8(text(v[2])+" "+text(v[3]), "\uFFFD"))
 		job.Args, job.Kwargs = []any{json.RawMessage(shown)}, nil
 	}
 	_, isText := v[0].(string)
-	attempts, counted := v[5].(int64)
-	claim, numbered := v[13].(int64)
+	attempts, counted := v[4].(int64)
+	claim, numbered := v[5].(int64)
 	if !isText || !counted || !numbered || attempts < 0 || attempts > math.MaxInt32 || claim < 0 || claim > math.MaxInt64/2 {
-		refused = fmt.Errorf("pinion: a stored job with id %v, attempts %v and claim %v", v[0], v[5], v[13])
+		refused = fmt.Errorf("pinion: a stored job with id %v, attempts %v and claim %v", v[0], v[4], v[5])
 	}
 	return rowid, job, refused
 }
