@@ -89,6 +89,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -584,7 +586,8 @@ func NewID() string {
 		last = lastID.Load()
 	}
 	stamp = max(stamp, last+1)
-	return fmt.Sprintf("%012x7%03x%016x", stamp>>12, stamp&0xfff, rand.Uint64()&(1<<62-1)|1<<63)
+	id := binary.BigEndian.AppendUint64(make([]byte, 0, 16), uint64(stamp>>12<<16|7<<12|stamp&0xfff))
+	return hex.EncodeToString(binary.BigEndian.AppendUint64(id, rand.Uint64()&(1<<62-1)|1<<63))
 }
 
 var (

@@ -921,23 +921,30 @@ func (w *writer) insertRunning(r *newRow, c *call) {
 }
 
 const (
-	insertInto   = `INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, run_at, key, future) VALUES `
-	insertValues = `(?, ?, ?, ?, 'PENDING', 0, ?, ?, ?, ?, ?, ?)`
-	perStatement = 8 // rows; that is 40 % faster than one, and more adds little
+	insertInto   = `INSERT INTO jobs (func_name, queue, priority, created_at, run_at, future, id, args, kwargs, key, status, attempts) VALUES `
+	insertFirst  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
+	insertAlike  = `, (?1, ?2, ?3, ?4, ?5, ?6, ?, ?, ?, ?, 'PENDING', 0)` // binding less is an eighth of the time of a batch
+	perStatement = 8                                                      // rows; that is 40 % faster than one, and more adds little
 )
 
-var insertEight = insertInto + insertValues + strings.Repeat(", "+insertValues, perStatement-1)
+var insertEight = insertInto + insertFirst + strings.Repeat(insertAlike, perStatement-1)
+
+// alike reports whether two rows, of one call, differ only in what insertAlike binds anew.
+func (r *newRow) alike(o *newRow) bool {
+	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.runAt == o.runAt
+}
 
 // insertPending works on the writer and in a transaction of the user's. After an error some rows may be written.
 func (q *session) insertPending(rows []newRow, now time.Time) {
+	args := make([]any, 0, 6+4*perStatement)
 	for len(rows) > 0 {
-		n, query := 1, insertInto+insertValues
-		if len(rows) >= perStatement {
+		r, n, query := &rows[0], 1, insertInto+insertFirst
+		if len(rows) >= perStatement && !slices.ContainsFunc(rows[1:perStatement], func(o newRow) bool { return !r.alike(&o) }) {
 			n, query = perStatement, insertEight
 		}
-		args := make([]any, 0, 10*perStatement)
+		args = append(args[:0], r.job.Task, r.queue, r.job.Priority, r.createdAt, r.runAt, r.runAt > seconds(now))
 		for _, r := range rows[:n] {
-			args = append(args, r.id, r.job.Task, r.args, r.kwargs, r.createdAt, r.queue, r.job.Priority, r.runAt, r.key, r.runAt > seconds(now))
+			args = append(args, r.id, r.args, r.kwargs, r.key)
 		}
 		q.exec(query, args...)
 		q.nameDuplicate(rows[:n])

@@ -2107,6 +2107,40 @@ func TestArgumentsAndResultsAreStoredAsText(t *testing.T) {
 	otherProgram(t, path).want(row+"\n"+row, "SELECT typeof(args), typeof(kwargs), typeof(result), args, kwargs, result FROM jobs")
 }
 
+func TestEachJobOfABatchIsStoredAsItIs(t *testing.T) {
+	s, _ := newSQLite(t)
+	later := time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range perStatement {
+		for _, odd := range []*Job{{Task: "odd"}, {Task: "a", Queue: "odd"}, {Task: "a", Priority: -1}, {Task: "a", RunAt: later},
+			{Task: "a", Key: NewID()}, {Task: "a", ID: NewID()}, {Task: "a", Args: []any{1}}, {Task: "a", Kwargs: map[string]any{"x": 1}}} {
+			jobs := make([]*Job, perStatement)
+			for i := range jobs {
+				jobs[i] = NewJob("a")
+			}
+			jobs[i] = odd
+			mustEnqueue(t, s, jobs...)
+			for _, job := range jobs {
+				stored, err := s.Get(t.Context(), job.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, want := fields(t, stored), fields(t, job); got != want {
+					t.Errorf("job %d of a batch is odd: got %s, want %s", i, got, want)
+				}
+			}
+		}
+	}
+}
+
+// fields is what a producer says of a job.
+func fields(t *testing.T, job *Job) string {
+	args, kwargs, err := job.EncodeArgs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt, job.Key, job.CreatedAt)
+}
+
 func TestABigBatchIsStoredAllOrNone(t *testing.T) {
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, &Job{Task: "held", ID: "held", Key: "k"})
