@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -192,7 +194,17 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	if err != nil || len(jobs) == 0 {
 		return s.refuse(ctx, err)
 	}
-	err = s.write(ctx, "enqueue", func(ctx context.Context, conn *pgx.Conn, again bool) error {
+	sent := false
+	if len(jobs) == 1 && !b.chosen && ctx.Err() == nil {
+		var stored bool
+		if stored, sent = s.together(ctx, b); stored {
+			b.accept()
+			return nil
+		} else if sent {
+			ctx = context.WithoutCancel(ctx)
+		}
+	}
+	err = s.do(ctx, "enqueue", true, sent, func(ctx context.Context, conn *pgx.Conn, again bool) error {
 		for {
 			stored, err := s.insert(ctx, conn, b)
 			if stored || err != nil {
@@ -215,6 +227,128 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 		s.ring()
 	}
 	return err
+}
+
+// company are the calls of this process that enqueue a single job at the same time: one of them stores the jobs of all in
+// one statement, while the next gather. To the server a statement costs more than the row that it brings.
+type company struct {
+	mu      sync.Mutex // guards the rest
+	led     bool       // somebody has the lead
+	waiting []*companion
+	expect  int // how many the last statement had
+}
+
+// companion is one such call, which is told once what becomes of it.
+type companion struct {
+	*batch
+	told chan fate // capacity 1
+}
+
+type fate int
+
+const (
+	leads     fate = iota // it is the next to store for all
+	goesAlone             // nothing was stored
+	goesAfter             // it goes alone; what was sent may have been stored
+	isStored
+)
+
+const companyMost = 100 // jobs in a statement
+
+// together tries once to store b with what others enqueue. If that fails, and it was sent, it may yet be stored.
+func (s *Storage) together(ctx context.Context, b *batch) (stored, sent bool) {
+	switch s.company.join(ctx, b) {
+	case isStored:
+		return true, false
+	case goesAfter:
+		return false, true
+	case goesAlone:
+		return false, false
+	}
+	defer s.company.handOn()
+	var crew []*companion
+	sent, _, err := s.try(ctx, true, false, func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		crew = s.company.gather()
+		all := &batch{created: b.created}
+		for _, c := range append([]*companion{{batch: b}}, crew...) {
+			all.add(c.batch)
+		}
+		stored, err := s.insert(ctx, conn, all)
+		if err == nil && !stored {
+			err = pinion.ErrDuplicate // of some id: a miracle, or the server's fault
+		}
+		return err
+	})
+	end := isStored
+	if err == nil {
+		s.ring()
+	} else if end = goesAlone; sent {
+		end = goesAfter
+	}
+	for _, c := range crew {
+		c.created = b.created
+		c.told <- end
+	}
+	return err == nil, sent
+}
+
+// join waits until it is known what becomes of b, or ctx ends.
+func (c *company) join(ctx context.Context, b *batch) fate {
+	c.mu.Lock()
+	if !c.led {
+		c.led = true
+		c.mu.Unlock()
+		return leads
+	}
+	me := &companion{b, make(chan fate, 1)}
+	c.waiting = append(c.waiting, me)
+	c.mu.Unlock()
+	select {
+	case end := <-me.told:
+		return end
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	before := len(c.waiting)
+	c.waiting = slices.DeleteFunc(c.waiting, func(o *companion) bool { return o == me })
+	left := len(c.waiting) < before
+	c.mu.Unlock()
+	if left {
+		return goesAlone // which says that ctx has ended
+	}
+	return <-me.told
+}
+
+// gather takes those who wait. Who were stored together come back together, so it gives them a moment.
+func (c *company) gather() (crew []*companion) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for tries := 0; 1+len(c.waiting) < c.expect && tries < 16; tries++ {
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
+	n := min(len(c.waiting), companyMost)
+	crew, c.waiting = slices.Clone(c.waiting[:n]), slices.Delete(c.waiting, 0, n)
+	c.expect = 1 + n
+	return crew
+}
+
+// handOn gives the lead to the next.
+func (c *company) handOn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.led = len(c.waiting) > 0; c.led {
+		c.waiting[0].told <- leads
+		c.waiting = slices.Delete(c.waiting, 0, 1)
+	}
+}
+
+// add makes one batch of several calls'.
+func (b *batch) add(o *batch) {
+	b.ids, b.tasks, b.args, b.kwargs = append(b.ids, o.ids...), append(b.tasks, o.tasks...), append(b.args, o.args...), append(b.kwargs, o.kwargs...)
+	b.queue, b.priority = append(b.queue, o.queue...), append(b.priority, o.priority...)
+	b.runAt, b.keys = append(b.runAt, o.runAt...), append(b.keys, o.keys...)
 }
 
 // refuse returns the error of a call that comes to nothing. A Key that a batch gives twice is reported with the id of the
@@ -358,7 +492,7 @@ func (s *Storage) Prefetch(ctx context.Context, slots, max int, queues ...string
 			rung := s.bell.listen()
 			start := time.Now()
 			jobs, err := s.claim(ctx, slots, max, names)
-			l.looked, l.took = time.Now(), time.Since(start)
+			l.looked, l.took, l.found = time.Now(), time.Since(start), len(jobs)
 			if err == nil && len(jobs) < max {
 				l.rung = rung // nothing is left until then
 			}

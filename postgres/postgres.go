@@ -79,8 +79,9 @@ type Options struct {
 	// Schema is where the tables are, at most 50 bytes ["pinion"]. The URL may say it, too: ?pinion_schema=name.
 	Schema string
 	// MaxConns bounds the connections of this process, beside the one that listens [10]. A worker needs about
-	// four, however many slots it has, and every goroutine that enqueues at the same time one; what is not needed
-	// is not opened. The URL may say it, too: ?pool_max_conns=n, and with it whatever pgxpool knows.
+	// four, however many slots it has, those who enqueue job by job share one, and each batch that is enqueued
+	// needs one; what is not needed is not opened. The URL may say it, too: ?pool_max_conns=n, and with it whatever
+	// pgxpool knows.
 	MaxConns int
 	// Retention is how long finished jobs are kept before running workers prune them [24h]; negative: for ever.
 	Retention time.Duration
@@ -101,6 +102,7 @@ type Storage struct {
 	me      string       // names this storage in what it notifies
 	grabs   atomic.Int64 // the number of the last claim, see claim
 	bell    bell
+	company company
 	pending chan struct{}      // capacity 1: others are to be told that there are jobs
 	ended   context.Context    // when Close begins; not a caller's
 	end     context.CancelFunc // of ended
@@ -125,8 +127,9 @@ const (
 	patience    = 10 * time.Second     // for which a verb is tried again
 	callMost    = 30 * time.Second     // that one try may take
 	notifyPause = 2 * time.Millisecond // between two NOTIFYs of a process
-	lookPause   = time.Millisecond     // between two looks of a process, while jobs keep coming
-	maxName     = 1 << 10              // bytes of what an index finds: a third of what one of its rows may hold
+	lookPause   = time.Millisecond     // between two looks of a process, for each job but one that the last has found
+	lookMost    = 4 * lookPause
+	maxName     = 1 << 10 // bytes of what an index finds: a third of what one of its rows may hold
 )
 
 // Open opens the queue in the database that url names, a URL as libpq and pgxpool take it: several hosts with
@@ -229,19 +232,19 @@ type verb func(ctx context.Context, conn *pgx.Conn, again bool) error
 
 // read tries a verb that writes nothing, while ctx is live.
 func (s *Storage) read(ctx context.Context, name string, v verb) error {
-	return s.do(ctx, name, false, v)
+	return s.do(ctx, name, false, false, v)
 }
 
 // write tries a verb that writes in one transaction. Once that has been sent, ctx no longer matters.
 func (s *Storage) write(ctx context.Context, name string, v verb) error {
-	return s.do(ctx, name, true, v)
+	return s.do(ctx, name, true, false, v)
 }
 
-func (s *Storage) do(ctx context.Context, name string, writes bool, v verb) error {
+func (s *Storage) do(ctx context.Context, name string, writes, again bool, v verb) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	again, first := false, time.Now()
+	first := time.Now()
 	for tries := 0; ; tries++ {
 		if s.isClosed() {
 			return pinion.ErrClosed

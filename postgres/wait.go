@@ -63,7 +63,11 @@ func (s *Storage) notify() {
 		start := time.Now()
 		s.pool.Exec(ctx, `SELECT pg_notify($1::text, $2::text)`, s.channel(), s.me) // an error leaves it to the slow look
 		cancel()
-		s.pause(context.Background(), max(notifyPause, 4*time.Since(start)))
+		pause := 4 * time.Since(start)
+		if len(s.pending) > 0 { // already: more keep coming
+			pause = max(pause, notifyPause)
+		}
+		s.pause(context.Background(), pause)
 	}
 }
 
@@ -74,6 +78,7 @@ type line struct {
 	rung   <-chan struct{} // nothing is to be had before this bell; nil: there may be something
 	looked time.Time       // when the last look ended
 	took   time.Duration   // that look
+	found  int             // by it
 }
 
 func (s *Storage) lineFor(names []string) *line {
@@ -112,8 +117,9 @@ func (s *Storage) await(ctx context.Context, l *line, names []string) error {
 	defer timer.Stop()
 	select {
 	case <-l.rung:
-		// While jobs keep coming, they are claimed several at a time: looking takes half of the time at most.
-		if soon := max(lookPause, l.took) - time.Since(l.looked); soon > 0 && !s.pause(ctx, soon) {
+		// While jobs keep coming, they are claimed several at a time, and looking takes half of the time at most.
+		pause := max(min(time.Duration(l.found-1)*lookPause, lookMost), l.took)
+		if soon := pause - time.Since(l.looked); soon > 0 && !s.pause(ctx, soon) {
 			return ctx.Err()
 		}
 	case <-timer.C:
