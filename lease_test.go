@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -193,6 +194,24 @@ func TestAWorkerReapsForQueuesThatItDoesNotServe(t *testing.T) {
 		t.sleep(13 * time.Second)
 		if got := t.get(job.ID); got.Status != StatusPending || got.Error != "lease expired" {
 			t.Errorf("%s, %q; want PENDING, %q", got.Status, got.Error, "lease expired")
+		}
+	})
+}
+
+func TestADeadLettersAttemptsAreNeverMoreThanTheJobHadNorFewerThanNone(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		var none *AttemptsError
+		for _, c := range []struct {
+			cause error
+			want  int
+		}{{none, 1}, {&AttemptsError{Attempts: -7}, 0}, {&AttemptsError{Attempts: 7}, 1}, {fmt.Errorf("no more: %w", &AttemptsError{}), 0}} {
+			id := t.enqueue("a")[0]
+			if err := t.storage.DeadLetter(t.Context(), mustDequeue(t.T, t.storage, 1)[0], c.cause); err != nil {
+				t.Error(err)
+			}
+			if got := t.get(id); got.Attempts != c.want || got.Status != StatusFailed {
+				t.Errorf("%v leaves the job %s after %d attempts, want FAILED after %d", c.cause, got.Status, got.Attempts, c.want)
+			}
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"container/heap"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -388,12 +387,8 @@ func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) {
-		rec.err = ErrorText(cause)
-		if unrun, ok := errors.AsType[*AttemptsError](cause); ok {
-			rec.attempts = unrun.Attempts
-		}
-	}))
+	attempts, text := AttemptsOf(job, cause), ErrorText(cause) // not under the lock: it is somebody else's code
+	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) { rec.attempts, rec.err = attempts, text }))
 }
 
 // Heartbeat implements [Storage].

@@ -172,9 +172,8 @@ type Storage interface {
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// MarkFailed returns the job to PENDING with cause as its Error, due at retryAt. A lost job is ErrLeaseLost.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
-	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step. A cause that is an
-	// AttemptsError, as errors.As finds it, says that the job was not run: its Attempts is then what is stored, in
-	// place of the job's. A lost job is ErrLeaseLost.
+	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step, with AttemptsOf and
+	// ErrorText of the cause. A lost job is ErrLeaseLost.
 	DeadLetter(ctx context.Context, job *Job, cause error) error
 	// Heartbeat prolongs the claims.
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
@@ -350,7 +349,7 @@ func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
 // AttemptsError is the cause with which a worker dead-letters a job that it has claimed beyond its last attempt, and so
 // has not run. It matches ErrAttemptsUsedUp.
 type AttemptsError struct {
-	Attempts int    // as many as the retry policy allows; what [Storage].DeadLetter stores
+	Attempts int    // as many as the retry policy allows; what DeadLetter stores
 	Claims   int    // earlier ones; more than Attempts after workers that died while they gave the job up, or of another policy
 	Last     string // the job's Error so far
 }
@@ -549,6 +548,15 @@ func ErrorText(err error) string {
 		text = strings.ToValidUTF8(text[:maxErrorText-3], "") + "..."
 	}
 	return text
+}
+
+// AttemptsOf is what DeadLetter stores as the Attempts of the job: those that an [AttemptsError] in cause tells, which says
+// that the job was not run under this claim, and else the job's own. It is for authors of storages.
+func AttemptsOf(job *Job, cause error) int {
+	if unrun, ok := errors.AsType[*AttemptsError](cause); ok && unrun != nil {
+		return min(max(unrun.Attempts, 0), job.Attempts)
+	}
+	return job.Attempts
 }
 
 type workerKey struct{}

@@ -483,13 +483,19 @@ func (s *SQLiteStorage) submit(ctx context.Context, c *call) error {
 // alone makes the transaction in the caller's own goroutine, if nobody else seems to want one and the lock is free: to
 // wake the writer and to be woken by it is a quarter of a small transaction's time. That is for producers only. A
 // worker's verbs gain more by waiting for what shares their transaction, and so does all that comes while claims wait.
+// Calls that have come meanwhile are in the transaction, too; whose call comes after it finds the turn free, or has woken
+// the writer.
 func (s *SQLiteStorage) alone() bool {
 	if !s.turn.TryLock() {
 		return false
 	}
 	defer s.turn.Unlock()
 	w := &s.w
-	if w.expect > 1 || len(w.waiting) > 0 || !w.begin() {
+	if w.expect > 1 || len(w.waiting) > 0 {
+		return false
+	}
+	if !w.begin() {
+		w.err = nil // the writer tries again
 		return false
 	}
 	s.transact()
@@ -1311,22 +1317,18 @@ func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job
 
 // MarkFailed records a failure that is to be retried; see [Storage].
 func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+	text := ErrorText(cause)
 	return ofOne(s.letGo(ctx, "mark failed", []*Job{job}, `UPDATE jobs SET status='PENDING', error=?, run_at=?, future=?`, "", func(*Job) []any {
 		s.w.look = true
-		return []any{ErrorText(cause), seconds(retryAt), seconds(retryAt) > seconds(s.w.now)}
+		return []any{text, seconds(retryAt), seconds(retryAt) > seconds(s.w.now)}
 	}))
 }
 
 // DeadLetter gives a job up; see [Storage].
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
+	attempts, text := AttemptsOf(job, cause), ErrorText(cause) // not in the transaction: it is somebody else's code
 	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`,
-		toDLQ+`id=?`, func(*Job) []any {
-			attempts := job.Attempts
-			if unrun, ok := errors.AsType[*AttemptsError](cause); ok {
-				attempts = unrun.Attempts
-			}
-			return []any{ErrorText(cause), seconds(s.w.now), attempts}
-		}))
+		toDLQ+`id=?`, func(*Job) []any { return []any{text, seconds(s.w.now), attempts} }))
 }
 
 // Heartbeat prolongs claims; see [Storage].

@@ -194,17 +194,18 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	if err != nil || len(jobs) == 0 {
 		return s.refuse(ctx, err)
 	}
-	sent := false
+	start, sent := time.Now(), false
 	if len(jobs) == 1 && !b.chosen && ctx.Err() == nil {
-		var stored bool
-		if stored, sent = s.together(ctx, b); stored {
+		if sent, err = s.together(ctx, b); err == nil {
 			b.accept()
 			return nil
+		} else if sent && time.Since(start) > patience {
+			return unknown("enqueue", err)
 		} else if sent {
 			ctx = context.WithoutCancel(ctx)
 		}
 	}
-	err = s.do(ctx, "enqueue", true, sent, func(ctx context.Context, conn *pgx.Conn, again bool) error {
+	err = s.do(ctx, "enqueue", true, sent, start, func(ctx context.Context, conn *pgx.Conn, again bool) error {
 		for {
 			stored, err := s.insert(ctx, conn, b)
 			if stored || err != nil {
@@ -244,83 +245,85 @@ type companion struct {
 	told chan fate // capacity 1
 }
 
-type fate int
+// fate is the lead, or how the statement ended that had the job. If that failed each goes alone, as may be only one's fault.
+type fate struct {
+	leads, sent bool // sent: the job may be stored in spite of err
+	err         error
+}
 
 const (
-	leads     fate = iota // it is the next to store for all
-	goesAlone             // nothing was stored
-	goesAfter             // it goes alone; what was sent may have been stored
-	isStored
+	companyMost  = 100         // jobs in a statement
+	companyBytes = 1 << 20     // of arguments, about
+	companyWait  = time.Second // for a statement to begin: whoever has the lead may be waiting for a connection
 )
 
-const companyMost = 100 // jobs in a statement
+var errAlone = errors.New("each goes alone")
 
-// together tries once to store b with what others enqueue. If that fails, and it was sent, it may yet be stored.
-func (s *Storage) together(ctx context.Context, b *batch) (stored, sent bool) {
-	switch s.company.join(ctx, b) {
-	case isStored:
-		return true, false
-	case goesAfter:
-		return false, true
-	case goesAlone:
-		return false, false
+// together tries once to store b with what others enqueue; sent is that of try.
+func (s *Storage) together(ctx context.Context, b *batch) (sent bool, err error) {
+	if end := s.company.join(ctx, b); !end.leads {
+		return end.sent, end.err
 	}
-	defer s.company.handOn()
 	var crew []*companion
-	sent, _, err := s.try(ctx, true, false, func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-		crew = s.company.gather()
-		all := &batch{created: b.created}
+	sent, err = true, errAlone // should it panic
+	defer func() {
+		for _, c := range crew {
+			c.told <- fate{sent: sent, err: err}
+		}
+		s.company.handOn(err)
+	}()
+	sent, _, err = s.try(ctx, true, false, func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		crew = s.company.gather(b)
+		all := &batch{created: microTime(time.Now())}
 		for _, c := range append([]*companion{{batch: b}}, crew...) {
+			c.created = all.created
 			all.add(c.batch)
 		}
 		stored, err := s.insert(ctx, conn, all)
 		if err == nil && !stored {
-			err = pinion.ErrDuplicate // of some id: a miracle, or the server's fault
+			err = errAlone // of ids that nobody else has, one is taken
 		}
 		return err
 	})
-	end := isStored
 	if err == nil {
 		s.ring()
-	} else if end = goesAlone; sent {
-		end = goesAfter
 	}
-	for _, c := range crew {
-		c.created = b.created
-		c.told <- end
-	}
-	return err == nil, sent
+	return sent, err
 }
 
-// join waits until it is known what becomes of b, or ctx ends.
+// join waits for the lead, or for the end of the statement that another has made for all.
 func (c *company) join(ctx context.Context, b *batch) fate {
 	c.mu.Lock()
 	if !c.led {
 		c.led = true
 		c.mu.Unlock()
-		return leads
+		return fate{leads: true}
 	}
 	me := &companion{b, make(chan fate, 1)}
 	c.waiting = append(c.waiting, me)
 	c.mu.Unlock()
+	timer := time.NewTimer(companyWait)
+	defer timer.Stop()
 	select {
 	case end := <-me.told:
 		return end
 	case <-ctx.Done():
+	case <-timer.C:
 	}
 	c.mu.Lock()
-	before := len(c.waiting)
-	c.waiting = slices.DeleteFunc(c.waiting, func(o *companion) bool { return o == me })
-	left := len(c.waiting) < before
-	c.mu.Unlock()
-	if left {
-		return goesAlone // which says that ctx has ended
+	i := slices.Index(c.waiting, me)
+	if i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
 	}
-	return <-me.told
+	c.mu.Unlock()
+	if i < 0 {
+		return <-me.told
+	}
+	return fate{err: errAlone}
 }
 
 // gather takes those who wait. Who were stored together come back together, so it gives them a moment.
-func (c *company) gather() (crew []*companion) {
+func (c *company) gather(leader *batch) (crew []*companion) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for tries := 0; 1+len(c.waiting) < c.expect && tries < 16; tries++ {
@@ -328,21 +331,32 @@ func (c *company) gather() (crew []*companion) {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	n := min(len(c.waiting), companyMost)
+	n := 0
+	for bytes := leader.bytes(); n < len(c.waiting) && 1+n < companyMost && bytes < companyBytes; n++ {
+		bytes += c.waiting[n].bytes()
+	}
 	crew, c.waiting = slices.Clone(c.waiting[:n]), slices.Delete(c.waiting, 0, n)
 	c.expect = 1 + n
 	return crew
 }
 
-// handOn gives the lead to the next.
-func (c *company) handOn() {
+// handOn gives the lead to the next; after an error everybody who waits goes alone, at once.
+func (c *company) handOn(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err != nil {
+		for _, o := range c.waiting {
+			o.told <- fate{err: errAlone}
+		}
+		c.waiting = nil
+	}
 	if c.led = len(c.waiting) > 0; c.led {
-		c.waiting[0].told <- leads
+		c.waiting[0].told <- fate{leads: true}
 		c.waiting = slices.Delete(c.waiting, 0, 1)
 	}
 }
+
+func (b *batch) bytes() int { return len(b.args[0]) + len(b.kwargs[0]) }
 
 // add makes one batch of several calls'.
 func (b *batch) add(o *batch) {
@@ -690,11 +704,7 @@ func (s *Storage) MarkFailed(ctx context.Context, job *pinion.Job, cause error, 
 
 // DeadLetter gives a job up; see [pinion.Storage].
 func (s *Storage) DeadLetter(ctx context.Context, job *pinion.Job, cause error) error {
-	attempts := job.Attempts
-	if unrun, ok := errors.AsType[*pinion.AttemptsError](cause); ok {
-		attempts = unrun.Attempts
-	}
-	return s.bury(ctx, job, cause, attempts)
+	return s.bury(ctx, job, cause, pinion.AttemptsOf(job, cause))
 }
 
 func (s *Storage) bury(ctx context.Context, job *pinion.Job, cause error, attempts int) error {

@@ -79,9 +79,9 @@ type Options struct {
 	// Schema is where the tables are, at most 50 bytes ["pinion"]. The URL may say it, too: ?pinion_schema=name.
 	Schema string
 	// MaxConns bounds the connections of this process, beside the one that listens [10]. A worker needs about
-	// four, however many slots it has, those who enqueue job by job share one, and each batch that is enqueued
-	// needs one; what is not needed is not opened. The URL may say it, too: ?pool_max_conns=n, and with it whatever
-	// pgxpool knows.
+	// four, however many slots it has. Those who enqueue single jobs without an ID or a Key of their own share one,
+	// and every other Enqueue at the same time needs one; what is not needed is not opened. The URL may say it,
+	// too: ?pool_max_conns=n, and with it whatever pgxpool knows.
 	MaxConns int
 	// Retention is how long finished jobs are kept before running workers prune them [24h]; negative: for ever.
 	Retention time.Duration
@@ -127,7 +127,7 @@ const (
 	patience    = 10 * time.Second     // for which a verb is tried again
 	callMost    = 30 * time.Second     // that one try may take
 	notifyPause = 2 * time.Millisecond // between two NOTIFYs of a process
-	lookPause   = time.Millisecond     // between two looks of a process, for each job but one that the last has found
+	lookPause   = time.Millisecond     // between two looks of a process, while there are rings; see await
 	lookMost    = 4 * lookPause
 	maxName     = 1 << 10 // bytes of what an index finds: a third of what one of its rows may hold
 )
@@ -232,21 +232,23 @@ type verb func(ctx context.Context, conn *pgx.Conn, again bool) error
 
 // read tries a verb that writes nothing, while ctx is live.
 func (s *Storage) read(ctx context.Context, name string, v verb) error {
-	return s.do(ctx, name, false, false, v)
+	return s.do(ctx, name, false, false, time.Now(), v)
 }
 
 // write tries a verb that writes in one transaction. Once that has been sent, ctx no longer matters.
 func (s *Storage) write(ctx context.Context, name string, v verb) error {
-	return s.do(ctx, name, true, false, v)
+	return s.do(ctx, name, true, false, time.Now(), v)
 }
 
-func (s *Storage) do(ctx context.Context, name string, writes, again bool, v verb) error {
+// do tries a verb that has been on its way since start; again says that it may have been committed already.
+func (s *Storage) do(ctx context.Context, name string, writes, again bool, start time.Time, v verb) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	first := time.Now()
 	for tries := 0; ; tries++ {
-		if s.isClosed() {
+		if s.isClosed() && again && writes {
+			return unknown(name, pinion.ErrClosed)
+		} else if s.isClosed() {
 			return pinion.ErrClosed
 		}
 		sent, retry, err := s.try(ctx, writes, again, v)
@@ -256,18 +258,22 @@ func (s *Storage) do(ctx context.Context, name string, writes, again bool, v ver
 		if again = again || sent; again && writes {
 			ctx = context.WithoutCancel(ctx)
 		}
-		if time.Since(first) > patience || !s.pause(ctx, backoff(tries)) {
+		if time.Since(start) > patience || !s.pause(ctx, backoff(tries)) {
 			if s.isClosed() {
 				err = pinion.ErrClosed
 			} else if ctx.Err() != nil {
 				err = fmt.Errorf("%w: %w", ctx.Err(), err)
 			}
 			if again && writes {
-				err = fmt.Errorf("pinion: %s: it is not known whether this was done: %w", name, err)
+				err = unknown(name, err)
 			}
 			return wrap(name, err)
 		}
 	}
+}
+
+func unknown(name string, err error) error {
+	return fmt.Errorf("pinion: %s: it is not known whether this was done: %w", name, err)
 }
 
 // try runs a verb once. sent says that it may have been committed although there is an error, retry that another

@@ -117,8 +117,12 @@ func (s *Storage) await(ctx context.Context, l *line, names []string) error {
 	defer timer.Stop()
 	select {
 	case <-l.rung:
-		// While jobs keep coming, they are claimed several at a time, and looking takes half of the time at most.
-		pause := max(min(time.Duration(l.found-1)*lookPause, lookMost), l.took)
+		// While jobs keep coming, they are claimed several at a time, and looking takes half of the time at most. One
+		// job that came alone is no reason to let the next wait; rings for nothing, of another queue's jobs, are.
+		pause := max(lookPause, l.took)
+		if l.found > 0 {
+			pause = max(min(time.Duration(l.found-1)*lookPause, lookMost), l.took)
+		}
 		if soon := pause - time.Since(l.looked); soon > 0 && !s.pause(ctx, soon) {
 			return ctx.Err()
 		}

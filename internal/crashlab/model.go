@@ -394,7 +394,7 @@ func causeOf(step Step) error {
 	case "":
 		return nil
 	case "used up":
-		return fmt.Errorf("no more: %w", &pinion.AttemptsError{Attempts: 7, Claims: 8})
+		return fmt.Errorf("no more: %w", &pinion.AttemptsError{Attempts: 1, Claims: 8})
 	}
 	return errors.New(step.Cause)
 }

@@ -215,7 +215,7 @@ func (m *reference) deadLetter(job *pinion.Job, cause error) (lost []int, cancel
 		m.finish(e, pinion.StatusFailed)
 		e.Error = storedError(cause)
 		if unrun, ok := errors.AsType[*pinion.AttemptsError](cause); ok {
-			e.Attempts = unrun.Attempts
+			e.Attempts = min(e.Attempts, unrun.Attempts)
 		}
 		m.deaths++
 		e.death = m.deaths
