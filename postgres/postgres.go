@@ -246,13 +246,16 @@ func (s *Storage) do(ctx context.Context, name string, writes, again bool, start
 		return err
 	}
 	for tries := 0; ; tries++ {
-		if s.isClosed() && again && writes {
-			return unknown(name, pinion.ErrClosed)
-		} else if s.isClosed() {
-			return pinion.ErrClosed
+		sent, retry, err := false, false, pinion.ErrClosed
+		if !s.isClosed() {
+			sent, retry, err = s.try(ctx, writes, again, v)
 		}
-		sent, retry, err := s.try(ctx, writes, again, v)
-		if err == nil || !retry {
+		switch {
+		case err == nil:
+			return nil
+		case !retry && again && writes && !errors.Is(err, pinion.ErrDuplicate): // which would have been found to be itself
+			return unknown(name, err)
+		case !retry:
 			return wrap(name, err)
 		}
 		if again = again || sent; again && writes {
