@@ -128,7 +128,7 @@ const (
 	callMost    = 30 * time.Second     // that one try may take
 	notifyPause = 2 * time.Millisecond // between two NOTIFYs of a process
 	lookPause   = time.Millisecond     // between two looks of a process, while there are rings; see await
-	lookMost    = 4 * lookPause
+	lookMost    = 8 * lookPause
 	maxName     = 1 << 10 // bytes of what an index finds: a third of what one of its rows may hold
 )
 
