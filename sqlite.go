@@ -630,28 +630,23 @@ func (s *SQLiteStorage) await() bool {
 			continue
 		}
 		pause, due := s.untilLook()
-		timer, wake, kicked, woken := time.NewTimer(pause), w.watch.wake(), false, false
+		timer, wake := time.NewTimer(pause), w.watch.wake()
 		s.turn.Unlock()
 		select {
 		case <-s.kick:
-			kicked = true
+			s.turn.Lock()
 		case <-wake:
-			woken = true
-		case <-timer.C:
-		}
-		timer.Stop()
-		s.turn.Lock()
-		switch {
-		case kicked:
-		case woken:
+			s.turn.Lock()
 			// A look at once would come too early: the last event of a commit precedes its end. Taking the write
 			// lock waits for that end.
 			w.look = true
-		default:
+		case <-timer.C:
+			s.turn.Lock()
 			version := integer(w.value("PRAGMA data_version"))
 			w.look = due || w.err != nil || version != w.version || s.moved(3) != nil
 			w.version = version
 		}
+		timer.Stop()
 	}
 }
 
