@@ -380,14 +380,13 @@ func (s *MemoryStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job
 
 // MarkFailed implements [Storage].
 func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
-	return ofOne(s.held(ctx, []*Job{job}, StatusPending, func(rec *record, _ *Job) {
-		rec.err, rec.runAt = ErrorText(cause), micros(retryAt)
-	}))
+	text := ErrorText(cause) // not under the lock: it is somebody else's code
+	return ofOne(s.held(ctx, []*Job{job}, StatusPending, func(rec *record, _ *Job) { rec.err, rec.runAt = text, micros(retryAt) }))
 }
 
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	attempts, text := AttemptsOf(job, cause), ErrorText(cause) // not under the lock: it is somebody else's code
+	attempts, text := AttemptsOf(job, cause), ErrorText(cause)
 	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) { rec.attempts, rec.err = attempts, text }))
 }
 

@@ -390,22 +390,27 @@ func (q *session) rows(query string, args ...any) iter.Seq[[]any] {
 	}
 }
 
-// each is for the query of a session that is database/sql's.
-func each(rows *sql.Rows, err error, yield func([]any) bool) error {
-	if err != nil {
-		return err
-	}
-	columns, err := rows.Columns()
-	v, targets := make([]any, len(columns)), make([]any, len(columns))
-	for i := range v {
-		targets[i] = &v[i]
-	}
-	for err == nil && rows.Next() {
-		if err = rows.Scan(targets...); err == nil && !yield(v) {
-			break
+// queries makes the query of a session of a database or a transaction of database/sql.
+func queries(ctx context.Context, db interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}) func(query string, args []any, yield func([]any) bool) error {
+	return func(query string, args []any, yield func([]any) bool) error {
+		rows, err := db.QueryContext(ctx, query, args...)
+		if err != nil {
+			return err
 		}
+		columns, err := rows.Columns()
+		v, targets := make([]any, len(columns)), make([]any, len(columns))
+		for i := range v {
+			targets[i] = &v[i]
+		}
+		for err == nil && rows.Next() {
+			if err = rows.Scan(targets...); err == nil && !yield(v) {
+				break
+			}
+		}
+		return cmp.Or(err, rows.Err(), rows.Close())
 	}
-	return cmp.Or(err, rows.Err(), rows.Close())
 }
 
 // value returns the first value of a query's first row, or nil.
@@ -443,16 +448,21 @@ var (
 
 // do has verb run in a transaction. Its error is that of the COMMIT, unless ctx ends before verb has begun.
 func (s *SQLiteStorage) do(ctx context.Context, name string, verb func()) error {
+	return s.doCall(ctx, name, &call{verb: verb})
+}
+
+func (s *SQLiteStorage) doCall(ctx context.Context, name string, c *call) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return wrap(name, s.submit(ctx, &call{verb: verb, answer: make(chan error, 1)}))
+	return wrap(name, s.submit(ctx, c))
 }
 
 func (s *SQLiteStorage) submit(ctx context.Context, c *call) error {
 	if s.opts.ReadOnly {
 		return errReadOnly
 	}
+	c.answer = make(chan error, 1)
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -706,12 +716,16 @@ func (s *SQLiteStorage) transact() {
 	for more := true; more; more = len(ran) < w.expect && w.yield() {
 		calls := s.take()
 		for i, c := range calls {
-			if c.verb == nil {
-				w.waiting, w.look, w.idle = append(w.waiting, c), true, false
-				continue
-			}
 			if c.row != nil && len(w.waiting) == 0 {
 				ran, together = append(ran, c), append(together, c)
+				continue
+			}
+			if c.verb == nil || c.producer { // which is to find, or to follow, what came before it
+				w.insertTogether(together)
+				together = nil
+			}
+			if c.verb == nil {
+				w.waiting, w.look, w.idle = append(w.waiting, c), true, false
 				continue
 			}
 			if w.run(c.verb); w.err != nil {
@@ -878,7 +892,7 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		return cmp.Or(ctx.Err(), s.reader(ctx).err)
 	}
 	var duplicate error
-	c := &call{producer: true, answer: make(chan error, 1), verb: func() {
+	c := &call{producer: true, verb: func() {
 		s.w.insert(rows)
 		if duplicate = nil; errors.Is(s.w.err, ErrDuplicate) {
 			if duplicate = s.w.err; len(rows) == 1 {
@@ -889,9 +903,7 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	if len(rows) == 1 && jobs[0].ID == "" && jobs[0].Key == "" {
 		c.row = &rows[0]
 	}
-	if err = ctx.Err(); err == nil {
-		err = wrap("enqueue", s.submit(ctx, c))
-	}
+	err = s.doCall(ctx, "enqueue", c)
 	if duplicate != nil {
 		return duplicate
 	}
@@ -1029,10 +1041,7 @@ func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job)
 		return err
 	}
 	unbroken := context.WithoutCancel(ctx) // an interrupted INSERT would end the user's transaction
-	q := &session{query: func(query string, args []any, yield func([]any) bool) error {
-		rows, err := tx.QueryContext(unbroken, query, args...)
-		return each(rows, err, yield)
-	}}
+	q := &session{query: queries(unbroken, tx)}
 	q.change = func(query string, args []any) (sql.Result, error) {
 		for {
 			res, err := tx.ExecContext(unbroken, query, args...)
@@ -1090,7 +1099,7 @@ func (s *SQLiteStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 		names[i] = cmp.Or(name, defaultQueue)
 	}
 	slices.Sort(names)
-	c := &call{worker: WorkerName(ctx), queues: slices.Compact(names), slots: slots, max: max, answer: make(chan error, 1)}
+	c := &call{worker: WorkerName(ctx), queues: slices.Compact(names), slots: slots, max: max}
 	ended := ctx.Err()
 	if c.once = ended != nil || slots == 0; ended != nil {
 		// Whoever asks for what is due at once gets it, but does not wait long for a lock.
@@ -1413,10 +1422,7 @@ func (s *SQLiteStorage) reader(ctx context.Context) *session {
 	moved := s.moved(3) // also the log: a connection that is opened now would keep the wrong one
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	q := &session{err: moved, query: func(query string, args []any, yield func([]any) bool) error {
-		rows, err := s.readers.QueryContext(ctx, query, args...)
-		return each(rows, err, yield)
-	}}
+	q := &session{err: moved, query: queries(ctx, s.readers)}
 	if s.closed {
 		q.err = ErrClosed
 	}

@@ -1144,6 +1144,26 @@ func TestEachOfTheProducersThatShareAStatementGetsWhatItStored(t *testing.T) {
 	})
 }
 
+func TestCallsThatShareATransactionMeetInTheOrderInWhichTheyCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		var claimed []*Job
+		n := blocked(t, path,
+			func() { mustEnqueue(t, s, NewJob("a")) },
+			func() { mustEnqueue(t, s, &Job{Task: "b", Key: "k"}) },
+			func() { mustEnqueue(t, s, NewJob("c")) },
+			func() { claimed, _ = s.Dequeue(t.Context(), 1) },
+			func() { mustEnqueue(t, s, NewJob("d")) },
+		)
+		if got := tasksOf(claimed); got != "a" || n != 1 {
+			t.Errorf("claimed %q in %d transactions, want what came first, in one", got, n)
+		}
+		if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "a b c d" {
+			t.Errorf("the jobs stand in the order %q", got)
+		}
+	})
+}
+
 func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
