@@ -336,7 +336,7 @@ func (s *shift) claimAll(ctx, writes context.Context) {
 		s.dispatch(writes, slots, ahead, jobs)
 		switch {
 		case err == nil && len(jobs) > 0, ctx.Err() != nil:
-		case last && (err == nil || impatient):
+		case last && slots > 0 && (err == nil || impatient): // without a slot, what was claimed before would not be had
 			return
 		case err == nil, impatient:
 		case s.drain, errors.Is(err, ErrClosed):

@@ -702,6 +702,45 @@ func TestDrainWaitsForItsOwnRetriesWhileOtherJobsRun(t *testing.T) {
 	}
 }
 
+// whenDone is a context that calls hook when it is first asked for its Done.
+type whenDone struct {
+	context.Context
+	hook func()
+}
+
+func (c whenDone) Done() <-chan struct{} {
+	c.hook()
+	return c.Context.Done()
+}
+
+// All slots become free after it was decided to claim ahead of them; but the next job, which was claimed before, is not to
+// be had ahead.
+func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		t.enqueue("old")
+		if err := t.storage.MarkFailed(t.Context(), mustDequeue(t.T, t.storage, 1)[0], errTask, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		s, err := workerOf(t.storage).newShift(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.known, s.held = true, len(s.slots)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		hooked := whenDone{ctx, sync.OnceFunc(func() { s.count(-len(s.slots), 0) })}
+		ended := make(chan struct{})
+		go func() { s.claimAll(hooked, ctx); close(ended) }()
+		synctest.Wait()
+		if s.mu.Lock(); len(s.ready) != 1 {
+			t.Errorf("%d jobs were claimed, want the one that is due", len(s.ready))
+		}
+		s.mu.Unlock()
+		cancel()
+		<-ended
+	})
+}
+
 func TestDrainRunsWhatFallsDueWhileItRunsAndLeavesTheRest(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start := time.Now()
