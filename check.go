@@ -262,6 +262,9 @@ var storageRules = []struct {
 		taken := func(job *Job, want DuplicateError) {
 			got, _ := errors.AsType[*DuplicateError](c.Enqueue(c.ctx, job))
 			c.equal("duplicate", got, &want)
+			batch := slices.Insert([]*Job{{Task: "b"}, {Task: "b"}, {Task: "b"}, {Task: "b"}, {Task: "b"}, {Task: "b"}, {Task: "b"}}, 5, job)
+			got, _ = errors.AsType[*DuplicateError](c.Enqueue(c.ctx, batch...))
+			c.equal("duplicate in a batch", got, &want)
 		}
 		c.add(&Job{ID: "1", Task: "a", Key: "k"})
 		taken(&Job{Task: "b", Key: "k"}, DuplicateError{"1", "k"})
