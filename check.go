@@ -376,6 +376,19 @@ var storageRules = []struct {
 		lost, err = c.MarkDone(c.ctx, good, held)
 		c.ok(err)
 		c.equal("jobs lost when done already", tasks(lost), "b")
+		for _, task := range strings.Split("abcdefgh", "") {
+			c.add(NewJob(task))
+		}
+		jobs := c.take(8) // under one claim, perhaps
+		c.done(jobs[2])
+		for _, verb := range []func(context.Context, ...*Job) ([]*Job, error){c.Heartbeat, c.MarkDone} {
+			lost, err = verb(c.ctx, jobs...)
+			c.ok(err)
+			c.equal("jobs lost of a claim", tasks(lost), "c")
+		}
+		lost, err = c.MarkDone(c.ctx, jobs...)
+		c.ok(err)
+		c.equal("jobs lost of a claim that is done", len(lost), len(jobs))
 	}},
 	{"ReapStale takes back the jobs whose last heartbeat is too old, and no others", func(c *checker) {
 		for visibility := 10 * time.Millisecond; ; visibility *= 2 {

@@ -1,6 +1,7 @@
 package pinion
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
@@ -962,18 +963,25 @@ var insertRows = func() (queries [perStatement + 1]string) {
 }()
 
 // alike reports whether two rows differ only in what insertAlike binds anew.
-func (r *newRow) alike(o *newRow) bool {
+func (r newRow) alike(o newRow) bool {
 	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.createdAt == o.createdAt && r.runAt == o.runAt
+}
+
+// inOneStatement is how many of the first rows may share one, which only those may that are alike: a power of two, so that
+// there are few statements.
+func inOneStatement[T any](rows []T, most int, alike func(a, b T) bool) int {
+	n := 1
+	for 2*n <= min(most, len(rows)) && !slices.ContainsFunc(rows[n:2*n], func(o T) bool { return !alike(rows[0], o) }) {
+		n *= 2
+	}
+	return n
 }
 
 // insertPending works on the writer and in a transaction of the user's. After an error some rows may be written.
 func (q *session) insertPending(rows []newRow, now time.Time) {
 	args := make([]any, 0, 6+4*perStatement)
 	for len(rows) > 0 {
-		r, n := &rows[0], 1
-		for n < perStatement && 2*n <= len(rows) && !slices.ContainsFunc(rows[n:2*n], func(o newRow) bool { return !r.alike(&o) }) {
-			n *= 2
-		}
+		r, n := &rows[0], inOneStatement(rows, perStatement, newRow.alike)
 		args = append(args[:0], r.job.Task, r.queue, r.job.Priority, r.createdAt, r.runAt, r.runAt > seconds(now))
 		for _, r := range rows[:n] {
 			args = append(args, r.id, r.args, r.kwargs, r.key)
@@ -1270,17 +1278,43 @@ const (
 	cancelRow  = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1`
 )
 
-// claimed runs a statement for each job that is still under its claim, and returns the other jobs.
+// underClaims are underClaim for several ids; the + keeps the planner on these, for there are more jobs of one claim.
+var underClaims = func() (conditions [perStatement + 1]string) {
+	for n := 1; n <= perStatement; n *= 2 {
+		conditions[n] = ` WHERE id IN (?` + strings.Repeat(`, ?`, n-1) + `) AND +status='RUNNING' AND +claim=? AND attempts=?`
+	}
+	return conditions
+}()
+
+var errSomeLost = errors.New("some jobs are no longer under their claims")
+
+// claimed runs a statement for the jobs that are still under their claims, and returns the others. Neighbours that differ
+// in their ids alone, as most do that were claimed together, share a statement, which does not tell the lost from the others:
+// if there are any, all is rolled back and goes one by one.
 func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, update string, args func(*Job) []any) (lost []*Job, err error) {
-	update += underClaim
-	err = s.do(ctx, name, func() {
-		lost = nil
-		for _, job := range jobs {
-			if s.w.exec(update, append(args(job), job.ID, job.Claim, job.Attempts)...) == 0 {
-				lost = append(lost, job)
+	for most := perStatement; ; most = 1 {
+		err = s.do(ctx, name, func() {
+			lost = nil
+			for rest := jobs; len(rest) > 0; {
+				n := inOneStatement(rest, most, func(a, b *Job) bool {
+					return a.Claim == b.Claim && a.Attempts == b.Attempts && bytes.Equal(a.Result, b.Result)
+				})
+				bound := args(rest[0])
+				for _, job := range rest[:n] {
+					bound = append(bound, job.ID)
+				}
+				if changed := s.w.exec(update+underClaims[n], append(bound, rest[0].Claim, rest[0].Attempts)...); changed < n && n > 1 {
+					s.w.fail(errSomeLost)
+				} else if changed < n {
+					lost = append(lost, rest[0])
+				}
+				rest = rest[n:]
 			}
+		})
+		if !errors.Is(err, errSomeLost) {
+			break
 		}
-	})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -1314,7 +1348,7 @@ func (s *SQLiteStorage) letGo(ctx context.Context, name string, jobs []*Job, upd
 
 // MarkDone records success; see [Storage].
 func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "mark done", jobs, `UPDATE jobs SET status='SUCCESS', finished_at=?, result=?`, func(job *Job) []any {
+	return s.claimed(ctx, "mark done", jobs, `UPDATE OR FAIL jobs SET status='SUCCESS', finished_at=?, result=?`, func(job *Job) []any {
 		if job.Result == nil {
 			return []any{seconds(s.w.now), nil}
 		}
@@ -1340,7 +1374,7 @@ func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) e
 
 // Heartbeat prolongs claims; see [Storage].
 func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "heartbeat", jobs, `UPDATE jobs SET heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
+	return s.claimed(ctx, "heartbeat", jobs, `UPDATE OR FAIL jobs SET heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
 }
 
 // Release gives claims back; see [Releaser].
