@@ -537,12 +537,14 @@ type writer struct {
 	checked time.Time // when the -wal and -shm were last looked for
 
 	// Of the transaction under way:
-	now    time.Time
-	look   bool // something may have become due for those who wait
-	idle   bool // it has been seen that nothing is due for those who wait
-	expect int  // how many verbs the last transaction had
-	yields int  // for more verbs
-	busy   int  // transactions to come that are not to yield
+	now     time.Time
+	look    bool  // something may have become due for those who wait
+	asked   bool  // a claim has come that has not been served
+	sighted bool  // there is what is there, unless look says otherwise
+	there   sight // by the last glance
+	expect  int   // how many verbs the last transaction had
+	yields  int   // for more verbs
+	busy    int   // transactions to come that are not to yield
 }
 
 // statement is one of the driver's, prepared once, as preparing costs more than running.
@@ -712,12 +714,12 @@ func (s *SQLiteStorage) take() []*call {
 // transaction with it: it gets its error, and its neighbours run again without it.
 func (s *SQLiteStorage) transact() {
 	w := &s.w
-	w.now, w.idle, w.yields = time.Now(), false, 0
+	w.now, w.sighted, w.yields = time.Now(), false, 0
 	var ran, together []*call
 	for more := true; more; more = len(ran) < w.expect && w.yield() {
 		calls := s.take()
 		for i, c := range calls {
-			if c.row != nil && len(w.waiting) == 0 {
+			if c.row != nil {
 				ran, together = append(ran, c), append(together, c)
 				continue
 			}
@@ -726,7 +728,7 @@ func (s *SQLiteStorage) transact() {
 				together = nil
 			}
 			if c.verb == nil {
-				w.waiting, w.look, w.idle = append(w.waiting, c), true, false
+				w.waiting, w.asked = append(w.waiting, c), true
 				continue
 			}
 			if w.run(c.verb); w.err != nil {
@@ -848,18 +850,19 @@ type newRow struct {
 	args, kwargs     string
 	created          time.Time
 	createdAt, runAt float64
-	key              any // nil or string
+	key              any   // nil or string
+	to               *call // the claim that gets it at once; nil: it becomes PENDING
 }
 
-func newRows(jobs []*Job) ([]newRow, error) {
-	rows, now := make([]newRow, len(jobs)), microTime(time.Now())
+func newRows(jobs []*Job) ([]*newRow, error) {
+	rows, now := make([]*newRow, len(jobs)), microTime(time.Now())
 	ids, keys := make(map[string]bool), make(map[string]string) // those that the callers chose, to find them twice
 	for i, job := range jobs {
 		args, kwargs, err := job.EncodeArgs()
 		if err != nil {
 			return nil, err
 		}
-		r := newRow{job, cmp.Or(job.ID, NewID()), cmp.Or(job.Queue, defaultQueue), args, kwargs, now, seconds(now), seconds(job.RunAt), nil}
+		r := &newRow{job, cmp.Or(job.ID, NewID()), cmp.Or(job.Queue, defaultQueue), args, kwargs, now, seconds(now), seconds(job.RunAt), nil, nil}
 		if job.ID != "" {
 			if ids[job.ID] {
 				return nil, &DuplicateError{ID: job.ID}
@@ -878,7 +881,7 @@ func newRows(jobs []*Job) ([]newRow, error) {
 }
 
 // accept fills in the callers' jobs.
-func accept(rows []newRow) {
+func accept(rows []*newRow) {
 	for _, r := range rows {
 		r.job.accepted(r.id, r.queue, r.created)
 	}
@@ -894,7 +897,7 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	}
 	var duplicate error
 	c := &call{producer: true, verb: func() {
-		s.w.insert(rows)
+		s.w.insert(rows, len(rows) == 1) // of several, the claims choose by priority
 		if duplicate = nil; errors.Is(s.w.err, ErrDuplicate) {
 			if duplicate = s.w.err; len(rows) == 1 {
 				s.w.err = nil // one statement, which wrote nothing: no reason to roll back
@@ -902,7 +905,7 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		}
 	}}
 	if len(rows) == 1 && jobs[0].ID == "" && jobs[0].Key == "" {
-		c.row = &rows[0]
+		c.row = rows[0]
 	}
 	err = s.doCall(ctx, "enqueue", c)
 	if duplicate != nil {
@@ -914,57 +917,96 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	return err
 }
 
-// insert stores rows as PENDING. A single one becomes RUNNING at once if a claim waits for it and nothing else is
-// due for that claim, which saves the claim its own statements.
-func (w *writer) insert(rows []newRow) {
-	if r := &rows[0]; len(rows) == 1 && len(w.waiting) > 0 && r.runAt <= seconds(w.now) {
-		if !w.idle {
+// insert stores rows, and gives those that it may to claims that wait.
+func (w *writer) insert(rows []*newRow, give bool) {
+	for _, r := range rows {
+		r.to = nil // the transaction may have been begun before
+	}
+	if give {
+		w.give(rows)
+	}
+	w.insertRows(rows, w.now)
+	for _, r := range rows {
+		if r.to == nil {
 			w.look = true
-			w.serve()
+		} else if w.err != nil {
+			r.to.jobs = r.to.jobs[:len(r.to.jobs)-1]
 		}
-		for _, c := range w.waiting {
-			if !c.full && len(c.jobs) < c.max && (len(c.queues) == 0 || slices.Contains(c.queues, r.queue)) {
-				w.insertRunning(r, c)
-				return
-			}
-		}
-	}
-	w.look = true
-	w.insertPending(rows, w.now)
-}
-
-func (w *writer) insertRunning(r *newRow, c *call) {
-	job := &Job{ID: r.id, Task: r.job.Task, Queue: r.queue, Priority: r.job.Priority, RunAt: fromSeconds(r.runAt), Key: r.job.Key,
-		Status: StatusRunning, Attempts: 1, Claim: w.now.UnixMicro(), Worker: c.worker, CreatedAt: r.created, HeartbeatAt: microTime(w.now)}
-	w.fail(job.DecodeArgs(r.args, r.kwargs))
-	w.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, run_at, key, claim, heartbeat_at, worker)
-		VALUES (?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?, ?, ?, ?, ?)`, r.id, r.job.Task, r.args, r.kwargs, r.createdAt, r.queue, r.job.Priority,
-		r.runAt, r.key, job.Claim, seconds(w.now), c.worker)
-	w.nameDuplicate([]newRow{*r})
-	if w.err == nil {
-		c.jobs = append(c.jobs, job)
 	}
 }
 
-// A failed statement is the end of its transaction or savepoint here. So the statements of several rows say OR FAIL: by
-// default SQLite would copy each page that they touch, to undo this statement alone, which is up to a quarter of the time.
-const (
-	insertInto   = `INSERT OR FAIL INTO jobs (func_name, queue, priority, created_at, run_at, future, id, args, kwargs, key, status, attempts) VALUES `
-	insertFirst  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
-	insertAlike  = `, (?1, ?2, ?3, ?4, ?5, ?6, ?, ?, ?, ?, 'PENDING', 0)` // binding less is an eighth of the time of a batch
-	perStatement = 8                                                      // rows; that is 40 % faster than one, and more adds little
-)
+// give finds claims for jobs that are due now, one after the other, if nothing else is due for these claims. Such a job
+// becomes RUNNING as it is stored, which saves the claim its own statements.
+func (w *writer) give(rows []*newRow) {
+	if len(w.waiting) == 0 {
+		return
+	}
+	w.look = w.look || !w.sighted
+	w.serve()
+	for _, r := range rows {
+		found := slices.IndexFunc(w.waiting, func(c *call) bool {
+			return r.runAt <= seconds(w.now) && !c.full && len(c.jobs) < c.max && (len(c.queues) == 0 || slices.Contains(c.queues, r.queue))
+		})
+		if found < 0 {
+			continue
+		}
+		r.to = w.waiting[found]
+		job := &Job{ID: r.id, Task: r.job.Task, Queue: r.queue, Priority: r.job.Priority, RunAt: fromSeconds(r.runAt), Key: r.job.Key,
+			Status: StatusRunning, Attempts: 1, Claim: w.now.UnixMicro(), Worker: r.to.worker, CreatedAt: r.created, HeartbeatAt: microTime(w.now)}
+		w.fail(job.DecodeArgs(r.args, r.kwargs))
+		r.to.jobs = append(r.to.jobs, job)
+	}
+}
 
-var insertRows = func() (queries [perStatement + 1]string) {
+// perStatement is how many rows go into one statement, which is 40 % faster than one row each; more add little.
+const perStatement = 8
+
+// insertKind is what the text of an INSERT depends on.
+type insertKind struct {
+	rows           int // that differ in their own columns only
+	plain, running bool
+}
+
+var insertions = func() (of map[insertKind]string) {
+	of = make(map[insertKind]string)
 	for n := 1; n <= perStatement; n *= 2 {
-		queries[n] = insertInto + insertFirst + strings.Repeat(insertAlike, n-1)
+		for i := range 4 {
+			kind := insertKind{n, i&1 != 0, i&2 != 0}
+			of[kind] = kind.statement()
+		}
 	}
-	return queries
+	return of
 }()
 
-// alike reports whether two rows differ only in what insertAlike binds anew.
-func (r newRow) alike(o newRow) bool {
-	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.createdAt == o.createdAt && r.runAt == o.runAt
+// statement binds no more than it must: what the text holds, or a column's default, need not be bound, which would be a
+// tenth of the time of a batch. It says OR FAIL, because after an error here its whole transaction or savepoint is rolled
+// back: by default SQLite would copy each page that it changes, to undo it alone, which is up to a quarter of the time.
+func (k insertKind) statement() string {
+	shared, own, rest, values := []string{"func_name", "queue", "created_at"}, "id, args", "status, attempts", ", 'PENDING', 0"
+	if k.running {
+		shared, values = append(shared, "claim", "heartbeat_at", "worker"), ", 'RUNNING', 1"
+	}
+	if k.plain {
+		rest, values = rest+", kwargs", values+", '{}'"
+	} else {
+		shared, own = append(shared, "priority", "run_at", "future"), own+", kwargs, key"
+	}
+	first, next, bound := "", "", "?"+strings.Repeat(", ?", strings.Count(own, ","))
+	for i := range shared {
+		first, next = first+"?, ", next+fmt.Sprintf("?%d, ", i+1)
+	}
+	return "INSERT OR FAIL INTO jobs (" + strings.Join(shared, ", ") + ", " + own + ", " + rest + ") VALUES (" + first + bound + values + ")" +
+		strings.Repeat(", ("+next+bound+values+")", k.rows-1)
+}
+
+// plain reports whether a row is nothing but a task, its arguments and a queue, as most are.
+func (r *newRow) plain() bool {
+	return r.job.Priority == 0 && r.runAt == 0 && r.kwargs == "{}" && r.key == nil
+}
+
+// alike reports whether two rows differ only in what is their own.
+func (r *newRow) alike(o *newRow) bool {
+	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.createdAt == o.createdAt && r.runAt == o.runAt && r.to == o.to
 }
 
 // inOneStatement is how many of the first rows may share one, which only those may that are alike: a power of two, so that
@@ -977,38 +1019,46 @@ func inOneStatement[T any](rows []T, most int, alike func(a, b T) bool) int {
 	return n
 }
 
-// insertPending works on the writer and in a transaction of the user's. After an error some rows may be written.
-func (q *session) insertPending(rows []newRow, now time.Time) {
-	args := make([]any, 0, 6+4*perStatement)
+// insertRows works on the writer and in a transaction of the user's. After an error some rows may be written.
+func (q *session) insertRows(rows []*newRow, now time.Time) {
+	args := make([]any, 0, 9+4*perStatement)
 	for len(rows) > 0 {
-		r, n := &rows[0], inOneStatement(rows, perStatement, newRow.alike)
-		args = append(args[:0], r.job.Task, r.queue, r.job.Priority, r.createdAt, r.runAt, r.runAt > seconds(now))
-		for _, r := range rows[:n] {
-			args = append(args, r.id, r.args, r.kwargs, r.key)
+		r, n := rows[0], inOneStatement(rows, perStatement, (*newRow).alike)
+		kind := insertKind{n, !slices.ContainsFunc(rows[:n], func(o *newRow) bool { return !o.plain() }), r.to != nil}
+		args = append(args[:0], r.job.Task, r.queue, r.createdAt)
+		if kind.running {
+			args = append(args, now.UnixMicro(), seconds(now), r.to.worker)
 		}
-		q.exec(insertRows[n], args...)
+		if !kind.plain {
+			args = append(args, r.job.Priority, r.runAt, r.runAt > seconds(now))
+		}
+		for _, r := range rows[:n] {
+			if args = append(args, r.id, r.args); !kind.plain {
+				args = append(args, r.kwargs, r.key)
+			}
+		}
+		q.exec(insertions[kind], args...)
 		q.nameDuplicate(rows[:n])
 		rows = rows[n:]
 	}
 }
 
-// insertTogether stores the jobs of producers who came at the same time, several in a statement.
+// insertTogether stores the jobs of producers who came at the same time.
 func (w *writer) insertTogether(calls []*call) {
 	if len(calls) == 0 {
 		return
 	}
-	w.look = true
 	last := slices.MaxFunc(calls, func(a, b *call) int { return a.row.created.Compare(b.row.created) }).row
-	rows := make([]newRow, len(calls))
+	rows := make([]*newRow, len(calls))
 	for i, c := range calls {
+		rows[i] = c.row
 		c.row.created, c.row.createdAt = last.created, last.createdAt // or no two would be alike
-		rows[i] = *c.row
 	}
-	w.insertPending(rows, w.now)
+	w.insert(rows, true)
 }
 
 // nameDuplicate turns the error of a refused INSERT into one that names the job in the way.
-func (q *session) nameDuplicate(rows []newRow) {
+func (q *session) nameDuplicate(rows []*newRow) {
 	refused := q.err
 	if !isCode(refused, codeConstraint) {
 		return
@@ -1074,7 +1124,7 @@ func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job)
 	}
 	q.exec("SAVEPOINT pinion")
 	if err = q.err; err == nil {
-		q.insertPending(rows, time.Now())
+		q.insertRows(rows, time.Now())
 		if err = q.err; err != nil {
 			q.err = nil
 			q.exec("ROLLBACK TO pinion")
@@ -1130,23 +1180,25 @@ func (s *SQLiteStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 
 // serve gives those who wait what is due, in the order in which they came.
 func (w *writer) serve() {
-	if !w.look || len(w.waiting) == 0 {
+	if !w.look && !w.asked || len(w.waiting) == 0 {
 		return
 	}
-	w.look, w.idle = false, true
-	there := w.glance()
-	if due, _ := there.due.(float64); there.due != nil && due <= seconds(w.now) {
-		w.exec(`UPDATE jobs SET future=0 WHERE rowid IN (SELECT rowid FROM jobs INDEXED BY jobs_future
-			WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1000)`, seconds(w.now))
-		there = w.glance()
+	if w.look || !w.sighted {
+		w.glance()
+		if due, _ := w.there.due.(float64); w.there.due != nil && due <= seconds(w.now) {
+			w.exec(`UPDATE jobs SET future=0 WHERE rowid IN (SELECT rowid FROM jobs INDEXED BY jobs_future
+				WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1000)`, seconds(w.now))
+			w.glance()
+		}
 	}
+	w.look, w.asked = false, false
 	for i, c := range w.waiting {
 		// What found nothing for one, finds nothing for the next; but a claim ahead must leave what the next may take.
 		if known := i > 0 && w.waiting[i-1].slots > 0 && len(w.waiting[i-1].jobs) == 0 && slices.Equal(w.waiting[i-1].queues, c.queues); !known && len(c.jobs) == 0 {
-			w.claim(c, there)
+			w.claim(c)
 		}
 	}
-	due, _ := there.due.(float64)
+	due, _ := w.there.due.(float64)
 	if w.nextDue = fromSeconds(due); seconds(w.nextDue) < due {
 		w.nextDue = w.nextDue.Add(time.Microsecond) // it is due only then: a look before would find nothing, over and over
 	}
@@ -1159,13 +1211,12 @@ type sight struct {
 }
 
 // glance asks in one statement what is mostly all there is to know.
-func (w *writer) glance() (there sight) {
+func (w *writer) glance() {
 	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue>='' AND queue<x'' ORDER BY queue `
 	for v := range w.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1), (SELECT run_at FROM jobs INDEXED BY jobs_future
 		WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1)`) {
-		there = sight{v[0], v[1], v[2]}
+		w.there, w.sighted = sight{v[0], v[1], v[2]}, true
 	}
-	return there
 }
 
 // head is the next ready job of one queue.
@@ -1183,8 +1234,8 @@ func (h head) compare(o head) int {
 // claim takes ready jobs of several queues, or of all, in the order of priority and age over them together. One
 // query with "queue IN (…)" or without a queue would sort the whole backlog; this seeks each queue's head in the
 // index and takes from the best queue for as long as it stays the best.
-func (w *writer) claim(c *call, there sight) {
-	heads := w.heads(c.queues, there)
+func (w *writer) claim(c *call) {
+	heads := w.heads(c.queues)
 	for len(heads) > 0 && len(c.jobs) < c.max && w.err == nil {
 		slices.SortFunc(heads, head.compare)
 		next := w.claimRun(c, heads)
@@ -1196,12 +1247,12 @@ func (w *writer) claim(c *call, there sight) {
 	}
 }
 
-func (w *writer) heads(queues []string, there sight) (heads []head) {
-	if there.first == nil {
+func (w *writer) heads(queues []string) (heads []head) {
+	if w.there.first == nil {
 		return nil
 	}
-	if len(queues) == 0 && there.first == there.last {
-		queues = []string{text(there.first)}
+	if len(queues) == 0 && w.there.first == w.there.last {
+		queues = []string{text(w.there.first)}
 	}
 	if len(queues) == 1 { // it has no rival, so its head need not be known
 		return []head{{queue: queues[0], rowid: math.MinInt64}}

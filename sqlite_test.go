@@ -1164,6 +1164,38 @@ func TestCallsThatShareATransactionMeetInTheOrderInWhichTheyCame(t *testing.T) {
 	})
 }
 
+// The job goes to the claim, then a neighbour fails, and by the time of the next try the claim is gone.
+func TestAJobGivenInATransactionThatFailsIsGivenAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		blocked(t, path,
+			func() {
+				if jobs, err := s.Dequeue(ctx, 1); len(jobs) > 0 || !errors.Is(err, context.Canceled) {
+					t.Errorf("Dequeue: %d jobs, %v; want none, for its ctx has ended", len(jobs), err)
+				}
+			},
+			func() { mustEnqueue(t, s, NewJob("a")) },
+			func() { mustEnqueue(t, s, &Job{Task: "b", Key: "k"}) }, // before which the first must be stored
+			func() {
+				err := s.do(t.Context(), "break", func() {
+					cancel()
+					for !s.w.waiting[0].gone.Load() {
+						runtime.Gosched()
+					}
+					s.w.fail(errTask)
+				})
+				if !errors.Is(err, errTask) {
+					t.Errorf("the neighbour: %v, want %v", err, errTask)
+				}
+			},
+		)
+		if got := listed(t, s.Jobs(t.Context(), Filter{Status: StatusPending})); got != "a b" {
+			t.Errorf("waiting are %q, want a and b", got)
+		}
+	})
+}
+
 func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
