@@ -953,7 +953,7 @@ func (w *writer) give(rows []*newRow) {
 		r.to = w.waiting[found]
 		job := &Job{ID: r.id, Task: r.job.Task, Queue: r.queue, Priority: r.job.Priority, RunAt: fromSeconds(r.runAt), Key: r.job.Key,
 			Status: StatusRunning, Attempts: 1, Claim: w.now.UnixMicro(), Worker: r.to.worker, CreatedAt: r.created, HeartbeatAt: microTime(w.now)}
-		w.fail(job.DecodeArgs(r.args, r.kwargs))
+		job.splitArgs(r.args, r.kwargs)
 		r.to.jobs = append(r.to.jobs, job)
 	}
 }
