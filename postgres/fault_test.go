@@ -233,6 +233,7 @@ type load struct {
 	storage *Storage
 	last    atomic.Int64
 	stop    chan struct{}
+	stored  chan struct{} // capacity 1: more has been acknowledged
 	all     sync.WaitGroup
 
 	mu      sync.Mutex // guards the rest
@@ -241,7 +242,7 @@ type load struct {
 }
 
 func startLoad(t *testing.T, url string, producers int) *load {
-	l := &load{t: t, storage: open(t, url, nil), stop: make(chan struct{}), acked: make(map[string]int)}
+	l := &load{t: t, storage: open(t, url, nil), stop: make(chan struct{}), stored: make(chan struct{}, 1), acked: make(map[string]int)}
 	for i := range producers {
 		l.all.Go(func() {
 			for {
@@ -273,6 +274,27 @@ func (l *load) enqueue(n int) {
 	}
 	for i, job := range jobs {
 		l.acked[job.ID] = numbers[i]
+	}
+	select {
+	case l.stored <- struct{}{}:
+	default:
+	}
+}
+
+// more waits until n more jobs are acknowledged.
+func (l *load) more(n int) {
+	l.t.Helper()
+	acked := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.acked)
+	}
+	for want := acked() + n; acked() < want; {
+		select {
+		case <-l.stored:
+		case <-time.After(time.Minute):
+			l.t.Fatalf("in a minute nothing more was acknowledged than %d jobs", acked())
+		}
 	}
 }
 
@@ -329,10 +351,10 @@ func TestTwentyProcessesOutliveRestartsOfTheServer(t *testing.T) {
 	load := startLoad(t, withParam(server.url(), "pool_max_conns=8"), 6)
 	startChildren(t, url, 20)
 	for i, how := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGINT, syscall.SIGQUIT} {
-		time.Sleep(500 * time.Millisecond)
+		load.more(500)
 		server.stop(how)
 		if i%2 == 1 {
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond) // so that some try while there is none
 		}
 		server.start()
 	}
@@ -349,7 +371,7 @@ func TestNothingIsLostWhenConnectionsAreCut(t *testing.T) {
 	}
 	defer conn.Close(context.Background())
 	for range 40 {
-		time.Sleep(50 * time.Millisecond)
+		load.more(100)
 		if _, err := conn.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 			WHERE application_name='pinion_cut' AND random()<0.5`); err != nil {
 			t.Fatal(err)
@@ -386,12 +408,12 @@ func TestAFailoverToAPromotedStandbyLosesNothing(t *testing.T) {
 	url := fmt.Sprintf("postgres://pinion@127.0.0.1:%d,127.0.0.1:%d/postgres?sslmode=disable&target_session_attrs=read-write&pool_max_conns=6", primary.port, standby.port)
 	load := startLoad(t, url, 4)
 	startChildren(t, url, 3)
-	time.Sleep(time.Second)
+	load.more(500)
 	primary.stop(syscall.SIGQUIT)
 	standby.run("pg_ctl", "-D", standby.data(), "-w", "promote")
 	query(t, ctx, standby.url(), `ALTER SYSTEM RESET synchronous_standby_names`)
 	query(t, ctx, standby.url(), `SELECT pg_reload_conf()`)
-	time.Sleep(time.Second)
+	load.more(500)
 	load.settle()
 }
 
@@ -577,7 +599,7 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	clear(t, to)
 	load := startLoad(t, through, 4)
 	startChildren(t, through, 4)
-	time.Sleep(2 * time.Second)
+	load.more(2000)
 	load.settle()
 }
 
