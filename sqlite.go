@@ -148,7 +148,7 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 	if s.w.conn, err = s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)")); err != nil {
 		return err
 	}
-	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept}
+	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
 	s.w.stmts = make(map[string]statement)
 	for _, query := range []string{"PRAGMA journal_mode=WAL", "PRAGMA synchronous=" + s.opts.Synchronous, "BEGIN IMMEDIATE"} {
 		for s.w.exec(query); isCode(s.w.err, codeBusy); s.w.exec(query) {
@@ -159,6 +159,7 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 		}
 	}
 	s.inspectSchema(&s.w.session, true)
+	s.w.heedTriggers()
 	s.w.exec("COMMIT")
 	return cmp.Or(s.w.err, s.remember("", "-wal", "-shm"))
 }
@@ -363,7 +364,15 @@ type session struct {
 	query  func(query string, args []any, yield func([]any) bool) error
 	change func(query string, args []any) (sql.Result, error)
 	err    error
+
+	orFail  string                // what statements of several rows say between their first words: see undone
+	inserts map[insertKind]string // their texts, as they are needed
 }
+
+// undone has a statement that fails leave nothing behind, which is for transactions that go on after an error, as a user's
+// may, and for files with triggers, whose own OR clauses an outer one would override. All else rolls the transaction
+// back in any case, and spares SQLite the copies of all pages that the statement changes: up to a quarter of its time.
+const undone = ""
 
 func (q *session) fail(err error) { q.err = cmp.Or(q.err, err) }
 
@@ -724,7 +733,10 @@ func (s *SQLiteStorage) transact() {
 				continue
 			}
 			if c.verb == nil || c.producer { // which is to find, or to follow, what came before it
-				w.insertTogether(together)
+				if w.insertTogether(together); w.err != nil {
+					s.again(ran, calls[i:])
+					return
+				}
 				together = nil
 			}
 			if c.verb == nil {
@@ -733,10 +745,7 @@ func (s *SQLiteStorage) transact() {
 			}
 			if w.run(c.verb); w.err != nil {
 				err := w.err
-				w.rollback()
-				s.mu.Lock()
-				s.queue = slices.Concat(ran, calls[i+1:], s.queue)
-				s.mu.Unlock()
+				s.again(ran, calls[i+1:])
 				c.answer <- err
 				return
 			}
@@ -744,7 +753,10 @@ func (s *SQLiteStorage) transact() {
 		}
 	}
 	w.expect = len(ran)
-	w.insertTogether(together)
+	if w.insertTogether(together); w.err != nil {
+		s.again(ran, nil)
+		return
+	}
 	w.serve()
 	w.fail(s.movedLately())
 	w.exec("COMMIT")
@@ -753,6 +765,15 @@ func (s *SQLiteStorage) transact() {
 		w.rollback()
 	}
 	s.answer(ran, err)
+}
+
+// again rolls back and leaves calls to the next transaction.
+func (s *SQLiteStorage) again(ran, rest []*call) {
+	s.w.rollback()
+	s.mu.Lock()
+	s.queue = slices.Concat(ran, rest, s.queue)
+	s.mu.Unlock()
+	s.wakeWriter() // whoever has made this transaction, it is the writer's now
 }
 
 // yield lets more verbs arrive before the COMMIT, up to as many as came last time: callers who were answered
@@ -817,10 +838,22 @@ func (s *SQLiteStorage) pause(try int, waited time.Duration) {
 	time.Sleep(lockPause()) // also in a bubble, where a nap would stop the clock
 }
 
+// heedTriggers is for after each rollback, too, as a trigger may have come and be its reason.
+func (w *writer) heedTriggers() {
+	found := w.value(`SELECT 1 FROM sqlite_schema WHERE type='trigger' AND tbl_name='jobs' COLLATE NOCASE`) != nil
+	if clear(w.inserts); found || w.err != nil {
+		w.orFail = undone
+	} else {
+		w.orFail = "OR FAIL "
+	}
+}
+
 // rollback leaves those who wait as they were before.
 func (w *writer) rollback() {
 	w.err = nil
 	w.exec("ROLLBACK") // an error means that SQLite has done so itself
+	w.err = nil
+	w.heedTriggers()
 	for _, c := range w.waiting {
 		c.jobs, c.full = nil, false
 	}
@@ -967,21 +1000,9 @@ type insertKind struct {
 	plain, running bool
 }
 
-var insertions = func() (of map[insertKind]string) {
-	of = make(map[insertKind]string)
-	for n := 1; n <= perStatement; n *= 2 {
-		for i := range 4 {
-			kind := insertKind{n, i&1 != 0, i&2 != 0}
-			of[kind] = kind.statement()
-		}
-	}
-	return of
-}()
-
 // statement binds no more than it must: what the text holds, or a column's default, need not be bound, which would be a
-// tenth of the time of a batch. It says OR FAIL, because after an error here its whole transaction or savepoint is rolled
-// back: by default SQLite would copy each page that it changes, to undo it alone, which is up to a quarter of the time.
-func (k insertKind) statement() string {
+// tenth of the time of a batch.
+func (k insertKind) statement(orFail string) string {
 	shared, own, rest, values := []string{"func_name", "queue", "created_at"}, "id, args", "status, attempts", ", 'PENDING', 0"
 	if k.running {
 		shared, values = append(shared, "claim", "heartbeat_at", "worker"), ", 'RUNNING', 1"
@@ -995,8 +1016,15 @@ func (k insertKind) statement() string {
 	for i := range shared {
 		first, next = first+"?, ", next+fmt.Sprintf("?%d, ", i+1)
 	}
-	return "INSERT OR FAIL INTO jobs (" + strings.Join(shared, ", ") + ", " + own + ", " + rest + ") VALUES (" + first + bound + values + ")" +
-		strings.Repeat(", ("+next+bound+values+")", k.rows-1)
+	into := "INTO jobs (" + strings.Join(shared, ", ") + ", " + own + ", " + rest + ") "
+	rows := "VALUES (" + first + bound + values + ")" + strings.Repeat(", ("+next+bound+values+")", k.rows-1)
+	switch {
+	case orFail == undone: // a single row of VALUES alone would not be: a full disk would end the whole transaction
+		return "INSERT " + into + "SELECT * FROM (" + rows + ")"
+	case k.rows == 1: // writes all or nothing
+		return "INSERT " + into + rows
+	}
+	return "INSERT " + orFail + into + rows
 }
 
 // plain reports whether a row is nothing but a task, its arguments and a queue, as most are.
@@ -1037,13 +1065,19 @@ func (q *session) insertRows(rows []*newRow, now time.Time) {
 				args = append(args, r.kwargs, r.key)
 			}
 		}
-		q.exec(insertions[kind], args...)
+		query, ok := q.inserts[kind]
+		if !ok {
+			query = kind.statement(q.orFail)
+			q.inserts[kind] = query
+		}
+		q.exec(query, args...)
 		q.nameDuplicate(rows[:n])
 		rows = rows[n:]
 	}
 }
 
-// insertTogether stores the jobs of producers who came at the same time.
+// insertTogether stores the jobs of producers who came at the same time. If that fails each is to try alone, to know whose
+// error it is.
 func (w *writer) insertTogether(calls []*call) {
 	if len(calls) == 0 {
 		return
@@ -1054,7 +1088,11 @@ func (w *writer) insertTogether(calls []*call) {
 		rows[i] = c.row
 		c.row.created, c.row.createdAt = last.created, last.createdAt // or no two would be alike
 	}
-	w.insert(rows, true)
+	if w.insert(rows, true); w.err != nil {
+		for _, c := range calls {
+			c.row = nil
+		}
+	}
 }
 
 // nameDuplicate turns the error of a refused INSERT into one that names the job in the way.
@@ -1064,8 +1102,11 @@ func (q *session) nameDuplicate(rows []*newRow) {
 		return
 	}
 	q.err = nil
-	if stored := integer(q.value(`SELECT changes()`)); stored < int64(len(rows)) { // it stopped at the row behind them
-		r := rows[stored]
+	if q.orFail != undone { // it stopped at the row behind those that it stored
+		stored := min(int(integer(q.value(`SELECT changes()`))), len(rows)-1)
+		rows = rows[stored : stored+1]
+	}
+	for _, r := range rows {
 		if q.value(`SELECT 1 FROM jobs WHERE id=?`, r.id) != nil {
 			q.fail(&DuplicateError{ID: r.id})
 		}
@@ -1102,7 +1143,7 @@ func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job)
 		return err
 	}
 	unbroken := context.WithoutCancel(ctx) // an interrupted INSERT would end the user's transaction
-	q := &session{query: queries(unbroken, tx)}
+	q := &session{query: queries(unbroken, tx), orFail: undone, inserts: make(map[insertKind]string)}
 	q.change = func(query string, args []any) (sql.Result, error) {
 		for {
 			res, err := tx.ExecContext(unbroken, query, args...)
@@ -1306,7 +1347,7 @@ func (w *writer) claimRun(c *call, heads []head) (next []head) {
 		for len(chunk) < perStatement {
 			chunk = append(slices.Clip(chunk), chunk[0]) // one statement for any number: a rowid may be named twice
 		}
-		w.exec(`UPDATE OR FAIL jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?
+		w.exec(`UPDATE `+w.orFail+`jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?
 			WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, append([]any{w.now.UnixMicro(), seconds(w.now), c.worker}, chunk...)...)
 	}
 	return next
@@ -1342,7 +1383,7 @@ var errSomeLost = errors.New("some jobs are no longer under their claims")
 // claimed runs a statement for the jobs that are still under their claims, and returns the others. Neighbours that differ
 // in their ids alone, as most do that were claimed together, share a statement, which does not tell the lost from the others:
 // if there are any, all is rolled back and goes one by one.
-func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, update string, args func(*Job) []any) (lost []*Job, err error) {
+func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, set string, args func(*Job) []any) (lost []*Job, err error) {
 	for most := perStatement; ; most = 1 {
 		err = s.do(ctx, name, func() {
 			lost = nil
@@ -1354,7 +1395,7 @@ func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, u
 				for _, job := range rest[:n] {
 					bound = append(bound, job.ID)
 				}
-				if changed := s.w.exec(update+underClaims[n], append(bound, rest[0].Claim, rest[0].Attempts)...); changed < n && n > 1 {
+				if changed := s.w.exec(`UPDATE `+s.w.orFail+`jobs SET `+set+underClaims[n], append(bound, rest[0].Claim, rest[0].Attempts)...); changed < n && n > 1 {
 					s.w.fail(errSomeLost)
 				} else if changed < n {
 					lost = append(lost, rest[0])
@@ -1399,7 +1440,7 @@ func (s *SQLiteStorage) letGo(ctx context.Context, name string, jobs []*Job, upd
 
 // MarkDone records success; see [Storage].
 func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "mark done", jobs, `UPDATE OR FAIL jobs SET status='SUCCESS', finished_at=?, result=?`, func(job *Job) []any {
+	return s.claimed(ctx, "mark done", jobs, `status='SUCCESS', finished_at=?, result=?`, func(job *Job) []any {
 		if job.Result == nil {
 			return []any{seconds(s.w.now), nil}
 		}
@@ -1425,7 +1466,7 @@ func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) e
 
 // Heartbeat prolongs claims; see [Storage].
 func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "heartbeat", jobs, `UPDATE OR FAIL jobs SET heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
+	return s.claimed(ctx, "heartbeat", jobs, `heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
 }
 
 // Release gives claims back; see [Releaser].

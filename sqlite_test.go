@@ -978,7 +978,7 @@ func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 	allowed := regexp.MustCompile(`^(SEARCH jobs USING (INTEGER PRIMARY KEY \(rowid=\?\)|(COVERING )?INDEX sqlite_autoindex_jobs_1 \(id=\?\))` +
 		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key \(key=\?\)|jobs_finished \(status=\? AND <expr><\?\))` +
 		`|SCAN jobs USING INDEX jobs_running|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING COVERING INDEX jobs_(ready|future)` +
-		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
+		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
 	synctest.Test(t, func(t *testing.T) {
 		for _, analyzed := range []bool{false, true} {
 			s, path := newSQLite(t)
@@ -1162,6 +1162,83 @@ func TestCallsThatShareATransactionMeetInTheOrderInWhichTheyCame(t *testing.T) {
 			t.Errorf("the jobs stand in the order %q", got)
 		}
 	})
+}
+
+func TestTriggersOfOthersKeepTheirOwnConflictClauses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	late := sqliteStorage(t, path, nil)
+	o := otherProgram(t, path)
+	o.exec(`CREATE TABLE tasks (name TEXT PRIMARY KEY, seen)`)
+	o.exec(`CREATE TRIGGER stored BEFORE INSERT ON jobs BEGIN INSERT OR IGNORE INTO tasks VALUES (new.func_name, 'stored'); END`)
+	o.exec(`CREATE TRIGGER changed AFTER UPDATE ON jobs BEGIN INSERT OR REPLACE INTO tasks VALUES (new.func_name, new.status); END`)
+	s := sqliteStorage(t, path, nil)
+	for range 2 {
+		mustEnqueue(t, s, NewJob("a"))
+		mustEnqueue(t, s, NewJob("a"), NewJob("a"), NewJob("a"))
+	}
+	late.Enqueue(t.Context(), NewJob("a"), NewJob("a")) // fails, for the triggers have come after it was opened, but only once
+	for range 2 {
+		mustEnqueue(t, late, NewJob("a"), NewJob("a"))
+	}
+	o.want("a|stored", `SELECT * FROM tasks`)
+	if err := s.Enqueue(t.Context(), NewJob("b"), &Job{ID: "x", Task: "b"}, &Job{ID: "x", Task: "b"}); !errors.Is(err, ErrDuplicate) {
+		t.Errorf("a batch with an ID twice: %v", err)
+	}
+	jobs := mustDequeue(t, s, 12)
+	o.want("a|RUNNING", `SELECT * FROM tasks`)
+	if lost, err := s.Heartbeat(t.Context(), jobs...); len(lost) > 0 || err != nil {
+		t.Errorf("Heartbeat: %d jobs lost, %v", len(lost), err)
+	}
+	if lost, err := s.MarkDone(t.Context(), jobs...); len(lost) > 0 || err != nil {
+		t.Errorf("MarkDone: %d jobs lost, %v", len(lost), err)
+	}
+	o.want("a|SUCCESS", `SELECT * FROM tasks`)
+	mustEnqueue(t, s, &Job{ID: "1", Task: "c"})
+	o.exec(`DELETE FROM tasks`)
+	if err := s.Enqueue(t.Context(), &Job{ID: "1", Task: "c"}); !errors.Is(err, ErrDuplicate) {
+		t.Errorf("an ID for the second time: %v", err)
+	}
+	o.want("", `SELECT * FROM tasks`)
+}
+
+// A unique index of the user's may refuse a job. That is its producer's error alone.
+func TestARefusedJobIsNoErrorOfTheNeighboursOrOfAWaitingClaim(t *testing.T) {
+	for _, claims := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s, path := newSQLite(t)
+			otherProgram(t, path).exec(`CREATE UNIQUE INDEX once ON jobs(func_name) WHERE func_name='once'`)
+			mustEnqueue(t, s, NewJob("once"))
+			mustDequeue(t, s, 1)
+			claimed := make(chan string, 1)
+			if claims {
+				go func() {
+					jobs, err := s.Dequeue(t.Context(), 9)
+					claimed <- fmt.Sprint(tasksOf(jobs), " ", err)
+				}()
+				synctest.Wait()
+			}
+			var errs [4]error
+			var calls []func()
+			for i, task := range []string{"a", "once", "b", "once"} {
+				calls = append(calls, func() { errs[i] = s.Enqueue(t.Context(), NewJob(task)) })
+			}
+			blocked(t, path, calls...)
+			for i, err := range errs {
+				if refused := err != nil; refused != (i%2 == 1) {
+					t.Errorf("with claims %t: call %d: %v", claims, i, err)
+				}
+			}
+			if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "once a b" {
+				t.Errorf("with claims %t there are now %q", claims, got)
+			}
+			if !claims {
+				return
+			}
+			if got := <-claimed; got != "a b <nil>" {
+				t.Errorf("the claim got %s", got)
+			}
+		})
+	}
 }
 
 // The job goes to the claim, then a neighbour fails, and by the time of the next try the claim is gone.
@@ -1729,6 +1806,36 @@ func TestEnqueueTxStoresAllOrNoneAndTheTransactionGoesOn(t *testing.T) {
 		t.Error(err)
 	}
 	otherProgram(t, path).want("held after cake", "SELECT group_concat(func_name, ' ') || ' ' || (SELECT name FROM orders) FROM jobs")
+}
+
+// SQLite would otherwise end the transaction by itself, and what follows in it would be stored at once.
+func TestAFullDiskInEnqueueTxLeavesTheTransactionAsItWas(t *testing.T) {
+	for _, n := range []int{1, 3, 8} {
+		s, path := newSQLite(t)
+		tx := otherProgram(t, path).begin() // which has stored a cake
+		var pages int
+		if err := tx.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(fmt.Sprintf(`PRAGMA max_page_count=%d`, pages+2)); err != nil {
+			t.Fatal(err)
+		}
+		jobs := make([]*Job, n)
+		for i := range jobs {
+			jobs[i] = NewJob("large", strings.Repeat("x", 50_000))
+		}
+		if err := s.EnqueueTx(t.Context(), tx, jobs...); !isCode(err, codeFull) {
+			t.Errorf("%d jobs: %v, want that the disk is full", n, err)
+		}
+		if _, err := tx.Exec(`INSERT INTO orders VALUES ('tea')`); err != nil {
+			t.Errorf("after %d jobs: %v", n, err)
+		}
+		otherProgram(t, path).want("0", `SELECT count(*) FROM orders WHERE name='tea'`)
+		if err := tx.Commit(); err != nil {
+			t.Errorf("after %d jobs: %v", n, err)
+		}
+		otherProgram(t, path).want("cake tea 0", `SELECT group_concat(name, ' ') || ' ' || (SELECT count(*) FROM jobs) FROM orders`)
+	}
 }
 
 // endsLater is a context that ends when it has been asked a number of times whether it has.
