@@ -463,13 +463,19 @@ func TestAWorkerWhoseTasksTurnedOutSlowClaimsNoMoreAhead(t *testing.T) {
 	})
 }
 
+// enqueueOld enqueues a job that was claimed once, has failed and is due again.
+func (t *scene) enqueueOld() {
+	t.Helper()
+	t.enqueue("old")
+	if err := t.storage.MarkFailed(t.Context(), mustDequeue(t.T, t.storage, 1)[0], errTask, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Of two claims under way, one may come back with jobs ahead that take the slots with which the other waits.
 func TestAJobClaimedBeforeGoesBackIfItsSlotWasTakenMeanwhile(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
-		t.enqueue("old")
-		if err := t.storage.MarkFailed(t.Context(), mustDequeue(t.T, t.storage, 1)[0], errTask, time.Time{}); err != nil {
-			t.Fatal(err)
-		}
+		t.enqueueOld()
 		s, err := workerOf(t.storage).newShift(false)
 		if err != nil {
 			t.Fatal(err)

@@ -88,7 +88,7 @@ func TestTheModuleRequiresTwoModulesAndNoMore(t *testing.T) {
 // The bound that was set is 2,500 lines. Until it is reached, or another is set, this keeps the library from growing:
 // lines of code, without blank lines and comments, and without check.go, which is a test suite.
 func TestTheLibraryDoesNotGrow(t *testing.T) {
-	const most = 3837
+	const most = 3836
 	lines := 0
 	for _, name := range sources(t) {
 		for line := range strings.Lines(read(t, name)) {

@@ -879,13 +879,13 @@ func (s *SQLiteStorage) answer(calls []*call, err error) {
 
 // newRow is a job on its way into the table.
 type newRow struct {
-	job              *Job
-	id, queue        string
-	args, kwargs     string
-	created          time.Time
-	createdAt, runAt float64
-	key              any   // nil or string
-	to               *call // the claim that gets it at once; nil: it becomes PENDING
+	job          *Job
+	id, queue    string
+	args, kwargs string
+	created      time.Time
+	runAt        float64
+	key          any   // nil or string
+	to           *call // the claim that gets it at once; nil: it becomes PENDING
 }
 
 func newRows(jobs []*Job) ([]*newRow, error) {
@@ -896,7 +896,7 @@ func newRows(jobs []*Job) ([]*newRow, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := &newRow{job, cmp.Or(job.ID, NewID()), cmp.Or(job.Queue, defaultQueue), args, kwargs, now, seconds(now), seconds(job.RunAt), nil, nil}
+		r := &newRow{job, cmp.Or(job.ID, NewID()), cmp.Or(job.Queue, defaultQueue), args, kwargs, now, seconds(job.RunAt), nil, nil}
 		if job.ID != "" {
 			if ids[job.ID] {
 				return nil, &DuplicateError{ID: job.ID}
@@ -1035,7 +1035,7 @@ func (r *newRow) plain() bool {
 
 // alike reports whether two rows differ only in what is their own.
 func (r *newRow) alike(o *newRow) bool {
-	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.createdAt == o.createdAt && r.runAt == o.runAt && r.to == o.to
+	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.created.Equal(o.created) && r.runAt == o.runAt && r.to == o.to
 }
 
 // inOneStatement is how many of the first rows may share one, which only those may that are alike: a power of two, so that
@@ -1054,7 +1054,7 @@ func (q *session) insertRows(rows []*newRow, now time.Time) {
 	for len(rows) > 0 {
 		r, n := rows[0], inOneStatement(rows, perStatement, (*newRow).alike)
 		kind := insertKind{n, !slices.ContainsFunc(rows[:n], func(o *newRow) bool { return !o.plain() }), r.to != nil}
-		args = append(args[:0], r.job.Task, r.queue, r.createdAt)
+		args = append(args[:0], r.job.Task, r.queue, seconds(r.created))
 		if kind.running {
 			args = append(args, now.UnixMicro(), seconds(now), r.to.worker)
 		}
@@ -1083,11 +1083,10 @@ func (w *writer) insertTogether(calls []*call) {
 	if len(calls) == 0 {
 		return
 	}
-	last := slices.MaxFunc(calls, func(a, b *call) int { return a.row.created.Compare(b.row.created) }).row
+	last := slices.MaxFunc(calls, func(a, b *call) int { return a.row.created.Compare(b.row.created) }).row.created
 	rows := make([]*newRow, len(calls))
 	for i, c := range calls {
-		rows[i] = c.row
-		c.row.created, c.row.createdAt = last.created, last.createdAt // or no two would be alike
+		rows[i], c.row.created = c.row, last // or no two would be alike
 	}
 	if w.insert(rows, true); w.err != nil {
 		for _, c := range calls {

@@ -717,10 +717,7 @@ func (c whenDone) Done() <-chan struct{} {
 // be had ahead.
 func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
-		t.enqueue("old")
-		if err := t.storage.MarkFailed(t.Context(), mustDequeue(t.T, t.storage, 1)[0], errTask, time.Time{}); err != nil {
-			t.Fatal(err)
-		}
+		t.enqueueOld()
 		s, err := workerOf(t.storage).newShift(true)
 		if err != nil {
 			t.Fatal(err)
