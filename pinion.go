@@ -86,7 +86,6 @@
 package pinion
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -104,7 +103,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 )
 
 // Status says where a job is in its life.
@@ -367,169 +365,6 @@ const (
 	maxErrorText = 16 << 10 // bytes of a stored error
 	maxName      = 255      // bytes of a worker's name
 )
-
-// EncodeArgs checks a job that is about to be stored (ErrBadArgs) and encodes its arguments: a JSON array and a JSON
-// object, at most 1 MiB together (ErrTooLarge). It is for authors of storages, to be called by Enqueue.
-func (j *Job) EncodeArgs() (args, kwargs string, err error) {
-	if j == nil || j.Task == "" {
-		return "", "", fmt.Errorf("%w: a job must name its task", ErrBadArgs)
-	}
-	args, kwargs = "[]", "{}"
-	if len(j.Args) > 0 {
-		args, err = encodeText(j.Args)
-	}
-	if len(j.Kwargs) > 0 && err == nil {
-		kwargs, err = encodeText(j.Kwargs)
-	}
-	for _, s := range [...]string{j.ID, j.Task, j.Queue, j.Key} {
-		if !utf8.ValidString(s) {
-			err = fmt.Errorf("%q is not valid UTF-8", s)
-		}
-	}
-	if year := j.RunAt.UTC().Year(); year < 0 || year > 9999 {
-		err = fmt.Errorf("RunAt is in the year %d", year)
-	}
-	if err != nil {
-		return "", "", fmt.Errorf("%w: task %q: %w", ErrBadArgs, j.Task, err)
-	}
-	if n := len(args) + len(kwargs); n > maxEncoded {
-		return "", "", fmt.Errorf("%w: task %q: arguments of %d bytes, at most %d are taken; "+
-			"store the data elsewhere and enqueue where it is", ErrTooLarge, j.Task, n, maxEncoded)
-	}
-	return args, kwargs, nil
-}
-
-func encodeText(v any) (string, error) {
-	text, err := encode(v)
-	return string(text), err
-}
-
-// DecodeArgs sets Args and Kwargs from what EncodeArgs made of them. It is for authors of storages. Text that is
-// not a JSON array and a JSON object in valid UTF-8 is ErrBadArgs.
-func (j *Job) DecodeArgs(args, kwargs string) error {
-	if args != "[]" && !isJSON(args, "[") { // most jobs have one kind of arguments only
-		return fmt.Errorf("%w: stored args are no JSON array: %.100q", ErrBadArgs, args)
-	}
-	if kwargs != "{}" && !isJSON(kwargs, "{") {
-		return fmt.Errorf("%w: stored kwargs are no JSON object: %.100q", ErrBadArgs, kwargs)
-	}
-	j.splitArgs(args, kwargs)
-	return nil
-}
-
-// isJSON reports whether text is JSON that begins so, in valid UTF-8: encoding/json would read other bytes as U+FFFD.
-func isJSON(text, begin string) bool {
-	return strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), begin) && json.Valid([]byte(text)) && utf8.ValidString(text)
-}
-
-// splitArgs is DecodeArgs for text that is known to be in order.
-func (j *Job) splitArgs(args, kwargs string) {
-	j.Args, j.Kwargs = nil, nil
-	for _, value := range elements(args) {
-		j.Args = append(j.Args, value)
-	}
-	for key, value := range elements(kwargs) {
-		if j.Kwargs == nil {
-			j.Kwargs = make(map[string]any)
-		}
-		name, ok := unescaped(key)
-		if !ok {
-			json.Unmarshal(key, &name)
-		}
-		j.Kwargs[name] = value // as with encoding/json, of several with one name the last counts
-	}
-}
-
-// elements ranges over the elements of a JSON array, with empty keys, or of an object. They share one copy of the
-// text: json.Unmarshal into a slice or a map would make one of each, and several times as many allocations.
-func elements(text string) iter.Seq2[json.RawMessage, json.RawMessage] {
-	return func(yield func(key, value json.RawMessage) bool) {
-		if len(text) == 2 {
-			return
-		}
-		var key json.RawMessage
-		b, depth, start := []byte(text), 0, 0
-		cut := func(end int) json.RawMessage {
-			part := bytes.Trim(b[start:end:end], " \t\r\n")
-			start = end + 1
-			return part
-		}
-		for i := 0; i < len(b); i++ {
-			switch b[i] {
-			case '"':
-				for i++; b[i] != '"'; i++ {
-					if b[i] == '\\' {
-						i++
-					}
-				}
-			case '[', '{':
-				if depth++; depth == 1 {
-					start = i + 1
-				}
-			case ':':
-				if depth == 1 {
-					key = cut(i)
-				}
-			case ',', ']', '}':
-				if depth == 1 {
-					if value := cut(i); len(value) > 0 && !yield(key, value) {
-						return
-					}
-				}
-				if b[i] != ',' {
-					depth--
-				}
-			}
-		}
-	}
-}
-
-// unescaped is the text of a JSON string in which every character stands for itself, as most do.
-func unescaped(raw json.RawMessage) (text string, ok bool) {
-	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
-		return "", false
-	}
-	for _, c := range raw[1 : len(raw)-1] {
-		if c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			return "", false
-		}
-	}
-	return string(raw[1 : len(raw)-1]), true
-}
-
-// encode is json.Marshal without the escapes for HTML, which make stored arguments hard to read, and with an error
-// for text that is not UTF-8, where json.Marshal would store another text.
-func encode(v any) (json.RawMessage, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	text := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
-	if !utf8.Valid(text) || bytes.Contains(text, []byte(`\ufffd`)) && mangled(v) {
-		return nil, errors.New("not valid UTF-8; encode bytes as []byte, say")
-	}
-	if len(text) > 10_000 && !json.Valid(text) { // the decoder's own limit
-		return nil, errors.New("nested more than 10,000 deep")
-	}
-	return text, nil
-}
-
-// mangled reports whether v's encoding has lost bytes: json writes those that are not UTF-8 as the escape of U+FFFD,
-// and a U+FFFD that was there as it is. What is JSON already passes: it may say what it likes.
-func mangled(v any) bool {
-	switch v := v.(type) {
-	case json.RawMessage:
-		return false
-	case []any:
-		return slices.ContainsFunc(v, mangled)
-	case map[string]any:
-		return mangled(slices.Collect(maps.Keys(v))) || slices.ContainsFunc(slices.Collect(maps.Values(v)), mangled)
-	}
-	text, _ := json.Marshal(v)
-	return bytes.Contains(bytes.ReplaceAll(text, []byte(`\\`), nil), []byte(`\ufffd`))
-}
 
 // accepted fills in what Enqueue owes the caller's job once it is stored.
 func (j *Job) accepted(id, queue string, created time.Time) {
