@@ -37,10 +37,22 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 // plain is a storage without optional powers.
 type plain struct{ Storage }
 
+// neverAhead is a storage that claims nothing ahead of free slots, which is correct.
+type neverAhead struct{ Storage }
+
+func (s neverAhead) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if opts.Ahead > 0 && opts.Ahead == opts.Max {
+		return nil, ctx.Err()
+	}
+	opts.Max -= opts.Ahead
+	opts.Ahead = 0
+	return s.Storage.Dequeue(ctx, opts)
+}
+
 func TestCheckStorageAsksForNoOptionalPower(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := CheckStorage(ctx, func() (Storage, error) { return plain{NewMemoryStorage()}, nil }); err != nil {
+	if err := CheckStorage(ctx, func() (Storage, error) { return neverAhead{plain{NewMemoryStorage()}}, nil }); err != nil {
 		t.Error(err)
 	}
 }
@@ -70,7 +82,7 @@ type (
 		*MemoryStorage
 		deadline func()
 	}
-	endedCtxFirst     struct{ *MemoryStorage }
+	endedCtxClaims    struct{ *MemoryStorage }
 	forgetsAttempt    struct{ *MemoryStorage }
 	claimReused       struct{ *MemoryStorage }
 	withoutWorker     struct{ *MemoryStorage }
@@ -106,14 +118,15 @@ type (
 	statsOfOneTask   struct{ *MemoryStorage }
 )
 
-func (s withoutOrder) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	jobs, err := s.MemoryStorage.Dequeue(ctx, max, queues...)
+func (s withoutOrder) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
 	slices.Reverse(jobs)
 	return jobs, err
 }
 
-func (s onlyLastQueue) Dequeue(ctx context.Context, limit int, queues ...string) ([]*Job, error) {
-	return s.MemoryStorage.Dequeue(ctx, limit, queues[max(len(queues)-1, 0):]...)
+func (s onlyLastQueue) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	opts.Queues = opts.Queues[max(len(opts.Queues)-1, 0):]
+	return s.MemoryStorage.Dequeue(ctx, opts)
 }
 
 func (s halfBatch) Enqueue(ctx context.Context, jobs ...*Job) error {
@@ -146,28 +159,33 @@ func (s retryNow) MarkFailed(ctx context.Context, job *Job, cause error, _ time.
 }
 
 // deafWaiter looks once and then waits for ctx alone. To save the test the time until the deadline, it passes now.
-func (s deafWaiter) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	if ctx.Err() == nil {
-		defer s.deadline()
-		ended, cancel := context.WithCancel(ctx)
-		cancel()
-		ctx = ended
+func (s deafWaiter) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if opts.NoWait {
+		return s.MemoryStorage.Dequeue(ctx, opts)
 	}
-	return s.MemoryStorage.Dequeue(ctx, max, queues...)
+	opts.NoWait = true
+	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
+	if len(jobs) == 0 && err == nil {
+		s.deadline()
+		<-ctx.Done()
+		err = ctx.Err()
+	}
+	return jobs, err
 }
 
-func (s endedCtxFirst) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+func (s endedCtxClaims) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if ctx.Err() != nil {
+		ctx = context.WithoutCancel(ctx)
+		opts.NoWait = true
 	}
-	return s.MemoryStorage.Dequeue(ctx, max, queues...)
+	return s.MemoryStorage.Dequeue(ctx, opts)
 }
 
 // dequeueChanged is Dequeue with change, which gets each record claimed and the job handed out for it.
 func (s *MemoryStorage) dequeueChanged(
-	ctx context.Context, max int, queues []string, change func(*record, *Job),
+	ctx context.Context, opts DequeueOptions, change func(*record, *Job),
 ) ([]*Job, error) {
-	jobs, err := s.Dequeue(ctx, max, queues...)
+	jobs, err := s.Dequeue(ctx, opts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, job := range jobs {
@@ -176,18 +194,19 @@ func (s *MemoryStorage) dequeueChanged(
 	return jobs, err
 }
 
-func (s forgetsAttempt) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.dequeueChanged(ctx, max, queues, func(rec *record, job *Job) {
+func (s forgetsAttempt) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	return s.dequeueChanged(ctx, opts, func(rec *record, job *Job) {
 		rec.attempts, job.Attempts = 1, 1
 	})
 }
 
-func (s claimReused) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.dequeueChanged(ctx, max, queues, func(rec *record, job *Job) { rec.claim, job.Claim = 1, 1 })
+func (s claimReused) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	return s.dequeueChanged(ctx, opts, func(rec *record, job *Job) { rec.claim, job.Claim = 1, 1 })
 }
 
-func (s withoutWorker) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.MemoryStorage.Dequeue(context.WithValue(ctx, workerKey{}, nil), max, queues...)
+func (s withoutWorker) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	opts.Worker = ""
+	return s.MemoryStorage.Dequeue(ctx, opts)
 }
 
 // current gives a job the claim that the storage knows, which is not to fence at all.
@@ -245,8 +264,8 @@ func (s aliasesArgs) Enqueue(ctx context.Context, jobs ...*Job) error {
 	return err
 }
 
-func (s aliasesArgs) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.dequeueChanged(ctx, max, queues, func(_ *record, job *Job) {
+func (s aliasesArgs) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	return s.dequeueChanged(ctx, opts, func(_ *record, job *Job) {
 		if given, ok := s.given.Load(job.ID); ok {
 			args, kwargs, _ := given.(*Job).EncodeArgs()
 			job.DecodeArgs(args, kwargs)
@@ -254,17 +273,17 @@ func (s aliasesArgs) Dequeue(ctx context.Context, max int, queues ...string) ([]
 	})
 }
 
-func (s nanoseconds) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.dequeueChanged(ctx, max, queues, func(_ *record, job *Job) {
+func (s nanoseconds) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	return s.dequeueChanged(ctx, opts, func(_ *record, job *Job) {
 		job.HeartbeatAt = job.HeartbeatAt.Add(time.Nanosecond)
 	})
 }
 
 // claimsTwice gives a job to a second caller, too, now and then.
-func (s claimsTwice) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	jobs, err := s.MemoryStorage.Dequeue(ctx, max, queues...)
+func (s claimsTwice) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
 	if len(jobs) == 7 {
-		s.Release(context.WithoutCancel(ctx), jobs[6])
+		s.Release(context.WithoutCancel(ctx), time.Time{}, nil, jobs[6])
 	}
 	return jobs, err
 }
@@ -277,17 +296,24 @@ func (s openAfterClose) Size(ctx context.Context) (int, error) {
 	return n, err
 }
 
-func (s releaseBurns) Release(ctx context.Context, jobs ...*Job) error {
+func (s releaseBurns) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
+	lost, canceled, err = s.MemoryStorage.Release(ctx, at, cause, jobs...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, job := range jobs {
-		if err := s.MarkFailed(ctx, job, ErrShutdown, time.Time{}); err != nil && !errors.Is(err, ErrLeaseLost) {
-			return err
+		if err == nil && !slices.Contains(lost, job) && !slices.Contains(canceled, job) {
+			s.jobs[job.ID].attempts++
 		}
 	}
-	return nil
+	return lost, canceled, err
 }
 
-func (s prefetchAll) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
-	return s.MemoryStorage.Prefetch(ctx, max, max, queues...)
+func (s prefetchAll) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if opts.Ahead == opts.Max {
+		opts.NoWait = true
+	}
+	opts.Ahead = 0
+	return s.MemoryStorage.Dequeue(ctx, opts)
 }
 
 // unmarked lets f run while no job is marked as canceled.
@@ -442,7 +468,7 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 		{"ignores keys", func(m *MemoryStorage) Storage { return withoutKeys{m} }, "held by one job"},
 		{"ignores a due time", func(m *MemoryStorage) Storage { return withoutDueTime{m} }, "before its due time"},
 		{"ignores a retry's due time", func(m *MemoryStorage) Storage { return retryNow{m} }, "before its due time"},
-		{"asks ctx first", func(m *MemoryStorage) Storage { return endedCtxFirst{m} }, "a ctx that ends"},
+		{"claims with a ctx that has ended", func(m *MemoryStorage) Storage { return endedCtxClaims{m} }, "a ctx that has ended"},
 		{"forgets an attempt", func(m *MemoryStorage) Storage { return forgetsAttempt{m} }, "counted at the claim"},
 		{"reuses a claim", func(m *MemoryStorage) Storage { return claimReused{m} }, "larger than the last"},
 		{"asks for no worker's name", func(m *MemoryStorage) Storage { return withoutWorker{m} }, "the name of its worker"},

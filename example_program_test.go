@@ -10,7 +10,7 @@ import (
 
 type AddArgs struct{ A, B int }
 
-var Add = pinion.Func("add", func(ctx context.Context, args AddArgs) error {
+var Add = pinion.Register("add", func(ctx context.Context, args AddArgs) error {
 	fmt.Println(args.A + args.B)
 	return nil
 })

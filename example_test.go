@@ -33,7 +33,7 @@ func ExampleTask() {
 		Path  string `json:"path"`
 		Width int    `json:"width"`
 	}
-	resize := pinion.Register(pinion.Task[resizeArgs]{
+	resize := pinion.RegisterTask(pinion.Task[resizeArgs]{
 		Name:    "resize",
 		Queue:   "images",
 		Timeout: time.Minute,
@@ -102,7 +102,7 @@ func ExampleNewJob() {
 
 // A task that fails is run again, after a delay that doubles each time.
 func ExampleRetryPolicy() {
-	pinion.Func("flaky", func(ctx context.Context, url string) error {
+	pinion.Register("flaky", func(ctx context.Context, url string) error {
 		job, _ := pinion.JobFromContext(ctx)
 		fmt.Println("attempt", job.Attempts)
 		if job.Attempts < 3 {
@@ -130,7 +130,7 @@ func ExampleRetryPolicy() {
 
 // What no retry can mend should not be tried again.
 func ExamplePermanent() {
-	pinion.Func("fetch", func(ctx context.Context, url string) error {
+	pinion.Register("fetch", func(ctx context.Context, url string) error {
 		switch url {
 		case "https://example.com/gone":
 			return pinion.Permanent(errors.New("404 Not Found"))
@@ -154,7 +154,7 @@ func ExamplePermanent() {
 // Jobs that failed for good wait in the dead-letter queue until somebody has mended what ailed them.
 func ExampleInspector_deadLetters() {
 	mended := false
-	pinion.Func("charge", func(ctx context.Context, customer string) error {
+	pinion.Register("charge", func(ctx context.Context, customer string) error {
 		if !mended {
 			return errors.New("the card reader is unplugged")
 		}
@@ -189,8 +189,8 @@ func ExampleInspector_deadLetters() {
 }
 
 // A job enqueued in a transaction is there when the transaction commits, and only then.
-func ExampleSQLiteStorage_EnqueueTx() {
-	pinion.Func("ship", func(ctx context.Context, order int) error {
+func ExampleSQLiteStorage_Tx() {
+	pinion.Register("ship", func(ctx context.Context, order int) error {
 		fmt.Println("shipping order", order)
 		return nil
 	})
@@ -217,7 +217,7 @@ func ExampleSQLiteStorage_EnqueueTx() {
 		defer tx.Rollback()
 		_, err = tx.ExecContext(ctx, "INSERT INTO orders (id) VALUES (?)", id)
 		check(err)
-		check(storage.EnqueueTx(ctx, tx, pinion.NewJob("ship", id)))
+		check(storage.Tx(tx).Enqueue(ctx, pinion.NewJob("ship", id)))
 		if keep {
 			check(tx.Commit())
 		}
@@ -233,7 +233,7 @@ func ExampleSQLiteStorage_EnqueueTx() {
 // When the context of Run ends, running tasks may finish, and jobs that have not started stay in the queue.
 func ExampleWorker_Run() {
 	ctx, stop := context.WithCancel(context.Background()) // in a program: signal.NotifyContext
-	pinion.Func("upload", func(ctx context.Context, file string) error {
+	pinion.Register("upload", func(ctx context.Context, file string) error {
 		stop() // as if somebody had pressed Ctrl-C now
 		fmt.Println("uploaded", file, "with the context's error", ctx.Err())
 		return nil
@@ -278,7 +278,7 @@ func ExampleCheckStorage() {
 
 // Middleware sees every attempt from outside: what came of it, how long it took.
 func ExampleWorker_middleware() {
-	pinion.Func("halve", func(ctx context.Context, n int) error {
+	pinion.Register("halve", func(ctx context.Context, n int) error {
 		if n%2 != 0 {
 			return pinion.Permanent(errors.New("odd"))
 		}
@@ -311,7 +311,7 @@ func ExampleWorker_middleware() {
 
 // Metrics have the form that expvar publishes.
 func ExampleWorker_Metrics() {
-	pinion.Func("measured", func(ctx context.Context, n int) error {
+	pinion.Register("measured", func(ctx context.Context, n int) error {
 		if n == 0 {
 			return pinion.Permanent(errors.New("nothing to measure"))
 		}
@@ -354,7 +354,7 @@ func ExampleDuplicateError() {
 
 // A job may be due later. Drain does not wait for it; Run does.
 func ExampleJob_delayed() {
-	pinion.Func("remind", func(ctx context.Context, what string) error {
+	pinion.Register("remind", func(ctx context.Context, what string) error {
 		fmt.Println("remember:", what)
 		return nil
 	})
@@ -378,7 +378,7 @@ func ExampleJob_delayed() {
 
 // What a task found out stays with the job.
 func ExampleSetResult() {
-	pinion.Func("measure", func(ctx context.Context, text string) error {
+	pinion.Register("measure", func(ctx context.Context, text string) error {
 		return pinion.SetResult(ctx, map[string]int{"length": len(text)})
 	})
 

@@ -57,7 +57,7 @@ func besiege(t *testing.T, path string, happens func(s *siege)) {
 }
 
 // takes is a task that takes a while and succeeds at its nth attempt.
-func (s *siege) takes(name string, d time.Duration, n int) Handler {
+func (s *siege) takes(name string, d time.Duration, n int) AnyTask {
 	return s.task(name, func(ctx context.Context, job *Job) error {
 		s.mu.Lock()
 		s.ran[job.ID]++
@@ -186,14 +186,9 @@ type calls struct {
 	n *atomic.Int64
 }
 
-func (c *calls) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+func (c *calls) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
 	defer c.n.Add(1)
-	return c.SQLiteStorage.Dequeue(ctx, max, queues...)
-}
-
-func (c *calls) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.Prefetch(ctx, slots, max, queues...)
+	return c.SQLiteStorage.Dequeue(ctx, opts)
 }
 
 func (c *calls) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
@@ -216,9 +211,9 @@ func (c *calls) ReapStale(ctx context.Context, visibility time.Duration) (int, e
 	return c.SQLiteStorage.ReapStale(ctx, visibility)
 }
 
-func (c *calls) Release(ctx context.Context, jobs ...*Job) error {
+func (c *calls) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
 	defer c.n.Add(1)
-	return c.SQLiteStorage.Release(ctx, jobs...)
+	return c.SQLiteStorage.Release(ctx, at, cause, jobs...)
 }
 
 // inChild runs the test once more in a process of its own, of which it may then spoil what a process has one of.
@@ -524,7 +519,7 @@ func TestClosingAFileThatWasReplacedDoesNoHarmToTheNewOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, old.EnqueueTx(t.Context(), tx, NewJob("b")), "was deleted or replaced while it was in use")
+	wantError(t, old.Tx(tx).Enqueue(t.Context(), NewJob("b")), "was deleted or replaced while it was in use")
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package pinion
 
 import (
-	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -78,8 +77,6 @@ func (h *hostile) count(t *testing.T, query string, args ...any) (n int) {
 // FuzzRows writes rows into the tables as no Pinion would, between two jobs of ours. Those must run, every verb must
 // go on, and of the odd rows a worker gets only such as it can handle; the others leave the way or are dead-lettered.
 func FuzzRows(f *testing.F) {
-	ended, end := context.WithCancel(f.Context())
-	end()
 	storages := map[bool]*hostile{false: newHostile(f, pythonJobs+";"+pythonDLQ), true: newHostile(f, laxTables)}
 	seed := func(columns []string, column string, kind uint64, text string, n int64, real float64) {
 		kinds := kind << (3 * slices.Index(columns, column))
@@ -147,8 +144,8 @@ func FuzzRows(f *testing.F) {
 		drain := func() (ran string) {
 			t.Helper()
 			for range 20 {
-				jobs, err := h.Dequeue(ended, 2)
-				if len(jobs) == 0 && errors.Is(err, context.Canceled) {
+				jobs, err := h.Dequeue(ctx, DequeueOptions{Max: 2, NoWait: true})
+				if len(jobs) == 0 && err == nil {
 					return ran
 				}
 				ok("Dequeue", err)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
@@ -51,7 +50,7 @@ func TestHeartbeatsKeepTheLeaseOfALongTask(t *testing.T) {
 
 // thatWait enqueues jobs whose tasks wait to be cancelled, at six seconds with this cause, and then answer in all the
 // ways there are.
-func (sc *scene) thatWait(cause error) (tasks []Handler, ids []string) {
+func (sc *scene) thatWait(cause error) (tasks []AnyTask, ids []string) {
 	sc.Helper()
 	for name, answer := range map[string]func(context.Context) error{
 		"nil":               func(context.Context) error { return nil },
@@ -198,24 +197,6 @@ func TestAWorkerReapsForQueuesThatItDoesNotServe(t *testing.T) {
 	})
 }
 
-func TestADeadLettersAttemptsAreNeverMoreThanTheJobHadNorFewerThanNone(t *testing.T) {
-	overStorages(t, func(t *scene) {
-		var none *AttemptsError
-		for _, c := range []struct {
-			cause error
-			want  int
-		}{{none, 1}, {&AttemptsError{Attempts: -7}, 0}, {&AttemptsError{Attempts: 7}, 1}, {fmt.Errorf("no more: %w", &AttemptsError{}), 0}} {
-			id := t.enqueue("a")[0]
-			if err := t.storage.DeadLetter(t.Context(), mustDequeue(t.T, t.storage, 1)[0], c.cause); err != nil {
-				t.Error(err)
-			}
-			if got := t.get(id); got.Attempts != c.want || got.Status != StatusFailed {
-				t.Errorf("%v leaves the job %s after %d attempts, want FAILED after %d", c.cause, got.Status, got.Attempts, c.want)
-			}
-		}
-	})
-}
-
 func TestAJobWhoseWorkersDiedEachTimeIsDeadLetteredUnrun(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		id := t.enqueue("killer")[0]
@@ -234,8 +215,8 @@ func TestAJobWhoseWorkersDiedEachTimeIsDeadLetteredUnrun(t *testing.T) {
 		}))
 		t.sleep(time.Second)
 		job := t.get(id)
-		if ran || job.Status != StatusFailed || job.Attempts != 3 {
-			t.Errorf("ran: %v, %s after %d attempts; want it unrun, FAILED after 3", ran, job.Status, job.Attempts)
+		if ran || job.Status != StatusFailed || job.Attempts != 5 {
+			t.Errorf("ran: %v, %s after %d attempts; want it unrun, FAILED after 5", ran, job.Status, job.Attempts)
 		}
 		for _, part := range []string{ErrAttemptsUsedUp.Error(), "5 of 3", "lease expired"} {
 			if !strings.Contains(job.Error, part) {
@@ -403,7 +384,7 @@ func TestJobsBehindATaskThatTurnsOutSlowAreRunByAnotherWorker(t *testing.T) {
 		}
 		var mu sync.Mutex // guards runs
 		runs := make(map[ran]int)
-		fast := func(worker string) Handler {
+		fast := func(worker string) AnyTask {
 			return t.task("fast", func(_ context.Context, job *Job) error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -516,7 +497,7 @@ func TestAJobThatWaitsForASlotDoesNotLoseItsLease(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var attempts []int
 		var mu sync.Mutex // guards attempts
-		tasks := []Handler{
+		tasks := []AnyTask{
 			t.task("fast", func(_ context.Context, job *Job) error {
 				mu.Lock()
 				defer mu.Unlock()
@@ -549,7 +530,7 @@ func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
 		t.enqueue("a")
 		jobs := mustDequeue(t.T, t.storage, 1)
 		for n := range 300 {
-			if err := t.storage.Release(t.Context(), jobs...); err != nil {
+			if _, _, err := t.storage.Release(t.Context(), time.Time{}, nil, jobs...); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
@@ -557,13 +538,13 @@ func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
 			for range 3 {
 				others.Go(func() {
 					t.storage.Heartbeat(ctx) // so that the claims meet in one transaction
-					if jobs, err := t.storage.Prefetch(ctx, 0, 10); len(jobs) > 0 || err != nil {
+					if jobs, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 10, Ahead: 10}); len(jobs) > 0 || err != nil {
 						t.Errorf("claimed ahead: %d jobs, error %v; want none, for it was claimed before", len(jobs), err)
 					}
 				})
 			}
 			t.storage.Heartbeat(ctx)
-			claimed, err := t.storage.Dequeue(ctx, 1)
+			claimed, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 1})
 			if jobs = claimed; err != nil {
 				t.Fatalf("round %d: the claim for a free slot got %v, want the job", n, err)
 			}
@@ -575,18 +556,9 @@ func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
 
 // Two claims are in flight at once; together they must not ask for more than is free.
 func TestFreeSlotsAreNeverClaimedTwice(t *testing.T) {
-	type withoutPrefetcher struct {
-		Storage
-		Releaser
-	}
-	type withoutReleaser struct {
-		Storage
-		Prefetcher
-	}
 	for name, hide := range map[string]func(*watched) Storage{
-		"without companions": func(w *watched) Storage { return plain{w} },
-		"without Prefetcher": func(w *watched) Storage { return withoutPrefetcher{w, w} },
-		"without Releaser":   func(w *watched) Storage { return withoutReleaser{w, w} },
+		"with all powers":    func(w *watched) Storage { return neverAhead{w} },
+		"without companions": func(w *watched) Storage { return neverAhead{plain{w}} },
 	} {
 		overStorages(t, func(t *scene) {
 			const slots = 5
@@ -705,7 +677,7 @@ func TestTroubleWithReleasingDoesNotStopTheHeartbeats(t *testing.T) {
 		broken.fail("Release")
 		var slow atomic.Int64
 		t.enqueue("fast", "fast", "slow", "fast")
-		tasks := []Handler{
+		tasks := []AnyTask{
 			t.task("fast", func(context.Context, *Job) error { return nil }),
 			t.task("slow", func(ctx context.Context, _ *Job) error {
 				slow.Add(1)
@@ -792,8 +764,6 @@ type scene struct {
 // tended is what both storages are.
 type tended interface {
 	Storage
-	Releaser
-	Prefetcher
 	Canceler
 	Inspector
 }
@@ -825,7 +795,7 @@ func (sc *scene) since() time.Duration { return time.Since(sc.start) }
 // sleep lets time pass, and then waits until all that happens at that moment has happened.
 func (sc *scene) sleep(d time.Duration) { time.Sleep(d); synctest.Wait() }
 
-func (sc *scene) task(name string, run func(context.Context, *Job) error) Handler {
+func (sc *scene) task(name string, run func(context.Context, *Job) error) AnyTask {
 	return Task[*Job]{Name: name, Run: run}
 }
 
@@ -889,7 +859,7 @@ type runningWorker struct {
 }
 
 // run starts a worker, which is stopped, if it still runs, when the test ends.
-func (sc *scene) run(w *Worker, tasks ...Handler) *runningWorker {
+func (sc *scene) run(w *Worker, tasks ...AnyTask) *runningWorker {
 	sc.Helper()
 	return sc.begin(w, w.Run, tasks...)
 }
@@ -902,7 +872,7 @@ func (r *runningWorker) wait() error { <-r.ended; return r.err }
 func sleeping(ctx context.Context, d time.Duration) error { pause(ctx, d); return ctx.Err() }
 
 // begin starts a worker's Run or Drain.
-func (sc *scene) begin(w *Worker, work func(context.Context) error, tasks ...Handler) *runningWorker {
+func (sc *scene) begin(w *Worker, work func(context.Context) error, tasks ...AnyTask) *runningWorker {
 	sc.Helper()
 	r := &runningWorker{worker: w, log: &jobLog{start: sc.start}, ended: make(chan struct{})}
 	if w.Storage == nil {
@@ -970,12 +940,8 @@ func watching(s tended, slots int) *watched {
 	return &watched{tended: s, slots: slots, held: make(map[string]time.Time)}
 }
 
-func (w *watched) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return w.claimed(w.tended.Dequeue(ctx, max, queues...))
-}
-
-func (w *watched) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
-	return w.claimed(w.tended.Prefetch(ctx, slots, max, queues...))
+func (w *watched) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	return w.claimed(w.tended.Dequeue(ctx, opts))
 }
 
 func (w *watched) claimed(jobs []*Job, err error) ([]*Job, error) {
@@ -994,11 +960,11 @@ func (w *watched) claimed(jobs []*Job, err error) ([]*Job, error) {
 	return jobs, err
 }
 
-func (w *watched) Release(ctx context.Context, jobs ...*Job) error {
+func (w *watched) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
 	for _, job := range jobs {
 		w.ended(job)
 	}
-	return w.tended.Release(ctx, jobs...)
+	return w.tended.Release(ctx, at, cause, jobs...)
 }
 
 // ended is for tasks to call last.
@@ -1072,19 +1038,9 @@ func (f *failing) endsOf(id string) int {
 	return f.ends[id]
 }
 
-func (f *failing) Dequeue(ctx context.Context, max int, queues ...string) (jobs []*Job, err error) {
+func (f *failing) Dequeue(ctx context.Context, opts DequeueOptions) (jobs []*Job, err error) {
 	if err := f.do(ctx, "Dequeue", func() (err error) {
-		jobs, err = f.tended.Dequeue(ctx, max, queues...)
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	return jobs, nil
-}
-
-func (f *failing) Prefetch(ctx context.Context, slots, max int, queues ...string) (jobs []*Job, err error) {
-	if err := f.do(ctx, "Prefetch", func() (err error) {
-		jobs, err = f.tended.Prefetch(ctx, slots, max, queues...)
+		jobs, err = f.tended.Dequeue(ctx, opts)
 		return err
 	}); err != nil {
 		return nil, err
@@ -1132,8 +1088,12 @@ func (f *failing) ReapStale(ctx context.Context, visibility time.Duration) (n in
 	return n, err
 }
 
-func (f *failing) Release(ctx context.Context, jobs ...*Job) error {
-	return f.do(ctx, "Release", func() error { return f.tended.Release(ctx, jobs...) })
+func (f *failing) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
+	err = f.do(ctx, "Release", func() (err error) {
+		lost, canceled, err = f.tended.Release(ctx, at, cause, jobs...)
+		return err
+	})
+	return lost, canceled, err
 }
 
 // mortal is a storage as one process sees it: when that dies, what it waits for is given up and nothing it does
@@ -1151,22 +1111,15 @@ func born(s tended) *mortal {
 }
 
 func (m *mortal) die() {
-	m.fail("Dequeue", "Prefetch", "MarkDone", "MarkFailed", "DeadLetter", "Heartbeat", "ReapStale", "Release")
+	m.fail("Dequeue", "MarkDone", "MarkFailed", "DeadLetter", "Heartbeat", "ReapStale", "Release")
 	m.end()
 }
 
-func (m *mortal) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+func (m *mortal) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(m.life, cancel)()
-	return m.failing.Dequeue(ctx, max, queues...)
-}
-
-func (m *mortal) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(m.life, cancel)()
-	return m.failing.Prefetch(ctx, slots, max, queues...)
+	return m.failing.Dequeue(ctx, opts)
 }
 
 // copying is a storage whose Heartbeat reads the whole job.

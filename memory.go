@@ -41,8 +41,6 @@ type MemoryStorage struct {
 }
 
 var _ Storage = (*MemoryStorage)(nil)
-var _ Releaser = (*MemoryStorage)(nil)
-var _ Prefetcher = (*MemoryStorage)(nil)
 var _ Canceler = (*MemoryStorage)(nil)
 var _ Inspector = (*MemoryStorage)(nil)
 
@@ -148,11 +146,8 @@ func (p *pile) Pop() any {
 	return last
 }
 
-// NewMemoryStorage returns an empty storage.
-func NewMemoryStorage() *MemoryStorage {
-	return &MemoryStorage{jobs: map[string]*record{}, holders: map[string]*record{},
-		ready: map[string]*ranking{}, running: map[string]*record{}}
-}
+// NewMemoryStorage returns an empty storage. new(MemoryStorage) is one, too.
+func NewMemoryStorage() *MemoryStorage { return new(MemoryStorage) }
 
 // do runs a verb under the lock, unless ctx or the storage is at its end.
 func (s *MemoryStorage) do(ctx context.Context, verb func()) error {
@@ -160,6 +155,10 @@ func (s *MemoryStorage) do(ctx context.Context, verb func()) error {
 	defer s.mu.Unlock()
 	if err := ctx.Err(); err != nil || s.closed {
 		return cmp.Or(err, ErrClosed)
+	}
+	if s.jobs == nil {
+		s.jobs, s.holders = make(map[string]*record), make(map[string]*record)
+		s.ready, s.running = make(map[string]*ranking), make(map[string]*record)
 	}
 	s.now = time.Now().UnixMicro()
 	verb()
@@ -249,21 +248,18 @@ func (s *MemoryStorage) reserveLocked(rec *record) error {
 }
 
 // Dequeue implements [Storage].
-func (s *MemoryStorage) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.Prefetch(ctx, max, max, queues...)
-}
-
-// Prefetch implements [Prefetcher].
-func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...string) (jobs []*Job, err error) {
-	if max < 1 {
-		return nil, fmt.Errorf("pinion: cannot claim %d jobs, at least 1 must be asked for", max)
+func (s *MemoryStorage) Dequeue(ctx context.Context, opts DequeueOptions) (jobs []*Job, err error) {
+	if err := opts.check(); err != nil {
+		return nil, err
 	}
+	slots := opts.Max - opts.Ahead
+	wait := slots > 0 && !opts.NoWait
 	for {
 		var claimed []*record
 		var changed chan struct{}
 		var due <-chan time.Time
-		err = s.do(context.WithoutCancel(ctx), func() { // an ended ctx gets what is due, too
-			if claimed, jobs = s.claimLocked(WorkerName(ctx), slots, max, queues); len(claimed) > 0 || slots < 1 {
+		err = s.do(ctx, func() {
+			if claimed, jobs = s.claimLocked(opts.Worker, slots, opts.Max, opts.Queues); len(claimed) > 0 || !wait {
 				return
 			}
 			if s.changed == nil {
@@ -276,7 +272,7 @@ func (s *MemoryStorage) Prefetch(ctx context.Context, slots, max int, queues ...
 		for i, rec := range claimed {
 			jobs[i].splitArgs(rec.args, rec.kwargs)
 		}
-		if len(jobs) > 0 || slots < 1 || err != nil {
+		if len(jobs) > 0 || !wait || err != nil {
 			return jobs, err
 		}
 		select {
@@ -386,7 +382,7 @@ func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 
 // DeadLetter implements [Storage].
 func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	attempts, text := AttemptsOf(job, cause), ErrorText(cause)
+	attempts, text := attemptsOf(job, cause), ErrorText(cause)
 	return ofOne(s.held(ctx, []*Job{job}, StatusFailed, func(rec *record, _ *Job) { rec.attempts, rec.err = attempts, text }))
 }
 
@@ -396,10 +392,19 @@ func (s *MemoryStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Jo
 	return lost, err
 }
 
-// Release implements [Releaser].
-func (s *MemoryStorage) Release(ctx context.Context, jobs ...*Job) error {
-	_, _, err := s.held(ctx, jobs, StatusPending, func(rec *record, _ *Job) { rec.attempts-- })
-	return err
+// Release implements [Storage].
+func (s *MemoryStorage) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
+	text := ""
+	if cause != nil {
+		text = ErrorText(cause)
+	}
+	return s.held(ctx, jobs, StatusPending, func(rec *record, _ *Job) {
+		rec.attempts--
+		rec.runAt = micros(at)
+		if text != "" {
+			rec.err = text
+		}
+	})
 }
 
 // Cancel implements [Canceler]. For each PENDING job it looks through those that are not yet due or wait in its queue.
@@ -516,7 +521,7 @@ func (s *MemoryStorage) Stats(ctx context.Context) (stats Stats, err error) {
 						stats.LastMinute[59-age/time.Second]++
 					}
 				}
-				stats.Add(rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute)
+				stats.add(rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute)
 			}
 		})
 	}

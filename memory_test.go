@@ -26,7 +26,7 @@ func mustEnqueue(t *testing.T, s Storage, jobs ...*Job) {
 // mustDequeue claims jobs.
 func mustDequeue(t *testing.T, s Storage, max int) []*Job {
 	t.Helper()
-	jobs, err := s.Dequeue(t.Context(), max)
+	jobs, err := s.Dequeue(t.Context(), DequeueOptions{Max: max})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestMemoryStorageClaimsInOrderWhateverCameBefore(t *testing.T) {
 				t.Fatalf("claimed %v, want %v", got, want)
 			}
 			if random.IntN(2) == 0 {
-				if err := s.Release(t.Context(), got); err != nil {
+				if _, _, err := s.Release(t.Context(), time.Time{}, nil, got); err != nil {
 					t.Fatal(err)
 				}
 				continue
@@ -143,7 +143,7 @@ func TestMemoryStorageLeavesNoGoroutineBehind(t *testing.T) {
 		ended := make(chan error, 2)
 		for _, ctx := range []context.Context{ctx, t.Context()} {
 			go func() {
-				_, err := s.Dequeue(ctx, 1)
+				_, err := s.Dequeue(ctx, DequeueOptions{Max: 1})
 				ended <- err
 			}()
 		}
@@ -279,7 +279,7 @@ func TestAListingStaysOpenWhileItsJobsAreDeletedAndOthersCome(t *testing.T) {
 func TestDequeueTakesTheDefaultQueueByItsEmptyName(t *testing.T) {
 	s := NewMemoryStorage()
 	mustEnqueue(t, s, NewJob("a"))
-	jobs, err := s.Dequeue(t.Context(), 1, "")
+	jobs, err := s.Dequeue(t.Context(), DequeueOptions{Max: 1, Queues: []string{""}})
 	if err != nil || len(jobs) != 1 {
 		t.Errorf("got %d jobs, error %v; want 1", len(jobs), err)
 	}

@@ -96,13 +96,13 @@ func TestModelInRealTime(t *testing.T) {
 // mutant is a storage that means something else in one small way.
 type mutant struct {
 	*pinion.MemoryStorage
-	enqueue  func(job *pinion.Job)
-	beat     bool // anybody may prolong any claim
-	reap     time.Duration
-	prune    time.Duration
-	replay   int
-	counts   bool // an attempt that was not run, too
-	prefetch int
+	enqueue func(job *pinion.Job)
+	beat    bool // anybody may prolong any claim
+	reap    time.Duration
+	prune   time.Duration
+	replay  int
+	counts  bool // an attempt that was not run, too
+	ahead   int
 }
 
 func (m mutant) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
@@ -150,6 +150,13 @@ func (m mutant) Prune(ctx context.Context, before time.Time) (int, error) {
 	return m.MemoryStorage.Prune(ctx, before.Add(m.prune))
 }
 
+func (m mutant) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
+	if opts.Ahead > 0 {
+		opts.Ahead -= m.ahead
+	}
+	return m.MemoryStorage.Dequeue(ctx, opts)
+}
+
 func (m mutant) Replay(ctx context.Context, f pinion.Filter) (int, error) {
 	if f.Limit > 0 {
 		f.Limit += m.replay
@@ -162,10 +169,6 @@ func (m mutant) DeadLetter(ctx context.Context, job *pinion.Job, cause error) er
 		cause = errors.New(cause.Error())
 	}
 	return m.MemoryStorage.DeadLetter(ctx, job, cause)
-}
-
-func (m mutant) Prefetch(ctx context.Context, slots, most int, queues ...string) ([]*pinion.Job, error) {
-	return m.MemoryStorage.Prefetch(ctx, slots+m.prefetch, most, queues...)
 }
 
 func TestTheModelFindsMutantsAndPrintsTestsThatCompile(t *testing.T) {
@@ -189,7 +192,7 @@ func TestTheModelFindsMutantsAndPrintsTestsThatCompile(t *testing.T) {
 		{"pruned a microsecond early", mutant{prune: time.Microsecond}},
 		{"one more replayed", mutant{replay: 1}},
 		{"attempts that were not run are counted", mutant{counts: true}},
-		{"claimed ahead beside a dangerous job", mutant{prefetch: 1}},
+		{"claimed ahead beside a dangerous job", mutant{ahead: 1}},
 	} {
 		m := modelOf(t, crashlab.Opener{Name: "mutant", Open: func(context.Context) (pinion.Storage, error) {
 			c.MemoryStorage = modelMemory()

@@ -18,7 +18,7 @@
 //
 //	type AddArgs struct{ A, B int }
 //
-//	var Add = pinion.Func("add", func(ctx context.Context, args AddArgs) error {
+//	var Add = pinion.Register("add", func(ctx context.Context, args AddArgs) error {
 //		fmt.Println(args.A + args.B)
 //		return nil
 //	})
@@ -64,7 +64,7 @@
 // A plain model plays random calls beside each storage (-run TestModel). The README has the numbers.
 //
 // Effects are the user's to make exactly-once: enqueue in the transaction that makes a job necessary
-// ([SQLiteStorage.EnqueueTx]), and key what a task writes by [Job].ID so that doing it twice is doing it once.
+// ([SQLiteStorage.Tx]), and key what a task writes by [Job].ID so that doing it twice is doing it once.
 //
 // # Caveats
 //
@@ -86,7 +86,6 @@
 package pinion
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -129,7 +128,7 @@ type Job struct {
 	Status   Status          `json:"status"`             // PENDING after Enqueue
 	Attempts int             `json:"attempts"`           // claims so far that count; a released claim does not
 	Claim    int64           `json:"claim"`              // fencing token: larger at each claim, never used twice for a job
-	Worker   string          `json:"worker,omitempty"`   // who holds the claim, or held it last: Worker.Name, see WorkerName
+	Worker   string          `json:"worker,omitempty"`   // who holds the claim, or held it last: Worker.Name
 	Canceled bool            `json:"canceled,omitempty"` // Cancel was called for it: it is FAILED, or will be when its claim ends, unless success came first
 	Error    string          `json:"error,omitempty"`    // of the last failed attempt, at most 16 KiB
 	Result   json.RawMessage `json:"result,omitempty"`   // what the task recorded with SetResult, if anything
@@ -145,7 +144,7 @@ type Job struct {
 func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args} }
 
 // Storage keeps jobs. MemoryStorage and SQLiteStorage are the two that come with this package; a backend of your
-// own needs these nine methods, and [CheckStorage] tells whether they mean what is said here. All methods may be
+// own needs these ten methods, and [CheckStorage] tells whether they mean what is said here. All methods may be
 // called by many goroutines at once.
 //
 // Once a call has begun to write, ctx no longer matters to it: the answer is that of the commit. In particular a
@@ -154,25 +153,29 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 // What ends or prolongs a claim does so only for jobs that are RUNNING with the Claim and Attempts of the job
 // handed in. The others are returned as lost, nothing is written for them, and they never fail their batch.
 //
-// Optional powers are interfaces of their own, found by type assertion: [Releaser], [Prefetcher], [Canceler],
+// Optional powers are interfaces of their own, found by type assertion: [Canceler],
 // [Inspector].
 type Storage interface {
 	// Enqueue stores all the jobs or none, durably when it returns nil. It fills in each job's ID, Queue, Status
 	// and CreatedAt, and encodes the arguments: later changes to them are not seen. Errors: a [DuplicateError]
 	// (ErrDuplicate) for an ID that exists or a Key that an unfinished job holds, ErrTooLarge, ErrBadArgs.
 	Enqueue(ctx context.Context, jobs ...*Job) error
-	// Dequeue claims between one and max jobs that are due, in the order of priority and then of age, which is the
-	// order of insertion; a retry keeps its age. It waits until a job is due or ctx ends. No queue named means
-	// every queue. A ctx that has already ended still gets what is due at once. Each job's Worker becomes
-	// WorkerName(ctx).
-	Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error)
+	// Dequeue claims jobs that are due, at most opts.Max and at least one, in the order of priority and then of age,
+	// which is the order of insertion; a retry keeps its age. It waits until a job is due or ctx ends, unless
+	// opts says otherwise.
+	Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error)
 	// MarkDone makes the jobs SUCCESS and records each job's Result.
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// MarkFailed returns the job to PENDING with cause as its Error, due at retryAt. A lost job is ErrLeaseLost.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
-	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step, with AttemptsOf and
-	// ErrorText of the cause. A lost job is ErrLeaseLost.
+	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step, with the ErrorText of
+	// cause. If cause matches ErrAttemptsUsedUp the job was not run under this claim, and its Attempts are stored
+	// as one less. A lost job is ErrLeaseLost.
 	DeadLetter(ctx context.Context, job *Job, cause error) error
+	// Release gives claims back as if they had never been made: the jobs become PENDING, due at the time at (zero: at
+	// once), with the attempt refunded and the Claim used up. A cause that is not nil becomes their Error. It
+	// returns the jobs that were lost, and those that Cancel was called for, which have ended.
+	Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error)
 	// Heartbeat prolongs the claims.
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// ReapStale returns to PENDING, with the Error "lease expired", the jobs whose last heartbeat was more than
@@ -186,20 +189,32 @@ type Storage interface {
 	Close() error
 }
 
-// Releaser is for storages that can give claimed jobs back as if they had never been claimed: PENDING, due at
-// once, the attempt refunded, the Claim used up. The worker does so at shutdown. Lost jobs are left alone. Without
-// it the worker uses MarkFailed, and an interrupted attempt counts.
-type Releaser interface {
-	Release(ctx context.Context, jobs ...*Job) error
+// DequeueOptions say what a Dequeue claims. Only Max must be set.
+type DequeueOptions struct {
+	// Max is how many jobs to claim at most; a backend may return fewer.
+	Max int
+	// Ahead is how many of Max may be claimed ahead of free slots [0]. Beyond the first Max-Ahead jobs Dequeue stops
+	// before a job that was claimed before: such a job may be the one that kills its process, and whatever waits for a
+	// slot there would lose an attempt with it. With Ahead = Max Dequeue does not wait, and returning no job is
+	// not an error. A backend that claims nothing ahead is correct.
+	Ahead int
+	// Queues are the queues to claim from [every queue]. "" is the default queue.
+	Queues []string
+	// Worker becomes the Worker of the jobs.
+	Worker string
+	// NoWait makes Dequeue return what is due now. Returning no job is not an error then.
+	NoWait bool
 }
 
-// Prefetcher is for storages from which the worker may claim jobs ahead of free slots, which makes short tasks
-// several times faster; it needs Releaser too. Prefetch is Dequeue up to the first slots jobs, and with no slots does
-// not wait: no job is no error then. It goes on up to max, but stops there before the first job that has been claimed
-// before: such a job may be the one that kills its process, and whatever waits in that process for a slot would lose
-// an attempt with it.
-type Prefetcher interface {
-	Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error)
+// Enqueuer stores jobs. Every Storage is one, and so is a [Tx].
+type Enqueuer interface {
+	Enqueue(ctx context.Context, jobs ...*Job) error
+}
+
+// Tx stores jobs inside a database transaction of the caller's. The jobs exist, and wake workers, when that transaction
+// commits. After a rollback nothing is stored.
+type Tx interface {
+	Enqueuer
 }
 
 // Canceler is for storages in which jobs can be told to end, which marks them as [Job].Canceled. A PENDING one does so
@@ -282,33 +297,6 @@ type Counts struct {
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest pending job
 }
 
-// Add adds n jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished in
-// the last hour and in the last minute. It is for authors of storages.
-func (s *Stats) Add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
-	q, found := slices.BinarySearchFunc(s.Queues, queue, func(q QueueStats, name string) int { return strings.Compare(q.Queue, name) })
-	if !found {
-		s.Queues = slices.Insert(s.Queues, q, QueueStats{Queue: queue})
-	}
-	t, found := slices.BinarySearchFunc(s.Tasks, task, func(t TaskStats, name string) int { return strings.Compare(t.Task, name) })
-	if !found {
-		s.Tasks = slices.Insert(s.Tasks, t, TaskStats{Task: task})
-	}
-	for _, c := range [...]*Counts{&s.Total, &s.Queues[q].Counts, &s.Tasks[t].Counts} {
-		switch status {
-		case StatusPending:
-			if c.Pending += n; c.Oldest.IsZero() || oldest.Before(c.Oldest) {
-				c.Oldest = oldest
-			}
-		case StatusRunning:
-			c.Running += n
-		case StatusSuccess:
-			c.Success, c.SuccessHour, c.Minute = c.Success+n, c.SuccessHour+hour, c.Minute+minute
-		case StatusFailed:
-			c.Failed, c.FailedHour, c.Minute = c.Failed+n, c.FailedHour+hour, c.Minute+minute
-		}
-	}
-}
-
 // Errors to match with errors.Is; what is returned adds the job and the reason.
 var (
 	// From Enqueue.
@@ -344,21 +332,6 @@ func (e *DuplicateError) Error() string {
 // Is reports whether target is ErrDuplicate.
 func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
 
-// AttemptsError is the cause with which a worker dead-letters a job that it has claimed beyond its last attempt, and so
-// has not run. It matches ErrAttemptsUsedUp.
-type AttemptsError struct {
-	Attempts int    // as many as the retry policy allows; what DeadLetter stores
-	Claims   int    // earlier ones; more than Attempts after workers that died while they gave the job up, or of another policy
-	Last     string // the job's Error so far
-}
-
-func (e *AttemptsError) Error() string {
-	return fmt.Sprintf("%v: %d of %d; the last error: %s", ErrAttemptsUsedUp, e.Claims, e.Attempts, cmp.Or(e.Last, "none"))
-}
-
-// Is reports whether target is ErrAttemptsUsedUp.
-func (e *AttemptsError) Is(target error) bool { return target == ErrAttemptsUsedUp }
-
 const (
 	defaultQueue = "default"
 	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
@@ -369,6 +342,52 @@ const (
 // accepted fills in what Enqueue owes the caller's job once it is stored.
 func (j *Job) accepted(id, queue string, created time.Time) {
 	j.ID, j.Queue, j.Status, j.CreatedAt = id, queue, StatusPending, created
+}
+
+// check reports options that cannot be meant.
+func (o DequeueOptions) check() error {
+	if o.Max < 1 {
+		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", o.Max)
+	}
+	if o.Ahead < 0 || o.Ahead > o.Max {
+		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to Max, which is %d", o.Ahead, o.Max)
+	}
+	return nil
+}
+
+// attemptsOf returns what DeadLetter stores as the Attempts of the job.
+func attemptsOf(job *Job, cause error) int {
+	if errors.Is(cause, ErrAttemptsUsedUp) { // it was not run under this claim
+		return job.Attempts - 1
+	}
+	return job.Attempts
+}
+
+// add adds n jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished in
+// the last hour and in the last minute.
+func (s *Stats) add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
+	q, found := slices.BinarySearchFunc(s.Queues, queue, func(q QueueStats, name string) int { return strings.Compare(q.Queue, name) })
+	if !found {
+		s.Queues = slices.Insert(s.Queues, q, QueueStats{Queue: queue})
+	}
+	t, found := slices.BinarySearchFunc(s.Tasks, task, func(t TaskStats, name string) int { return strings.Compare(t.Task, name) })
+	if !found {
+		s.Tasks = slices.Insert(s.Tasks, t, TaskStats{Task: task})
+	}
+	for _, c := range [...]*Counts{&s.Total, &s.Queues[q].Counts, &s.Tasks[t].Counts} {
+		switch status {
+		case StatusPending:
+			if c.Pending += n; c.Oldest.IsZero() || oldest.Before(c.Oldest) {
+				c.Oldest = oldest
+			}
+		case StatusRunning:
+			c.Running += n
+		case StatusSuccess:
+			c.Success, c.SuccessHour, c.Minute = c.Success+n, c.SuccessHour+hour, c.Minute+minute
+		case StatusFailed:
+			c.Failed, c.FailedHour, c.Minute = c.Failed+n, c.FailedHour+hour, c.Minute+minute
+		}
+	}
 }
 
 // ErrorText is the form in which MarkFailed and DeadLetter store their cause as a job's Error: valid UTF-8 without NUL,
@@ -383,26 +402,6 @@ func ErrorText(err error) string {
 		text = strings.ToValidUTF8(text[:maxErrorText-3], "") + "..."
 	}
 	return text
-}
-
-// AttemptsOf is what DeadLetter stores as the Attempts of the job: those that an [AttemptsError] in cause tells, which says
-// that the job was not run under this claim, and else the job's own. It is for authors of storages.
-func AttemptsOf(job *Job, cause error) int {
-	if unrun, ok := errors.AsType[*AttemptsError](cause); ok && unrun != nil {
-		return min(max(unrun.Attempts, 0), job.Attempts)
-	}
-	return job.Attempts
-}
-
-type workerKey struct{}
-
-// WorkerName is the Name of the worker that claims jobs with ctx, and host:pid where there is none. It is for authors
-// of storages, to be called by Dequeue and Prefetch.
-func WorkerName(ctx context.Context) string {
-	if name, ok := ctx.Value(workerKey{}).(string); ok {
-		return name
-	}
-	return processName()
 }
 
 var processName = sync.OnceValue(func() string {
@@ -437,11 +436,19 @@ var (
 	schemesMu sync.Mutex // guards schemes
 	schemes   = map[string]func(context.Context, string) (Storage, error){
 		"memory": func(context.Context, string) (Storage, error) { return NewMemoryStorage(), nil },
-		"sqlite": func(ctx context.Context, s string) (Storage, error) { return OpenSQLite(ctx, s[len("sqlite:"):], nil) },
+		"sqlite": openSQLiteScheme,
 	}
 	// Two letters at least, so that C:\jobs.db is a path.
 	schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 )
+
+func openSQLiteScheme(ctx context.Context, dsn string) (Storage, error) {
+	s, err := OpenSQLite(ctx, dsn[len("sqlite:"):], nil)
+	if err != nil {
+		return nil, err // not s: a nil *SQLiteStorage in a Storage is not nil
+	}
+	return s, nil
+}
 
 // Open opens the storage that dsn names: the path of a SQLite file, created if missing; the same as "sqlite:path";
 // "memory:" for a new MemoryStorage; or "scheme:…" for a scheme that a backend has registered. The caller closes

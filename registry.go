@@ -30,17 +30,17 @@ type Task[A any] struct {
 	Retry   *RetryPolicy  // over the worker's
 }
 
-// Func registers run under name on the DefaultRegistry: short for Register(Task[A]{Name: name, Run: run}).
+// Register registers run as the task called name on the DefaultRegistry. It panics as [Registry.Add] does.
 //
 // A package-level var whose function enqueues the same task again is an initialisation cycle for the compiler.
-// Declare the variable alone and call Func in func init then.
-func Func[A any](name string, run func(ctx context.Context, args A) error) Task[A] {
-	return Register(Task[A]{Name: name, Run: run})
+// Declare the variable alone and call Register in func init then.
+func Register[A any](name string, run func(ctx context.Context, args A) error) Task[A] {
+	return RegisterTask(Task[A]{Name: name, Run: run})
 }
 
-// Register adds t to the DefaultRegistry, usually in a package-level var, and returns it. It panics as
+// RegisterTask adds t to the DefaultRegistry, usually in a package-level var, and returns it. It panics as
 // [Registry.Add] does.
-func Register[A any](t Task[A]) Task[A] {
+func RegisterTask[A any](t Task[A]) Task[A] {
 	DefaultRegistry.Add(t)
 	return t
 }
@@ -62,16 +62,16 @@ func (t Task[A]) Job(args A) *Job {
 }
 
 // Enqueue stores a job of this task, due at once, and returns it with its ID.
-func (t Task[A]) Enqueue(ctx context.Context, s Storage, args A) (*Job, error) {
+func (t Task[A]) Enqueue(ctx context.Context, e Enqueuer, args A) (*Job, error) {
 	job := t.Job(args)
-	if err := s.Enqueue(ctx, job); err != nil {
+	if err := e.Enqueue(ctx, job); err != nil {
 		return nil, err
 	}
 	return job, nil
 }
 
-// Handler is what Task[A] is for every A, so that one Registry holds tasks of all types. Nothing else implements it.
-type Handler interface{ handler() handler }
+// AnyTask is a Task[A] of any A, so that one Registry holds tasks of all types. Nothing else implements it.
+type AnyTask interface{ handler() handler }
 
 // handler is a Task[A] with A gone from its type.
 type handler struct {
@@ -123,15 +123,15 @@ type Registry struct {
 	handlers sync.Map // of handler, by the name in lower case
 }
 
-// DefaultRegistry is where Func and Register put tasks, and where a Worker without a Registry looks.
+// DefaultRegistry is where Register and RegisterTask put tasks, and where a Worker without a Registry looks.
 var DefaultRegistry = new(Registry)
 
 // Add registers tasks. An empty or taken name, a missing Run and an argument type that JSON cannot express, or in
 // which two fields have one JSON name, panic, as http.Handle does: they are mistakes in the program, there whenever
 // it starts.
-func (r *Registry) Add(hs ...Handler) {
-	for _, h := range hs {
-		added := h.handler()
+func (r *Registry) Add(ts ...AnyTask) {
+	for _, t := range ts {
+		added := t.handler()
 		if taken, ok := r.handlers.LoadOrStore(strings.ToLower(added.name), added); ok {
 			panic(fmt.Sprintf("pinion: task %q is registered already, as %q", added.name, taken.(handler).name))
 		}

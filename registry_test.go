@@ -502,7 +502,7 @@ type embedsTag struct {
 }
 
 func TestRegistrationMistakesPanic(t *testing.T) {
-	run := func(r *Registry, h Handler) (message string) {
+	run := func(r *Registry, h AnyTask) (message string) {
 		defer func() { message = fmt.Sprint(recover()) }()
 		r.Add(h)
 		return ""
@@ -510,7 +510,7 @@ func TestRegistrationMistakesPanic(t *testing.T) {
 	var registry Registry
 	registry.Add(nop[int]("taken"))
 	for _, c := range []struct {
-		handler Handler
+		handler AnyTask
 		want    string
 	}{
 		{nop[int](""), `task "": Name and Run must be set`},
@@ -608,12 +608,12 @@ func TestARegistryKnowsTheQueuesOfItsTasks(t *testing.T) {
 	}
 }
 
-func TestRegisterAndFuncUseTheDefaultRegistry(t *testing.T) {
+func TestRegisterAndRegisterTaskUseTheDefaultRegistry(t *testing.T) {
 	names := []string{NewID(), NewID()}
-	Func(names[0], func(context.Context, int) error { return nil })
-	task := Register(Task[int]{Name: names[1], Queue: "q", Run: nop[int]("").Run})
+	Register(names[0], func(context.Context, int) error { return nil })
+	task := RegisterTask(Task[int]{Name: names[1], Queue: "q", Run: nop[int]("").Run})
 	if task.Queue != "q" {
-		t.Errorf("Register returned the queue %q, want the task's", task.Queue)
+		t.Errorf("RegisterTask returned the queue %q, want the task's", task.Queue)
 	}
 	for _, name := range names {
 		if _, ok := DefaultRegistry.lookup(name); !ok {

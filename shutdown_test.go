@@ -106,7 +106,7 @@ func TestWhatATaskAnswersToTheShutdownCounts(t *testing.T) {
 		"a deadline of its own":     {func(context.Context) error { return context.DeadlineExceeded }, failed(context.DeadlineExceeded)},
 	}
 	overStorages(t, func(t *scene) {
-		var tasks []Handler
+		var tasks []AnyTask
 		ids := make(map[string]string)
 		for name, c := range cases {
 			tasks = append(tasks, t.task(name, func(ctx context.Context, _ *Job) error {
@@ -648,7 +648,7 @@ func TestARunWhoseContextHasEndedClaimsNothing(t *testing.T) {
 func TestAWorkerMayRunAgainAfterAStop(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		worker := &Worker{}
-		tasks := []Handler{t.task("a", func(context.Context, *Job) error { return nil })}
+		tasks := []AnyTask{t.task("a", func(context.Context, *Job) error { return nil })}
 		for n := range 3 {
 			run := t.run(worker, tasks...)
 			tasks = nil
@@ -711,52 +711,6 @@ func TestADrainStoppedWhileItWaitsForARetryReturnsAtOnce(t *testing.T) {
 	})
 }
 
-func TestWithoutReleaserAnInterruptedAttemptCounts(t *testing.T) {
-	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{Storage: plain{t.storage}}, t.task("a", func(ctx context.Context, _ *Job) error {
-			<-ctx.Done()
-			return ctx.Err()
-		}))
-		id := t.enqueue("a")[0]
-		t.sleep(time.Second)
-		run.stop()
-		if err := run.wait(); err != nil || run.at != 11*time.Second {
-			t.Errorf("Run returned %v after %v; want nil after 11s", err, run.at)
-		}
-		job := t.get(id)
-		if job.Status != StatusPending || job.Attempts != 1 || job.Error != ErrShutdown.Error() || job.RunAt.After(time.Now()) {
-			t.Errorf("%s after %d attempts, error %q, due at %v; want PENDING after 1 with %q, due now", job.Status, job.Attempts, job.Error, job.RunAt, ErrShutdown)
-		}
-		if m := run.metrics(); m.Processed != 0 {
-			t.Errorf("%d attempts are counted as ended, want none", m.Processed)
-		}
-	})
-}
-
-func TestWithoutReleaserACanceledJobIsLetGoAtTheShutdown(t *testing.T) {
-	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{Storage: struct {
-			Storage
-			Canceler
-		}{t.storage, t.storage}}, t.task("a", func(ctx context.Context, _ *Job) error {
-			<-ctx.Done()
-			return ctx.Err()
-		}))
-		id := t.enqueue("a")[0]
-		t.sleep(1500 * time.Millisecond)
-		run.stop()
-		t.sleep(9700 * time.Millisecond)
-		t.cancel(0, 1, id) // after the last heartbeat of the grace
-		if err := run.wait(); err != nil || run.at != 11500*time.Millisecond {
-			t.Errorf("Run returned %v after %v; want nil after 11.5s", err, run.at)
-		}
-		t.wantCanceled(id)
-		if lines := run.log.lines("storage"); len(lines) > 0 {
-			t.Errorf("the log tells of trouble: %q", lines)
-		}
-	})
-}
-
 // A ctx may end in other ways than by being cancelled.
 func TestADeadlineOfItsContextStopsARunCleanly(t *testing.T) {
 	overStorages(t, func(t *scene) {
@@ -780,7 +734,7 @@ func TestAnIdleWorkerInTroubleWithItsStorageStopsAtOnce(t *testing.T) {
 	for _, hangs := range []bool{false, true} {
 		overStorages(t, func(t *scene) {
 			broken := &failing{tended: t.storage, hangs: hangs}
-			broken.fail("Dequeue", "Prefetch", "ReapStale", "Heartbeat")
+			broken.fail("Dequeue", "ReapStale", "Heartbeat")
 			run := t.run(&Worker{Storage: broken})
 			t.sleep(3500 * time.Millisecond)
 			run.stop()
@@ -882,11 +836,11 @@ type slow struct {
 	release, markDone time.Duration
 }
 
-func (s *slow) Release(ctx context.Context, jobs ...*Job) error {
+func (s *slow) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
 	if !pause(ctx, s.release) {
-		return ctx.Err()
+		return nil, nil, ctx.Err()
 	}
-	return s.tended.Release(ctx, jobs...)
+	return s.tended.Release(ctx, at, cause, jobs...)
 }
 
 func (s *slow) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {

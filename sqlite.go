@@ -43,8 +43,6 @@ type SQLiteStorage struct {
 
 var _ interface {
 	Storage
-	Releaser
-	Prefetcher
 	Canceler
 	Inspector
 } = (*SQLiteStorage)(nil)
@@ -79,7 +77,7 @@ const (
 // has the file open but cannot open it again. nil opts are the defaults. The caller closes the storage.
 //
 // Refused, with an error that says which, are a file that is not SQLite, one from a newer Pinion, and one whose jobs
-// table belongs to another program. A file may hold other tables too, for EnqueueTx, but its PRAGMA user_version is
+// table belongs to another program. A file may hold other tables too, for Tx, but its PRAGMA user_version is
 // Pinion's. A symbolic link is followed, once, here, and the -wal and -shm stand beside the file itself, with its
 // mode; a link to nothing and what is no regular file (a directory, a fifo, a device) are refused.
 func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteStorage, error) {
@@ -368,12 +366,24 @@ func (q *session) nameHolder(err error) error {
 	return err
 }
 
-// EnqueueTx stores the jobs inside a transaction of the user's: they come to be when tx commits, which wakes
-// workers by itself, and never were if it does not. All are stored or none. tx must be one of modernc.org/sqlite
-// on the same file; another file is an error. Errors are those of Enqueue and of tx, whose database waits for other
-// writers, workers among them, if it is opened with "?_pragma=busy_timeout(5000)&_txlock=immediate". While tx is
-// open, the storage's own verbs that write wait for it: do not call Enqueue before its end.
-func (s *SQLiteStorage) EnqueueTx(ctx context.Context, tx *sql.Tx, jobs ...*Job) error {
+// Tx returns what enqueues inside tx, a transaction of modernc.org/sqlite on the same file; on another file Enqueue
+// returns an error. The jobs become visible, and wake workers, when tx commits. After a rollback nothing is stored.
+// All jobs of a call are stored or none. Errors are those of Enqueue and of tx. While tx is open the storage's own
+// verbs that write wait for it, so do not call Enqueue on the storage before its end. Open the database with
+// "?_pragma=busy_timeout(5000)&_txlock=immediate", so that tx waits for other writers, workers among them.
+func (s *SQLiteStorage) Tx(tx *sql.Tx) Tx { return sqliteTx{s, tx} }
+
+type sqliteTx struct {
+	storage *SQLiteStorage
+	tx      *sql.Tx
+}
+
+// Enqueue implements [Enqueuer].
+func (t sqliteTx) Enqueue(ctx context.Context, jobs ...*Job) error {
+	return t.storage.enqueueTx(ctx, t.tx, jobs)
+}
+
+func (s *SQLiteStorage) enqueueTx(ctx context.Context, tx *sql.Tx, jobs []*Job) error {
 	rows, err := newRows(jobs)
 	if err != nil || len(rows) == 0 {
 		return s.reader(ctx).nameHolder(err) // not by tx, in which a read that comes first may forbid the write
@@ -426,36 +436,28 @@ func sameFile(a, b string) bool {
 // ---- Dequeue ----
 
 // Dequeue claims jobs; see [Storage].
-func (s *SQLiteStorage) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.Prefetch(ctx, max, max, queues...)
-}
-
-// Prefetch claims jobs ahead of free slots; see [Prefetcher].
-func (s *SQLiteStorage) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
-	if max < 1 || slots < 0 {
-		return nil, fmt.Errorf("pinion: dequeue: %d jobs; at least 1 must be asked for", max)
+func (s *SQLiteStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if err := opts.check(); err != nil {
+		return nil, err
 	}
-	names := slices.Clone(queues)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	names := slices.Clone(opts.Queues)
 	for i, name := range names {
 		names[i] = cmp.Or(name, defaultQueue)
 	}
 	slices.Sort(names)
-	c := &call{worker: WorkerName(ctx), queues: slices.Compact(names), slots: slots, max: max}
-	ended := ctx.Err()
-	if c.once = ended != nil || slots == 0; ended != nil {
-		// Whoever asks for what is due at once gets it, but does not wait long for a lock.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-	}
-	switch err := s.submit(ctx, c); {
-	case err == nil && len(c.jobs) > 0:
+	slots := opts.Max - opts.Ahead
+	c := &call{worker: opts.Worker, queues: slices.Compact(names), slots: slots, max: opts.Max, once: slots == 0 || opts.NoWait}
+	err := s.submit(ctx, c)
+	if err == nil {
 		return c.jobs, nil
-	case err == nil || err == ctx.Err():
-		return nil, cmp.Or(ended, err)
-	default:
-		return nil, wrap("dequeue", err)
 	}
+	if err == ctx.Err() {
+		return nil, err
+	}
+	return nil, wrap("dequeue", err)
 }
 
 // serve gives those who wait what is due, in the order in which they came.
@@ -698,7 +700,7 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 
 // DeadLetter gives a job up; see [Storage].
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	attempts, text := AttemptsOf(job, cause), ErrorText(cause) // not in the transaction: it is somebody else's code
+	attempts, text := attemptsOf(job, cause), ErrorText(cause) // not in the transaction: it is somebody else's code
 	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`,
 		toDLQ+`id=?`, func(*Job) []any { return []any{text, seconds(s.w.now), attempts} }))
 }
@@ -708,13 +710,17 @@ func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Jo
 	return s.claimed(ctx, "heartbeat", jobs, `heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
 }
 
-// Release gives claims back; see [Releaser].
-func (s *SQLiteStorage) Release(ctx context.Context, jobs ...*Job) error {
-	_, _, err := s.letGo(ctx, "release", jobs, `UPDATE jobs SET status='PENDING', attempts=attempts-1`, "", func(*Job) []any {
-		s.w.look = true
-		return nil
-	})
-	return err
+// Release gives claims back; see [Storage].
+func (s *SQLiteStorage) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
+	var text any // NULL leaves the error as it is
+	if cause != nil {
+		text = ErrorText(cause)
+	}
+	return s.letGo(ctx, "release", jobs, `UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), run_at=?, future=?`, "",
+		func(*Job) []any {
+			s.w.look = true
+			return []any{text, seconds(at), seconds(at) > seconds(s.w.now)}
+		})
 }
 
 // Cancel tells jobs to end; see [Canceler].

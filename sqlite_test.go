@@ -217,10 +217,8 @@ func wantError(t *testing.T, err error, words ...string) {
 // dueNow claims what is due at once.
 func dueNow(t *testing.T, s Storage, max int, queues ...string) []*Job {
 	t.Helper()
-	ended, cancel := context.WithCancel(context.Background())
-	cancel()
-	jobs, err := s.Dequeue(ended, max, queues...)
-	if err != nil && !errors.Is(err, context.Canceled) {
+	jobs, err := s.Dequeue(context.Background(), DequeueOptions{Max: max, Queues: queues, NoWait: true})
+	if err != nil {
 		t.Fatal(err)
 	}
 	return jobs
@@ -258,7 +256,7 @@ type answer struct {
 func dequeueLater(ctx context.Context, s Storage, max int, queues ...string) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
-		jobs, err := s.Dequeue(ctx, max, queues...)
+		jobs, err := s.Dequeue(ctx, DequeueOptions{Max: max, Queues: queues})
 		answers <- answer{jobs, err, time.Now()}
 	}()
 	return answers
@@ -311,7 +309,7 @@ var processes = map[string]func(ctx context.Context, path string) error{
 		if err != nil {
 			return err
 		}
-		return errors.Join(s.EnqueueTx(ctx, tx, NewJob("sent")), tx.Commit(), db.Close(), s.Close())
+		return errors.Join(s.Tx(tx).Enqueue(ctx, NewJob("sent")), tx.Commit(), db.Close(), s.Close())
 	},
 	"work": workAndProduce,
 }
@@ -642,14 +640,17 @@ func TestReadOnlyReadsTheLogOfACrashAndLeavesItThere(t *testing.T) {
 // is lost and a job has finished.
 func verbs(s *SQLiteStorage, job *Job) map[string]func(ctx context.Context) error {
 	return map[string]func(ctx context.Context) error{
-		"Enqueue":    func(ctx context.Context) error { return s.Enqueue(ctx, NewJob("new")) },
-		"Dequeue":    func(ctx context.Context) error { _, err := s.Dequeue(ctx, 1); return err },
-		"Prefetch":   func(ctx context.Context) error { _, err := s.Prefetch(ctx, 1, 2); return err },
+		"Enqueue": func(ctx context.Context) error { return s.Enqueue(ctx, NewJob("new")) },
+		"Dequeue": func(ctx context.Context) error { _, err := s.Dequeue(ctx, DequeueOptions{Max: 1}); return err },
+		"DequeueAhead": func(ctx context.Context) error {
+			_, err := s.Dequeue(ctx, DequeueOptions{Max: 2, Ahead: 1})
+			return err
+		},
 		"MarkDone":   func(ctx context.Context) error { _, err := s.MarkDone(ctx, job); return err },
 		"MarkFailed": func(ctx context.Context) error { return s.MarkFailed(ctx, job, errors.New("x"), time.Time{}) },
 		"DeadLetter": func(ctx context.Context) error { return s.DeadLetter(ctx, job, errors.New("x")) },
 		"Heartbeat":  func(ctx context.Context) error { _, err := s.Heartbeat(ctx, job); return err },
-		"Release":    func(ctx context.Context) error { return s.Release(ctx, job) },
+		"Release":    func(ctx context.Context) error { _, _, err := s.Release(ctx, time.Time{}, nil, job); return err },
 		"Cancel":     func(ctx context.Context) error { _, _, err := s.Cancel(ctx, job.ID); return err },
 		"ReapStale":  func(ctx context.Context) error { _, err := s.ReapStale(ctx, -time.Hour); return err },
 		"Replay":     func(ctx context.Context) error { _, err := s.Replay(ctx, Filter{}); return err },
@@ -779,7 +780,7 @@ func TestPythonGoesOnWritingWhileAWorkerRuns(t *testing.T) {
 			VALUES ('f00d', 'tell', '["x"]', '{"k": 1}', 'PENDING', 0, 1700000009.5, NULL, NULL);`)
 		job := <-ran
 		want := Job{ID: "f00d", Task: "tell", Args: []any{json.RawMessage(`"x"`)}, Kwargs: map[string]any{"k": json.RawMessage("1")}, Queue: "default",
-			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: WorkerName(t.Context()), CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
+			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: processName(), CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
 		if diff := gocmp.Diff(want, job); diff != "" {
 			t.Errorf("run %d (-want +got):\n%s", i, diff)
 		}
@@ -829,8 +830,8 @@ func TestPythonsClaimsAreFencedByTheAttempts(t *testing.T) {
 			if err := s.DeadLetter(t.Context(), job, errors.New("x")); !errors.Is(err, ErrLeaseLost) {
 				t.Errorf("DeadLetter: %v", err)
 			}
-			if err := s.Release(t.Context(), job); err != nil {
-				t.Errorf("Release: %v", err)
+			if lost, _, err := s.Release(t.Context(), time.Time{}, nil, job); len(lost) != 1 || err != nil {
+				t.Errorf("Release: %d lost, %v", len(lost), err)
 			}
 			o := otherProgram(t, path)
 			o.want(test.left, "SELECT status, attempts FROM jobs")
@@ -899,19 +900,20 @@ func workout(t *testing.T, s *SQLiteStorage) {
 			jobs[n].Key = NewID()
 			mustEnqueue(t, s, jobs...)
 			mustEnqueue(t, s, &Job{Task: "x", Queue: "a", RunAt: time.Now().Add(time.Second)})
-			_, err := s.Dequeue(ctx, n+1, queues...)
+			_, err := s.Dequeue(ctx, DequeueOptions{Max: n + 1, Queues: queues})
 			check(nil, err)
 		}
 		time.Sleep(2 * time.Second)
-		jobs, err := s.Prefetch(ctx, 5, 50, queues...)
+		jobs, err := s.Dequeue(ctx, DequeueOptions{Max: 50, Ahead: 50 - 5, Queues: queues})
 		check(nil, err)
 		_, err = s.Heartbeat(ctx, jobs...)
 		check(nil, err)
-		check(nil, s.Release(ctx, jobs[0]))
+		_, _, err = s.Release(ctx, time.Time{}, nil, jobs[0])
+		check(nil, err)
 		check(nil, s.MarkFailed(ctx, jobs[1], errors.New("x"), time.Now()))
 		check(nil, s.MarkFailed(ctx, jobs[2], errors.New("x"), time.Now().Add(time.Hour)))
 		check(nil, s.DeadLetter(ctx, jobs[3], errors.New("x")))
-		check(nil, s.DeadLetter(ctx, jobs[4], &AttemptsError{Attempts: 1}))
+		check(nil, s.DeadLetter(ctx, jobs[4], ErrAttemptsUsedUp))
 		jobs[5].Result = json.RawMessage("1")
 		_, _, err = s.Cancel(ctx, jobs[6].ID, "none")
 		check(nil, err)
@@ -1091,8 +1093,8 @@ func TestConcurrentVerbsShareATransaction(t *testing.T) {
 			func() { s.MarkFailed(ctx, jobs[2], errors.New("x"), time.Now().Add(time.Hour)) },
 			func() { s.DeadLetter(ctx, jobs[3], errors.New("x")) },
 			func() { s.Heartbeat(ctx, jobs[4]) },
-			func() { s.Release(ctx, jobs[5]) },
-			func() { claimed, _ = s.Dequeue(ctx, 2, "default") },
+			func() { s.Release(ctx, time.Time{}, nil, jobs[5]) },
+			func() { claimed, _ = s.Dequeue(ctx, DequeueOptions{Max: 2, Queues: []string{"default"}}) },
 		}
 		for range 50 {
 			calls = append(calls, func() { mustEnqueue(t, s, NewJob("b")) })
@@ -1152,7 +1154,7 @@ func TestCallsThatShareATransactionMeetInTheOrderInWhichTheyCame(t *testing.T) {
 			func() { mustEnqueue(t, s, NewJob("a")) },
 			func() { mustEnqueue(t, s, &Job{Task: "b", Key: "k"}) },
 			func() { mustEnqueue(t, s, NewJob("c")) },
-			func() { claimed, _ = s.Dequeue(t.Context(), 1) },
+			func() { claimed, _ = s.Dequeue(t.Context(), DequeueOptions{Max: 1}) },
 			func() { mustEnqueue(t, s, NewJob("d")) },
 		)
 		if got := tasksOf(claimed); got != "a" || n != 1 {
@@ -1212,7 +1214,7 @@ func TestARefusedJobIsNoErrorOfTheNeighboursOrOfAWaitingClaim(t *testing.T) {
 			claimed := make(chan string, 1)
 			if claims {
 				go func() {
-					jobs, err := s.Dequeue(t.Context(), 9)
+					jobs, err := s.Dequeue(t.Context(), DequeueOptions{Max: 9})
 					claimed <- fmt.Sprint(tasksOf(jobs), " ", err)
 				}()
 				synctest.Wait()
@@ -1248,7 +1250,7 @@ func TestAJobGivenInATransactionThatFailsIsGivenAnew(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		blocked(t, path,
 			func() {
-				if jobs, err := s.Dequeue(ctx, 1); len(jobs) > 0 || !errors.Is(err, context.Canceled) {
+				if jobs, err := s.Dequeue(ctx, DequeueOptions{Max: 1}); len(jobs) > 0 || !errors.Is(err, context.Canceled) {
 					t.Errorf("Dequeue: %d jobs, %v; want none, for its ctx has ended", len(jobs), err)
 				}
 			},
@@ -1282,7 +1284,7 @@ func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 		var errs [6]error
 		var claimed []*Job
 		n := blocked(t, path,
-			func() { claimed, errs[0] = s.Dequeue(ctx, 1) },
+			func() { claimed, errs[0] = s.Dequeue(ctx, DequeueOptions{Max: 1}) },
 			func() { errs[1] = s.Enqueue(ctx, NewJob("a")) }, // goes to the Dequeue, which must forget it with the others
 			func() { errs[2] = s.Enqueue(ctx, NewJob("b")) },
 			func() { errs[3] = s.Enqueue(ctx, NewJob("c"), &Job{Task: "d", Key: "k"}, NewJob("e")) },
@@ -1325,7 +1327,7 @@ func TestAWaitingDequeueIsServedInTheTransactionOfTheEnqueue(t *testing.T) {
 		now := microTime(time.Now())
 		want := []*Job{{ID: given.ID, Task: "a", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"k": json.RawMessage(`"v"`)}, Queue: "q",
 			Priority: 3, Key: "key", RunAt: microTime(runAt), Status: StatusRunning, Attempts: 1, Claim: now.UnixMicro(),
-			Worker: WorkerName(t.Context()), CreatedAt: now, HeartbeatAt: now}}
+			CreatedAt: now, HeartbeatAt: now}}
 		got := <-waiting
 		if diff := gocmp.Diff(want, got.jobs); diff != "" || got.err != nil {
 			t.Errorf("Dequeue: %v (-want +got):\n%s", got.err, diff)
@@ -1377,7 +1379,7 @@ func TestAJobThatMustWaitForAFreeSlotIsNotOvertakenByANewOne(t *testing.T) {
 		mustEnqueue(t, s, &Job{Task: "fresh", Priority: 1})
 		var got []*Job
 		blocked(t, path,
-			func() { got, _ = s.Prefetch(t.Context(), 1, 9) },
+			func() { got, _ = s.Dequeue(t.Context(), DequeueOptions{Max: 9, Ahead: 9 - 1}) },
 			func() { mustEnqueue(t, s, NewJob("new")) })
 		if tasksOf(got) != "fresh" {
 			t.Errorf("one slot and eight places ahead got %q, want the fresh job alone", tasksOf(got))
@@ -1522,23 +1524,23 @@ func TestACallEndsWithItsContextWhileAnotherHoldsTheLock(t *testing.T) {
 	})
 }
 
-func TestADequeueWhoseContextHasEndedTakesWhatIsDueButWaitsNotLongForALock(t *testing.T) {
+func TestADequeueThatDoesNotWaitForJobsStillWaitsForTheLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
 		mustEnqueue(t, s, NewJob("a"), NewJob("b"))
-		ended, cancel := context.WithCancel(t.Context())
-		cancel()
 		release := otherProgram(t, path).lock()
 		start := time.Now()
-		if jobs, err := s.Dequeue(ended, 1); jobs != nil || !errors.Is(err, context.Canceled) || time.Since(start) > time.Second+promptly {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if jobs, err := s.Dequeue(ctx, DequeueOptions{Max: 1, NoWait: true}); jobs != nil || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second+promptly {
 			t.Errorf("with the lock held: %q, %v after %v", tasksOf(jobs), err, time.Since(start))
 		}
 		release()
-		if jobs, err := s.Dequeue(ended, 9); tasksOf(jobs) != "a b" || err != nil {
-			t.Errorf("Dequeue: %q, %v", tasksOf(jobs), err)
+		if got := tasksOf(dueNow(t, s, 9)); got != "a b" {
+			t.Errorf("Dequeue: %q, want a b", got)
 		}
-		if jobs, err := s.Dequeue(ended, 9); jobs != nil || !errors.Is(err, context.Canceled) {
-			t.Errorf("with nothing due: %q, %v", tasksOf(jobs), err)
+		if got := tasksOf(dueNow(t, s, 9)); got != "" {
+			t.Errorf("with nothing due: %q", got)
 		}
 	})
 }
@@ -1572,7 +1574,7 @@ func TestCloseAnswersWhoeverWaits(t *testing.T) {
 				}
 				var wg sync.WaitGroup
 				for name, verb := range verbs(s, job) {
-					if locked || name == "Dequeue" || name == "Prefetch" {
+					if locked || name == "Dequeue" || name == "DequeueAhead" {
 						wg.Go(func() {
 							// Those for which there is nothing to do need not wait.
 							if err := verb(t.Context()); !errors.Is(err, ErrClosed) && (name != "Prune" || err != nil) {
@@ -1703,7 +1705,7 @@ func TestReapStaleGoesByTheMomentOfItsCall(t *testing.T) {
 	})
 }
 
-// ---- EnqueueTx ----
+// ---- Tx ----
 
 // begin starts a transaction of the user's, in a file where the user has a table.
 func (o other) begin() *sql.Tx {
@@ -1719,13 +1721,13 @@ func (o other) begin() *sql.Tx {
 	return tx
 }
 
-func TestEnqueueTxStoresWhatIsCommittedAndNothingElse(t *testing.T) {
+func TestTxEnqueueStoresWhatIsCommittedAndNothingElse(t *testing.T) {
 	s, path := newSQLite(t)
 	o := otherProgram(t, path)
 	for _, commit := range []bool{false, true} {
 		tx := o.begin()
 		jobs := []*Job{{Task: "bake", Args: []any{1}, RunAt: time.Now().Add(time.Hour), Key: "k", Priority: 2}, {Task: "sell", Queue: "q"}}
-		if err := s.EnqueueTx(t.Context(), tx, jobs...); err != nil {
+		if err := s.Tx(tx).Enqueue(t.Context(), jobs...); err != nil {
 			t.Fatal(err)
 		}
 		if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "" {
@@ -1759,7 +1761,7 @@ func TestTheCommitOfATransactionWakesAWaitingDequeue(t *testing.T) {
 	waiting := dequeueLater(t.Context(), s, 1)
 	awaitSleep(t, s)
 	tx := otherProgram(t, path).begin()
-	if err := s.EnqueueTx(t.Context(), tx, NewJob("a")); err != nil {
+	if err := s.Tx(tx).Enqueue(t.Context(), NewJob("a")); err != nil {
 		t.Fatal(err)
 	}
 	committing := time.Now()
@@ -1771,7 +1773,7 @@ func TestTheCommitOfATransactionWakesAWaitingDequeue(t *testing.T) {
 	}
 }
 
-func TestEnqueueTxStoresAllOrNoneAndTheTransactionGoesOn(t *testing.T) {
+func TestTxEnqueueStoresAllOrNoneAndTheTransactionGoesOn(t *testing.T) {
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, &Job{Task: "held", ID: "held", Key: "k"})
 	tx := otherProgram(t, path).begin()
@@ -1792,24 +1794,24 @@ func TestEnqueueTxStoresAllOrNoneAndTheTransactionGoesOn(t *testing.T) {
 		{&Job{Task: "odd", Args: []any{func() {}}}, ErrBadArgs},
 	} {
 		jobs := many(test.odd)
-		if err := s.EnqueueTx(t.Context(), tx, jobs...); !errors.Is(err, test.want) {
-			t.Errorf("EnqueueTx: %v, want %v", err, test.want)
+		if err := s.Tx(tx).Enqueue(t.Context(), jobs...); !errors.Is(err, test.want) {
+			t.Errorf("Tx.Enqueue: %v, want %v", err, test.want)
 		}
 		if jobs[0].ID != "" {
 			t.Error("a job that was not stored got an ID")
 		}
 	}
-	if err := s.EnqueueTx(t.Context(), tx, NewJob("after")); err != nil {
+	if err := s.Tx(tx).Enqueue(t.Context(), NewJob("after")); err != nil {
 		t.Error(err)
 	}
-	if err := errors.Join(s.EnqueueTx(t.Context(), tx), tx.Commit()); err != nil {
+	if err := errors.Join(s.Tx(tx).Enqueue(t.Context()), tx.Commit()); err != nil {
 		t.Error(err)
 	}
 	otherProgram(t, path).want("held after cake", "SELECT group_concat(func_name, ' ') || ' ' || (SELECT name FROM orders) FROM jobs")
 }
 
 // SQLite would otherwise end the transaction by itself, and what follows in it would be stored at once.
-func TestAFullDiskInEnqueueTxLeavesTheTransactionAsItWas(t *testing.T) {
+func TestAFullDiskInTxEnqueueLeavesTheTransactionAsItWas(t *testing.T) {
 	for _, n := range []int{1, 3, 8} {
 		s, path := newSQLite(t)
 		tx := otherProgram(t, path).begin() // which has stored a cake
@@ -1824,7 +1826,7 @@ func TestAFullDiskInEnqueueTxLeavesTheTransactionAsItWas(t *testing.T) {
 		for i := range jobs {
 			jobs[i] = NewJob("large", strings.Repeat("x", 50_000))
 		}
-		if err := s.EnqueueTx(t.Context(), tx, jobs...); !isCode(err, codeFull) {
+		if err := s.Tx(tx).Enqueue(t.Context(), jobs...); !isCode(err, codeFull) {
 			t.Errorf("%d jobs: %v, want that the disk is full", n, err)
 		}
 		if _, err := tx.Exec(`INSERT INTO orders VALUES ('tea')`); err != nil {
@@ -1853,7 +1855,7 @@ func (c endsLater) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-func TestEnqueueTxStoresAllOrNoneWhenItsContextEndsMidway(t *testing.T) {
+func TestTxEnqueueStoresAllOrNoneWhenItsContextEndsMidway(t *testing.T) {
 	s, path := newSQLite(t)
 	o := otherProgram(t, path)
 	stored := 0
@@ -1866,7 +1868,7 @@ func TestEnqueueTxStoresAllOrNoneWhenItsContextEndsMidway(t *testing.T) {
 		for i := range jobs {
 			jobs[i] = NewJob("a")
 		}
-		err := s.EnqueueTx(ctx, tx, jobs...)
+		err := s.Tx(tx).Enqueue(ctx, jobs...)
 		if err := tx.Commit(); err != nil {
 			t.Fatalf("a context that ended when asked %d times spoiled the transaction: %v", at, err)
 		}
@@ -1876,7 +1878,7 @@ func TestEnqueueTxStoresAllOrNoneWhenItsContextEndsMidway(t *testing.T) {
 	}
 }
 
-func TestEnqueueTxWaitsForOtherWritersWhereTheTransactionItselfWouldNot(t *testing.T) {
+func TestTxEnqueueWaitsForOtherWritersWhereTheTransactionItselfWouldNot(t *testing.T) {
 	s, path := newSQLite(t)
 	db, err := sql.Open("sqlite", path) // without a busy_timeout
 	if err != nil {
@@ -1890,9 +1892,9 @@ func TestEnqueueTxWaitsForOtherWritersWhereTheTransactionItselfWouldNot(t *testi
 	release := otherProgram(t, path).lock()
 	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	wantError(t, s.EnqueueTx(short, tx, NewJob("early")), "locked")
+	wantError(t, s.Tx(tx).Enqueue(short, NewJob("early")), "locked")
 	go release()
-	if err := errors.Join(s.EnqueueTx(t.Context(), tx, NewJob("late")), tx.Commit()); err != nil {
+	if err := errors.Join(s.Tx(tx).Enqueue(t.Context(), NewJob("late")), tx.Commit()); err != nil {
 		t.Fatal(err)
 	}
 	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "late" {
@@ -1910,12 +1912,12 @@ func TestAVerbThatPanicsFailsAloneAndTheWriterLives(t *testing.T) {
 	}
 }
 
-func TestEnqueueTxTakesOnlyTransactionsOnItsFile(t *testing.T) {
+func TestTxEnqueueTakesOnlyTransactionsOnItsFile(t *testing.T) {
 	dir := t.TempDir()
 	s, path := newSQLite(t)
 	for file, says := range map[string]string{filepath.Join(dir, "other.db"): "other.db", ":memory:": `""`} {
 		tx := otherProgram(t, file).begin()
-		wantError(t, s.EnqueueTx(t.Context(), tx, NewJob("a")), "they must be one file", path, says)
+		wantError(t, s.Tx(tx).Enqueue(t.Context(), NewJob("a")), "they must be one file", path, says)
 		if err := tx.Commit(); err != nil {
 			t.Error(err)
 		}
@@ -1924,7 +1926,7 @@ func TestEnqueueTxTakesOnlyTransactionsOnItsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	tx := otherProgram(t, filepath.Join(dir, "link.db")).begin()
-	if err := errors.Join(s.EnqueueTx(t.Context(), tx, NewJob("b")), tx.Commit()); err != nil {
+	if err := errors.Join(s.Tx(tx).Enqueue(t.Context(), NewJob("b")), tx.Commit()); err != nil {
 		t.Errorf("the same file by another name: %v", err)
 	}
 	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "b" {

@@ -119,7 +119,7 @@ func (w *Worker) work(ctx context.Context, drain bool) error {
 // ends when the shift gives up.
 type shift struct {
 	drain                                  bool
-	prefetcher                             Prefetcher // nil: nothing is claimed ahead
+	claimAhead                             bool // claim jobs ahead of free slots
 	storage                                Storage
 	name                                   string
 	queues                                 []string
@@ -215,9 +215,7 @@ func (w *Worker) newShift(drain bool) (*shift, error) {
 	s.slots = make([]atomic.Pointer[run], cmp.Or(w.Concurrency, 10))
 	s.flush, s.change, s.arrived = make(chan struct{}, 1), sync.NewCond(&s.mu), sync.NewCond(&s.mu)
 	// Where some jobs have one attempt, it is not to be lost while they wait.
-	if _, releaser := s.storage.(Releaser); releaser && s.retry.MaxRetries != 0 && !s.registry.once() {
-		s.prefetcher, _ = s.storage.(Prefetcher)
-	}
+	s.claimAhead = s.retry.MaxRetries != 0 && !s.registry.once()
 	return s, nil
 }
 
@@ -227,7 +225,7 @@ func (s *shift) work(ctx context.Context) error {
 	defer cancelTasks(ErrShutdown)
 	writes, cancelWrites := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelWrites()
-	claiming, stopClaiming := context.WithCancel(context.WithValue(ctx, workerKey{}, s.name))
+	claiming, stopClaiming := context.WithCancel(ctx)
 	defer stopClaiming()
 	s.end = stopClaiming
 	defer context.AfterFunc(claiming, func() {
@@ -312,13 +310,8 @@ func (s *shift) claimAll(ctx, writes context.Context) {
 			return
 		}
 		waiting, stop, last := s.patience(ctx)
-		var jobs []*Job
-		var err error
-		if ahead == 0 {
-			jobs, err = s.storage.Dequeue(waiting, slots, s.queues...)
-		} else {
-			jobs, err = s.prefetcher.Prefetch(waiting, slots, slots+ahead, s.queues...)
-		}
+		jobs, err := s.storage.Dequeue(waiting, DequeueOptions{
+			Max: slots + ahead, Ahead: ahead, Queues: s.queues, Worker: s.name, NoWait: last})
 		impatient := err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err())
 		stop()
 		s.dispatch(writes, slots, ahead, jobs)
@@ -366,9 +359,10 @@ func (s *shift) patience(ctx context.Context) (waiting context.Context, stop con
 			next = due
 		}
 	}
-	if stop(); next.IsZero() {
+	if next.IsZero() {
 		return waiting, stop, true
 	}
+	stop()
 	waiting, stop = context.WithDeadline(ctx, next.Add(time.Millisecond))
 	return waiting, stop, false
 }
@@ -408,7 +402,7 @@ func (s *shift) wantedLocked() (slots, ahead int) {
 // aheadLocked is how many jobs to have waiting: as many as will start soon, so that short tasks are claimed in large
 // batches and long ones are left to other workers.
 func (s *shift) aheadLocked() int {
-	if s.prefetcher == nil || !s.known {
+	if !s.claimAhead || !s.known {
 		return 0
 	}
 	return min(aheadMost, int(time.Duration(len(s.slots))*aheadTime/max(s.pace, time.Microsecond)))
@@ -496,16 +490,9 @@ func (s *shift) giveBack(ctx context.Context, jobs ...*Job) {
 	s.save(ctx, "releasing jobs", len(jobs), func() error { return s.release(ctx, jobs) })
 }
 
-// release gives claims back with their attempt refunded, if the storage can.
-func (s *shift) release(ctx context.Context, jobs []*Job) (err error) {
-	if r, ok := s.storage.(Releaser); ok {
-		return r.Release(ctx, jobs...)
-	}
-	for _, job := range jobs {
-		if failed := s.storage.MarkFailed(ctx, job, ErrShutdown, time.Now()); !errors.Is(failed, ErrLeaseLost) && !errors.Is(failed, ErrCanceled) {
-			err = cmp.Or(err, failed)
-		}
-	}
+// release gives claims back with their attempt refunded.
+func (s *shift) release(ctx context.Context, jobs []*Job) error {
+	_, _, err := s.storage.Release(ctx, time.Time{}, nil, jobs...)
 	return err
 }
 
@@ -585,7 +572,7 @@ func (s *shift) attempt(writes context.Context, r *run) (done *Job) {
 		// so that the claims before this one are not all attempts.
 		r.ended.Store(true)
 		s.count(0, 1)
-		s.giveUp(writes, r, &AttemptsError{Attempts: most + 1, Claims: r.job.Attempts - 1, Last: r.job.Error})
+		s.giveUp(writes, r, attemptsUsedUp(r.job, most+1))
 		return nil
 	}
 	if r.timeout = cmp.Or(h.timeout, s.timeout); r.timeout > 0 {
@@ -657,7 +644,7 @@ func (s *shift) retryOrGiveUp(ctx context.Context, r *run, err error) {
 	h, _ := s.registry.lookup(r.job.Task)
 	delay, retry := cmp.Or(h.retry, &s.retry).next(r.job.Attempts, err)
 	if !retry {
-		if s.giveUp(ctx, r, errors.New(ErrorText(err))) { // its words alone: an AttemptsError of a task's would say that it was not run
+		if s.giveUp(ctx, r, errors.New(ErrorText(err))) { // its words alone: an ErrAttemptsUsedUp of a task's would say that it was not run
 			s.metrics.failed.Add(1)
 		}
 		return
@@ -895,4 +882,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 	}
 	return ctx.Err() == nil
+}
+
+// attemptsUsedUp is why a job that was claimed beyond its last attempt is given up.
+func attemptsUsedUp(job *Job, most int) error {
+	return fmt.Errorf("%w: %d of %d; the last error: %s", ErrAttemptsUsedUp, job.Attempts-1, most, cmp.Or(job.Error, "none"))
 }

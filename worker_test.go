@@ -48,7 +48,7 @@ func TestAFailedJobRunsAgainAfterEachDelayAndIsThenDeadLettered(t *testing.T) {
 			t.Errorf("attempts (-want +got):\n%s", diff)
 		}
 		dead := &Job{ID: job.ID, Task: "fails", Queue: "q", Priority: 2, Key: "k", Status: StatusFailed, Attempts: 5,
-			Worker: WorkerName(t.Context()), Error: "failure 5", CreatedAt: microTime(start), FinishedAt: microTime(start.Add(9 * time.Second))}
+			Worker: processName(), Error: "failure 5", CreatedAt: microTime(start), FinishedAt: microTime(start.Add(9 * time.Second))}
 		ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "HeartbeatAt")
 		if diff := cmp.Diff(dead, mustGet(t, in, job.ID), ignored); diff != "" {
 			t.Errorf("the job (-want +got):\n%s", diff)
@@ -800,9 +800,9 @@ func TestDrainMayBeCalledAgainAndAgain(t *testing.T) {
 
 func TestATaskCannotSayThatItWasNotRun(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("liar", func(context.Context) error { return Permanent(&AttemptsError{Attempts: 3}) }))
+		w := workerOf(s, taskOf("liar", func(context.Context) error { return Permanent(ErrAttemptsUsedUp) }))
 		job := drained(t, w, "liar")
-		wantEnd(t, s, job, ending{StatusFailed, 1, (&AttemptsError{Attempts: 3}).Error()})
+		wantEnd(t, s, job, ending{StatusFailed, 1, (ErrAttemptsUsedUp).Error()})
 	})
 }
 
@@ -1295,7 +1295,7 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 
 func TestAWorkerWithoutARegistryUsesTheDefaultOne(t *testing.T) {
 	name, ran := "test "+NewID(), false // which stays registered, also when the test runs again
-	Func(name, func(context.Context, struct{}) error { ran = true; return nil })
+	Register(name, func(context.Context, struct{}) error { ran = true; return nil })
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		w := workerOf(s)
 		w.Registry = nil
@@ -1361,7 +1361,7 @@ func overMemory(t *testing.T, test func(t *testing.T, s *MemoryStorage)) {
 }
 
 // workerOf returns a worker for tasks that retries after 1, 2 and 4 seconds and keeps its log to itself.
-func workerOf(s Storage, tasks ...Handler) *Worker {
+func workerOf(s Storage, tasks ...AnyTask) *Worker {
 	registry := new(Registry)
 	registry.Add(tasks...)
 	return &Worker{Storage: s, Registry: registry, Logger: slog.New(slog.DiscardHandler),
@@ -1431,7 +1431,7 @@ func abandoned(t *testing.T, s Storage, task string, times int) *Job {
 	job.Queue = job.ID
 	mustEnqueue(t, s, job)
 	for range times {
-		if _, err := s.Dequeue(t.Context(), 1, job.Queue); err != nil {
+		if _, err := s.Dequeue(t.Context(), DequeueOptions{Max: 1, Queues: []string{job.Queue}}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
@@ -1565,13 +1565,13 @@ type faulty struct {
 	dequeue, done, failed, dead func() error
 }
 
-func (s *faulty) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+func (s *faulty) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
 	if s.dequeue != nil {
 		if err := s.dequeue(); err != nil {
 			return nil, err
 		}
 	}
-	return s.Storage.Dequeue(ctx, max, queues...)
+	return s.Storage.Dequeue(ctx, opts)
 }
 
 func (s *faulty) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
@@ -1607,22 +1607,18 @@ type tooSlow struct {
 	claimed atomic.Bool
 }
 
-func (s *tooSlow) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
+func (s *tooSlow) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
 	if s.claimed.Swap(true) {
-		queues = []string{"where nothing is"}
+		opts.Queues = []string{"where nothing is"}
 	}
-	return s.Storage.Dequeue(ctx, max, queues...)
+	return s.Storage.Dequeue(ctx, opts)
 }
 
 // slowToAnswer is a storage whose claims are answered late, some later than others.
 type slowToAnswer struct{ *MemoryStorage }
 
-func (s slowToAnswer) Dequeue(ctx context.Context, max int, queues ...string) ([]*Job, error) {
-	return s.Prefetch(ctx, max, max, queues...)
-}
-
-func (s slowToAnswer) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*Job, error) {
-	jobs, err := s.MemoryStorage.Prefetch(ctx, slots, max, queues...)
+func (s slowToAnswer) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
 	time.Sleep(rand.N(300 * time.Millisecond))
 	return jobs, err
 }

@@ -50,7 +50,7 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-var _ = pinion.Register(pinion.Task[struct{}]{Name: "`+task+`", Queue: "for `+task+`", Run: func(context.Context, struct{}) error {
+var _ = pinion.RegisterTask(pinion.Task[struct{}]{Name: "`+task+`", Queue: "for `+task+`", Run: func(context.Context, struct{}) error {
 	fmt.Println("`+task+` runs")
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err

@@ -225,7 +225,7 @@ func TestAWaitEndsWithItsJob(t *testing.T) {
 	go func() {
 		status <- run(t.Context(), []string{"enqueue", "add", "--args", "[1, 2]", "--wait", "--db", db}, nil, &stdout, &stderr)
 	}()
-	claimed, err := storage.Dequeue(t.Context(), 1)
+	claimed, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestAWaitEndsWithItsJob(t *testing.T) {
 	if err := storage.MarkFailed(t.Context(), claimed[0], io.EOF, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if claimed, err = storage.Dequeue(t.Context(), 1); err != nil {
+	if claimed, err = storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: 1}); err != nil {
 		t.Fatal(err)
 	}
 	claimed[0].Result = []byte("3")

@@ -50,7 +50,7 @@ type SumArgs struct {
 	Number int
 }
 
-var _ = pinion.Func("sum", func(ctx context.Context, args SumArgs) error {
+var _ = pinion.Register("sum", func(ctx context.Context, args SumArgs) error {
 	content, err := os.ReadFile(args.Path)
 	if err != nil {
 		return err

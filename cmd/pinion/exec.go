@@ -73,7 +73,7 @@ func addPrograms(shell bool, specs []string) error {
 		if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, p.name) }) {
 			return usagef("--exec %s: there is a task of that name already; choose another", p.name)
 		}
-		pinion.Register(pinion.Task[*pinion.Job]{Name: p.name, Run: p.run})
+		pinion.RegisterTask(pinion.Task[*pinion.Job]{Name: p.name, Run: p.run})
 		programs = append(programs, p)
 	}
 	return nil

@@ -81,7 +81,7 @@ func templateQueue(f *testing.F) []byte {
 		func(*pinion.Job) error { return nil },
 	} {
 		err := s.Enqueue(ctx, pinion.NewJob("task", i))
-		jobs, err2 := s.Dequeue(ctx, 1)
+		jobs, err2 := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
 		if err := errors.Join(err, err2); err != nil {
 			f.Fatal(err)
 		}
@@ -158,13 +158,13 @@ func TestListingsOfHugeTextHaveLinesOfABoundedLength(t *testing.T) {
 	for _, end := range []func(*pinion.Job) error{
 		func(j *pinion.Job) error { return s.DeadLetter(t.Context(), j, errors.New(huge)) },
 		func(*pinion.Job) error { return nil },
-		func(j *pinion.Job) error { return s.Release(t.Context(), j) },
+		func(j *pinion.Job) error { _, _, err := s.Release(t.Context(), time.Time{}, nil, j); return err },
 	} {
 		err := s.Enqueue(t.Context(), &pinion.Job{ID: huge + strconv.Itoa(rand.Int()), Task: huge, Queue: huge, Key: huge + strconv.Itoa(rand.Int()), Args: []any{huge[:100_000]}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		jobs, err := s.Dequeue(t.Context(), 1)
+		jobs, err := s.Dequeue(t.Context(), pinion.DequeueOptions{Max: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,7 @@ func manyNames(t *testing.T) (db string) {
 			t.Fatal(err)
 		}
 	}
-	jobs, err := storage.Dequeue(t.Context(), 2)
+	jobs, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ func exampleFolder(t *testing.T) string {
 	if err := storage.Enqueue(t.Context(), dead, done, waits); err != nil {
 		t.Fatal(err)
 	}
-	claimed, err := storage.Dequeue(t.Context(), 2)
+	claimed, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: 2})
 	if err == nil {
 		err = storage.DeadLetter(t.Context(), claimed[0], io.ErrUnexpectedEOF)
 	}

@@ -23,13 +23,13 @@ import (
 
 // The tasks that workers in these tests know.
 var (
-	_ = pinion.Func("add", func(ctx context.Context, args struct{ A, B int }) error {
+	_ = pinion.Register("add", func(ctx context.Context, args struct{ A, B int }) error {
 		return pinion.SetResult(ctx, args.A+args.B)
 	})
-	_ = pinion.Func("fail", func(_ context.Context, text string) error { return errors.New(text) })
-	_ = pinion.Func("say", func(ctx context.Context, text string) error { return pinion.SetResult(ctx, text) })
+	_ = pinion.Register("fail", func(_ context.Context, text string) error { return errors.New(text) })
+	_ = pinion.Register("say", func(ctx context.Context, text string) error { return pinion.SetResult(ctx, text) })
 	// hold says that it runs and then waits for the end of the standard input.
-	_ = pinion.Func("hold", func(context.Context, struct{}) error {
+	_ = pinion.Register("hold", func(context.Context, struct{}) error {
 		fmt.Println("holding")
 		_, err := io.Copy(io.Discard, os.Stdin)
 		return err

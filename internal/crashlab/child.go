@@ -213,9 +213,6 @@ func (c *child) work(ctx context.Context) error {
 		Retry:             &pinion.RetryPolicy{MaxRetries: retries, BaseDelay: 10 * time.Millisecond, Cap: 50 * time.Millisecond, Jitter: true},
 		VisibilityTimeout: c.Visibility, HeartbeatInterval: c.Visibility / beats, ReapInterval: reapInterval(c.Visibility),
 		ShutdownTimeout: c.Grace, Logger: slog.New(complaints{slog.NewTextHandler(io.Discard, nil), c.book})}
-	if _, both := c.s.Storage.(full); both {
-		w.Storage = watchedFull{c.s}
-	}
 	return w.Run(ctx)
 }
 
@@ -428,9 +425,9 @@ func (s *watched) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	return s.timed("enqueue", func() error { return s.Storage.Enqueue(ctx, jobs...) })
 }
 
-func (s *watched) Dequeue(ctx context.Context, max int, queues ...string) ([]*pinion.Job, error) {
+func (s *watched) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
 	s.c.tempt("claim")
-	return s.Storage.Dequeue(ctx, max, queues...)
+	return s.Storage.Dequeue(ctx, opts)
 }
 
 func (s *watched) MarkDone(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
@@ -480,21 +477,12 @@ func (s *watched) ReapStale(ctx context.Context, visibility time.Duration) (n in
 	return n, err
 }
 
-// full is a storage from which jobs can be claimed ahead of free slots.
-type full interface {
-	pinion.Releaser
-	pinion.Prefetcher
-}
-
-type watchedFull struct{ *watched }
-
 // Release does not tell which jobs were lost, so that "ended" is not written.
-func (s watchedFull) Release(ctx context.Context, jobs ...*pinion.Job) error {
+func (s *watched) Release(ctx context.Context, at time.Time, cause error, jobs ...*pinion.Job) (lost, canceled []*pinion.Job, err error) {
 	s.c.book.write("ending", append([]string{"release"}, refs(jobs, nil)...)...)
-	return s.timed("release", func() error { return s.Storage.(full).Release(ctx, jobs...) })
-}
-
-func (s watchedFull) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*pinion.Job, error) {
-	s.c.tempt("claim")
-	return s.Storage.(full).Prefetch(ctx, slots, max, queues...)
+	err = s.timed("release", func() (err error) {
+		lost, canceled, err = s.Storage.Release(ctx, at, cause, jobs...)
+		return err
+	})
+	return lost, canceled, err
 }

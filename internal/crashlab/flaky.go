@@ -14,8 +14,6 @@ import (
 // Tended is what both of Pinion's storages are.
 type Tended interface {
 	pinion.Storage
-	pinion.Releaser
-	pinion.Prefetcher
 	pinion.Inspector
 }
 
@@ -98,12 +96,8 @@ func (f *Flaky) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	return f.do(func() error { return f.storage.Enqueue(ctx, jobs...) })
 }
 
-func (f *Flaky) Dequeue(ctx context.Context, max int, queues ...string) ([]*pinion.Job, error) {
-	return try(f, func() ([]*pinion.Job, error) { return f.storage.Dequeue(ctx, max, queues...) })
-}
-
-func (f *Flaky) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*pinion.Job, error) {
-	return try(f, func() ([]*pinion.Job, error) { return f.storage.Prefetch(ctx, slots, max, queues...) })
+func (f *Flaky) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
+	return try(f, func() ([]*pinion.Job, error) { return f.storage.Dequeue(ctx, opts) })
 }
 
 func (f *Flaky) MarkDone(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
@@ -122,8 +116,12 @@ func (f *Flaky) Heartbeat(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.J
 	return try(f, func() ([]*pinion.Job, error) { return f.storage.Heartbeat(ctx, jobs...) })
 }
 
-func (f *Flaky) Release(ctx context.Context, jobs ...*pinion.Job) error {
-	return f.do(func() error { return f.storage.Release(ctx, jobs...) })
+func (f *Flaky) Release(ctx context.Context, at time.Time, cause error, jobs ...*pinion.Job) (lost, canceled []*pinion.Job, err error) {
+	err = f.do(func() (err error) {
+		lost, canceled, err = f.storage.Release(ctx, at, cause, jobs...)
+		return err
+	})
+	return lost, canceled, err
 }
 
 func (f *Flaky) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {

@@ -56,10 +56,10 @@ type Step struct {
 	Queues  []string
 	Filter  pinion.Filter
 	ID      string
-	Cause   string        // of a failure; "used up" is an AttemptsError, and none is nil
+	Cause   string        // of a failure; "used up" is ErrAttemptsUsedUp, and none is nil
 	Result  string        // JSON that MarkDone records
 	For     time.Duration // of Sleep; ReapStale's visibility; from now on, for MarkFailed and Prune; the patience of Wait
-	Ended   bool          // ctx has ended; for Dequeue and Prefetch it always has
+	Ended   bool          // ctx has ended
 	Garbage bool          // the jobs to be enqueued carry values in fields that are the storage's to set
 }
 
@@ -78,8 +78,6 @@ const Epoch time.Duration = -1 << 63
 // modelStorage is what a Model needs.
 type modelStorage interface {
 	pinion.Storage
-	pinion.Releaser
-	pinion.Prefetcher
 	pinion.Canceler
 	pinion.Inspector
 }
@@ -271,7 +269,7 @@ func (p *modelPlay) verb(ref *reference, step Step, jobs []*pinion.Job) (a model
 	case "Heartbeat":
 		a.lost = ref.heartbeat(jobs)
 	case "Release":
-		ref.release(jobs)
+		a.lost = ref.release(jobs, causeOf(step))
 	case "ReapStale":
 		a.n = ref.reapStale(step.For)
 	case "Size":
@@ -315,7 +313,7 @@ func (p *modelPlay) call(ctx context.Context, step Step, jobs []*pinion.Job) (a 
 	case "Heartbeat":
 		lost, a.err = p.s.Heartbeat(ctx, jobs...)
 	case "Release":
-		a.err = p.s.Release(ctx, jobs...)
+		lost, _, a.err = p.s.Release(ctx, time.Time{}, causeOf(step), jobs...)
 	case "ReapStale":
 		a.n, a.err = p.s.ReapStale(ctx, step.For)
 	case "Size":
@@ -394,7 +392,7 @@ func causeOf(step Step) error {
 	case "":
 		return nil
 	case "used up":
-		return fmt.Errorf("no more: %w", &pinion.AttemptsError{Attempts: 1, Claims: 8})
+		return fmt.Errorf("no more: %w", pinion.ErrAttemptsUsedUp)
 	}
 	return errors.New(step.Cause)
 }
@@ -490,9 +488,12 @@ func (p *modelPlay) duplicate(err error, jobs []*pinion.Job, holders map[string]
 
 // dequeue takes what is due, or waits for it.
 func (p *modelPlay) dequeue(step Step) {
-	ctx, slots := p.ended, step.Max
+	ctx, opts := p.ctx, pinion.DequeueOptions{Max: step.Max, Queues: step.Queues, NoWait: step.Verb != "Wait"}
 	if step.Verb == "Prefetch" {
-		slots = step.Slots
+		opts.Ahead = max(step.Max-step.Slots, 0)
+	}
+	if step.Ended {
+		ctx = p.ended
 	}
 	if step.Verb == "Wait" {
 		near := time.Second
@@ -513,27 +514,22 @@ func (p *modelPlay) dequeue(step Step) {
 			p.patience, p.ref.now = max(due.Sub(p.from), 0), later(due, p.ref.now)
 		}
 	}
-	var got []*pinion.Job
-	var err error
-	switch step.Verb {
-	case "Prefetch":
-		got, err = p.s.Prefetch(ctx, slots, step.Max, step.Queues...)
-	default:
-		got, err = p.s.Dequeue(ctx, step.Max, step.Queues...)
-	}
+	got, err := p.s.Dequeue(ctx, opts)
 	if step.Max < 1 {
 		if err == nil || len(got) > 0 {
 			p.fail("%d jobs, though %d were asked for, and the error %v", len(got), step.Max, err)
 		}
 		return
 	}
-	want := p.ref.dequeue(slots, step.Max, step.Queues)
+	if step.Ended {
+		p.is(err, context.Canceled)
+		p.equal("jobs", len(got), 0)
+		return
+	}
+	want := p.ref.dequeue(step.Max-opts.Ahead, step.Max, step.Queues)
 	if len(want) == 0 {
-		if step.Verb == "Prefetch" && slots < 1 && err == nil {
-			err = ctx.Err() // with no slots it does not wait, so there is nothing that must be said
-		}
 		p.is(err, ctx.Err())
-		if ctx.Err() == nil {
+		if step.Verb == "Wait" && ctx.Err() == nil {
 			p.fail("it came back with nothing, before its time")
 		}
 	} else if err != nil {
@@ -633,7 +629,7 @@ func (p *modelPlay) closed() error {
 	if err := p.s.Close(); err != nil {
 		return fmt.Errorf("Close: %w", err)
 	}
-	_, dequeue := p.s.Dequeue(p.ctx, 1)
+	_, dequeue := p.s.Dequeue(p.ctx, pinion.DequeueOptions{Max: 1})
 	_, done := p.s.MarkDone(p.ctx, job)
 	_, size := p.s.Size(p.ctx)
 	_, stats := p.s.Stats(p.ctx)
@@ -641,8 +637,9 @@ func (p *modelPlay) closed() error {
 	_, reap := p.s.ReapStale(p.ctx, time.Second)
 	_, replay := p.s.Replay(p.ctx, pinion.Filter{})
 	_, prune := p.s.Prune(p.ctx, time.Now())
+	_, _, release := p.s.Release(p.ctx, time.Time{}, nil, job)
 	for i, err := range []error{p.s.Enqueue(p.ctx, job), p.s.Enqueue(p.ctx), dequeue, done, p.s.MarkFailed(p.ctx, job, nil, time.Now()), p.s.DeadLetter(p.ctx, job, nil),
-		size, stats, get, reap, replay, prune, p.s.Release(p.ctx, job)} {
+		size, stats, get, reap, replay, prune, release} {
 		if !errors.Is(err, pinion.ErrClosed) {
 			return fmt.Errorf("after Close, call %d: got %v, want ErrClosed", i, err)
 		}

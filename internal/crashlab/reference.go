@@ -2,7 +2,6 @@ package crashlab
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,7 +99,7 @@ func (m *reference) dequeue(slots, most int, queues []string) (claimed []*entry)
 		if best == nil || len(claimed) >= slots && best.Claim > 0 {
 			break
 		}
-		best.stamp.claim, best.stamp.beat, best.Worker = best.Claim+1, true, pinion.WorkerName(context.Background())
+		best.stamp.claim, best.stamp.beat, best.Worker = best.Claim+1, true, ""
 		best.Status, best.Attempts, best.Claim, best.HeartbeatAt = pinion.StatusRunning, best.Attempts+1, max(best.Claim+1, m.now.UnixMicro()), m.now
 		claimed = append(claimed, best)
 	}
@@ -214,8 +213,8 @@ func (m *reference) deadLetter(job *pinion.Job, cause error) (lost []int, cancel
 	return m.end([]*pinion.Job{job}, func(e *entry) {
 		m.finish(e, pinion.StatusFailed)
 		e.Error = storedError(cause)
-		if unrun, ok := errors.AsType[*pinion.AttemptsError](cause); ok {
-			e.Attempts = min(e.Attempts, unrun.Attempts)
+		if errors.Is(cause, pinion.ErrAttemptsUsedUp) {
+			e.Attempts-- // it was not run under this claim
 		}
 		m.deaths++
 		e.death = m.deaths
@@ -226,8 +225,14 @@ func (m *reference) heartbeat(jobs []*pinion.Job) []int {
 	return m.held(jobs, func(e *entry, _ *pinion.Job) { e.HeartbeatAt, e.stamp.beat = m.now, true })
 }
 
-func (m *reference) release(jobs []*pinion.Job) {
-	m.end(jobs, func(e *entry) { e.Status, e.Attempts = pinion.StatusPending, e.Attempts-1 })
+func (m *reference) release(jobs []*pinion.Job, cause error) (lost []int) {
+	lost, _ = m.end(jobs, func(e *entry) {
+		e.Status, e.Attempts, e.RunAt = pinion.StatusPending, e.Attempts-1, time.Time{}
+		if cause != nil {
+			e.Error = storedError(cause)
+		}
+	})
+	return lost
 }
 
 // reapStale leaves the moment from a job's second reaping on to be observed.
