@@ -34,21 +34,6 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 	}
 }
 
-// plain is a storage without optional powers.
-type plain struct{ Storage }
-
-// neverAhead is a storage that claims nothing ahead of free slots, which is correct.
-type neverAhead struct{ Storage }
-
-func (s neverAhead) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	if opts.Ahead > 0 && opts.Ahead == opts.Max {
-		return nil, ctx.Err()
-	}
-	opts.Max -= opts.Ahead
-	opts.Ahead = 0
-	return s.Storage.Dequeue(ctx, opts)
-}
-
 func TestCheckStorageAsksForNoOptionalPower(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

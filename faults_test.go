@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -21,221 +19,6 @@ import (
 
 // These tests do to a SQLite file, under a worker and a producer that go on using it, what disks, people and other
 // programs do. They run in bubbles: a worker that spun would not let the time there pass.
-
-// siege is a worker and a producer on one file to which something happens.
-type siege struct {
-	*scene
-	sqlite *SQLiteStorage
-	run    *runningWorker
-	calls  atomic.Int64 // of the worker to the storage
-
-	mu     sync.Mutex        // guards the rest
-	stored map[string]string // the tasks of the jobs whose Enqueue returned nil
-	errs   []error           // of the other Enqueues
-	ran    map[string]int    // how often each job's task began
-}
-
-// besiege has a worker and a producer work for a while before something happens, and long after. Then every job that was
-// acknowledged, and no other, must have ended in SUCCESS after as many attempts as its task needs. As long as it happens
-// the worker must tell of it, once a second at most.
-func besiege(t *testing.T, path string, happens func(s *siege)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		s := &siege{stored: make(map[string]string), ran: make(map[string]int)}
-		s.sqlite = sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Second})
-		s.scene = &scene{t, s.sqlite, time.Now()}
-		s.run = s.scene.run(&Worker{Storage: &calls{s.sqlite, &s.calls}, Concurrency: 16, VisibilityTimeout: 5 * time.Second},
-			s.takes("quick", 200*time.Millisecond, 1), s.takes("again", 200*time.Millisecond, 2), s.takes("long", 12*time.Second, 1))
-		stop := s.produce()
-		s.sleep(5 * time.Second)
-		happens(s)
-		s.sleep(time.Minute)
-		stop()
-		s.sleep(time.Minute)
-		s.verify()
-	})
-}
-
-// takes is a task that takes a while and succeeds at its nth attempt.
-func (s *siege) takes(name string, d time.Duration, n int) AnyTask {
-	return s.task(name, func(ctx context.Context, job *Job) error {
-		s.mu.Lock()
-		s.ran[job.ID]++
-		s.mu.Unlock()
-		if err := sleeping(ctx, d); err != nil || job.Attempts >= n {
-			return err
-		}
-		return errors.New("once more")
-	})
-}
-
-// produce enqueues three jobs a second, each in its own time, until stop is called.
-func (s *siege) produce() (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var producers sync.WaitGroup
-	producers.Go(func() {
-		for i := 0; pause(ctx, 300*time.Millisecond); i++ {
-			producers.Go(func() {
-				s.enqueueOne([]string{"quick", "again", "quick", "quick", "quick", "quick", "quick", "long"}[i%8])
-			})
-		}
-	})
-	return func() { cancel(); producers.Wait() }
-}
-
-func (s *siege) enqueueOne(task string) {
-	job := NewJob(task, strings.Repeat("x", 2000))
-	err := s.sqlite.Enqueue(context.Background(), job)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil {
-		s.errs = append(s.errs, err)
-	} else {
-		s.stored[job.ID] = task
-	}
-}
-
-// shortenLog has the log begin again, so that it must grow at once.
-func (s *siege) shortenLog() {
-	s.Helper()
-	otherProgram(s.T, s.sqlite.path).want("0|0|0", "PRAGMA wal_checkpoint(TRUNCATE)")
-}
-
-// during lets time pass in which every Enqueue and the worker are in trouble, and says in these words which.
-func (s *siege) during(d time.Duration, words ...string) {
-	s.Helper()
-	s.mu.Lock()
-	stored, errs := len(s.stored), len(s.errs)
-	s.mu.Unlock()
-	calls, lines := s.calls.Load(), len(s.run.log.lines("storage in trouble"))
-	s.sleep(d)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.stored) - stored; n > 0 {
-		s.Errorf("meanwhile %d jobs were stored", n)
-	}
-	if len(s.errs)-errs < int(d/time.Second) {
-		s.Errorf("meanwhile %d errors were returned in %v, want one an Enqueue", len(s.errs)-errs, d)
-	}
-	for _, err := range s.errs[errs:] {
-		wantError(s.T, err, append(words, "pinion: enqueue: ")...)
-	}
-	if n := len(s.run.log.lines("storage in trouble")) - lines; n < int(d/time.Second)*3/4 {
-		s.Errorf("meanwhile the worker told of its trouble %d times in %v", n, d)
-	}
-	for _, said := range s.run.log.errors()[lines:] {
-		wantError(s.T, said, words...)
-	}
-	// Sixteen slots, two claims, and what else there is, each once a second.
-	if n := s.calls.Load() - calls; n > 22*int64(d/time.Second) {
-		s.Errorf("meanwhile the worker called the storage %d times in %v", n, d)
-	}
-}
-
-func (s *siege) verify() {
-	s.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	needs := map[string]int{"quick": 1, "again": 2, "long": 1}
-	for job, err := range s.sqlite.Jobs(context.Background(), Filter{}) {
-		if err != nil {
-			s.Fatal(err)
-		}
-		want := needs[s.stored[job.ID]]
-		if want == 0 {
-			s.Errorf("%q is there, and its Enqueue returned an error", job.Task)
-		} else if job.Status != StatusSuccess || job.Attempts != want || s.ran[job.ID] != want {
-			s.Errorf("%q is %s after %d attempts and %d runs; want SUCCESS after %d", job.Task, job.Status, job.Attempts, s.ran[job.ID], want)
-		}
-		delete(s.stored, job.ID)
-	}
-	for id, task := range s.stored {
-		s.Errorf("%q (%s) was acknowledged and is not there", task, id)
-	}
-	lines := s.run.log.lines("storage in trouble")
-	for i := range lines[min(len(lines), 1):] {
-		if lines[i+1]-lines[i] < time.Second {
-			s.Errorf("trouble was logged at %v and at %v, within a second", lines[i], lines[i+1])
-		}
-	}
-	select {
-	case <-s.run.ended:
-		s.Errorf("Run has returned: %v", s.run.err)
-	default:
-	}
-}
-
-// errors are the "error" attributes of the records of trouble.
-func (l *jobLog) errors() (errs []error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, r := range l.kept {
-		r.Attrs(func(a slog.Attr) bool {
-			if err, ok := a.Value.Any().(error); ok && strings.HasPrefix(r.Message, "storage in trouble") {
-				errs = append(errs, err)
-			}
-			return true
-		})
-	}
-	return errs
-}
-
-// calls counts the calls to a storage that end.
-type calls struct {
-	*SQLiteStorage
-	n *atomic.Int64
-}
-
-func (c *calls) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.Dequeue(ctx, opts)
-}
-
-func (c *calls) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.MarkDone(ctx, jobs...)
-}
-
-func (c *calls) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.MarkFailed(ctx, job, cause, retryAt)
-}
-
-func (c *calls) Heartbeat(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.Heartbeat(ctx, jobs...)
-}
-
-func (c *calls) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.ReapStale(ctx, visibility)
-}
-
-func (c *calls) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
-	defer c.n.Add(1)
-	return c.SQLiteStorage.Release(ctx, at, cause, jobs...)
-}
-
-// inChild runs the test once more in a process of its own, of which it may then spoil what a process has one of.
-func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) {
-	t.Helper()
-	const itself = "PINION_TEST_CHILD"
-	if os.Getenv(itself) == t.Name() {
-		test(t)
-		return
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
-	cmd.Env = append(os.Environ(), itself+"="+t.Name())
-	change(cmd)
-	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-		t.Fatalf("in a process of its own: %v\n%s", err, out)
-	}
-}
 
 // Each fault is mended in the end, for what cannot be mended leaves nothing to test.
 func TestAFileThatIsMovedAwayWhileItIsUsedIsMissedAndWorkGoesOnWhenItIsBack(t *testing.T) {
@@ -265,13 +48,6 @@ func TestAFileThatIsMovedAwayWhileItIsUsedIsMissedAndWorkGoesOnWhenItIsBack(t *t
 				})
 			})
 		}
-	}
-}
-
-func rename(t *testing.T, from, to string) {
-	t.Helper()
-	if err := os.Rename(from, to); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -369,31 +145,6 @@ func scribble(t *testing.T, path string) (mend func()) {
 	}
 	run("scribble")
 	return func() { run("mend") }
-}
-
-func init() {
-	processes["scribble"] = func(_ context.Context, path string) error {
-		sound, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		damaged := append([]byte(nil), sound...)
-		for i := 4096; i < len(damaged); i++ {
-			damaged[i] = byte(i * 7)
-		}
-		return errors.Join(os.WriteFile(path+".copy", sound, 0o600), os.WriteFile(path, damaged, 0o600))
-	}
-	processes["die"] = func(ctx context.Context, path string) error {
-		s, err := OpenSQLite(ctx, path, nil)
-		if err != nil {
-			return err
-		}
-		return s.Enqueue(ctx, NewJob("lost")) // the process ends without Close
-	}
-	processes["mend"] = func(_ context.Context, path string) error {
-		sound, err := os.ReadFile(path + ".copy")
-		return errors.Join(err, os.WriteFile(path, sound, 0o600))
-	}
 }
 
 func TestADamagedFileIsCalledSoAndWorkGoesOnWhenItIsRestored(t *testing.T) {

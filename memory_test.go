@@ -15,44 +15,6 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// mustEnqueue stores jobs.
-func mustEnqueue(t *testing.T, s Storage, jobs ...*Job) {
-	t.Helper()
-	if err := s.Enqueue(t.Context(), jobs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// mustDequeue claims jobs.
-func mustDequeue(t *testing.T, s Storage, max int) []*Job {
-	t.Helper()
-	jobs, err := s.Dequeue(t.Context(), DequeueOptions{Max: max})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return jobs
-}
-
-// mustFinish claims a job and marks it done.
-func mustFinish(t *testing.T, s Storage) {
-	t.Helper()
-	if lost, err := s.MarkDone(t.Context(), mustDequeue(t, s, 1)...); len(lost) > 0 || err != nil {
-		t.Fatalf("MarkDone: %d lost, error %v", len(lost), err)
-	}
-}
-
-// stored names the jobs of a storage by their tasks.
-func stored(t *testing.T, s Inspector) (names []string) {
-	t.Helper()
-	for job, err := range s.Jobs(t.Context(), Filter{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, job.Task)
-	}
-	return names
-}
-
 func TestMemoryStorageSharesNothingWithItsCallers(t *testing.T) {
 	s := NewMemoryStorage()
 	given := &Job{ID: "1", Task: "a", Args: []any{"x"}, Kwargs: map[string]any{"k": 1}}

@@ -155,16 +155,6 @@ func TestStoredArgumentsThatAreNoneAreRefused(t *testing.T) {
 	}
 }
 
-// These panic when they are asked anything while they are nil, as a typed nil in an error often does.
-type (
-	nilText  struct{ text string }
-	nilError struct{ err error }
-)
-
-func (e *nilText) Error() string  { return e.text }
-func (e *nilError) Error() string { return e.err.Error() }
-func (e *nilError) Unwrap() error { return e.err }
-
 func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
 	for _, c := range []struct {
 		err  error

@@ -134,25 +134,6 @@ func (r *reversed) UnmarshalJSON(text []byte) error {
 	return err
 }
 
-// through does to a job's arguments what a storage does.
-func through(job *Job) (*Job, error) {
-	args, kwargs, err := job.EncodeArgs()
-	if err != nil {
-		return nil, err
-	}
-	read := &Job{ID: "id", Task: job.Task, Claim: 7}
-	return read, read.DecodeArgs(args, kwargs)
-}
-
-// given runs a task with arguments of type A for job, and returns what its function was given.
-func given[A any](job *Job) (got A, err error) {
-	var registry Registry
-	registry.Add(Task[A]{Name: "task", Run: func(_ context.Context, args A) error { got = args; return nil }})
-	h, _ := registry.lookup("task")
-	err = h.run(context.Background(), job)
-	return got, err
-}
-
 // argCase is stored arguments and what becomes of them.
 type argCase struct {
 	name, args, kwargs string
@@ -163,10 +144,6 @@ type argCase struct {
 
 func accepts[A any](name, args, kwargs string, want A) argCase {
 	return argCase{name, args, kwargs, want, "", func(job *Job) (any, error) { return given[A](job) }}
-}
-
-func refuses[A any](name, args, kwargs, err string) argCase {
-	return argCase{name, args, kwargs, nil, err, func(job *Job) (any, error) { return given[A](job) }}
 }
 
 // equal compares arguments: big.Int by value, JSON without its blanks, and nil as empty, for which JSON has one form where it is omitted.

@@ -26,10 +26,6 @@ import (
 
 // How attempts end. Everything that takes time happens in a bubble, where it takes none and every moment is exact.
 
-var errTask = errors.New("it failed")
-
-// ---- Retries ----
-
 func TestAFailedJobRunsAgainAfterEachDelayAndIsThenDeadLettered(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start := time.Now()
@@ -160,8 +156,6 @@ func TestARetryIsARowThatAnyWorkerTakesUp(t *testing.T) {
 	})
 }
 
-// ---- Jobs that cannot be run ----
-
 func TestBadArgumentsAreDeadLetteredAtOnceAndHurtNobodyElse(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start, sum := time.Now(), 0
@@ -264,402 +258,6 @@ func TestAJobThatIsReapedAgainIsDueAtAWholeMicrosecond(t *testing.T) {
 		}
 	})
 }
-
-// ---- Panics, runtime.Goexit, and errors that misbehave ----
-
-func TestAPanicFailsItsAttemptAndKeepsTheStack(t *testing.T) {
-	for _, c := range []struct {
-		value any
-		want  string
-	}{
-		{"boom", "panic: boom"},
-		{errTask, "panic: it failed"},
-		{42, "panic: 42"},
-		{nil, "panic: panic called with nil argument"},
-		{(*nilText)(nil), "panic: <nil>"},
-	} {
-		overMemory(t, func(t *testing.T, s *MemoryStorage) {
-			w := workerOf(s, taskOf("panics", func(context.Context) error { panicDeepDown(c.value); return nil }))
-			w.Retry.MaxRetries = 1
-			job := drained(t, w, "panics")
-			wantEnd(t, s, job, ending{StatusFailed, 2, c.want})
-			if stack := mustGet(t, s, job.ID).Error; !strings.Contains(stack, "panicDeepDown") {
-				t.Errorf("the stack of the panic is not kept:\n%s", stack)
-			}
-		})
-	}
-}
-
-func TestAPanicWithAnErrorCountsAsThatError(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("panics", func(context.Context) error { panic(Permanent(errTask)) }))
-		wantEnd(t, s, drained(t, w, "panics"), ending{StatusFailed, 1, "panic: it failed"})
-	})
-	if err := (&PanicError{Value: errTask}); !errors.Is(err, errTask) {
-		t.Errorf("%v does not wrap the error that it was raised with", err)
-	}
-}
-
-func TestAPanicOfTheArgumentsDecoderFailsItsAttempt(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, Task[panicsWhenDecoded]{Name: "decode", Run: func(context.Context, panicsWhenDecoded) error { return nil }})
-		wantEnd(t, s, drained(t, w, "decode", 1), ending{StatusFailed, 4, "panic: cannot be decoded"})
-	})
-}
-
-func TestAnErrorWhoseMethodsPanicFailsItsAttemptAlone(t *testing.T) {
-	for _, err := range []error{panicsInError{}, panicsInIs{}, panicsInAs{}, panicsInUnwrap{}, panicsWithItself{}, panicsWithItselfTwice{}, (*nilError)(nil)} {
-		for how, fail := range map[string]func() error{
-			"returned": func() error { return err },
-			"wrapped":  func() error { return Permanent(fmt.Errorf("wrapped: %w", err)) },
-			"raised":   func() error { panic(err) },
-			"late":     func() error { time.Sleep(time.Minute); return errors.Join(context.DeadlineExceeded, err) },
-		} {
-			overMemory(t, func(t *testing.T, s *MemoryStorage) {
-				w := workerOf(s, taskOf("fails", func(context.Context) error { return fail() }),
-					taskOf("works", func(context.Context) error { return nil }))
-				w.Concurrency, w.TaskTimeout, w.Retry.MaxRetries = 1, time.Second, 0
-				job, neighbour := NewJob("fails"), NewJob("works")
-				mustEnqueue(t, s, job, neighbour)
-				mustDrain(t, w)
-				if got := mustGet(t, s, job.ID); got.Status != StatusFailed || got.Attempts != 1 || got.Error == "" {
-					t.Errorf("%T %s: the job is %s after %d attempts with the error %q, want FAILED after 1 with some",
-						err, how, got.Status, got.Attempts, got.Error)
-				}
-				wantEnd(t, s, neighbour, ending{StatusSuccess, 1, ""})
-			})
-		}
-	}
-}
-
-func TestGoexitFailsItsAttemptAndTheSlotSurvives(t *testing.T) {
-	for _, concurrency := range []int{1, 3} {
-		overEach(t, func(t *testing.T, s Storage, in Inspector) {
-			w := workerOf(s, taskOf("exits", func(context.Context) error { exitDeepDown(); return nil }),
-				taskOf("works", func(context.Context) error { return nil }))
-			w.Concurrency = concurrency
-			var exits, works []*Job
-			for range 5 {
-				exits, works = append(exits, NewJob("exits")), append(works, NewJob("works"))
-				mustEnqueue(t, s, exits[len(exits)-1], works[len(works)-1])
-			}
-			mustDrain(t, w)
-			for i := range exits {
-				wantEnd(t, in, exits[i], ending{StatusFailed, 4, "panic: runtime.Goexit was called"})
-				wantEnd(t, in, works[i], ending{StatusSuccess, 1, ""})
-			}
-			if stack := mustGet(t, in, exits[0].ID).Error; !strings.Contains(stack, "exitDeepDown") {
-				t.Errorf("the stack of the exit is not kept:\n%s", stack)
-			}
-			wantMetrics(t, w, Metrics{Processed: 25, Succeeded: 5, Failed: 20, Retried: 15, DeadLettered: 5})
-		})
-	}
-}
-
-// ---- Timeouts ----
-
-func TestATimeoutCancelsTheTaskAndIsNamedInItsError(t *testing.T) {
-	for _, c := range []struct {
-		name          string
-		worker, tasks time.Duration
-		want          time.Duration
-	}{
-		{"the worker's", 2 * time.Second, 0, 2 * time.Second},
-		{"the task's", 0, 3 * time.Second, 3 * time.Second},
-		{"a longer one of the task's over the worker's", 2 * time.Second, 5 * time.Second, 5 * time.Second},
-		{"a shorter one of the task's over the worker's", 2 * time.Second, time.Second, time.Second},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			overMemory(t, func(t *testing.T, s *MemoryStorage) {
-				start := time.Now()
-				var cause error
-				waits := taskOf("waits", func(ctx context.Context) error {
-					<-ctx.Done()
-					cause = context.Cause(ctx)
-					return fmt.Errorf("waiting: %w", ctx.Err())
-				})
-				waits.Timeout = c.tasks
-				w := workerOf(s, waits)
-				w.TaskTimeout, w.Retry.MaxRetries = c.worker, 0
-				want := fmt.Sprintf("timed out after %v: waiting: context deadline exceeded", c.want)
-				wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, want})
-				wantElapsed(t, start, c.want)
-				if !errors.Is(cause, context.DeadlineExceeded) || cause.Error() != fmt.Sprintf("timed out after %v", c.want) {
-					t.Errorf("the cause of the cancellation is %v", cause)
-				}
-			})
-		})
-	}
-}
-
-func TestWithoutATimeoutATaskHasNoDeadline(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("asks", func(ctx context.Context) error {
-			if deadline, ok := ctx.Deadline(); ok {
-				t.Errorf("the task has the deadline %v", deadline)
-			}
-			time.Sleep(time.Hour)
-			return ctx.Err()
-		}))
-		wantEnd(t, s, drained(t, w, "asks"), ending{StatusSuccess, 1, ""})
-	})
-}
-
-// The context is made late; nobody is to notice.
-func TestATasksContextEndsWithTheTaskWhateverWasAskedOfIt(t *testing.T) {
-	type key struct{}
-	kept := func(ctx context.Context, cancel context.CancelFunc) context.Context {
-		t.Cleanup(cancel)
-		return ctx
-	}
-	looks := map[string]func(ctx context.Context) context.Context{
-		"nothing": func(ctx context.Context) context.Context { return ctx },
-		"Done":    func(ctx context.Context) context.Context { _ = ctx.Done(); return ctx },
-		"the job": func(ctx context.Context) context.Context { JobFromContext(ctx); return ctx },
-		"a value": func(ctx context.Context) context.Context { return context.WithValue(ctx, key{}, 1) },
-		"a child": func(ctx context.Context) context.Context { return kept(context.WithCancel(ctx)) },
-		"a timer": func(ctx context.Context) context.Context { return kept(context.WithTimeout(ctx, time.Hour)) },
-		"a parent": func(ctx context.Context) context.Context {
-			return kept(context.WithCancel(context.WithValue(ctx, key{}, 1)))
-		},
-	}
-	for name, look := range looks {
-		for _, timeout := range []time.Duration{0, time.Minute} {
-			overMemory(t, func(t *testing.T, s *MemoryStorage) {
-				var seen context.Context
-				w := workerOf(s, taskOf("keeps", func(ctx context.Context) error {
-					before := runtime.NumGoroutine()
-					if seen = look(ctx); name != "nothing" && seen.Err() != nil {
-						t.Errorf("%s, timeout %v: the running task's context ended: %v", name, timeout, seen.Err())
-					}
-					if after := runtime.NumGoroutine(); after > before {
-						t.Errorf("%s, timeout %v: %d goroutines more", name, timeout, after-before)
-					}
-					return nil
-				}))
-				w.TaskTimeout = timeout
-				wantEnd(t, s, drained(t, w, "keeps"), ending{StatusSuccess, 1, ""})
-				select {
-				case <-seen.Done():
-				default:
-					t.Errorf("%s, timeout %v: the context goes on after the task", name, timeout)
-				}
-				if seen.Err() != context.Canceled || context.Cause(seen) != context.Canceled {
-					t.Errorf("%s, timeout %v: it ended with %v because of %v, want context.Canceled", name, timeout, seen.Err(), context.Cause(seen))
-				}
-			})
-		}
-	}
-}
-
-func TestEachAttemptHasItsOwnTimeout(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		start := time.Now()
-		w := workerOf(s, taskOf("waits", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
-		w.TaskTimeout, w.Retry.MaxRetries = 10*time.Second, 2
-		wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 3, "timed out after 10s: context deadline exceeded"})
-		wantElapsed(t, start, (10+1+10+2+10)*time.Second)
-	})
-}
-
-func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
-	own, cancel := context.WithCancel(t.Context())
-	cancel()
-	for _, c := range []struct {
-		answer error
-		want   ending
-	}{
-		{nil, ending{StatusSuccess, 1, ""}},
-		{errTask, ending{StatusFailed, 2, "it failed"}},
-		{Permanent(context.DeadlineExceeded), ending{StatusFailed, 1, "timed out after 1s: context deadline exceeded"}},
-		{own.Err(), ending{StatusFailed, 2, "timed out after 1s: context canceled"}},
-	} {
-		overEach(t, func(t *testing.T, s Storage, in Inspector) {
-			w := workerOf(s, taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
-			w.TaskTimeout, w.Retry.MaxRetries = time.Second, 1
-			wantEnd(t, in, drained(t, w, "late"), c.want)
-		})
-	}
-}
-
-func TestATaskThatReturnsTheCauseOfItsTimeoutIsNotToldTwice(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("waits", func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("waiting: %w", context.Cause(ctx)) }))
-		w.TaskTimeout, w.Retry.MaxRetries = time.Second, 0
-		wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, "waiting: timed out after 1s"})
-	})
-}
-
-func TestADeadlineOfTheTasksOwnIsNoTimeout(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("asks", func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, time.Second)
-			defer cancel()
-			<-ctx.Done()
-			return ctx.Err()
-		}))
-		w.TaskTimeout, w.Retry.MaxRetries = time.Minute, 0
-		wantEnd(t, s, drained(t, w, "asks"), ending{StatusFailed, 1, "context deadline exceeded"})
-	})
-}
-
-func TestATaskThatIgnoresItsTimeoutHoldsItsOwnSlotAlone(t *testing.T) {
-	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		start := time.Now()
-		var ended []time.Duration
-		w := workerOf(s, taskOf("stuck", func(context.Context) error { time.Sleep(time.Minute); return nil }),
-			taskOf("works", func(context.Context) error {
-				time.Sleep(900 * time.Millisecond)
-				ended = append(ended, time.Since(start))
-				return nil
-			}))
-		w.Concurrency, w.TaskTimeout = 2, time.Second
-		stuck := NewJob("stuck")
-		mustEnqueue(t, s, stuck)
-		for range 5 {
-			mustEnqueue(t, s, NewJob("works"))
-		}
-		mustDrain(t, w)
-		var want []time.Duration
-		for i := range 5 {
-			want = append(want, time.Duration(i+1)*900*time.Millisecond)
-		}
-		if diff := cmp.Diff(want, ended, cmpopts.EquateApprox(0, float64(10*time.Millisecond))); diff != "" {
-			t.Errorf("the other jobs ended (-want +got):\n%s", diff)
-		}
-		wantEnd(t, in, stuck, ending{StatusSuccess, 1, ""})
-		wantElapsed(t, start, time.Minute)
-	})
-}
-
-// ---- What a task asks of its context ----
-
-func TestAResultIsWrittenWithSuccessAndTheLastOneCounts(t *testing.T) {
-	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		w := workerOf(s, taskOf("answers", func(ctx context.Context) error {
-			err := SetResult(ctx, "the first")
-			return errors.Join(err, SetResult(ctx, map[string]any{"url": "a?b&c", "n": 1}))
-		}))
-		job := drained(t, w, "answers")
-		wantEnd(t, in, job, ending{StatusSuccess, 1, ""})
-		wantResult(t, in, job, `{"n":1,"url":"a?b&c"}`)
-	})
-}
-
-func TestAFailedAttemptLeavesNoResult(t *testing.T) {
-	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		tries := 0
-		w := workerOf(s, taskOf("fails", func(ctx context.Context) error { return errors.Join(SetResult(ctx, 1), errTask) }),
-			taskOf("mends", func(ctx context.Context) error {
-				if tries++; tries == 1 {
-					return errors.Join(SetResult(ctx, "of the first attempt"), errTask)
-				}
-				return nil
-			}))
-		fails, mends := drained(t, w, "fails"), drained(t, w, "mends")
-		wantEnd(t, in, fails, ending{StatusFailed, 4, "it failed"})
-		wantResult(t, in, fails, "")
-		wantEnd(t, in, mends, ending{StatusSuccess, 2, "it failed"})
-		wantResult(t, in, mends, "")
-	})
-}
-
-func TestAResultMayBeSetAfterATimeoutAndByAnotherGoroutine(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("answers", func(ctx context.Context) error {
-			<-ctx.Done()
-			derived, cancel := context.WithCancel(ctx)
-			defer cancel()
-			answered := make(chan error)
-			go func() { answered <- SetResult(derived, 7) }()
-			return <-answered
-		}))
-		w.TaskTimeout = time.Second
-		job := drained(t, w, "answers")
-		wantEnd(t, s, job, ending{StatusSuccess, 1, ""})
-		wantResult(t, s, job, "7")
-	})
-}
-
-func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		var ended context.Context
-		w := workerOf(s, taskOf("answers", func(ctx context.Context) error { ended = ctx; return SetResult(ctx, "in time") }))
-		job := drained(t, w, "answers")
-		if err := SetResult(ended, "too late"); err != nil {
-			t.Errorf("SetResult: %v", err)
-		}
-		wantResult(t, s, job, `"in time"`)
-	})
-}
-
-func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {
-	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		most := strings.Repeat("x", maxEncoded-2)
-		w := workerOf(s, taskOf("answers", func(ctx context.Context) error {
-			if err := SetResult(ctx, most); err != nil {
-				t.Errorf("the most that is taken: %v", err)
-			}
-			if err := SetResult(ctx, most+"x"); !errors.Is(err, ErrTooLarge) {
-				t.Errorf("one byte more: %v, want ErrTooLarge", err)
-			}
-			if err := SetResult(ctx, func() {}); err == nil {
-				t.Error("a function was taken")
-			}
-			return nil
-		}))
-		job := drained(t, w, "answers")
-		wantResult(t, s, job, `"`+most+`"`)
-	})
-}
-
-func TestTheJobOfAContextIsACopy(t *testing.T) {
-	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		want := &Job{ID: "1", Task: "asks", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"B": json.RawMessage("2")},
-			Queue: "default", Priority: 3, Key: "k", Status: StatusRunning, Attempts: 1, Worker: "one"}
-		w := workerOf(s, Task[addArgs]{Name: "asks", Run: func(ctx context.Context, _ addArgs) error {
-			for range 2 {
-				got, ok := JobFromContext(ctx)
-				if !ok {
-					return errors.New("no job in the context")
-				}
-				ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "CreatedAt", "HeartbeatAt")
-				if diff := cmp.Diff(want, got, ignored); diff != "" {
-					t.Errorf("the job (-want +got):\n%s", diff)
-				}
-				got.ID, got.Task, got.Claim, got.Attempts, got.Args[0], got.Kwargs["B"] = "2", "changed", 0, 9, "changed", "changed"
-			}
-			return nil
-		}})
-		w.Name = "one"
-		job := &Job{ID: "1", Task: "asks", Args: []any{1}, Kwargs: map[string]any{"B": 2}, Priority: 3, Key: "k"}
-		mustEnqueue(t, s, job)
-		mustDrain(t, w)
-		wantEnd(t, in, job, ending{StatusSuccess, 1, ""})
-	})
-}
-
-func TestATaskEnqueuesWhatFollowsWhereItsJobCameFrom(t *testing.T) {
-	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		var ran []int
-		w := workerOf(s, Task[int]{Name: "count down", Run: func(ctx context.Context, n int) error {
-			if ran = append(ran, n); n == 0 {
-				return nil
-			}
-			from, ok := StorageFromContext(ctx)
-			if !ok || from != s {
-				return fmt.Errorf("the storage of the context is %v", from)
-			}
-			return from.Enqueue(ctx, NewJob("count down", n-1))
-		}})
-		wantEnd(t, in, drained(t, w, "count down", 3), ending{StatusSuccess, 1, ""})
-		if diff := cmp.Diff([]int{3, 2, 1, 0}, ran); diff != "" {
-			t.Errorf("jobs run (-want +got):\n%s", diff)
-		}
-	})
-}
-
-// ---- Drain ----
 
 func TestDrainReturnsAtOnceWhenNothingIsDue(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
@@ -909,8 +507,6 @@ func TestADrainWhoseRetryAnotherWorkerTookEnds(t *testing.T) {
 	})
 }
 
-// ---- Queues, slots and order ----
-
 func TestAWorkerClaimsFromItsQueuesAlone(t *testing.T) {
 	for _, c := range []struct {
 		queues []string
@@ -1017,8 +613,6 @@ func TestASingleSlotKeepsTheOrderWhenTheStorageIsSlow(t *testing.T) {
 	}
 }
 
-// ---- Middleware ----
-
 func TestMiddlewareIsAroundEveryAttempt(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		type key struct{}
@@ -1124,8 +718,6 @@ func TestMiddlewareCannotBreakFencingByChangingItsJob(t *testing.T) {
 	})
 }
 
-// ---- Metrics and the log ----
-
 func TestMetricsCountEveryAttemptOnce(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		release := make(chan struct{})
@@ -1206,8 +798,6 @@ func TestAWorkerWithoutALoggerUsesTheDefaultOne(t *testing.T) {
 	}
 }
 
-// ---- Trouble with the storage ----
-
 func TestRunGoesOnThroughTroubleWithTheStorageAndLogsItOnceASecond(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		start := time.Now()
@@ -1243,8 +833,6 @@ func TestRunGoesOnThroughTroubleWithTheStorageAndLogsItOnceASecond(t *testing.T)
 		}
 	})
 }
-
-// ---- The fields ----
 
 func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 	for _, c := range []struct {
@@ -1321,8 +909,6 @@ func TestAWorkerRunsOnceAtATime(t *testing.T) {
 	})
 }
 
-// ---- Helpers ----
-
 // overEach runs test in a bubble of its own over each storage, and over one that has the nine methods alone; in
 // looks into it.
 func overEach(t *testing.T, test func(t *testing.T, s Storage, in Inspector)) {
@@ -1360,19 +946,6 @@ func overMemory(t *testing.T, test func(t *testing.T, s *MemoryStorage)) {
 	})
 }
 
-// workerOf returns a worker for tasks that retries after 1, 2 and 4 seconds and keeps its log to itself.
-func workerOf(s Storage, tasks ...AnyTask) *Worker {
-	registry := new(Registry)
-	registry.Add(tasks...)
-	return &Worker{Storage: s, Registry: registry, Logger: slog.New(slog.DiscardHandler),
-		Retry: &RetryPolicy{MaxRetries: 3, BaseDelay: time.Second, Cap: time.Minute}}
-}
-
-// taskOf returns a task without arguments.
-func taskOf(name string, run func(ctx context.Context) error) Task[struct{}] {
-	return Task[struct{}]{Name: name, Run: func(ctx context.Context, _ struct{}) error { return run(ctx) }}
-}
-
 // flaky returns a task that fails so many times before it succeeds.
 func flaky(name string, times int) Task[struct{}] {
 	return taskOf(name, func(context.Context) error {
@@ -1390,56 +963,12 @@ func answering(f func(ctx context.Context, next func() error) error) func(RunFun
 	}
 }
 
-// mustDrain allows for two hours, of a bubble.
-func mustDrain(t *testing.T, w *Worker) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
-	defer cancel()
-	if err := w.Drain(ctx); err != nil {
-		t.Fatalf("Drain: %v", err)
-	}
-}
-
 // drained enqueues a job and drains the worker's storage.
 func drained(t *testing.T, w *Worker, task string, args ...any) *Job {
 	t.Helper()
 	job := NewJob(task, args...)
 	mustEnqueue(t, w.Storage, job)
 	mustDrain(t, w)
-	return job
-}
-
-// started calls Run; stop ends it and waits.
-func started(t *testing.T, w *Worker) (stop func()) {
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- w.Run(ctx) }()
-	return func() {
-		t.Helper()
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	}
-}
-
-// abandoned enqueues a job, in a queue of its own, which workers claim so many times and die of; then it is due
-// again. For a bubble.
-func abandoned(t *testing.T, s Storage, task string, times int) *Job {
-	t.Helper()
-	job := &Job{ID: NewID(), Task: task}
-	job.Queue = job.ID
-	mustEnqueue(t, s, job)
-	for range times {
-		if _, err := s.Dequeue(t.Context(), DequeueOptions{Max: 1, Queues: []string{job.Queue}}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Second)
-		if n, err := s.ReapStale(t.Context(), time.Second); n != 1 || err != nil {
-			t.Fatalf("ReapStale: %d, %v; want 1", n, err)
-		}
-	}
-	time.Sleep(time.Duration(times) * time.Second) // from the second time on it is due at a moment within these
 	return job
 }
 
@@ -1450,17 +979,6 @@ func mustGet(t *testing.T, in Inspector, id string) *Job {
 		t.Fatal(err)
 	}
 	return job
-}
-
-func deadLetters(t *testing.T, in Inspector) (jobs []*Job) {
-	t.Helper()
-	for job, err := range in.DeadLetters(t.Context(), Filter{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		jobs = append(jobs, job)
-	}
-	return jobs
 }
 
 // ending is how a job ended, or where it stands.

@@ -15,28 +15,6 @@ import (
 // These tests run in synctest bubbles like those of lease_test.go, where their helpers are. What the storages do by
 // themselves is for CheckStorage.
 
-// cancel cancels jobs, of which so many are to have ended and been asked.
-func (sc *scene) cancel(ended, asked int, ids ...string) {
-	sc.Helper()
-	gotEnded, gotAsked, err := sc.storage.Cancel(sc.Context(), ids...)
-	if err != nil || len(gotEnded) != ended || len(gotAsked) != asked {
-		sc.Fatalf("Cancel: %d ended, %d asked, error %v; want %d, %d and none", len(gotEnded), len(gotAsked), err, ended, asked)
-	}
-}
-
-// wantCanceled wants jobs to have ended as canceled, in no dead letter.
-func (sc *scene) wantCanceled(ids ...string) {
-	sc.Helper()
-	for _, id := range ids {
-		if job := sc.get(id); job.Status != StatusFailed || job.Error != ErrCanceled.Error() || !job.Canceled {
-			sc.Errorf("%s is %s with error %q, Canceled %t; want it canceled", job.Task, job.Status, job.Error, job.Canceled)
-		}
-	}
-	if letters := deadLetters(sc.T, sc.storage); len(letters) > 0 {
-		sc.Errorf("%d dead letters, want none", len(letters))
-	}
-}
-
 func TestACanceledJobsTaskIsToldAtTheNextHeartbeatAndWhatItAnswersButSuccessIsTheSame(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		tasks, ids := t.thatWait(ErrCanceled)

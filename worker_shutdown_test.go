@@ -826,26 +826,3 @@ func TestAWorkerMayRunAgainWhileATaskOfItsLastRunStillHangs(t *testing.T) {
 		}
 	})
 }
-
-// about allows for the time in which successes are gathered.
-func about(got, want time.Duration) bool { return got >= want && got <= want+2*batchTime }
-
-// slow is a storage that takes its time to end claims, unless ctx ends.
-type slow struct {
-	tended
-	release, markDone time.Duration
-}
-
-func (s *slow) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
-	if !pause(ctx, s.release) {
-		return nil, nil, ctx.Err()
-	}
-	return s.tended.Release(ctx, at, cause, jobs...)
-}
-
-func (s *slow) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	if !pause(ctx, s.markDone) {
-		return nil, ctx.Err()
-	}
-	return s.tended.MarkDone(ctx, jobs...)
-}
