@@ -357,17 +357,6 @@ func (s *MemoryStorage) cancelLocked(rec *record) {
 	s.finished.add(rec, rec.finishedAt)
 }
 
-// ofOne is for the verbs that take one job, where a lost or canceled one is an error.
-func ofOne(lost, canceled []*Job, err error) error {
-	if len(lost) > 0 {
-		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
-	}
-	if len(canceled) > 0 {
-		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
-	}
-	return err
-}
-
 // MarkDone implements [Storage].
 func (s *MemoryStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
 	lost, _, err = s.held(ctx, jobs, StatusSuccess, func(rec *record, job *Job) { rec.result = slices.Clone(job.Result) })

@@ -480,3 +480,25 @@ func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (S
 	}
 	schemes[scheme] = open
 }
+
+// ofOne returns the error of a verb for one job, where a lost or canceled job is an error.
+func ofOne(lost, canceled []*Job, err error) error {
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
+	}
+	return err
+}
+
+// pause waits, and reports whether ctx is still live.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}

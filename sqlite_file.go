@@ -53,24 +53,29 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
 		return cmp.Or(err, s.remember(""))
 	}
 	// busy_timeout starves: SQLite's sleeps grow while others take the lock. The retries are ours.
-	if s.w.conn, err = s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)")); err != nil {
+	conn, err := s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)"))
+	if err != nil {
 		return err
 	}
-	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
-	s.w.stmts = make(map[string]statement)
+	s.w = newWriter(conn)
+	q := &s.w.tx.session
 	for _, query := range []string{"PRAGMA journal_mode=WAL", "PRAGMA synchronous=" + s.opts.Synchronous, "BEGIN IMMEDIATE"} {
-		for s.w.exec(query); isCode(s.w.err, codeBusy); s.w.exec(query) {
+		for q.exec(query); isCode(q.err, codeBusy); q.exec(query) {
 			if !pause(ctx, lockPause()) {
 				return fmt.Errorf("another process holds its lock: %w", ctx.Err())
 			}
-			s.w.err = nil
+			q.err = nil
 		}
 	}
-	s.inspectSchema(&s.w.session, true)
-	s.w.heedTriggers()
-	s.w.exec("COMMIT")
-	return cmp.Or(s.w.err, s.remember("", "-wal", "-shm"))
+	s.inspectSchema(q, true)
+	q.exec("COMMIT")
+	if q.err != nil {
+		return q.err
+	}
+	return s.remember("", "-wal", "-shm")
 }
+
+const moveCheck = time.Second // between two looks whether the -wal and -shm are still there
 
 // creating keeps the others in this process from a new file until it is closed again: see prepareFile.
 var creating sync.Mutex
@@ -134,13 +139,13 @@ func (s *SQLiteStorage) moved(n int) error {
 }
 
 // movedLately is moved for each transaction: a microsecond for all three files is too much for that.
-func (s *SQLiteStorage) movedLately() error {
-	if s.w.now.Sub(s.w.checked) < moveCheck {
+func (s *SQLiteStorage) movedLately(now time.Time) error {
+	if now.Sub(s.checked) < moveCheck {
 		return s.moved(1)
 	}
 	err := s.moved(3)
 	if err == nil {
-		s.w.checked = s.w.now
+		s.checked = now
 	}
 	return err
 }
@@ -150,15 +155,11 @@ func (s *SQLiteStorage) dsn(settings string) string {
 }
 
 func (s *SQLiteStorage) disconnect() (err error) {
-	s.w.watch.close()
-	for _, stmt := range s.w.stmts {
-		stmt.Close() // or SQLite keeps the connection, and so the -wal file
-	}
 	if s.readers != nil {
 		err = s.readers.Close()
 	}
-	if s.w.conn != nil {
-		err = errors.Join(err, s.w.conn.Close())
+	if s.w != nil {
+		err = errors.Join(err, s.w.conn.close())
 	}
 	return err
 }

@@ -153,22 +153,22 @@ func (s *SQLiteStorage) Get(ctx context.Context, id string) (job *Job, err error
 }
 
 // tend runs a verb over the dead letters that a filter takes, in one transaction, and sums up what it returns.
-func (s *SQLiteStorage) tend(ctx context.Context, name string, f Filter, verb func(rowid any) int) (n int, err error) {
+func (s *SQLiteStorage) tend(ctx context.Context, name string, f Filter, verb func(tx *transaction, rowid any) int) (n int, err error) {
 	f.Status = ""
 	conditions, args, err := f.where()
 	if err != nil {
 		return 0, err
 	}
-	err = s.do(ctx, name, func() {
+	err = s.write(ctx, name, func(tx *transaction) {
 		var rowids []any
-		for v := range s.w.rows(`SELECT rowid, func_name FROM dlq WHERE 1`+conditions+` ORDER BY rowid`, args...) {
+		for v := range tx.rows(`SELECT rowid, func_name FROM dlq WHERE 1`+conditions+` ORDER BY rowid`, args...) {
 			if f.task(text(v[1])) {
 				rowids = append(rowids, v[0])
 			}
 		}
 		n = 0
 		for _, rowid := range rowids {
-			if n += verb(rowid); f.Limit > 0 && n == f.Limit {
+			if n += verb(tx, rowid); f.Limit > 0 && n == f.Limit {
 				break
 			}
 		}
@@ -182,16 +182,16 @@ func (s *SQLiteStorage) tend(ctx context.Context, name string, f Filter, verb fu
 // Replay makes dead letters PENDING again; see [Inspector]. A job comes back in its old place if its row is still
 // there. It stays where it is if that is no longer FAILED (because Python has replayed it, say).
 func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (replayed int, err error) {
-	return s.tend(ctx, "replay", f, func(rowid any) int {
-		s.w.look = true
-		n := s.w.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key)
+	return s.tend(ctx, "replay", f, func(tx *transaction, rowid any) int {
+		s.claims.mayBeDue = true
+		n := tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key)
 			SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key FROM dlq WHERE rowid=? AND NOT EXISTS (
 				SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING', 'RUNNING'))
 			ON CONFLICT (id) DO UPDATE SET func_name=excluded.func_name, args=excluded.args, kwargs=excluded.kwargs, status='PENDING',
 				attempts=0, error=NULL, queue=excluded.queue, priority=excluded.priority, key=excluded.key,
-				run_at=0, future=0, reaped=0, finished_at=NULL, result=NULL, worker='', cancel=0 WHERE status='FAILED'`, seconds(s.w.now), rowid)
+				run_at=0, future=0, reaped=0, finished_at=NULL, result=NULL, worker='', cancel=0 WHERE status='FAILED'`, seconds(tx.now), rowid)
 		if n > 0 {
-			s.w.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
+			tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
 		}
 		return n
 	})
@@ -199,7 +199,7 @@ func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (replayed int, err
 
 // Purge deletes dead letters; see [Inspector].
 func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (purged int, err error) {
-	return s.tend(ctx, "purge", f, func(rowid any) int { return s.w.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) })
+	return s.tend(ctx, "purge", f, func(tx *transaction, rowid any) int { return tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) })
 }
 
 // prunable are jobs that finished before a time, and for which no dead letter stands.
@@ -216,8 +216,8 @@ func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (pruned int
 			n = 0 // mostly there is nothing, and a look says so without the lock
 			first, err := s.look(ctx, "prune", `SELECT 1`+prunable+`1`, string(status), seconds(before))
 			if first != nil {
-				err = s.do(ctx, "prune", func() {
-					n = s.w.exec(`DELETE FROM jobs WHERE rowid IN (SELECT rowid`+prunable+`1000)`, string(status), seconds(before))
+				err = s.write(ctx, "prune", func(tx *transaction) {
+					n = tx.exec(`DELETE FROM jobs WHERE rowid IN (SELECT rowid`+prunable+`1000)`, string(status), seconds(before))
 				})
 			}
 			if err != nil {

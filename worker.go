@@ -873,17 +873,6 @@ func every(ctx context.Context, d time.Duration, f func(ctx context.Context)) {
 	}
 }
 
-// pause waits, and reports whether ctx is still live.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return ctx.Err() == nil
-}
-
 // attemptsUsedUp is why a job that was claimed beyond its last attempt is given up.
 func attemptsUsedUp(job *Job, most int) error {
 	return fmt.Errorf("%w: %d of %d; the last error: %s", ErrAttemptsUsedUp, job.Attempts-1, most, cmp.Or(job.Error, "none"))
