@@ -532,11 +532,12 @@ func (p *params) list(t reflect.Type, index []int) []field {
 		}
 		name, quoted := p.parseTag(f)
 		at := append(slices.Clone(index), f.Index...)
-		if f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct {
+		promoted := f.Anonymous && name == "" // what is inside counts as declared here
+		if promoted && f.Type.Kind() == reflect.Struct {
 			fields = append(fields, p.list(f.Type, at)...)
 			continue
 		}
-		if f.Anonymous && (!f.IsExported() || name == "" && f.Type.Kind() == reflect.Pointer) {
+		if promoted && f.Type.Kind() == reflect.Pointer || !f.IsExported() {
 			p.refuse("A embeds %v, which JSON cannot fill; embed a struct without a tag, or name the field", f.Type)
 		}
 		if name == "" {
