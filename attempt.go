@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,13 +99,6 @@ func JobFromContext(ctx context.Context) (*Job, bool) {
 		return nil, false
 	}
 	return r.job.clone(), true
-}
-
-// clone keeps what a task does to a job from the worker, who still needs its Claim.
-func (j *Job) clone() *Job {
-	job := *j
-	job.Args, job.Kwargs = slices.Clone(j.Args), maps.Clone(j.Kwargs)
-	return &job
 }
 
 // StorageFromContext returns the storage that the task's job came from, to enqueue what follows.
