@@ -70,10 +70,15 @@ func (s *SQLiteStorage) countJobs(q *session, now time.Time, stats *Stats) {
 		found := false
 		for row := range q.rows(query, hourAgo, minuteAgo, last) {
 			found = true
-			task, queue, status := text(row[0]), text(row[1]), Status(text(row[2]))
-			n, oldest := int(integer(row[3])), fromSeconds(row[4])
-			lastHour, lastMinute := int(integer(row[5])), int(integer(row[6]))
-			stats.add(queue, task, status, n, oldest, lastHour, lastMinute)
+			stats.add(tally{
+				task:   text(row[0]),
+				queue:  text(row[1]),
+				status: Status(text(row[2])),
+				jobs:   int(integer(row[3])),
+				oldest: fromSeconds(row[4]),
+				hour:   int(integer(row[5])),
+				minute: int(integer(row[6])),
+			})
 			last = max(last, integer(row[7]))
 		}
 		if !found {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -23,37 +25,80 @@ func (s *Storage) Size(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// Stats counts jobs; see [pinion.Inspector]. It reads the whole table in one look, which keeps nobody waiting.
+// Stats counts jobs; see [pinion.Inspector]. It reads the whole table in one statement, which keeps nobody waiting.
 func (s *Storage) Stats(ctx context.Context) (stats pinion.Stats, err error) {
 	err = s.read(ctx, "stats", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan=on`); err != nil {
 				return err
 			}
-			stats = pinion.Stats{}
-			var queue, task string
-			var status pinion.Status
-			var n, hour, minute, dead, age int
-			var oldest time.Time
-			found, _ := tx.Query(ctx, s.sql.stats)
-			if _, err := pgx.ForEachRow(found, []any{&queue, &task, &status, &n, &oldest, &hour, &minute, &dead}, func() error {
-				stats.Add(queue, task, status, n, oldest.UTC(), hour, minute)
-				stats.DeadLetters += dead
-				return nil
-			}); err != nil {
+			if stats, err = s.countJobs(ctx, tx); err != nil {
 				return err
 			}
-			found, _ = tx.Query(ctx, s.sql.minute)
-			_, err := pgx.ForEachRow(found, []any{&age, &n}, func() error {
-				if age = max(age, 0); age < len(stats.LastMinute) {
-					stats.LastMinute[len(stats.LastMinute)-1-age] += n
-				}
-				return nil
-			})
-			return err
+			return s.countLastMinute(ctx, tx, &stats)
 		})
 	})
 	return stats, err
+}
+
+// countJobs counts the jobs by queue, task and status.
+func (s *Storage) countJobs(ctx context.Context, tx pgx.Tx) (stats pinion.Stats, err error) {
+	queues, tasks := make(map[string]*pinion.Counts), make(map[string]*pinion.Counts)
+	var queue, task string
+	var status pinion.Status
+	var jobs, hour, minute, dead int
+	var oldest time.Time
+	found, _ := tx.Query(ctx, s.sql.stats)
+	_, err = pgx.ForEachRow(found, []any{&queue, &task, &status, &jobs, &oldest, &hour, &minute, &dead}, func() error {
+		for _, c := range []*pinion.Counts{&stats.Total, countsOf(queues, queue), countsOf(tasks, task)} {
+			switch status {
+			case pinion.StatusPending:
+				c.Pending += jobs
+				if c.Oldest.IsZero() || oldest.Before(c.Oldest) {
+					c.Oldest = oldest.UTC()
+				}
+			case pinion.StatusRunning:
+				c.Running += jobs
+			case pinion.StatusSuccess:
+				c.Success += jobs
+				c.SuccessHour += hour
+			case pinion.StatusFailed:
+				c.Failed += jobs
+				c.FailedHour += hour
+			}
+			c.Minute += minute
+		}
+		stats.DeadLetters += dead
+		return nil
+	})
+	for _, name := range slices.Sorted(maps.Keys(queues)) {
+		stats.Queues = append(stats.Queues, pinion.QueueStats{Queue: name, Counts: *queues[name]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(tasks)) {
+		stats.Tasks = append(stats.Tasks, pinion.TaskStats{Task: name, Counts: *tasks[name]})
+	}
+	return stats, err
+}
+
+func countsOf(by map[string]*pinion.Counts, name string) *pinion.Counts {
+	if by[name] == nil {
+		by[name] = new(pinion.Counts)
+	}
+	return by[name]
+}
+
+// countLastMinute counts the jobs that finished in each of the last 60 seconds.
+func (s *Storage) countLastMinute(ctx context.Context, tx pgx.Tx, stats *pinion.Stats) error {
+	var age, jobs int
+	found, _ := tx.Query(ctx, s.sql.minute)
+	_, err := pgx.ForEachRow(found, []any{&age, &jobs}, func() error {
+		age = max(age, 0) // another transaction's statement may have begun a little later
+		if age < len(stats.LastMinute) {
+			stats.LastMinute[len(stats.LastMinute)-1-age] += jobs
+		}
+		return nil
+	})
+	return err
 }
 
 // Get returns one job, or ErrNotFound.

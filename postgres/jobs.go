@@ -92,8 +92,9 @@ func statementsFor(schema string) (s statements) {
 			future=NOT canceled AND coalesce($5>statement_timestamp(), false)` + held,
 		letter: `UPDATE @jobs j SET status='FAILED', finished_at=statement_timestamp(), error=CASE WHEN canceled THEN '@!' ELSE $4 END,
 			attempts=CASE WHEN canceled THEN j.attempts ELSE $5 END, dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END` + held,
-		beat:    `UPDATE @jobs j SET heartbeat_at=statement_timestamp()` + held,
-		release: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE error END, attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE 1 END` + held,
+		beat: `UPDATE @jobs j SET heartbeat_at=statement_timestamp()` + held,
+		release: letGo + `, error=CASE WHEN canceled THEN '@!' ELSE coalesce($5, error) END, attempts=j.attempts-CASE WHEN canceled THEN 0 ELSE 1 END,
+			run_at=CASE WHEN canceled THEN run_at ELSE $4 END, future=NOT canceled AND coalesce($4>statement_timestamp(), false)` + held,
 		settled: `SELECT h.id, h.claim, h.attempts, false FROM @jobs j, unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)
 			WHERE j.id=h.id AND j.claim=h.claim AND j.status=$4`,
 		stale: `WITH c AS (SELECT seq FROM @jobs WHERE status='RUNNING' AND heartbeat_at<statement_timestamp()-$2::interval
@@ -420,11 +421,20 @@ func (s *Storage) taken(ctx context.Context, q querier, b *batch) error {
 	return cmp.Or(err, error(&d))
 }
 
-// EnqueueTx stores the jobs inside a transaction of the user's on the same database: they come to be when tx commits,
-// which wakes workers by itself, and never were if it does not. All are stored or none, and after an error tx can
-// go on. Errors are those of Enqueue and of tx; nothing is tried again. A transaction that has enqueued something takes
-// a lock at its COMMIT that all NOTIFYs of the server share (see [Options].NoListen for how not to notify).
-func (s *Storage) EnqueueTx(ctx context.Context, tx pgx.Tx, jobs ...*pinion.Job) error {
+// Tx returns a [pinion.Tx] that enqueues inside tx, a transaction of the caller's on the same database. All jobs of an
+// Enqueue are stored or none, and after a [pinion.DuplicateError] tx can go on. Nothing is tried again. A transaction
+// that has enqueued something takes a lock at its COMMIT that all NOTIFYs of the server share; [Options].NoListen
+// avoids it.
+func (s *Storage) Tx(tx pgx.Tx) pinion.Tx { return transaction{s, tx} }
+
+type transaction struct {
+	s  *Storage
+	tx pgx.Tx
+}
+
+// Enqueue stores the jobs in the transaction.
+func (t transaction) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
+	s, tx := t.s, t.tx
 	b, err := newBatch(jobs)
 	if err != nil || len(jobs) == 0 {
 		return s.refuse(ctx, err)
@@ -464,33 +474,21 @@ func (s *Storage) EnqueueTx(ctx context.Context, tx pgx.Tx, jobs ...*pinion.Job)
 // ---- Dequeue ----
 
 // Dequeue claims jobs; see [pinion.Storage].
-func (s *Storage) Dequeue(ctx context.Context, max int, queues ...string) ([]*pinion.Job, error) {
-	return s.Prefetch(ctx, max, max, queues...)
-}
-
-// Prefetch claims jobs ahead of free slots; see [pinion.Prefetcher].
-func (s *Storage) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*pinion.Job, error) {
-	if max < 1 || slots < 0 {
-		return nil, fmt.Errorf("pinion: dequeue: %d jobs; at least 1 must be asked for", max)
+func (s *Storage) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
+	if opts.Max < 1 {
+		return nil, fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", opts.Max)
 	}
-	names := make([]string, len(queues))
-	for i, name := range queues {
+	if opts.Ahead < 0 || opts.Ahead > opts.Max {
+		return nil, fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to Max, which is %d", opts.Ahead, opts.Max)
+	}
+	names := make([]string, len(opts.Queues))
+	for i, name := range opts.Queues {
 		names[i] = text(cmp.Or(name, "default"))
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if ended := ctx.Err(); ended != nil {
-		// Whoever asks for what is due at once gets it, but does not wait long for a server.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		jobs, err := s.claim(ctx, slots, max, names)
-		if len(jobs) == 0 && !errors.Is(err, pinion.ErrClosed) {
-			err = errors.Join(ended, err)
-		}
-		return jobs, err
-	}
-	if slots == 0 {
-		return s.claim(ctx, slots, max, names)
+	if opts.NoWait || opts.Ahead == opts.Max {
+		return s.claim(ctx, opts, names)
 	}
 	l := s.lineFor(names)
 	select {
@@ -505,9 +503,9 @@ func (s *Storage) Prefetch(ctx context.Context, slots, max int, queues ...string
 		if l.rung == nil {
 			rung := s.bell.listen()
 			start := time.Now()
-			jobs, err := s.claim(ctx, slots, max, names)
+			jobs, err := s.claim(ctx, opts, names)
 			l.looked, l.took, l.found = time.Now(), time.Since(start), len(jobs)
-			if err == nil && len(jobs) < max {
+			if err == nil && len(jobs) < opts.Max {
 				l.rung = rung // nothing is left until then
 			}
 			if len(jobs) > 0 || err != nil {
@@ -523,9 +521,9 @@ func (s *Storage) Prefetch(ctx context.Context, slots, max int, queues ...string
 
 // claim takes what is due now. A row whose arguments nobody can read goes to the dead letters, so that it does not stand
 // in the way of those behind it.
-func (s *Storage) claim(ctx context.Context, slots, max int, names []string) (jobs []*pinion.Job, err error) {
+func (s *Storage) claim(ctx context.Context, opts pinion.DequeueOptions, names []string) (jobs []*pinion.Job, err error) {
 	grab := s.grabs.Add(1)
-	sql, args := s.sql.claimAny, []any{max, slots, grab, text(pinion.WorkerName(ctx))}
+	sql, args := s.sql.claimAny, []any{opts.Max, opts.Max - opts.Ahead, grab, text(opts.Worker)}
 	if len(names) == 1 {
 		sql, args = s.sql.claimOne, append(args, names[0])
 	} else if len(names) > 1 {
@@ -704,7 +702,11 @@ func (s *Storage) MarkFailed(ctx context.Context, job *pinion.Job, cause error, 
 
 // DeadLetter gives a job up; see [pinion.Storage].
 func (s *Storage) DeadLetter(ctx context.Context, job *pinion.Job, cause error) error {
-	return s.bury(ctx, job, cause, pinion.AttemptsOf(job, cause))
+	attempts := job.Attempts
+	if errors.Is(cause, pinion.ErrAttemptsUsedUp) { // the job was not run under this claim
+		attempts--
+	}
+	return s.bury(ctx, job, cause, attempts)
 }
 
 func (s *Storage) bury(ctx context.Context, job *pinion.Job, cause error, attempts int) error {
@@ -720,14 +722,18 @@ func (s *Storage) Heartbeat(ctx context.Context, jobs ...*pinion.Job) (lost []*p
 	return lost, err
 }
 
-// Release gives claims back; see [pinion.Releaser].
-func (s *Storage) Release(ctx context.Context, jobs ...*pinion.Job) error {
+// Release gives claims back; see [pinion.Storage].
+func (s *Storage) Release(ctx context.Context, at time.Time, cause error, jobs ...*pinion.Job) (lost, canceled []*pinion.Job, err error) {
 	args, _ := claimsOf(jobs)
-	_, _, err := s.settle(ctx, "release", s.sql.release, "", jobs, args...)
+	var failure *string
+	if cause != nil {
+		failure = new(pinion.ErrorText(cause))
+	}
+	lost, canceled, err = s.settle(ctx, "release", s.sql.release, pinion.StatusPending, jobs, append(args, timeOrNull(at), failure)...)
 	if err == nil {
 		s.ring()
 	}
-	return err
+	return lost, canceled, err
 }
 
 // Cancel tells jobs to end; see [pinion.Canceler].

@@ -117,8 +117,6 @@ type Storage struct {
 
 var _ interface {
 	pinion.Storage
-	pinion.Releaser
-	pinion.Prefetcher
 	pinion.Canceler
 	pinion.Inspector
 } = (*Storage)(nil)

@@ -158,13 +158,13 @@ func TestADequeueIsWokenByAnotherProcess(t *testing.T) {
 			job.RunAt = time.Now().Add(20 * time.Millisecond)
 			return other.Enqueue(ctx, job)
 		},
-		"EnqueueTx": func(job *pinion.Job) error {
-			return pgx.BeginFunc(ctx, other.pool, func(tx pgx.Tx) error { return other.EnqueueTx(ctx, tx, job) })
+		"Tx": func(job *pinion.Job) error {
+			return pgx.BeginFunc(ctx, other.pool, func(tx pgx.Tx) error { return other.Tx(tx).Enqueue(ctx, job) })
 		},
 	} {
 		got := make(chan []*pinion.Job)
 		go func() {
-			jobs, err := waiter.Dequeue(ctx, 1, "a", "b")
+			jobs, err := waiter.Dequeue(ctx, pinion.DequeueOptions{Max: 1, Queues: []string{"a", "b"}})
 			if err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
@@ -197,7 +197,7 @@ func TestTheListenerComesBackWhenItsConnectionIsCut(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	got := make(chan error)
-	go func() { _, err := waiter.Dequeue(ctx, 1); got <- err }()
+	go func() { _, err := waiter.Dequeue(ctx, pinion.DequeueOptions{Max: 1}); got <- err }()
 	const listening = ` FROM pg_stat_activity WHERE application_name='pinion_listener' AND query LIKE 'LISTEN%' AND state='idle'`
 	waitFor(t, ctx, other, `SELECT EXISTS (SELECT`+listening+`)`)
 	var pid int
@@ -299,7 +299,7 @@ func TestProducersShareAStatementAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestEnqueueTxSharesTheFateOfItsTransaction(t *testing.T) {
+func TestTxSharesTheFateOfItsTransaction(t *testing.T) {
 	s, ctx := open(t, schemaURL(t), nil), t.Context()
 	size := func(want int) {
 		t.Helper()
@@ -312,13 +312,13 @@ func TestEnqueueTxSharesTheFateOfItsTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	job := &pinion.Job{ID: "1", Task: "a", Key: "k"}
-	if err := s.EnqueueTx(ctx, tx, job, pinion.NewJob("b")); err != nil {
+	if err := s.Tx(tx).Enqueue(ctx, job, pinion.NewJob("b")); err != nil {
 		t.Fatal(err)
 	}
 	size(0)
 	for _, taken := range []*pinion.Job{{ID: "1", Task: "c"}, {Task: "c", Key: "k"}} {
 		for _, jobs := range [][]*pinion.Job{{taken}, {pinion.NewJob("d"), taken}} {
-			err := s.EnqueueTx(ctx, tx, jobs...)
+			err := s.Tx(tx).Enqueue(ctx, jobs...)
 			if d, ok := errors.AsType[*pinion.DuplicateError](err); !ok || d.ID != "1" || d.Key != taken.Key {
 				t.Errorf("a job that is taken: got %v", err)
 			}
@@ -334,7 +334,7 @@ func TestEnqueueTxSharesTheFateOfItsTransaction(t *testing.T) {
 	if tx, err = s.pool.Begin(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.EnqueueTx(ctx, tx, pinion.NewJob("e")), tx.Rollback(ctx)); err != nil {
+	if err := errors.Join(s.Tx(tx).Enqueue(ctx, pinion.NewJob("e")), tx.Rollback(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	size(2)
@@ -351,7 +351,7 @@ func TestARowThatNobodyCanReadGoesToTheDeadLetters(t *testing.T) {
 	if _, err := s.pool.Exec(ctx, inSchema(s.opts.Schema, `INSERT INTO @jobs (task, args) VALUES ('good', '[1]')`)); err != nil {
 		t.Fatal(err)
 	}
-	jobs, err := s.Dequeue(ctx, 1)
+	jobs, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
 	if err != nil || jobs[0].Task != "good" {
 		t.Fatalf("got %v, %v", jobs, err)
 	}
