@@ -363,6 +363,20 @@ func attemptsOf(job *Job, cause error) int {
 	return job.Attempts
 }
 
+// ofOne returns the error of a verb that takes one job, for which a lost or a canceled job is an error.
+func ofOne(lost, canceled []*Job, err error) error {
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
+	}
+	return nil
+}
+
 // add adds n jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished in
 // the last hour and in the last minute.
 func (s *Stats) add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
