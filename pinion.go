@@ -490,6 +490,20 @@ func attemptsOf(job *Job, cause error) int {
 	return job.Attempts
 }
 
+// ofOne returns the error of a verb that takes one job, for which a lost or a canceled job is an error.
+func ofOne(lost, canceled []*Job, err error) error {
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
+	}
+	return nil
+}
+
 // tally is a number of jobs of one queue, task and status.
 type tally struct {
 	queue, task string
