@@ -480,3 +480,36 @@ func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (S
 	}
 	schemes[scheme] = open
 }
+
+// PanicError is the failure of a task that panicked or called runtime.Goexit.
+type PanicError struct {
+	Value any    // what panic was called with
+	Stack []byte // as debug.Stack returns it
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
+
+// Unwrap returns Value if it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// clone returns a copy of j, so that a task cannot change the job of the worker, who still needs its Claim.
+func (j *Job) clone() *Job {
+	job := *j
+	job.Args = slices.Clone(j.Args)
+	job.Kwargs = maps.Clone(j.Kwargs)
+	return &job
+}
+
+// pause waits for d or until ctx ends, and reports whether ctx is still live.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
