@@ -1,4 +1,4 @@
-package pinion_test
+package crashlab_test
 
 import (
 	"context"
@@ -29,7 +29,7 @@ func modelOf(t *testing.T, storages ...crashlab.Opener) crashlab.Model {
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano()) // outside of the bubble
 	}
-	t.Logf("to repeat it: go test -run '^%s$' -model.seed=%d -model.sequences=%d .", t.Name(), seed, *modelSequences)
+	t.Logf("to repeat it: go test -run '^%s$' -model.seed=%d -model.sequences=%d ./internal/crashlab", t.Name(), seed, *modelSequences)
 	return crashlab.Model{Seed: seed, First: *modelFirst, Sequences: *modelSequences, Storages: storages, Sleep: time.Sleep}
 }
 
@@ -170,7 +170,7 @@ func (m mutant) Prefetch(ctx context.Context, slots, most int, queues ...string)
 
 func TestTheModelFindsMutantsAndPrintsTestsThatCompile(t *testing.T) {
 	var source strings.Builder
-	source.WriteString("package pinion_test\n\nimport (\n\t\"testing\"\n\t\"time\"\n\n\t\"github.com/pinion-queue/pinion\"\n" +
+	source.WriteString("package crashlab_test\n\nimport (\n\t\"testing\"\n\t\"time\"\n\n\t\"github.com/pinion-queue/pinion\"\n" +
 		"\t\"github.com/pinion-queue/pinion/internal/crashlab\"\n)\n\nvar _ time.Duration\nvar _ pinion.Job\n\n")
 	const most = 8 // steps, once shortened
 	for i, c := range []struct {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package pinion_test
+package crashlab_test
 
 import (
 	"database/sql"

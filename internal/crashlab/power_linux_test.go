@@ -1,4 +1,4 @@
-package pinion_test
+package crashlab_test
 
 import (
 	"bytes"
