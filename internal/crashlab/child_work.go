@@ -1,0 +1,83 @@
+//go:build unix
+
+package crashlab
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const (
+	retries           = 3 // after the first attempt, for every task but poison
+	heartbeatsPerTime = 4 // heartbeats, and looks for lost leases, in one visibility timeout
+)
+
+func heartbeatInterval(visibility time.Duration) time.Duration { return visibility / heartbeatsPerTime }
+
+func reapInterval(visibility time.Duration) time.Duration { return visibility / heartbeatsPerTime }
+
+// work runs a worker until ctx ends.
+func (c *child) work(ctx context.Context) {
+	worker := &pinion.Worker{
+		Storage:     forWorker(c.storage),
+		Registry:    c.tasks(),
+		Concurrency: c.Slots,
+		Retry: &pinion.RetryPolicy{
+			MaxRetries: retries,
+			BaseDelay:  10 * time.Millisecond,
+			Cap:        50 * time.Millisecond,
+			Jitter:     true,
+		},
+		VisibilityTimeout: c.Visibility,
+		HeartbeatInterval: heartbeatInterval(c.Visibility),
+		ReapInterval:      reapInterval(c.Visibility),
+		ShutdownTimeout:   c.Grace,
+		Logger:            slog.New(troubleHandler{slog.NewTextHandler(io.Discard, nil), c.log}),
+	}
+	if err := worker.Run(ctx); err != nil {
+		c.log.write(logUnclean, strconv.Quote(err.Error()))
+	}
+}
+
+// troubleHandler copies into the laboratory's log what a worker logs about trouble with the storage. These
+// are the records at level Error that are about no job.
+//
+// A worker may give up a call that waits for the write lock while a process that holds the lock is stopped.
+// No other trouble is expected. The judge tells the two apart by the verb.
+type troubleHandler struct {
+	slog.Handler
+	log *logFile
+}
+
+func (h troubleHandler) Handle(_ context.Context, record slog.Record) error {
+	if record.Level < slog.LevelError {
+		return nil
+	}
+	aboutJob, gaveUp := false, false
+	text := record.Message
+	record.Attrs(func(attr slog.Attr) bool {
+		if attr.Key == "job" {
+			aboutJob = true
+		}
+		err, isError := attr.Value.Any().(error)
+		if isError && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			gaveUp = true
+		}
+		text += " " + attr.String()
+		return true
+	})
+	switch {
+	case aboutJob:
+	case gaveUp:
+		h.log.write(logGaveUp, strconv.Quote(text))
+	default:
+		h.log.write(logTrouble, strconv.Quote(text))
+	}
+	return nil
+}
