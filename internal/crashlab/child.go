@@ -35,6 +35,8 @@ type childConfig struct {
 	Grace         time.Duration // the worker's ShutdownTimeout
 	PoisonRetries int           // of the task that always kills its process
 	Death         plannedDeath
+	DrainFor      time.Duration // how long a Drain may last
+	Lock          lockPlan
 }
 
 type role string
@@ -44,7 +46,9 @@ const (
 	roleProduce role = "produce"
 	rolePrune   role = "prune"
 	roleBoth    role = "work and produce"
-	roleOpen    role = "open" // opens the storage and closes it
+	roleDrain   role = "drain" // a short Worker.Drain, as cron would start it
+	roleOpen    role = "open"  // opens the storage and closes it
+	roleLock    role = "lock"  // another program, which holds the write lock of the file
 )
 
 // plannedDeath is a call in which a child kills itself with SIGKILL. The zero value plans none.
@@ -90,6 +94,9 @@ func (c *child) run() error {
 	if err != nil {
 		return err
 	}
+	if c.Role == roleLock {
+		return c.holdLock(ctx)
+	}
 	c.dieIfPlanned("open")
 	storage, err := pinion.Open(context.Background(), c.DSN)
 	if err != nil {
@@ -109,6 +116,9 @@ func (c *child) run() error {
 	}
 	if c.Role == roleWork || c.Role == roleBoth {
 		parts.Go(func() { c.work(ctx) })
+	}
+	if c.Role == roleDrain {
+		parts.Go(func() { c.drain(ctx) })
 	}
 	parts.Wait()
 

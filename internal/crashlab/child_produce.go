@@ -4,9 +4,8 @@ package crashlab
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
-	"os"
+	"strconv"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -21,7 +20,7 @@ func (c *child) produce(ctx context.Context, random *rand.Rand) {
 			continue
 		}
 		if err := enqueue(ctx, c.storage, c.log, randomBatch(random)...); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(os.Stderr, "child %d: enqueue: %v\n", c.Number, err)
+			c.log.write(logError, "enqueue", strconv.Quote(err.Error()))
 		}
 		sleep(ctx, randomTime(random, 8*time.Millisecond))
 	}

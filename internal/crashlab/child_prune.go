@@ -4,9 +4,8 @@ package crashlab
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
-	"os"
+	"strconv"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -40,7 +39,7 @@ func (c *child) prune(ctx context.Context, storage pinion.Inspector) {
 		}
 		c.dieIfPlanned("prune")
 		if _, err := storage.Prune(ctx, before); err != nil && ctx.Err() == nil {
-			fmt.Fprintf(os.Stderr, "child %d: prune: %v\n", c.Number, err)
+			c.log.write(logError, "prune", strconv.Quote(err.Error()))
 		}
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// childStorage is the storage of a child. It writes down which claims the child's worker tries to end, which
-// it ended and which it lost, and what calls took long. It is also where a child dies if its death is
-// planned.
+// childStorage is the storage of a child. It writes down which jobs the child's worker claims, which claims it
+// tries to end, which it ended and which it lost, and which calls took long. It is also where a child dies if
+// its death is planned.
 type childStorage struct {
 	pinion.Storage
 	child *child
@@ -33,6 +33,12 @@ func (s *childStorage) timed(call string, do func() error) error {
 		s.child.log.write(logCall, call, strconv.FormatInt(took.Microseconds(), 10))
 	}
 	return err
+}
+
+func (s *childStorage) writeClaimed(jobs []*pinion.Job) {
+	if len(jobs) > 0 {
+		s.child.log.write(logClaimed, claimNames(jobs)...)
+	}
 }
 
 func (s *childStorage) writeEnding(call string, jobs []*pinion.Job) {
@@ -58,7 +64,9 @@ func (s *childStorage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 
 func (s *childStorage) Dequeue(ctx context.Context, max int, queues ...string) ([]*pinion.Job, error) {
 	s.child.dieIfPlanned("claim")
-	return s.Storage.Dequeue(ctx, max, queues...)
+	jobs, err := s.Storage.Dequeue(ctx, max, queues...)
+	s.writeClaimed(jobs)
+	return jobs, err
 }
 
 func (s *childStorage) MarkDone(ctx context.Context, jobs ...*pinion.Job) (lost []*pinion.Job, err error) {
@@ -106,10 +114,12 @@ func (s *childStorage) Heartbeat(ctx context.Context, jobs ...*pinion.Job) (lost
 }
 
 func (s *childStorage) ReapStale(ctx context.Context, visibility time.Duration) (n int, err error) {
+	s.child.log.write(logReaping)
 	err = s.timed("reap", func() (err error) {
 		n, err = s.Storage.ReapStale(ctx, visibility)
 		return err
 	})
+	s.child.log.write(logReaped, strconv.Itoa(n))
 	return n, err
 }
 
@@ -138,5 +148,7 @@ func (s childAheadStorage) Release(ctx context.Context, jobs ...*pinion.Job) err
 
 func (s childAheadStorage) Prefetch(ctx context.Context, slots, max int, queues ...string) ([]*pinion.Job, error) {
 	s.child.dieIfPlanned("claim")
-	return s.Storage.(aheadStorage).Prefetch(ctx, slots, max, queues...)
+	jobs, err := s.Storage.(aheadStorage).Prefetch(ctx, slots, max, queues...)
+	s.writeClaimed(jobs)
+	return jobs, err
 }

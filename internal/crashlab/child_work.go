@@ -24,7 +24,28 @@ func reapInterval(visibility time.Duration) time.Duration { return visibility / 
 
 // work runs a worker until ctx ends.
 func (c *child) work(ctx context.Context) {
-	worker := &pinion.Worker{
+	c.writeUnclean(c.worker().Run(ctx))
+}
+
+// drain runs a worker's Drain, which does not last long.
+func (c *child) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, c.DrainFor)
+	defer cancel()
+	err := c.worker().Drain(ctx)
+	if err == ctx.Err() { // and not errors.Is: a call that ran out of time is not clean
+		return
+	}
+	c.writeUnclean(err)
+}
+
+func (c *child) writeUnclean(err error) {
+	if err != nil {
+		c.log.write(logUnclean, strconv.Quote(err.Error()))
+	}
+}
+
+func (c *child) worker() *pinion.Worker {
+	return &pinion.Worker{
 		Storage:     forWorker(c.storage),
 		Registry:    c.tasks(),
 		Concurrency: c.Slots,
@@ -40,16 +61,13 @@ func (c *child) work(ctx context.Context) {
 		ShutdownTimeout:   c.Grace,
 		Logger:            slog.New(troubleHandler{slog.NewTextHandler(io.Discard, nil), c.log}),
 	}
-	if err := worker.Run(ctx); err != nil {
-		c.log.write(logUnclean, strconv.Quote(err.Error()))
-	}
 }
 
 // troubleHandler copies into the laboratory's log what a worker logs about trouble with the storage. These
 // are the records at level Error that are about no job.
 //
-// A worker may give up a call that waits for the write lock while a process that holds the lock is stopped.
-// No other trouble is expected. The judge tells the two apart by the verb.
+// A worker may give up a call that waits for the write lock while another process holds the lock for long. No
+// other trouble is expected. The judge tells the two apart by the verb.
 type troubleHandler struct {
 	slog.Handler
 	log *logFile

@@ -3,6 +3,7 @@
 package crashlab_test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/pinion-queue/pinion/internal/crashlab"
 )
@@ -54,7 +55,7 @@ func foreignRows(t *testing.T, path string) []string {
 
 func checkForeignRows(t *testing.T, path string, before []string) {
 	t.Helper()
-	if diff := cmp.Diff(before, foreignRows(t, path)); diff != "" {
+	if diff := gocmp.Diff(before, foreignRows(t, path)); diff != "" {
 		t.Errorf("rows of other programs (-before +after):\n%s", diff)
 	}
 }
@@ -103,19 +104,46 @@ func TestCrashLosesNothing(t *testing.T) {
 		Producers:     2,
 		Pruners:       1,
 		Kills:         *crashKills,
+		Visibility:    *crashLease,
 		PoisonRetries: 1,
+		Drains:        *crashDrains,
+		Locks:         *crashLocks,
+		Freezes:       *crashFreeze,
+		KeepLeases:    *crashLeases,
 		Owed:          owed,
 		Logf:          t.Logf,
 	}
 	if *crashKills >= 100 {
 		lab.Strict = true
-		lab.Visibility = time.Second
+		lab.Visibility = cmp.Or(*crashLease, time.Second)
 		lab.PoisonRetries = 3
 	}
 	report, err := lab.Run(t.Context())
 	checkReport(t, report, err)
 	checkIntegrity(t, path)
 	checkForeignRows(t, path, before)
+}
+
+// No worker runs all the time, as if cron started the workers. Processes that live for milliseconds drain the
+// queue. They also take back the jobs that killed ones leave, or those jobs would never end.
+func TestCrashOfShortDrains(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	lab := crashlab.Lab{
+		DSN:           path,
+		Dir:           t.TempDir(),
+		Seed:          seed(t),
+		Drains:        4,
+		Producers:     1,
+		Kills:         *crashKills,
+		Visibility:    *crashLease,
+		Grace:         500 * time.Millisecond,
+		PoisonRetries: 1,
+		KeepLeases:    *crashLeases,
+		Logf:          t.Logf,
+	}
+	report, err := lab.Run(t.Context())
+	checkReport(t, report, err)
+	checkIntegrity(t, path)
 }
 
 // Processes are killed while they migrate a file of the Python library. The file is then of the old version
@@ -158,8 +186,8 @@ func TestCrashWhileMigrating(t *testing.T) {
 			t.Errorf("%d jobs are pending, want 4000", pending)
 		}
 		jobsAfter := queryRows(t, path, jobs)
-		if !slices.Equal(jobsBefore, jobsAfter) { // cmp.Diff takes seconds for so many rows, equal or not
-			t.Errorf("jobs (-before +after):\n%s", cmp.Diff(jobsBefore, jobsAfter))
+		if !slices.Equal(jobsBefore, jobsAfter) { // gocmp.Diff takes seconds for so many rows, equal or not
+			t.Errorf("jobs (-before +after):\n%s", gocmp.Diff(jobsBefore, jobsAfter))
 		}
 		checkForeignRows(t, path, foreignBefore)
 	}

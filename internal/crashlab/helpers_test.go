@@ -19,6 +19,11 @@ import (
 var (
 	crashKills  = flag.Int("crash.kills", 12, "processes that TestCrashLosesNothing kills; from 100 on it also judges time")
 	crashSeed   = flag.Uint64("crash.seed", 0, "the random seed of the crash and power laboratories [a new one]")
+	crashLocks  = flag.Int("crash.locks", 0, "times at which another program holds the write lock for 1 to 15 s")
+	crashFreeze = flag.Int("crash.freezes", 0, "times at which all processes are stopped together for up to 15 s")
+	crashDrains = flag.Int("crash.drains", 0, "how many processes with a short Drain run at any time, beside the workers")
+	crashLease  = flag.Duration("crash.visibility", 0, "VisibilityTimeout of the workers [600ms; 1s from 100 kills on]")
+	crashLeases = flag.Bool("crash.leases", false, "fail if a lease is taken back from a worker that is alive")
 	crashStress = flag.Duration("crash.stress", 2*time.Second, "how long TestCrashStress enqueues")
 	powerPoints = flag.Int("crash.power", 60, "about how many losses of power are tried")
 )

@@ -59,6 +59,7 @@ func (e *experiment) collect(ctx context.Context) (*evidence, error) {
 		slots:         e.Slots,
 		poisonRetries: e.PoisonRetries,
 		strict:        e.Strict,
+		keepLeases:    e.KeepLeases,
 	}
 	inspector := e.storage.(pinion.Inspector)
 	for job, err := range inspector.Jobs(ctx, pinion.Filter{}) {
@@ -88,12 +89,14 @@ type evidence struct {
 	slots         int
 	poisonRetries int
 	strict        bool
+	keepLeases    bool
 
 	// What read finds in the lines.
-	histories map[string]*history // by id
-	inOrder   []*history          // the same, in the order in which the log first names the jobs
-	stops     []span              // times in which a process was stopped
-	harmed    map[int]string      // by child: what happened to it, if it may have lost jobs by that
+	histories    map[string]*history // by id
+	inOrder      []*history          // the same, in the order in which the log first names the jobs
+	stops        []span              // times in which a process was stopped alone
+	disturbances []span              // times in which all were stopped together or another program held the lock
+	harms        map[int][]harm      // by child
 
 	report *Report
 }
@@ -107,6 +110,7 @@ func (ev *evidence) judge(report *Report) {
 		ev.judgeEnd(h)
 		ev.judgeAttempts(h)
 		ev.judgeRepeats(h)
+		ev.judgeTaken(h)
 	}
 	ev.judgeCutShort()
 	ev.judgeBatches()
@@ -143,8 +147,8 @@ func (ev *evidence) details(h *history) string {
 		fmt.Fprintf(&b, "\n\t%v", line)
 	}
 	for _, child := range slices.Sorted(maps.Keys(children)) {
-		if harm := ev.harmed[child]; harm != "" {
-			fmt.Fprintf(&b, "\n\tchild %d came to harm: %s", child, harm)
+		for _, harm := range ev.harms[child] {
+			fmt.Fprintf(&b, "\n\tchild %d came to harm: %s", child, harm.what)
 		}
 	}
 	fmt.Fprintf(&b, "\n\tits row: %s", asJSON(ev.rows[h.id]))
@@ -171,21 +175,23 @@ func (ev *evidence) attemptsAllowed(h *history) int {
 	return 1 + retries
 }
 
-// judgeTrouble looks for shutdowns that were not clean and for trouble with the storage.
+// judgeTrouble looks for calls that failed and for shutdowns that were not clean.
 func (ev *evidence) judgeTrouble() {
-	// A worker gives up after ten seconds at the latest, so the stop that made it wait may be that long ago.
+	// A call gives up after ten seconds at the latest, so what made it wait may be that long ago.
 	const mostPatience = 10 * time.Second
 	for _, line := range ev.lines {
+		from := line.at - mostPatience.Microseconds()
+		var isViolation bool
 		switch line.verb {
-		case logTrouble:
+		case logTrouble, logError:
+			// A worker that was stopped alone is not an excuse: it does not hold the lock for so long.
+			isViolation = !isNear(ev.disturbances, from, line.at)
 		case logUnclean, logGaveUp:
-			if !ev.strict || ev.nearStop(line.at-mostPatience.Microseconds(), line.at) {
-				continue
-			}
-		default:
-			continue
+			isViolation = ev.strict && !ev.isDisturbed(from, line.at)
 		}
-		ev.report.Violations = append(ev.report.Violations, "a worker was in trouble: "+line.String())
+		if isViolation {
+			ev.report.Violations = append(ev.report.Violations, "a process was in trouble: "+line.String())
+		}
 	}
 }
 
@@ -297,14 +303,33 @@ func (ev *evidence) judgeRepeats(h *history) {
 			ev.report.Unrecorded++
 		}
 		knowsOfLoss := h.lost[s.claim] || h.outcome[s.claim] == outcomeLost
-		if ev.harmed[s.child] == "" && !knowsOfLoss {
+		if len(ev.harms[s.child]) == 0 && !knowsOfLoss {
 			ev.violation(h, "it ran again after claim %d, but child %d, which had that claim, "+
 				"came to no harm and was not told that it lost the lease", s.claim, s.child)
 		}
+		// A process that is frozen between looking at the clock and claiming stores a time that is too early.
+		timesAreRight := !isNear(ev.disturbances, s.claimedAt, next.at)
 		lasted := time.Duration(next.claimedAt-s.claimedAt) * time.Microsecond
 		early := ev.visibility - lasted
-		if early > time.Millisecond && h.endings[s.claim].call != "failed" {
+		if early > time.Millisecond && timesAreRight && h.endings[s.claim].call != "failed" {
 			ev.violation(h, "the lease of claim %d was taken back %v before it expired", s.claim, early)
+		}
+	}
+}
+
+// judgeTaken counts the leases that were taken back from workers that were alive: the job was claimed again,
+// though its first worker had not ended the claim and had come to no harm. Locks, freezes of all and busy machines
+// do not excuse that, but a worker that was stopped alone must expect it.
+func (ev *evidence) judgeTaken(h *history) {
+	for i := range len(h.claims) - 1 {
+		c, next := h.claims[i], h.claims[i+1]
+		ended := h.ended[c.claim] != "" || h.endings[c.claim].call == "release"
+		if ended || ev.wasHarmed(c.child, c.at, next.at) {
+			continue
+		}
+		ev.report.Taken++
+		if ev.keepLeases {
+			ev.violation(h, "the lease of claim %d was taken back, though child %d was alive", c.claim, c.child)
 		}
 	}
 }
@@ -372,7 +397,7 @@ func (ev *evidence) judgeStrangers() {
 	}
 }
 
-// findLongestCalls finds the longest call, and the longest of those around a stop.
+// findLongestCalls finds the longest call, and the longest of those around a disturbance.
 func (ev *evidence) findLongestCalls() {
 	for _, line := range ev.lines {
 		if line.verb != logCall {
@@ -380,8 +405,8 @@ func (ev *evidence) findLongestCalls() {
 		}
 		µs, _ := strconv.ParseInt(line.words[1], 10, 64)
 		longest := &ev.report.LongestCall
-		if ev.nearStop(line.at-µs, line.at) {
-			longest = &ev.report.LongestCallAtStop
+		if ev.isDisturbed(line.at-µs, line.at) {
+			longest = &ev.report.LongestCallDisturbed
 		}
 		*longest = max(*longest, time.Duration(µs)*time.Microsecond)
 	}

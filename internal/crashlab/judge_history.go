@@ -15,7 +15,8 @@ type history struct {
 	id, kind     string
 	acknowledged bool             // Enqueue returned nil, or the job is owed
 	try          int              // the line that announces its Enqueue, which its batch shares; -1: none
-	starts       []start          // by claim; a process that was stopped may log its start after a later one
+	claims       []claimed        // sorted by claim
+	starts       []start          // sorted by claim; a process that was stopped may log its start after a later one
 	startLines   map[int64]int    // by claim: the line of the task's start
 	outcome      map[int64]string // by claim: how the task ended
 	endings      map[int64]ending // by claim: the last call that was made to end it
@@ -26,10 +27,18 @@ type history struct {
 	saw          string           // "claim:result" of the job when a pruner saw that it had succeeded, or ""
 }
 
+// claimed is a claim that a call returned to a child.
+type claimed struct {
+	claim int64
+	at    int64 // Unix microseconds; slightly after the claim itself
+	child int
+}
+
 // start is the start of a task.
 type start struct {
 	claim     int64
-	claimedAt int64 // Unix microseconds
+	claimedAt int64 // Unix microseconds, as the storage says
+	at        int64 // the same, as the log says of the start
 	attempt   int
 	child     int
 }
@@ -88,9 +97,8 @@ func (ev *evidence) claim(name string) (*history, int64) {
 // read sorts the lines of the log by job and by child.
 func (ev *evidence) read() {
 	ev.histories = make(map[string]*history)
-	ev.harmed = make(map[int]string)
+	ev.harms = make(map[int][]harm)
 	ev.report.PlannedKills = make(map[string]int)
-	ev.findStops()
 	for id, kind := range ev.owed {
 		h := ev.history(id)
 		h.kind = kind
@@ -100,8 +108,10 @@ func (ev *evidence) read() {
 		ev.readLine(i, line)
 	}
 	for _, h := range ev.inOrder {
+		slices.SortStableFunc(h.claims, func(a, b claimed) int { return cmp.Compare(a.claim, b.claim) })
 		slices.SortStableFunc(h.starts, func(a, b start) int { return cmp.Compare(a.claim, b.claim) })
 	}
+	ev.findDisturbances()
 }
 
 func (ev *evidence) readLine(i int, line logLine) {
@@ -118,6 +128,11 @@ func (ev *evidence) readLine(i int, line logLine) {
 		for _, id := range words {
 			ev.history(id).acknowledged = true
 		}
+	case logClaimed:
+		for _, name := range words {
+			h, claim := ev.claim(name)
+			h.claims = append(h.claims, claimed{claim: claim, at: line.at, child: line.child})
+		}
 	case logStart:
 		ev.readStart(i, line)
 	case logEnd:
@@ -125,7 +140,7 @@ func (ev *evidence) readLine(i int, line logLine) {
 		h.outcome[claim] = words[1]
 		if words[1] == outcomeKilled {
 			ev.report.TaskKills++
-			ev.harmed[line.child] = "a task killed it"
+			ev.addHarm(line.child, "a task killed it", line.at)
 		}
 	case logEnding:
 		call := words[0]
@@ -153,20 +168,53 @@ func (ev *evidence) readLine(i int, line logLine) {
 			h, _ := ev.claim(name)
 			h.saw = strings.TrimPrefix(word, h.id+":")
 		}
-	case logKill, logStop:
+	case logKill:
 		child, _ := strconv.Atoi(words[0])
-		ev.harmed[child] = "the laboratory sent it the signal to " + line.verb
+		ev.addHarm(child, "the laboratory killed it", line.at)
+	case logStop:
+		child, _ := strconv.Atoi(words[0])
+		ev.addHarm(child, harmStopped, line.at)
+	case logResume:
+		child, _ := strconv.Atoi(words[0])
+		ev.endStop(child, line.at)
 	case logDying:
 		ev.report.PlannedKills[words[0]]++
-		ev.harmed[line.child] = "it killed itself, as planned"
+		ev.addHarm(line.child, "it killed itself, as planned", line.at)
 	case logUnclean:
-		ev.harmed[line.child] = "its shutdown was not clean"
+		ev.addHarm(line.child, "its shutdown was not clean", line.at)
 	}
+}
+
+// harm is something that happened to a child alone and by which it may lose its jobs.
+type harm struct {
+	what string
+	span
+}
+
+const harmStopped = "the laboratory stopped it"
+
+func (ev *evidence) addHarm(child int, what string, from int64) {
+	ev.harms[child] = append(ev.harms[child], harm{what, span{from, endOfTime}})
+}
+
+// endStop notes that a stopped child went on. It may still lose a lease until it has sent its heartbeats.
+func (ev *evidence) endStop(child int, at int64) {
+	for i := range ev.harms[child] {
+		h := &ev.harms[child][i]
+		if h.what == harmStopped && h.to == endOfTime {
+			h.to = at + ev.visibility.Microseconds()
+		}
+	}
+}
+
+// wasHarmed reports whether a child came to harm between two moments.
+func (ev *evidence) wasHarmed(child int, from, to int64) bool {
+	return slices.ContainsFunc(ev.harms[child], func(h harm) bool { return h.from <= to && from <= h.to })
 }
 
 func (ev *evidence) readStart(i int, line logLine) {
 	h, claim := ev.claim(line.words[0])
-	s := start{claim: claim, child: line.child}
+	s := start{claim: claim, child: line.child, at: line.at}
 	s.attempt, _ = strconv.Atoi(line.words[1])
 	s.claimedAt, _ = strconv.ParseInt(line.words[2], 10, 64)
 	h.starts = append(h.starts, s)
@@ -206,9 +254,10 @@ type span struct{ from, to int64 }
 
 const endOfTime = math.MaxInt64 / 2
 
-// findStops finds the times in which a process was stopped.
-func (ev *evidence) findStops() {
+// findDisturbances finds the times of the faults that make processes wait.
+func (ev *evidence) findDisturbances() {
 	stoppedAt := make(map[string]int64) // by child
+	var frozenAt, lockedAt int64
 	for _, line := range ev.lines {
 		switch line.verb {
 		case logStop:
@@ -219,6 +268,14 @@ func (ev *evidence) findStops() {
 				ev.stops = append(ev.stops, span{from, line.at})
 				delete(stoppedAt, child)
 			}
+		case logFreeze:
+			frozenAt = line.at
+		case logThaw:
+			ev.disturbances = append(ev.disturbances, span{frozenAt, line.at})
+		case logLocked:
+			lockedAt = line.at
+		case logUnlock:
+			ev.disturbances = append(ev.disturbances, span{lockedAt, line.at})
 		}
 	}
 	for _, from := range stoppedAt {
@@ -226,9 +283,14 @@ func (ev *evidence) findStops() {
 	}
 }
 
-// nearStop reports whether a process was stopped between two moments, or shortly before.
-func (ev *evidence) nearStop(from, to int64) bool {
-	return slices.ContainsFunc(ev.stops, func(stop span) bool {
-		return stop.from <= to && from <= stop.to+settleTime.Microseconds()
+// isDisturbed reports whether a fault made processes wait between two moments, or shortly before.
+func (ev *evidence) isDisturbed(from, to int64) bool {
+	return isNear(ev.stops, from, to) || isNear(ev.disturbances, from, to)
+}
+
+// isNear reports whether one of the spans overlaps the time between two moments, or ended shortly before.
+func isNear(spans []span, from, to int64) bool {
+	return slices.ContainsFunc(spans, func(s span) bool {
+		return s.from <= to && from <= s.to+settleTime.Microseconds()
 	})
 }

@@ -89,6 +89,17 @@ func TestTheJudgeAcceptsWhatIsAllowed(t *testing.T) {
 			row: dead("flaky", 4, usedUp), letter: dead("flaky", 4, usedUp),
 		},
 		{
+			name: "calls failed while another program held the lock",
+			new: "8000000 9 locked\t.\n13000000 3 trouble\t\"the lock is held\"\t.\n" +
+				"13000000 1 error\tenqueue\t\"the lock is held\"\t.\n14000000 9 unlock\t.\n",
+			row: succeeded(),
+		},
+		{
+			name: "calls failed while all processes were stopped together",
+			new:  "8000000 0 freeze\t.\n14000000 0 thaw\t.\n14000001 3 trouble\t\"the lock is held\"\t.\n",
+			row:  succeeded(),
+		},
+		{
 			name: "a call ran out of time while a process was stopped",
 			new:  "8000000 0 stop\t7\t.\n9000000 3 gave up\t\"the lock is held\"\t.\n",
 			row:  succeeded(),
@@ -274,21 +285,67 @@ func TestTheJudgeFindsTrouble(t *testing.T) {
 			name: "a shutdown was not clean",
 			new:  "9000000 3 unclean\t\"tasks ignored it\"\t.\n",
 			row:  succeeded(),
-			want: []string{"a worker was in trouble"},
+			want: []string{"a process was in trouble"},
 		},
 		{
 			name: "a call failed",
 			new:  "9000000 3 trouble\t\"the disk is full\"\t.\n",
 			row:  succeeded(),
-			want: []string{"a worker was in trouble"},
+			want: []string{"a process was in trouble"},
+		},
+		{
+			name: "a call failed while a process was stopped alone",
+			new:  "8000000 0 stop\t7\t.\n9000000 3 trouble\t\"the disk is full\"\t.\n",
+			row:  succeeded(),
+			want: []string{"a process was in trouble"},
+		},
+		{
+			name: "a producer's call failed",
+			new:  "9000000 3 error\tenqueue\t\"no such table\"\t.\n",
+			row:  succeeded(),
+			want: []string{"a process was in trouble"},
 		},
 		{
 			name: "a call ran out of time though nobody was stopped",
 			new:  "9000000 3 gave up\t\"the lock is held\"\t.\n",
 			row:  succeeded(),
-			want: []string{"a worker was in trouble"},
+			want: []string{"a process was in trouble"},
 		},
 	})
+}
+
+// The job is claimed by child 2 at 3 s and by child 3 at 5 s. What happens in between decides.
+func TestTheJudgeCountsLeasesThatLivingWorkersLose(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		between string
+		want    int
+	}{
+		{"nothing", "", 1},
+		{"the first worker is killed", "4000000 0 kill\t2\t.\n", 0},
+		{"the first worker kills itself", "4000000 2 dying\tclaim\t.\n", 0},
+		{"a task kills the first worker", "4000000 2 end\ta:3\tkilled\t.\n", 0},
+		{"the first worker is killed too late", "5000001 0 kill\t2\t.\n", 1},
+		{"another worker is killed", "4000000 0 kill\t7\t.\n", 1},
+		{"the first worker is stopped alone", "3500000 0 stop\t2\t.\n4500000 0 resume\t2\t.\n", 0},
+		{"it was stopped alone long before", "1000000 0 stop\t2\t.\n1500000 0 resume\t2\t.\n", 1},
+		{"all are stopped together", "3500000 0 freeze\t.\n4500000 0 thaw\t.\n", 1},
+		{"another program holds the lock", "3500000 9 locked\t.\n4500000 9 unlock\t.\n", 1},
+		{"the first worker records a failure", "4000000 2 ending\tfailed\ta:3\t.\n4000001 2 ended\tfailed\ta:3\t.\n", 0},
+		{"the first worker gives the job back", "4000000 2 ending\trelease\ta:3\t.\n", 0},
+		{"the first worker tries to record success in vain", "4000000 2 ending\tdone\ta:3\t.\n", 1},
+		{"the shutdown of the first worker is not clean", "4000000 2 unclean\t\"gave up\"\t.\n", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			log := "3000000 2 claimed\ta:3\tb:2\t.\n" + test.between + "5000000 3 claimed\ta:5\t.\n"
+			ev := evidence{lines: parseLog(log), visibility: time.Second}
+			var report Report
+			ev.judge(&report)
+			if report.Taken != test.want {
+				t.Errorf("Taken is %d, want %d", report.Taken, test.want)
+			}
+		})
+	}
 }
 
 func testJudge(t *testing.T, tests []judged) {
@@ -353,7 +410,7 @@ func TestCallsAroundAStopAreReportedApart(t *testing.T) {
 	if want := 400 * time.Millisecond; report.LongestCall != want {
 		t.Errorf("LongestCall is %v, want %v", report.LongestCall, want)
 	}
-	if want := 800 * time.Millisecond; report.LongestCallAtStop != want {
-		t.Errorf("LongestCallAtStop is %v, want %v", report.LongestCallAtStop, want)
+	if want := 800 * time.Millisecond; report.LongestCallDisturbed != want {
+		t.Errorf("LongestCallDisturbed is %v, want %v", report.LongestCallDisturbed, want)
 	}
 }

@@ -26,6 +26,7 @@ type Lab struct {
 	Producers int // processes that enqueue
 	Pruners   int // processes that delete finished jobs
 	Both      int // processes that run a worker and enqueue, with as many producers as slots
+	Drains    int // processes that call Worker.Drain, live for some milliseconds, and are started again and again
 	Slots     int // of each worker [8]
 	Backlog   int // producers pause while more jobs than this are pending [100]
 
@@ -35,6 +36,13 @@ type Lab struct {
 	Visibility    time.Duration // VisibilityTimeout of the workers; they beat and reap four times in it [600ms]
 	Grace         time.Duration // ShutdownTimeout of the workers [250ms]
 	PoisonRetries int           // retries of the jobs that kill their process in each attempt
+
+	// These faults concern all children at once. They are spread over the kills.
+	Locks   int // another program holds the write lock for 1 to 15 s; DSN must be the path of a SQLite file
+	Freezes int // all children are stopped together for 0.3 to 15 s
+
+	// KeepLeases makes it a violation if a lease is taken back from a worker that was alive.
+	KeepLeases bool
 
 	// Strict lowers the limits on time: a call may wait two seconds for the storage, and a lost lease must be
 	// taken back two seconds after it was due to be. Otherwise the limits are a minute, because a busy
@@ -50,7 +58,7 @@ const (
 	strictWait = 2 * time.Second // the longest that a call may wait for the storage, if Strict
 	laxWait    = time.Minute     // the same, if not; the race detector makes SQLite 30 times slower
 
-	// settleTime is how long after a stop the waits that it caused may last.
+	// settleTime is how long after a stop, a lock or a freeze the waits that it caused may last.
 	settleTime = 500 * time.Millisecond
 )
 
@@ -86,12 +94,18 @@ type experiment struct {
 	children []*process    // those that have not ended
 	born     int           // how many children were ever started
 	exits    chan *process // children that have ended
-	ending   bool          // children that end are not replaced
-	problems []string      // children that ended in a way that nobody asked for
-	stderr   lockedBuffer  // of all children
+	ending   bool          // only children with the role runner are replaced, and none has a planned death
+	runner   role
+	problems []string     // children that ended in a way that nobody asked for
+	stderr   lockedBuffer // of all children
 
-	report      Report
-	lastResumed time.Time // when a stopped child was last seen stopped or resumed
+	starts       []delayedStart // of children in the places of others
+	disturbances []disturbance  // those to come
+	locker       *process       // not nil: it holds the write lock, or is about to
+	thawTimer    *time.Timer    // not nil: all children are stopped, until this fires
+
+	report        Report
+	lastDisturbed time.Time // when a child was last seen stopped, or the lock held by another program
 }
 
 func newExperiment(lab Lab) *experiment {
@@ -130,7 +144,7 @@ func (l Lab) Run(ctx context.Context) (Report, error) {
 	err := e.run(ctx)
 	e.ending = true
 	cancel()
-	e.killAll(ctx) // after an error; otherwise none is left
+	e.killAll() // after an error; otherwise none is left
 	if e.storage != nil {
 		err = errors.Join(err, e.storage.Close())
 	}
@@ -152,6 +166,7 @@ func (e *experiment) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	e.planDisturbances()
 	if err := e.injectFaults(ctx, begun); err != nil {
 		return err
 	}
@@ -178,13 +193,13 @@ func KillOpening(ctx context.Context, dsn, dir string, seed uint64, n int) error
 	}
 	defer e.log.file.Close()
 	for range n {
-		if err := e.start(ctx, roleOpen); err != nil {
-			e.killAll(ctx)
+		if _, err := e.start(ctx, roleOpen); err != nil {
+			e.killAll()
 			return err
 		}
 	}
 	e.ending = true
-	e.waitForAll(ctx)
+	e.waitForAll()
 	printed := e.stderr.String()
 	if printed != "" || len(e.problems) > 0 {
 		return fmt.Errorf("crashlab: children that open %s: %s\n%s", dsn, strings.Join(e.problems, "\n"), printed)

@@ -9,28 +9,28 @@ import (
 	"time"
 )
 
-// injectFaults injects faults until the Lab's kills are done and its time is over.
+// injectFaults injects faults until the Lab's kills and disturbances are done and its time is over.
 func (e *experiment) injectFaults(ctx context.Context, begun time.Time) error {
 	next := time.NewTimer(e.Pause)
 	defer next.Stop()
 	look := time.NewTicker(reapInterval(e.Visibility) / 2)
 	defer look.Stop()
 	logged := time.Now()
-	for e.report.Kills < e.Kills || time.Since(begun) < e.For {
+	for e.isFaultLeft() || time.Since(begun) < e.For {
+		if err := e.startDelayed(ctx); err != nil {
+			return err
+		}
 		select {
 		case <-next.C:
 			next.Reset(1 + randomTime(e.random, 2*e.Pause))
-			if e.report.Kills < e.Kills {
-				if err := e.injectFault(ctx); err != nil {
-					return err
-				}
-			}
-		case p := <-e.exits:
-			if err := e.childEnded(ctx, p); err != nil {
+			if err := e.injectFault(ctx); err != nil {
 				return err
 			}
+		case p := <-e.exits:
+			e.childEnded(p)
 		case <-look.C:
 			e.resumeStopped()
+			e.thawIfDue()
 			if err := e.checkLeases(ctx); err != nil {
 				return err
 			}
@@ -48,13 +48,36 @@ func (e *experiment) injectFaults(ctx context.Context, begun time.Time) error {
 	return nil
 }
 
-// injectFault chooses a child and does something to it. Mostly it kills the child. Sometimes it tells the
-// child to shut down, and perhaps kills it while it does. Now and then it stops a worker until its leases
-// have expired. Besides, it sometimes enqueues a job that kills the process in which it runs.
+// isFaultLeft reports whether there are kills or disturbances to come, or a disturbance is under way.
+func (e *experiment) isFaultLeft() bool {
+	return e.report.Kills < e.Kills || len(e.disturbances) > 0 || e.isDisturbed()
+}
+
+// injectFault begins a disturbance if one is due, or else injects a fault into one child. During a lock it mostly
+// does nothing, so that most kills come at other times; during a freeze it does nothing at all.
 func (e *experiment) injectFault(ctx context.Context) error {
-	// A stopped child may hold the write lock. The parent must not wait for the lock, because it has to
-	// resume the child.
-	if !e.isAnyStopped() && e.random.IntN(6) == 0 {
+	switch {
+	case e.thawTimer != nil:
+		return nil
+	case e.locker != nil && e.random.IntN(8) > 0:
+		return nil
+	case !e.isDisturbed() && !e.isAnyStopped() && e.isDisturbanceDue():
+		return e.beginDisturbance(ctx)
+	case e.report.Kills < e.Kills && len(e.children) > 0:
+		return e.injectIntoOne(ctx)
+	default:
+		return nil
+	}
+}
+
+// injectIntoOne chooses a child and does something to it. Mostly it kills the child. Sometimes it tells the child
+// to shut down, and perhaps kills it while it does. Now and then it stops a worker until its leases have expired.
+// Besides, it sometimes enqueues a job that kills the process in which it runs.
+func (e *experiment) injectIntoOne(ctx context.Context) error {
+	// A stopped child may hold the write lock. The parent must not wait for the lock, because it has to resume
+	// the child.
+	mayEnqueue := !e.isAnyStopped() && !e.isDisturbed()
+	if mayEnqueue && e.random.IntN(6) == 0 {
 		kind := []string{kindPoison, kindPoisonOnce}[e.random.IntN(2)]
 		if err := enqueue(ctx, e.storage, e.log, newJob(kind, e.random)); err != nil {
 			return err
@@ -63,6 +86,7 @@ func (e *experiment) injectFault(ctx context.Context) error {
 	p := e.children[e.random.IntN(len(e.children))]
 	n := e.random.IntN(20)
 	switch {
+	case p == e.locker:
 	case p.killed:
 	case p.terminated && n < 5:
 	case p.stopTimer != nil:
@@ -88,14 +112,15 @@ func (e *experiment) injectFault(ctx context.Context) error {
 // 25 kills.
 func (e *experiment) mayStop(p *process) bool {
 	itIsTime := e.report.Kills > 2 && e.report.Stops <= e.report.Kills/25
-	return itIsTime && !e.isAnyStopped() && p.role == roleWork && !p.willDie
+	alone := !e.isAnyStopped() && !e.isDisturbed() && !e.isDisturbanceDue()
+	return itIsTime && alone && p.role == roleWork && !p.willDie
 }
 
 // planDeath chooses the call in which a child of a role kills itself.
 func (e *experiment) planDeath(role role) plannedDeath {
 	var calls []string
 	switch role {
-	case roleWork:
+	case roleWork, roleDrain:
 		calls = []string{"open", "claim", "done", "failed", "dead", "dead", "heartbeat", "release", "reap",
 			"enqueue", "close"}
 	case roleProduce:

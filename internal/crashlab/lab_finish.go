@@ -12,11 +12,20 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// finish ends the experiment in peace. It tells the children that are no pure workers to stop, keeps at least
-// two workers running until every job has ended, and then tells these to stop.
+// finish ends the experiment in peace. It tells all children to stop but those that run jobs, keeps enough of
+// these running until every job has ended, and then tells them to stop.
 func (e *experiment) finish(ctx context.Context) error {
-	e.ending = true // from now on only keepWorkers starts children
-	e.terminateAll(func(p *process) bool { return p.role != roleWork })
+	runner, n := roleWork, max(e.Workers, 2)
+	if e.Workers == 0 && e.Drains > 0 {
+		runner, n = roleDrain, e.Drains
+	}
+	e.ending = true
+	e.runner = runner
+	e.starts = slices.DeleteFunc(e.starts, func(next delayedStart) bool { return next.role != runner })
+	for range n - e.count(runner) - len(e.starts) {
+		e.starts = append(e.starts, delayedStart{role: runner})
+	}
+	e.terminateAll(func(p *process) bool { return p.role != runner })
 	patience := 10*time.Second + 20*e.Visibility
 	giveUp := time.NewTimer(patience) // fires if no job ends for that long
 	defer giveUp.Stop()
@@ -24,12 +33,12 @@ func (e *experiment) finish(ctx context.Context) error {
 	defer look.Stop()
 	fewest := math.MaxInt
 	for {
-		if err := e.keepWorkers(ctx, max(e.Workers, 2)); err != nil {
+		if err := e.startDelayed(ctx); err != nil {
 			return err
 		}
 		select {
 		case p := <-e.exits:
-			e.childEnded(ctx, p)
+			e.childEnded(p)
 		case <-look.C:
 			e.resumeStopped()
 			if err := e.checkLeases(ctx); err != nil {
@@ -43,20 +52,21 @@ func (e *experiment) finish(ctx context.Context) error {
 				fewest = left
 				giveUp.Reset(patience)
 			}
-			if left == 0 && e.onlyWorkersAreLeft() {
-				return e.stopWorkers(ctx, patience)
+			if left == 0 && e.count(runner) == len(e.children) {
+				return e.stopAll(patience)
 			}
 		case <-giveUp.C:
-			return e.stopWorkers(ctx, patience) // the judge reports which jobs have not ended
+			return e.stopAll(patience) // the judge reports which jobs have not ended
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// stopWorkers tells the workers to stop and waits until they have ended.
-func (e *experiment) stopWorkers(ctx context.Context, patience time.Duration) error {
-	e.terminateAll(func(p *process) bool { return p.role == roleWork })
+// stopAll tells the children that are left to stop and waits until they have ended.
+func (e *experiment) stopAll(patience time.Duration) error {
+	e.runner = ""
+	e.terminateAll(func(*process) bool { return true })
 	giveUp := time.NewTimer(patience)
 	defer giveUp.Stop()
 	look := time.NewTicker(reapInterval(e.Visibility) / 2)
@@ -64,7 +74,7 @@ func (e *experiment) stopWorkers(ctx context.Context, patience time.Duration) er
 	for len(e.children) > 0 {
 		select {
 		case p := <-e.exits:
-			e.childEnded(ctx, p)
+			e.childEnded(p)
 		case <-look.C:
 			e.resumeStopped()
 		case <-giveUp.C:
@@ -82,23 +92,15 @@ func (e *experiment) terminateAll(which func(*process) bool) {
 	}
 }
 
-// keepWorkers starts workers until there are n.
-func (e *experiment) keepWorkers(ctx context.Context, n int) error {
+// count returns how many children have a role.
+func (e *experiment) count(role role) int {
+	n := 0
 	for _, p := range e.children {
-		if p.role == roleWork {
-			n--
+		if p.role == role {
+			n++
 		}
 	}
-	for ; n > 0; n-- {
-		if err := e.start(ctx, roleWork); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (e *experiment) onlyWorkersAreLeft() bool {
-	return !slices.ContainsFunc(e.children, func(p *process) bool { return p.role != roleWork })
+	return n
 }
 
 // countUnfinished returns how many jobs have not ended.
@@ -114,6 +116,9 @@ func (e *experiment) countUnfinished(ctx context.Context) (int, error) {
 // checkLeases notes by how long leases have expired that nobody has taken back.
 func (e *experiment) checkLeases(ctx context.Context) error {
 	now := time.Now() // before the rows are read, so that no lease looks older than it is
+	if e.isDisturbed() {
+		e.lastDisturbed = now
+	}
 	for job, err := range e.storage.(pinion.Inspector).Jobs(ctx, pinion.Filter{Status: pinion.StatusRunning}) {
 		if err != nil {
 			return err
@@ -123,8 +128,8 @@ func (e *experiment) checkLeases(ctx context.Context) error {
 		}
 		expires := job.HeartbeatAt.Add(e.Visibility)
 		longest := &e.report.LongestExpired
-		if expires.Before(e.lastResumed.Add(settleTime)) {
-			longest = &e.report.LongestExpiredAtStop
+		if expires.Before(e.lastDisturbed.Add(settleTime)) {
+			longest = &e.report.LongestExpiredDisturbed
 		}
 		*longest = max(*longest, now.Sub(expires))
 	}

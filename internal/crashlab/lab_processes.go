@@ -39,9 +39,10 @@ func (e *experiment) startAll(ctx context.Context) error {
 		{roleProduce, e.Producers},
 		{rolePrune, e.Pruners},
 		{roleBoth, e.Both},
+		{roleDrain, e.Drains},
 	} {
 		for range group.size {
-			if err := e.start(ctx, group.role); err != nil {
+			if _, err := e.start(ctx, group.role); err != nil {
 				return err
 			}
 		}
@@ -51,7 +52,7 @@ func (e *experiment) startAll(ctx context.Context) error {
 
 // start starts a child. If the Lab kills at all, about a third of the children will kill themselves in some
 // call.
-func (e *experiment) start(ctx context.Context, role role) error {
+func (e *experiment) start(ctx context.Context, role role) (*process, error) {
 	e.born++
 	config := childConfig{
 		Number:        e.born,
@@ -66,8 +67,12 @@ func (e *experiment) start(ctx context.Context, role role) error {
 		Grace:         e.Grace,
 		PoisonRetries: e.PoisonRetries,
 	}
-	if role == roleBoth {
+	switch role {
+	case roleBoth:
 		config.Producers = e.Slots
+	case roleDrain:
+		config.DrainFor = logUniform(e.random, time.Millisecond, 300*time.Millisecond)
+		e.report.Drains++
 	}
 	if e.Kills > 0 && !e.ending && (role == roleOpen || e.random.IntN(3) == 0) {
 		config.Death = e.planDeath(role)
@@ -75,14 +80,14 @@ func (e *experiment) start(ctx context.Context, role role) error {
 	return e.startProcess(ctx, config)
 }
 
-func (e *experiment) startProcess(ctx context.Context, config childConfig) error {
+func (e *experiment) startProcess(ctx context.Context, config childConfig) (*process, error) {
 	text, err := json.Marshal(config)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self)
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
@@ -90,10 +95,10 @@ func (e *experiment) startProcess(ctx context.Context, config childConfig) error
 	cmd.Stderr = &e.stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return err
+		return nil, err
 	}
 	e.log.write(logBorn, strconv.Itoa(config.Number), string(config.Role), "dies in: "+config.Death.Call)
 	p := &process{
@@ -108,7 +113,7 @@ func (e *experiment) startProcess(ctx context.Context, config childConfig) error
 		p.exitErr = cmd.Wait()
 		e.exits <- p
 	}()
-	return nil
+	return p, nil
 }
 
 func (e *experiment) signal(p *process, signal syscall.Signal) { p.cmd.Process.Signal(signal) }
@@ -138,7 +143,7 @@ func (e *experiment) resumeStopped() {
 		if p.stopTimer == nil {
 			continue
 		}
-		e.lastResumed = time.Now()
+		e.lastDisturbed = time.Now()
 		select {
 		case <-p.stopTimer.C:
 			p.stopTimer = nil
@@ -154,8 +159,8 @@ func (e *experiment) isAnyStopped() bool {
 	return slices.ContainsFunc(e.children, func(p *process) bool { return p.stopTimer != nil })
 }
 
-// childEnded notes the end of a child and starts another one in its place, unless the experiment is ending.
-func (e *experiment) childEnded(ctx context.Context, p *process) error {
+// childEnded notes the end of a child. Another one will be started in its place, unless the experiment is ending.
+func (e *experiment) childEnded(p *process) {
 	p.stdin.Close()
 	e.children = slices.DeleteFunc(e.children, func(other *process) bool { return other == p })
 	if p.stopTimer != nil {
@@ -172,24 +177,59 @@ func (e *experiment) childEnded(ctx context.Context, p *process) error {
 		problem := fmt.Sprintf("child %d (%s) ended with %v", p.number, p.role, p.exitErr)
 		e.problems = append(e.problems, problem)
 	}
-	if e.ending {
+	if p == e.locker {
+		e.locker = nil
+		return
+	}
+	if e.ending && p.role != e.runner {
+		return
+	}
+	next := delayedStart{role: p.role}
+	if p.role == roleDrain {
+		next.at = time.Now().Add(randomTime(e.random, 2*e.Pause))
+	}
+	e.starts = append(e.starts, next)
+}
+
+// delayedStart is the start of a child that is not to happen before a time.
+type delayedStart struct {
+	role role
+	at   time.Time
+}
+
+// startDelayed starts the children whose time has come. While all children are stopped together it starts none,
+// because a child that runs while the others stand still would take their jobs away.
+func (e *experiment) startDelayed(ctx context.Context) error {
+	if e.thawTimer != nil {
 		return nil
 	}
-	return e.start(ctx, p.role)
+	now := time.Now()
+	var later []delayedStart
+	for _, next := range e.starts {
+		if next.at.After(now) {
+			later = append(later, next)
+			continue
+		}
+		if _, err := e.start(ctx, next.role); err != nil {
+			return err
+		}
+	}
+	e.starts = later
+	return nil
 }
 
 // waitForAll waits until every child has ended. Children must not be replaced any more.
-func (e *experiment) waitForAll(ctx context.Context) {
+func (e *experiment) waitForAll() {
 	for len(e.children) > 0 {
-		e.childEnded(ctx, <-e.exits)
+		e.childEnded(<-e.exits)
 	}
 }
 
 // killAll kills every child that is left and waits for it.
-func (e *experiment) killAll(ctx context.Context) {
+func (e *experiment) killAll() {
 	e.ending = true
 	for _, p := range e.children {
 		p.cmd.Process.Kill()
 	}
-	e.waitForAll(ctx)
+	e.waitForAll()
 }

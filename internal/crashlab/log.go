@@ -20,24 +20,34 @@ const (
 	logKill   = "kill"   // child: it is about to get SIGKILL
 	logStop   = "stop"   // child: it is about to get SIGSTOP
 	logResume = "resume" // child: it got SIGCONT, or died while it was stopped
+	logFreeze = "freeze" // all children are about to get SIGSTOP
+	logThaw   = "thaw"   // they are about to get SIGCONT
+
+	// The process that holds the write lock of the file writes these.
+	logLocked = "locked" // it has the lock
+	logUnlock = "unlock" // it is about to give the lock back
 
 	// Whoever enqueues writes these, the parent included.
 	logTry = "try" // id:task, …: Enqueue is about to be called with these jobs
 	logAck = "ack" // id, …: that call returned nil
 
 	// Workers write these.
+	logClaimed = "claimed" // claim, …: a call returned these claims
 	logStart   = "start"   // claim, attempt, time of the claim in Unix microseconds, task: a task starts
 	logEnd     = "end"     // claim, outcome: the task has returned; see the outcomes
 	logEnding  = "ending"  // call, claim, …: a call that ends these claims is about to be made
 	logEnded   = "ended"   // call, claim, …: that call ended these claims
 	logLost    = "lost"    // claim, …: the storage said that these leases are lost
-	logUnclean = "unclean" // error: Worker.Run returned it
+	logReaping = "reaping" // a call that takes back lost leases is about to be made
+	logReaped  = "reaped"  // number: that call took back so many
+	logUnclean = "unclean" // error: Worker.Run or Drain returned it
 	logGaveUp  = "gave up" // message: the worker logged that a call to the storage ran out of time
 	logTrouble = "trouble" // message: the worker logged any other error
 
 	// Every child writes these.
 	logDying = "dying" // call: the child is going to kill itself in this call, as planned
 	logCall  = "call"  // call, microseconds: a call took longer than longCall
+	logError = "error" // call, error: a call of a producer or a pruner failed
 	logSaw   = "saw"   // claim:result, …: the pruner saw these jobs succeeded and may delete them
 )
 
