@@ -35,7 +35,7 @@ type childConfig struct {
 	Grace         time.Duration // the worker's ShutdownTimeout
 	PoisonRetries int           // of the task that always kills its process
 	Death         plannedDeath
-	DrainFor      time.Duration // how long a Drain may last
+	DrainFor      time.Duration // how long a Drain may last; 0: until nothing is due
 	Lock          lockPlan
 }
 

@@ -18,8 +18,8 @@ type lockPlan struct {
 	// some worker has looked for lost leases.
 	Holds []time.Duration
 
-	// UntilReap makes each hold last a little longer: until some worker begins to look for lost leases, so that
-	// this worker is among the first to get the lock.
+	// UntilReap makes each hold last a little longer: until some worker begins to look for lost leases, so
+	// that this worker is among the first to get the lock.
 	UntilReap bool
 }
 

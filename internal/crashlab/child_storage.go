@@ -12,9 +12,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// childStorage is the storage of a child. It writes down which jobs the child's worker claims, which claims it
-// tries to end, which it ended and which it lost, and which calls took long. It is also where a child dies if
-// its death is planned.
+// childStorage is the storage of a child. It writes down which jobs the child's worker claims, which claims
+// it tries to end, which it ended and which it lost, and which calls took long. It is also where a child dies
+// if its death is planned.
 type childStorage struct {
 	pinion.Storage
 	child *child

@@ -14,23 +14,26 @@ import (
 )
 
 const (
-	retries           = 3 // after the first attempt, for every task but poison
-	heartbeatsPerTime = 4 // heartbeats, and looks for lost leases, in one visibility timeout
+	retries       = 3 // after the first attempt, for every task but poison
+	timesPerLease = 4 // heartbeats, and looks for lost leases, in one VisibilityTimeout
 )
 
-func heartbeatInterval(visibility time.Duration) time.Duration { return visibility / heartbeatsPerTime }
+func heartbeatInterval(visibility time.Duration) time.Duration { return visibility / timesPerLease }
 
-func reapInterval(visibility time.Duration) time.Duration { return visibility / heartbeatsPerTime }
+func reapInterval(visibility time.Duration) time.Duration { return visibility / timesPerLease }
 
 // work runs a worker until ctx ends.
 func (c *child) work(ctx context.Context) {
 	c.writeUnclean(c.worker().Run(ctx))
 }
 
-// drain runs a worker's Drain, which does not last long.
+// drain runs a worker's Drain, as a program does that cron starts.
 func (c *child) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, c.DrainFor)
-	defer cancel()
+	if c.DrainFor > 0 {
+		short, cancel := context.WithTimeout(ctx, c.DrainFor)
+		defer cancel()
+		ctx = short
+	}
 	err := c.worker().Drain(ctx)
 	if err == ctx.Err() { // and not errors.Is: a call that ran out of time is not clean
 		return

@@ -318,8 +318,8 @@ func (ev *evidence) judgeRepeats(h *history) {
 }
 
 // judgeTaken counts the leases that were taken back from workers that were alive: the job was claimed again,
-// though its first worker had not ended the claim and had come to no harm. Locks, freezes of all and busy machines
-// do not excuse that, but a worker that was stopped alone must expect it.
+// though its first worker had not ended the claim and had come to no harm. Locks, freezes of all and busy
+// machines do not excuse that, but a worker that was stopped alone must expect it.
 func (ev *evidence) judgeTaken(h *history) {
 	for i := range len(h.claims) - 1 {
 		c, next := h.claims[i], h.claims[i+1]

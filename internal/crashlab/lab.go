@@ -88,21 +88,23 @@ func (l Lab) withDefaults() Lab {
 // experiment is a Lab while it runs. It belongs to the goroutine that called Run.
 type experiment struct {
 	Lab
-	random   *rand.Rand
-	log      *logFile
-	storage  pinion.Storage
-	children []*process    // those that have not ended
-	born     int           // how many children were ever started
-	exits    chan *process // children that have ended
-	ending   bool          // only children with the role runner are replaced, and none has a planned death
-	runner   role
-	problems []string     // children that ended in a way that nobody asked for
-	stderr   lockedBuffer // of all children
+	random  *rand.Rand
+	log     *logFile
+	storage pinion.Storage
 
-	starts       []delayedStart // of children in the places of others
-	disturbances []disturbance  // those to come
-	locker       *process       // not nil: it holds the write lock, or is about to
-	thawTimer    *time.Timer    // not nil: all children are stopped, until this fires
+	children []*process     // those that have not ended
+	born     int            // how many children were ever started
+	exits    chan *process  // children that have ended
+	starts   []delayedStart // of children in the places of others
+	problems []string       // children that ended in a way that nobody asked for
+	stderr   lockedBuffer   // of all children
+
+	disturbances []disturbance // those to come
+	locker       *process      // not nil: it holds the write lock, or is about to
+	thawTimer    *time.Timer   // not nil: all children are stopped, until this fires
+
+	ending bool // no child has a planned death any more, and only these are replaced:
+	runner role // children with this role
 
 	report        Report
 	lastDisturbed time.Time // when a child was last seen stopped, or the lock held by another program
@@ -166,7 +168,9 @@ func (e *experiment) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.planDisturbances()
+	if err := e.planDisturbances(); err != nil {
+		return err
+	}
 	if err := e.injectFaults(ctx, begun); err != nil {
 		return err
 	}
@@ -193,7 +197,7 @@ func KillOpening(ctx context.Context, dsn, dir string, seed uint64, n int) error
 	}
 	defer e.log.file.Close()
 	for range n {
-		if _, err := e.start(ctx, roleOpen); err != nil {
+		if err := e.start(ctx, roleOpen); err != nil {
 			e.killAll()
 			return err
 		}

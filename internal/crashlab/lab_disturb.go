@@ -4,8 +4,10 @@ package crashlab
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"syscall"
 	"time"
 )
@@ -18,7 +20,12 @@ type disturbance struct {
 }
 
 // planDisturbances spreads the Lab's locks and freezes evenly over its kills, in a random order.
-func (e *experiment) planDisturbances() {
+func (e *experiment) planDisturbances() error {
+	if e.Locks > 0 {
+		if _, err := os.Stat(e.DSN); err != nil {
+			return fmt.Errorf("crashlab: Locks is %d, but DSN is not the path of a SQLite file: %w", e.Locks, err)
+		}
+	}
 	for range e.Locks {
 		e.disturbances = append(e.disturbances, disturbance{lock: e.planLock()})
 	}
@@ -33,6 +40,7 @@ func (e *experiment) planDisturbances() {
 	for i := range e.disturbances {
 		e.disturbances[i].afterKills = e.Kills * (i + 1) / (n + 1)
 	}
+	return nil
 }
 
 // isDisturbed reports whether a disturbance is under way.
@@ -54,8 +62,8 @@ func (e *experiment) beginDisturbance(ctx context.Context) error {
 	return nil
 }
 
-// logUniform returns a random duration between two others. It prefers short ones: each doubling of the duration
-// is as likely as another.
+// logUniform returns a random duration between two others. It prefers short ones: each doubling of the
+// duration is as likely as another.
 func logUniform(random *rand.Rand, from, to time.Duration) time.Duration {
 	ratio := float64(to) / float64(from)
 	return time.Duration(float64(from) * math.Pow(ratio, random.Float64()))

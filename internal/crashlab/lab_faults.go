@@ -53,8 +53,8 @@ func (e *experiment) isFaultLeft() bool {
 	return e.report.Kills < e.Kills || len(e.disturbances) > 0 || e.isDisturbed()
 }
 
-// injectFault begins a disturbance if one is due, or else injects a fault into one child. During a lock it mostly
-// does nothing, so that most kills come at other times; during a freeze it does nothing at all.
+// injectFault begins a disturbance if one is due, or else injects a fault into one child. During a lock it
+// mostly does nothing, so that most kills come at other times; during a freeze it does nothing at all.
 func (e *experiment) injectFault(ctx context.Context) error {
 	switch {
 	case e.thawTimer != nil:
@@ -70,12 +70,12 @@ func (e *experiment) injectFault(ctx context.Context) error {
 	}
 }
 
-// injectIntoOne chooses a child and does something to it. Mostly it kills the child. Sometimes it tells the child
-// to shut down, and perhaps kills it while it does. Now and then it stops a worker until its leases have expired.
-// Besides, it sometimes enqueues a job that kills the process in which it runs.
+// injectIntoOne chooses a child and does something to it. Mostly it kills the child. Sometimes it tells the
+// child to shut down, and perhaps kills it while it does. Now and then it stops a worker until its leases
+// have expired. Besides, it sometimes enqueues a job that kills the process in which it runs.
 func (e *experiment) injectIntoOne(ctx context.Context) error {
-	// A stopped child may hold the write lock. The parent must not wait for the lock, because it has to resume
-	// the child.
+	// A stopped child may hold the write lock. The parent must not wait for the lock, because it has to
+	// resume the child.
 	mayEnqueue := !e.isAnyStopped() && !e.isDisturbed()
 	if mayEnqueue && e.random.IntN(6) == 0 {
 		kind := []string{kindPoison, kindPoisonOnce}[e.random.IntN(2)]

@@ -42,7 +42,7 @@ func (e *experiment) startAll(ctx context.Context) error {
 		{roleDrain, e.Drains},
 	} {
 		for range group.size {
-			if _, err := e.start(ctx, group.role); err != nil {
+			if err := e.start(ctx, group.role); err != nil {
 				return err
 			}
 		}
@@ -52,7 +52,7 @@ func (e *experiment) startAll(ctx context.Context) error {
 
 // start starts a child. If the Lab kills at all, about a third of the children will kill themselves in some
 // call.
-func (e *experiment) start(ctx context.Context, role role) (*process, error) {
+func (e *experiment) start(ctx context.Context, role role) error {
 	e.born++
 	config := childConfig{
 		Number:        e.born,
@@ -71,13 +71,16 @@ func (e *experiment) start(ctx context.Context, role role) (*process, error) {
 	case roleBoth:
 		config.Producers = e.Slots
 	case roleDrain:
-		config.DrainFor = logUniform(e.random, time.Millisecond, 300*time.Millisecond)
 		e.report.Drains++
+		if !e.ending { // at the end a Drain may last until nothing is due
+			config.DrainFor = logUniform(e.random, time.Millisecond, 300*time.Millisecond)
+		}
 	}
 	if e.Kills > 0 && !e.ending && (role == roleOpen || e.random.IntN(3) == 0) {
 		config.Death = e.planDeath(role)
 	}
-	return e.startProcess(ctx, config)
+	_, err := e.startProcess(ctx, config)
+	return err
 }
 
 func (e *experiment) startProcess(ctx context.Context, config childConfig) (*process, error) {
@@ -159,7 +162,8 @@ func (e *experiment) isAnyStopped() bool {
 	return slices.ContainsFunc(e.children, func(p *process) bool { return p.stopTimer != nil })
 }
 
-// childEnded notes the end of a child. Another one will be started in its place, unless the experiment is ending.
+// childEnded notes the end of a child. Unless the experiment is ending, another one will be started in its
+// place.
 func (e *experiment) childEnded(p *process) {
 	p.stdin.Close()
 	e.children = slices.DeleteFunc(e.children, func(other *process) bool { return other == p })
@@ -197,8 +201,8 @@ type delayedStart struct {
 	at   time.Time
 }
 
-// startDelayed starts the children whose time has come. While all children are stopped together it starts none,
-// because a child that runs while the others stand still would take their jobs away.
+// startDelayed starts the children whose time has come. While all children are stopped together it starts
+// none, because a child that runs while the others stand still would take their jobs away.
 func (e *experiment) startDelayed(ctx context.Context) error {
 	if e.thawTimer != nil {
 		return nil
@@ -210,7 +214,7 @@ func (e *experiment) startDelayed(ctx context.Context) error {
 			later = append(later, next)
 			continue
 		}
-		if _, err := e.start(ctx, next.role); err != nil {
+		if err := e.start(ctx, next.role); err != nil {
 			return err
 		}
 	}

@@ -33,8 +33,9 @@ type Report struct {
 	Stale      int // ends that were recorded under a claim that was not the newest
 	Taken      int // leases that were taken back from workers that were alive; a worker stopped alone is not
 
-	// The longest that a call waited for the storage, and the longest from the end of a lease until it was taken
-	// back. Disturbed is while a process was stopped or another program held the write lock, and shortly after.
+	// The longest that a call waited for the storage, and the longest from the end of a lease until it was
+	// taken back. Disturbed is while a process was stopped or another program held the write lock, and
+	// shortly after.
 	LongestCall             time.Duration
 	LongestCallDisturbed    time.Duration
 	LongestExpired          time.Duration
