@@ -28,8 +28,8 @@ type SQLiteStorage struct {
 	readers *sql.DB
 	jobs    string // what listings select from
 	letters string
-	opened  []os.FileInfo // of the file and, unless read-only, of its -wal and -shm: see moved
-	indexed bool          // not a file of Python's that must stay as it is
+	opened  []openedFile // the file and, unless read-only, its -wal and -shm
+	indexed bool         // not a file of Python's that must stay as it is
 
 	w       *writer   // nil if read-only
 	claims  claims    // the Dequeues that wait
@@ -53,6 +53,8 @@ type SQLiteOptions struct {
 	Synchronous string
 	// Retention is how long finished jobs are kept before running workers prune them [24h]; negative: for ever.
 	Retention time.Duration
+	// DeadLetterRetention is how long dead letters are kept before running workers purge them [for ever].
+	DeadLetterRetention time.Duration
 	// PollInterval is how often a waiting Dequeue looks for jobs of other processes [0]. With 0 the operating system
 	// wakes it where it can, which is on Linux; elsewhere it looks every 20 ms.
 	PollInterval time.Duration
@@ -84,7 +86,7 @@ func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteS
 			w:       s.w,
 			file:    s.path,
 			poll:    s.opts.PollInterval,
-			intact:  func() error { return s.moved(3) },
+			intact:  s.checkReplaced,
 			stopped: make(chan struct{}),
 		}
 		s.w.beforeCommit = s.beforeCommit
@@ -129,7 +131,7 @@ func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *tr
 // beforeCommit ends each transaction of the writer.
 func (s *SQLiteStorage) beforeCommit(tx *transaction) {
 	s.claims.serveDue(tx)
-	tx.fail(s.movedLately(tx.now))
+	tx.fail(s.checkReplacedAt(tx.now))
 }
 
 // ---- Enqueue ----
@@ -396,7 +398,7 @@ func (t sqliteTx) checkFile(q *session) error {
 	if q.err != nil {
 		return q.err
 	}
-	if err := t.storage.moved(3); err != nil {
+	if err := t.storage.checkReplaced(); err != nil {
 		return err
 	}
 	if !sameFile(file, t.storage.path) {
