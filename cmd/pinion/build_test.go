@@ -22,7 +22,7 @@ import (
 )
 
 // userModule makes a module as a user of this one might have it, with packages of tasks in various places, and returns
-// its directory. It requires what the root module requires, so that it builds without a network.
+// its directory. It requires what the root module requires, so that its go.sum is complete.
 func userModule(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
@@ -91,7 +91,7 @@ func process(t *testing.T, dir string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), self, args...)
 	cmd.Dir = dir
 	// With -trimpath a build does not depend on where its sources are, so that the cache serves vendored ones too.
-	cmd.Env = append(os.Environ(), asCommand+"=1", "GOFLAGS=-trimpath", "GOPROXY=off", "GOWORK=", "TMPDIR="+t.TempDir())
+	cmd.Env = append(os.Environ(), asCommand+"=1", "GOFLAGS=-trimpath", "GOWORK=", "TMPDIR="+t.TempDir())
 	return cmd
 }
 
