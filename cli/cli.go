@@ -12,9 +12,9 @@
 //
 //	func main() { cli.Main() }
 //
-// It has all commands of pinion, and its worker runs those tasks. `pinion worker --import ./tasks` writes such a main
-// package, builds it inside your module and runs it, so there is no need for the five lines until you want to deploy
-// one file, or to add something to the program.
+// It has all commands of pinion, and its worker runs those tasks. `pinion worker --import ./tasks` writes
+// such a main package, builds it inside your module and runs it, so there is no need for the five lines until
+// you want to deploy one file, or to add something to the program.
 package cli
 
 import (
@@ -34,7 +34,8 @@ import (
 
 const modulePath = "github.com/pinion-queue/pinion"
 
-// Main runs the command that os.Args names and exits with its status. It is meant to be all that a main function does.
+// Main runs the command that os.Args names and exits with its status. It is meant to be all that a main
+// function does.
 func Main() {
 	removeTemporary()
 	c := newCall(os.Stdin, os.Stdout, os.Stderr)
@@ -42,11 +43,12 @@ func Main() {
 	os.Exit(c.run(context.Background(), os.Args[1:]))
 }
 
-// Run runs the command that args name and returns its exit status: 0 if it is done, 1 if it failed, 2 if args are
-// wrong. The args do not include the name of the program. Results go to stdout and everything else to stderr.
+// Run runs the command that args name and returns its exit status: 0 if it is done, 1 if it failed, 2 if args
+// are wrong. The args do not include the name of the program. Results go to stdout and everything else to
+// stderr.
 //
-// Run is for tests, and for programs that have other commands too. It never looks for a newer version. A task of
-// --exec stays in pinion.DefaultRegistry, so one process can register a name once.
+// Run is for tests, and for programs that have other commands too. It never looks for a newer version. A task
+// of --exec stays in pinion.DefaultRegistry, so one process can register a name once.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return newCall(stdin, stdout, stderr).run(ctx, args)
 }
@@ -166,7 +168,8 @@ func (c *call) prepare(name string) (run func(context.Context) error, err error)
 			c.command = cmd
 			c.flags = flag.NewFlagSet(name, flag.ContinueOnError)
 			run = cmd.prepare(c)
-			c.flags.BoolVar(&c.noUpdateCheck, "no-update-check", false, "") // no usage, so help does not list it
+			// Without a usage, help does not list it.
+			c.flags.BoolVar(&c.noUpdateCheck, "no-update-check", false, "")
 			return run, nil
 		}
 		names = append(names, cmd.name)
@@ -177,7 +180,8 @@ func (c *call) prepare(name string) (run func(context.Context) error, err error)
 	if hint := didYouMean(name, []string{"--demo", "--version", "--help"}); hint != "" {
 		return nil, usagef("unknown flag %s%s", name, hint)
 	}
-	return nil, usagef("the flag %s comes before the command; write it after, as in: pinion status --db q.db", name)
+	return nil, usagef("the flag %s comes before the command; write it after, as in: pinion status --db q.db",
+		name)
 }
 
 // usageError reports a call that makes no sense. It is printed together with the usage of the command.
@@ -195,8 +199,8 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// advice returns what to do about an error of the library or of the operating system. The errors of this package say
-// so themselves.
+// advice returns what to do about an error of the library or of the operating system. The errors of this
+// package say so themselves.
 func advice(err error) string {
 	if _, isUsage := errors.AsType[*usageError](err); isUsage {
 		return "" // the usage follows
@@ -204,14 +208,16 @@ func advice(err error) string {
 	has := func(part string) bool { return strings.Contains(err.Error(), part) }
 	switch {
 	case errors.Is(err, pinion.ErrNotFound):
-		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids; finished jobs are kept for a day"
+		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids; " +
+			"finished jobs are kept for a day"
 	case errors.Is(err, pinion.ErrTooLarge):
 		return "" // says so itself
 	case errors.Is(err, pinion.ErrBadArgs):
 		return "; `pinion help enqueue` explains how to write arguments"
 	case errors.Is(err, errors.ErrUnsupported):
 		return "; enqueue and worker still work with it"
-	case has("not a SQLite database"), has("belongs to another program"), has("it holds no queue"), has("it is a directory"):
+	case has("not a SQLite database"), has("belongs to another program"),
+		has("holds no queue"), has("is a directory"):
 		return "; give --db the file of a queue, or one that does not exist yet"
 	case errors.Is(err, fs.ErrNotExist):
 		return "; check the name and the folder"

@@ -30,13 +30,15 @@ func TestAResultThatCannotBeWrittenIsAFailure(t *testing.T) {
 	wantText(t, stderr.String(), "cannot write the result: .*; check where standard output goes")
 }
 
-// FuzzCommand runs commands with any arguments, separated by line feeds. There is never a panic, the exit status is 0,
-// 1 or 2, a command that only reads writes nothing, nor does one that is called wrongly, and a terminal finds nothing
-// to obey in the output.
+// FuzzCommand runs commands with any arguments, separated by line feeds. There is never a panic, the exit
+// status is 0, 1 or 2, a command that only reads writes nothing, nor does one that is called wrongly, and a
+// terminal finds nothing to obey in the output.
 func FuzzCommand(f *testing.F) {
 	template := templateQueue(f)
 	for _, seed := range commandSeeds {
-		for _, stored := range []string{"plain", "\x1b[2J\u009b\u202e\x00\n\t\x7f\xff", "a\x7fb", `["a"]`, "PENDING"} {
+		for _, stored := range []string{
+			"plain", "\x1b[2J\u009b\u202e\x00\n\t\x7f\xff", "a\x7fb", `["a"]`, "PENDING",
+		} {
 			f.Add(seed.line, seed.db, `[1]`, stored)
 		}
 	}
@@ -95,8 +97,9 @@ func FuzzStdin(f *testing.F) {
 		{"enqueue", "add", "-", "--atomic", "--args", "[1]", "--kwargs", `{"a":2}`, "--db", "q.db"},
 	}
 	for _, seed := range []string{
-		"", "[]", "[1,2]", "{}", "null", "[1", "\xff", `["` + strings.Repeat("a", 1<<20) + `"]`, "[\"\x1b[2J\"]", "[\u009b]",
-		" [1]\n[2]\n", strings.Repeat("[", 10_001), "{\"task\":\"add\",\"args\":[1,2]}\n{\"task\":\"\x1b\"}\n",
+		"", "[]", "[1,2]", "{}", "null", "[1", "\xff", "[\"\x1b[2J\"]", "[\u009b]",
+		`["` + strings.Repeat("a", 1<<20) + `"]`, " [1]\n[2]\n", strings.Repeat("[", 10_001),
+		"{\"task\":\"add\",\"args\":[1,2]}\n{\"task\":\"\x1b\"}\n",
 		`{"task":"a","run_at":"2026-01-02T03:04:05Z","priority":1e3,"key":"k"}`,
 	} {
 		for call := range calls {
@@ -110,8 +113,8 @@ func FuzzStdin(f *testing.F) {
 
 // readers are the commands that write nothing.
 var readers = []string{
-	"", "status", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion", "__complete",
-	"tasks", "doctor",
+	"", "status", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion",
+	"__complete", "tasks", "doctor",
 }
 
 // fuzzCall runs a command on a fuzzed queue and checks what is promised of every call.
@@ -119,7 +122,8 @@ func fuzzCall(t *testing.T, template []byte, args []string, stdin, stored string
 	t.Chdir(t.TempDir())
 	makeQueue(t, template, stored)
 	before := filesIn(t, ".")
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond) // some commands run until they are stopped
+	// Some commands run until they are stopped.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	status := Run(ctx, args, strings.NewReader(stdin), &stdout, &stderr)
@@ -184,7 +188,9 @@ func templateQueue(f *testing.F) []byte {
 	for i, end := range []func(*pinion.Job) error{
 		func(j *pinion.Job) error { return s.DeadLetter(ctx, j, errors.New("boom")) },
 		func(j *pinion.Job) error { _, err := s.MarkDone(ctx, j); return err },
-		func(j *pinion.Job) error { return s.MarkFailed(ctx, j, errors.New("boom"), time.Now().Add(time.Hour)) },
+		func(j *pinion.Job) error {
+			return s.MarkFailed(ctx, j, errors.New("boom"), time.Now().Add(time.Hour))
+		},
 		func(*pinion.Job) error { return nil },
 	} {
 		if err := s.Enqueue(ctx, pinion.NewJob("task", i)); err != nil {
@@ -198,7 +204,9 @@ func templateQueue(f *testing.F) []byte {
 			f.Fatal(err)
 		}
 	}
-	waiting := []*pinion.Job{pinion.NewJob("add", 1, 2), pinion.NewJob("fail", "text"), {Task: "add", Key: "k", Priority: 9}}
+	waiting := []*pinion.Job{
+		pinion.NewJob("add", 1, 2), pinion.NewJob("fail", "text"), {Task: "add", Key: "k", Priority: 9},
+	}
 	if err := errors.Join(s.Enqueue(ctx, waiting...), s.Close()); err != nil {
 		f.Fatal(err)
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// A shell that completes a line runs this command each time, so it knows all commands and flags, and what is in the
-// queue that the line names. The command prints a line for each candidate, with a tab before its explanation, or one
-// of the two lines that make the shell complete the names of files itself.
+// A shell that completes a line runs this command each time, so it knows all commands and flags, and what is
+// in the queue that the line names. The command prints a line for each candidate, with a tab before its
+// explanation, or one of the two lines that make the shell complete the names of files itself.
 const (
 	completeWord        = "__complete" // the command; its operands are the words up to the one to complete
 	completeFiles       = ":files"
@@ -187,7 +187,8 @@ func (c *call) readLine(words []string) (line lineSoFar) {
 	return line
 }
 
-// operandKind returns what the nth operand is, from 0: a word of command.operands, or "" if there is no such operand.
+// operandKind returns what the nth operand is, from 0: a word of command.operands, or "" if there is no such
+// operand.
 func (c *call) operandKind(n int) string {
 	words := strings.Fields(c.command.operands)
 	if len(words) == 0 {
@@ -226,7 +227,8 @@ func (c *call) completeCommand(typed string) {
 	}
 }
 
-// completeValue prints the candidates for a value of a kind. Each begins with prefix, which is not part of the value.
+// completeValue prints the candidates for a value of a kind. Each begins with prefix, which is not part of
+// the value.
 func (c *call) completeValue(ctx context.Context, prefix, typed, kind string) {
 	offer := func(word, about string) { c.candidate(prefix+typed, prefix+word, about) }
 	switch kind {
@@ -271,7 +273,9 @@ func (c *call) offerQueues(ctx context.Context, storage pinion.Inspector, offer 
 }
 
 // offerJobs offers the ids or the tasks of jobs, of which it looks at a part only.
-func (c *call) offerJobs(ctx context.Context, storage pinion.Inspector, typed, kind string, offer func(word, about string)) {
+func (c *call) offerJobs(
+	ctx context.Context, storage pinion.Inspector, typed, kind string, offer func(word, about string),
+) {
 	const lookAt, offerAtMost = 2000, 100
 	var lists []iter.Seq2[*pinion.Job, error]
 	if !strings.HasPrefix(c.command.name, "dlq-") {

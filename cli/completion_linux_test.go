@@ -12,10 +12,12 @@ func TestZshCompletesOnATerminal(t *testing.T) {
 	term := newTerminal(t, 120)
 	cmd := process(t, dir, "-f", "-i")
 	cmd.Path, cmd.Args[0] = shell(t, "zsh"), "zsh"
-	cmd.Env = append(cmd.Env, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "HOME="+dir, "ZDOTDIR="+dir, "PS1=$ ", "TERM=dumb")
+	path := filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")
+	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "ZDOTDIR="+dir, "PS1=$ ", "TERM=dumb")
 	term.start(cmd)
 	// ^T prints the line as zsh has it, and empties it.
-	write(t, filepath.Join(dir, "setup"), `autoload -U compinit && compinit -u -D && source <(pinion completion zsh)
+	write(t, filepath.Join(dir, "setup"), `
+autoload -U compinit && compinit -u -D && source <(pinion completion zsh)
 show() { zle -I; print -r -- "line: $BUFFER"; BUFFER= }
 zle -N show
 bindkey '^T' show

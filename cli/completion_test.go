@@ -24,7 +24,8 @@ func TestShellsComplete(t *testing.T) {
 				COMP_CWORD=$(($# - 1))
 				_pinion
 				printf '%s\n' "${COMPREPLY[@]}"`
-			return runProgramIn(t, dir, shell(t, "bash"), append([]string{"--norc", "-c", script, "bash"}, words...)...)
+			args := append([]string{"--norc", "-c", script, "bash"}, words...)
+			return runProgramIn(t, dir, shell(t, "bash"), args...)
 		},
 		"fish": func(t *testing.T, line string) string {
 			script := "pinion completion fish | source\ncomplete -C '" + line + "'"
@@ -49,7 +50,9 @@ func TestShellsComplete(t *testing.T) {
 			} {
 				wantText(t, complete(t, c.line), c.want)
 			}
-			for _, line := range []string{"pinion nonsense -", "pinion status --db q.db x", "pinion enqueue --args "} {
+			for _, line := range []string{
+				"pinion nonsense -", "pinion status --db q.db x", "pinion enqueue --args ",
+			} {
 				if got := strings.TrimSpace(complete(t, line)); got != "" {
 					t.Errorf("%s: got %s, want nothing", line, got)
 				}
@@ -63,7 +66,8 @@ func runProgramIn(t *testing.T, dir, program string, args ...string) string {
 	t.Helper()
 	cmd := process(t, dir, args...)
 	cmd.Path, cmd.Args[0] = program, program
-	cmd.Env = append(cmd.Env, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	path := filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")
+	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	stdout, _ := finish(t, cmd, 0)
 	return stdout
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// demo shows the ways in which a job can end. It drains one job after the other, so it prints the same each time.
+// demo shows the ways in which a job can end. It drains one job after the other, so it prints the same each
+// time.
 func demo(c *call) func(context.Context) error {
 	return func(ctx context.Context) error {
 		storage := pinion.NewMemoryStorage()

@@ -39,8 +39,10 @@ func dlqList(c *call) func(context.Context) error {
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
 			columns := []string{"ID", "TASK", "ARGUMENTS", "ATTEMPTS", "FAILED", "ERROR"}
 			return c.printJobs(storage.DeadLetters(ctx, *filter), columns, func(job *pinion.Job) []string {
-				return []string{clip(job.ID, 64), clip(job.Task, 60), clip(arguments(job), 40), strconv.Itoa(job.Attempts),
-					ago(job.FinishedAt), clip(brief(job.Error, 40), 80)}
+				return []string{
+					clip(job.ID, 64), clip(job.Task, 60), clip(arguments(job), 40), strconv.Itoa(job.Attempts),
+					ago(job.FinishedAt), clip(brief(job.Error, 40), 80),
+				}
 			})
 		})
 	}
@@ -103,7 +105,8 @@ func dlqPurge(c *call) func(context.Context) error {
 				return err
 			}
 			if chosen > 0 && !*yes && !c.confirm("This deletes "+plural(chosen, "dead letter")) {
-				return fmt.Errorf("%s not deleted; add --yes to delete without asking", are(chosen, "dead letter"))
+				return fmt.Errorf("%s not deleted; add --yes to delete without asking",
+					are(chosen, "dead letter"))
 			}
 			n, err := storage.Purge(ctx, *filter)
 			if err != nil {
@@ -128,8 +131,8 @@ func (c *call) confirm(what string) bool {
 	return answer == "y" || answer == "yes"
 }
 
-// countDeadLetters counts the dead letters that f chooses. An id that is not among them is an error, so that nothing is
-// half done.
+// countDeadLetters counts the dead letters that f chooses. An id that is not among them is an error, so that
+// nothing is half done.
 func countDeadLetters(ctx context.Context, storage pinion.Inspector, f pinion.Filter) (n int, err error) {
 	unknown := slices.Clone(f.IDs)
 	for job, err := range storage.DeadLetters(ctx, f) {
@@ -140,7 +143,8 @@ func countDeadLetters(ctx context.Context, storage pinion.Inspector, f pinion.Fi
 		unknown = slices.DeleteFunc(unknown, func(id string) bool { return id == job.ID })
 	}
 	if len(unknown) > 0 && f.Limit == 0 {
-		return 0, fmt.Errorf("no dead letter has the id %s; nothing was changed; `pinion dlq-list` lists them", strings.Join(unknown, " or "))
+		return 0, fmt.Errorf("no dead letter has the id %s; nothing was changed; `pinion dlq-list` lists them",
+			strings.Join(unknown, " or "))
 	}
 	return n, nil
 }

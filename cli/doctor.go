@@ -121,7 +121,8 @@ func (c *call) printFinding(f finding) error {
 		level, style = "WRONG", red
 	}
 	padding := strings.Repeat(" ", len("WRONG")-len(level))
-	fmt.Fprintf(c.stdout, "%s%s  %-9s  %s\n", styled(level, style, c.hasColors()), padding, f.About, printable(f.Text, ""))
+	level = styled(level, style, c.hasColors())
+	fmt.Fprintf(c.stdout, "%s%s  %-9s  %s\n", level, padding, f.About, printable(f.Text, ""))
 	if f.Do != "" {
 		fmt.Fprintf(c.stdout, "%18s%s\n", "", printable(f.Do, ""))
 	}
@@ -143,9 +144,12 @@ func (e *examination) examineFile(path string) {
 	case runtime.GOOS == "windows":
 		e.ok("file", "%s", path)
 	case mode&0o022 != 0:
-		e.wrong("file", "chmod 600 "+path, "its mode is %#o, so other users may change %s and run tasks with arguments of their choice", mode, path)
+		e.wrong("file", "chmod 600 "+path,
+			"its mode is %#o, so other users may change %s and run tasks with arguments of their choice",
+			mode, path)
 	case mode&0o044 != 0:
-		e.note("file", "unless that is intended: chmod 600 "+path, "its mode is %#o, so other users may read the arguments and results in %s", mode, path)
+		e.note("file", "unless that is intended: chmod 600 "+path,
+			"its mode is %#o, so other users may read the arguments and results in %s", mode, path)
 	default:
 		e.ok("file", "%s, mode %#o", path, mode)
 	}
@@ -154,8 +158,9 @@ func (e *examination) examineFile(path string) {
 	case err != nil:
 		e.ok("log", "none: no program has the queue open for writing")
 	case log.Size() > hugeLog:
-		e.wrong("log", "find and stop the program that reads the file and never ends its transaction, such as an open sqlite3 shell or a backup; "+
-			"the log shrinks when the last program closes the queue", "%s-wal has grown to %s", path, byteSize(log.Size()))
+		e.wrong("log", "find and stop the program that reads the file and never ends its transaction, "+
+			"such as an open sqlite3 shell or a backup; the log shrinks when the last program closes the queue",
+			"%s-wal has grown to %s", path, byteSize(log.Size()))
 	case log.Size() == 0:
 		e.ok("log", "empty")
 	default:
@@ -173,7 +178,8 @@ func (e *examination) examineContent(ctx context.Context, storage *pinion.SQLite
 		}
 	}
 	if len(r.Damage) > 0 {
-		e.wrong("content", "stop all programs that use the file and restore a backup, or save what can be read: sqlite3 OLD .recover | sqlite3 NEW",
+		e.wrong("content", "stop all programs that use the file and restore a backup, "+
+			"or save what can be read: sqlite3 OLD .recover | sqlite3 NEW",
 			"damaged: %s", firstFew(r.Damage))
 	} else {
 		e.ok("content", "%s, not damaged", byteSize(r.Size))
@@ -184,9 +190,11 @@ func (e *examination) examineContent(ctx context.Context, storage *pinion.SQLite
 	}
 	switch {
 	case r.Schema == 0:
-		e.note("schema", "the first command that writes adds what is missing; Python does not notice", "that of the Python library")
+		e.note("schema", "the first command that writes adds what is missing; Python does not notice",
+			"that of the Python library")
 	case r.Schema < r.Newest:
-		e.note("schema", "the first command that writes updates it; older programs of Pinion cannot open the file then",
+		e.note("schema",
+			"the first command that writes updates it; older programs of Pinion cannot open the file then",
 			"version %d; this program uses %d", r.Schema, r.Newest)
 	default:
 		e.ok("schema", "version %d", r.Schema)
@@ -195,12 +203,15 @@ func (e *examination) examineContent(ctx context.Context, storage *pinion.SQLite
 	case r.Journal == "wal":
 		e.ok("journal", "wal")
 	case r.Schema == 0:
-		e.note("journal", "the first command that writes changes it to wal; Python works with that", "%s", r.Journal)
+		e.note("journal", "the first command that writes changes it to wal; Python works with that",
+			"%s", r.Journal)
 	default:
-		e.wrong("journal", "find the program that changed it; the next worker changes it back to wal", "the mode is %s, so readers and writers wait for each other", r.Journal)
+		e.wrong("journal", "find the program that changed it; the next worker changes it back to wal",
+			"the mode is %s, so readers and writers wait for each other", r.Journal)
 	}
 	if len(r.Unusable) > 0 {
-		e.wrong("rows", "workers make dead letters of those that they meet; correct or delete the rows with the program that wrote them",
+		e.wrong("rows", "workers make dead letters of those that they meet; "+
+			"correct or delete the rows with the program that wrote them",
 			"no worker can run these jobs: %s", firstFew(r.Unusable))
 	} else {
 		e.ok("rows", "workers can run all jobs")
@@ -256,7 +267,8 @@ func (e *examination) examineJobs(ctx context.Context, storage pinion.Inspector)
 		e.failed("jobs", err)
 		return
 	}
-	e.ok("jobs", "%s pending, %s running, %s", thousands(stats.Total.Pending), thousands(stats.Total.Running), plural(stats.DeadLetters, "dead letter"))
+	e.ok("jobs", "%s pending, %s running, %s",
+		thousands(stats.Total.Pending), thousands(stats.Total.Running), plural(stats.DeadLetters, "dead letter"))
 	e.reportLeases(facts)
 	e.reportTasks(facts)
 	e.reportClock(facts)
@@ -265,7 +277,12 @@ func (e *examination) examineJobs(ctx context.Context, storage pinion.Inspector)
 
 // gatherFacts reads all jobs that have not ended, and the dead letters.
 func (e *examination) gatherFacts(ctx context.Context, storage pinion.Inspector) (*jobFacts, error) {
-	facts := &jobFacts{notFound: make(map[string]int), unknown: make(map[string]int), known: knownTasks(), oldestDue: e.now}
+	facts := &jobFacts{
+		notFound:  make(map[string]int),
+		unknown:   make(map[string]int),
+		known:     knownTasks(),
+		oldestDue: e.now,
+	}
 	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusRunning}) {
 		if err != nil {
 			return nil, err
@@ -350,17 +367,21 @@ func (e *examination) reportLeases(facts *jobFacts) {
 		e.ok("leases", "all running jobs have had a heartbeat within %v", e.visibility)
 		return
 	}
-	e.wrong("leases", "their workers are dead or hang; start a worker on this queue, and it takes the jobs back within seconds",
-		"%s without a heartbeat for %v: %s", plural(facts.stale.n, "running job"), e.visibility, firstFew(facts.stale.ids))
+	e.wrong("leases",
+		"their workers are dead or hang; start a worker on this queue, and it takes the jobs back within seconds",
+		"%s without a heartbeat for %v: %s",
+		plural(facts.stale.n, "running job"), e.visibility, firstFew(facts.stale.ids))
 }
 
 func (e *examination) reportTasks(facts *jobFacts) {
 	if len(facts.unknown) > 0 {
-		e.wrong("tasks", "also import the package that registers them, or correct their names; jobs of an unknown task fail",
+		e.wrong("tasks",
+			"also import the package that registers them, or correct their names; jobs of an unknown task fail",
 			"there are pending jobs of tasks that are not registered here: %s", formatCounts(facts.unknown))
 	}
 	if len(facts.notFound) > 0 {
-		e.wrong("tasks", "start a worker that knows them (`pinion tasks` lists what it knows), then run `pinion dlq-replay --task NAME`; or purge them",
+		e.wrong("tasks", "start a worker that knows them (`pinion tasks` lists what it knows), "+
+			"then run `pinion dlq-replay --task NAME`; or purge them",
 			"jobs have failed because their worker did not know the task: %s", formatCounts(facts.notFound))
 	}
 	if len(facts.unknown)+len(facts.notFound) > 0 {
@@ -378,8 +399,10 @@ func (e *examination) reportClock(facts *jobFacts) {
 		e.ok("clock", "no job is from the future")
 		return
 	}
-	e.wrong("clock", "compare the output of `date` on all machines that use the queue; the jobs of a clock that was ahead are taken back late",
-		"%s added or seen alive in the future, up to %s from now: %s", plural(facts.future.n, "job"), rough(facts.latest.Sub(e.now)), firstFew(facts.future.ids))
+	e.wrong("clock", "compare the output of `date` on all machines that use the queue; "+
+		"the jobs of a clock that was ahead are taken back late",
+		"%s added or seen alive in the future, up to %s from now: %s",
+		plural(facts.future.n, "job"), rough(facts.latest.Sub(e.now)), firstFew(facts.future.ids))
 }
 
 func (e *examination) reportWorkers(facts *jobFacts, stats *pinion.Stats) {
@@ -387,8 +410,10 @@ func (e *examination) reportWorkers(facts *jobFacts, stats *pinion.Stats) {
 	if facts.due == 0 || waited <= time.Minute || stats.Total.Running > 0 || stats.Total.Minute > 0 {
 		return
 	}
-	e.note("workers", "check that a worker runs, and works on these queues: pinion worker --db FILE --import PACKAGE",
-		"no job has run in the last minute, %s due, and the oldest has been due for %s", are(facts.due, "job"), rough(waited))
+	e.note("workers",
+		"check that a worker runs, and works on these queues: pinion worker --db FILE --import PACKAGE",
+		"no job has run in the last minute, %s due, and the oldest has been due for %s",
+		are(facts.due, "job"), rough(waited))
 }
 
 // formatCounts lists names with their numbers, the largest first.

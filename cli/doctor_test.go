@@ -59,7 +59,7 @@ func TestADoctorFindsDamageAndALogThatHasGrown(t *testing.T) {
 	if status != 1 {
 		t.Errorf("exit status %d", status)
 	}
-	wantText(t, stdout, `(?ms)^WRONG  content    .*damaged.* {18}stop all programs that use the file and restore a backup`)
+	wantText(t, stdout, `(?ms)^WRONG  content    .*damaged.* {18}stop all programs that use the file`)
 }
 
 // damage overwrites eight pages in the middle of a file.

@@ -122,25 +122,29 @@ func (e *enqueueCall) checkFlags(args, kwargs string) error {
 	case args == "-" && kwargs == "-", fromInput && (args == "-" || kwargs == "-"):
 		return usagef("only one of --args -, --kwargs - and - can read standard input")
 	case !fromInput && (e.lines || e.nul || e.atomic || e.ids):
-		return usagef("--lines, -0, --atomic and --ids are for jobs from standard input; add - for that, as in: pinion enqueue add --lines -")
+		return usagef("--lines, -0, --atomic and --ids are for jobs from standard input; " +
+			"add - for that, as in: pinion enqueue add --lines -")
 	case fromInput && e.job.Key != "" && !keyArgument.MatchString(e.job.Key):
 		return usagef("all these jobs cannot hold one --key; put an argument into it, as in --key 'thumb {0}'")
 	case e.delay > 0 && !e.at.IsZero():
 		return usagef("--delay and --at contradict each other; give one of them")
 	case e.timeout >= 0 && !e.wait:
-		return usagef("--timeout is for --wait; add that, or limit how long a task may run with the worker's --task-timeout")
+		return usagef("--timeout is for --wait; add that, or limit how long a task may run " +
+			"with the worker's --task-timeout")
 	}
 	return nil
 }
 
-// readJob fills in the task, the arguments and the queue. It refuses what Enqueue would refuse, because open would
-// have created a file by then.
+// readJob fills in the task, the arguments and the queue. It refuses what Enqueue would refuse, because open
+// would have created a file by then.
 func (e *enqueueCall) readJob(args, kwargs string) error {
-	list, err := e.readJSON("--args", args, '[', `an array, as in --args '[1, "two"]'; an object goes into --kwargs`)
+	list, err := e.readJSON("--args", args, '[',
+		`an array, as in --args '[1, "two"]'; an object goes into --kwargs`)
 	if err != nil {
 		return err
 	}
-	object, err := e.readJSON("--kwargs", kwargs, '{', `an object, as in --kwargs '{"to": "ada"}'; an array goes into --args`)
+	object, err := e.readJSON("--kwargs", kwargs, '{',
+		`an object, as in --kwargs '{"to": "ada"}'; an array goes into --args`)
 	if err != nil {
 		return err
 	}
@@ -160,8 +164,8 @@ func (e *enqueueCall) readJob(args, kwargs string) error {
 	return nil
 }
 
-// knownTask returns an error if this program has tasks built in and none of them has this name. The command pinion
-// itself has none: any name may be that of a task of some worker elsewhere.
+// knownTask returns an error if this program has tasks built in and none of them has this name. The command
+// pinion itself has none: any name may be that of a task of some worker elsewhere.
 func knownTask(task string) error {
 	names := pinion.DefaultRegistry.Names()
 	if _, own := ownProgram(); !own || len(names) == 0 {
@@ -192,7 +196,8 @@ func (e *enqueueCall) enqueueOne(ctx context.Context) error {
 	err := e.storage.Enqueue(ctx, job)
 	duplicate, ok := errors.AsType[*pinion.DuplicateError](err)
 	if ok && duplicate.Key != "" {
-		fmt.Fprintf(e.stderr, "pinion: nothing added: the unfinished job %s holds the key %q\n", printable(duplicate.ID, ""), duplicate.Key)
+		fmt.Fprintf(e.stderr, "pinion: nothing added: the unfinished job %s holds the key %q\n",
+			printable(duplicate.ID, ""), duplicate.Key)
 		job.ID = duplicate.ID
 	} else if err != nil {
 		return err
@@ -200,8 +205,9 @@ func (e *enqueueCall) enqueueOne(ctx context.Context) error {
 	if e.wait {
 		return e.waitForEnqueued(ctx, false, job.ID)
 	}
-	if err := e.printID(job.ID); err != nil { // an error that only says "failed" would make people enqueue it again
-		return fmt.Errorf("job %s is in the queue, but its id could not be written: %w; note it, and do not enqueue the job again", job.ID, err)
+	if err := e.printID(job.ID); err != nil { // "failed" alone would make people enqueue it again
+		return fmt.Errorf("job %s is in the queue, but its id could not be written: %w; "+
+			"note it, and do not enqueue the job again", job.ID, err)
 	}
 	return nil
 }
@@ -224,14 +230,15 @@ func (e *enqueueCall) printID(id string) error {
 func (e *enqueueCall) waitForEnqueued(ctx context.Context, rows bool, ids ...string) error {
 	inspector, ok := e.storage.(pinion.Inspector)
 	if !ok {
-		return fmt.Errorf("enqueued, but %T is not a pinion.Inspector, so nobody can wait for the job: %w", e.storage, errors.ErrUnsupported)
+		return fmt.Errorf("enqueued, but %T is not a pinion.Inspector, so nobody can wait for the job: %w",
+			e.storage, errors.ErrUnsupported)
 	}
 	e.stopSlowNotice()
 	return e.waitFor(ctx, inspector, ids, rows, e.timeout)
 }
 
-// readJSON reads the value of --args or --kwargs and checks that it is one JSON text that begins with open. Kind says
-// what that is.
+// readJSON reads the value of --args or --kwargs and checks that it is one JSON text that begins with open.
+// Kind says what that is.
 func (c *call) readJSON(flag, value string, open byte, kind string) (string, error) {
 	text, err := c.readValue(value)
 	if err != nil {
@@ -264,8 +271,8 @@ func (c *call) readJSON(flag, value string, open byte, kind string) (string, err
 	return string(text), nil
 }
 
-// readValue reads the value of a flag that may be @FILE, or - for standard input. The library decides what is too
-// large, without regard to blanks; this bound only keeps an endless input from filling the memory.
+// readValue reads the value of a flag that may be @FILE, or - for standard input. The library decides what is
+// too large, without regard to blanks; this bound only keeps an endless input from filling the memory.
 func (c *call) readValue(value string) ([]byte, error) {
 	const limit = 8 << 20
 	var input io.Reader
@@ -288,8 +295,8 @@ func (c *call) readValue(value string) ([]byte, error) {
 		return nil, err
 	}
 	if len(text) > limit {
-		return nil, fmt.Errorf("more than %d MiB; want at most 1 MiB: %w; store the data elsewhere and enqueue its place",
-			limit>>20, pinion.ErrTooLarge)
+		return nil, fmt.Errorf("more than %d MiB; want at most 1 MiB: %w; "+
+			"store the data elsewhere and enqueue its place", limit>>20, pinion.ErrTooLarge)
 	}
 	return text, nil
 }

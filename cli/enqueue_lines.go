@@ -54,8 +54,8 @@ func (e *enqueueCall) enqueueLines(ctx context.Context) error {
 	}
 	inputCtx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// Without this, SIGPIPE would kill the command when the reader of the ids goes away, and nobody would learn what
-	// was enqueued.
+	// Without this, SIGPIPE would kill the command when the reader of the ids goes away, and nobody would
+	// learn what was enqueued.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	defer signal.Stop(pipe)
@@ -79,8 +79,8 @@ func (e *enqueueCall) enqueueLines(ctx context.Context) error {
 	return err
 }
 
-// read takes lines until the input ends. It collects them while more are ready, and enqueues what it has when the
-// input pauses.
+// read takes lines until the input ends. It collects them while more are ready, and enqueues what it has when
+// the input pauses.
 func (f *feed) read(ctx context.Context) error {
 	lines := make(chan []line, 8)
 	readErr := make(chan error, 1)
@@ -378,8 +378,9 @@ func (f *feed) flush(ctx context.Context) error {
 	return nil
 }
 
-// store enqueues entries, but not the bad ones and those whose keys are held. Enqueue takes all jobs or none and names
-// one that is in the way. So store takes fewer at a time where many keys are held, because each costs a failed call.
+// store enqueues entries, but not the bad ones and those whose keys are held. Enqueue takes all jobs or none
+// and names one that is in the way. So store takes fewer at a time where many keys are held, because each
+// costs a failed call.
 func (f *feed) store(ctx context.Context, entries []*entry) error {
 	size := len(entries)
 	for len(entries) > 0 {
@@ -448,8 +449,8 @@ func (f *feed) withoutBad(entries []*entry) (good []*entry) {
 	return good
 }
 
-// duplicateIn returns the index of the entry whose key err reports as held, and the id of the holder. The index is -1
-// if err reports something else.
+// duplicateIn returns the index of the entry whose key err reports as held, and the id of the holder. The
+// index is -1 if err reports something else.
 func duplicateIn(entries []*entry, err error) (at int, holder string) {
 	duplicate, ok := errors.AsType[*pinion.DuplicateError](err)
 	if !ok || duplicate.Key == "" {
@@ -503,7 +504,8 @@ func (f *feed) clearProgress() {
 // report prints what was done with an input that was read to its end.
 func (f *feed) report() error {
 	if f.bad > 0 && f.atomic {
-		return fmt.Errorf("nothing was enqueued, because %s bad; correct them, or leave out --atomic to enqueue the others", are(f.bad, f.unit()))
+		return fmt.Errorf("nothing was enqueued, because %s bad; "+
+			"correct them, or leave out --atomic to enqueue the others", are(f.bad, f.unit()))
 	}
 	out := io.Writer(f.stdout)
 	if f.ids || f.json || f.wait {
@@ -519,9 +521,11 @@ func (f *feed) report() error {
 	}
 	f.stdout.Flush()
 	if f.enqueued+f.held == 0 {
-		fmt.Fprintf(f.stderr, "pinion: %s bad; `pinion help enqueue` explains what a line can be\n", are(f.bad, f.unit()))
+		fmt.Fprintf(f.stderr, "pinion: %s bad; `pinion help enqueue` explains what a line can be\n",
+			are(f.bad, f.unit()))
 	} else {
-		fmt.Fprintf(f.stderr, "pinion: %s bad and not enqueued; the others are in the queue, so correct and enqueue only these\n", are(f.bad, f.unit()))
+		fmt.Fprintf(f.stderr, "pinion: %s bad and not enqueued; "+
+			"the others are in the queue, so correct and enqueue only these\n", are(f.bad, f.unit()))
 	}
 	return errReported
 }
@@ -541,5 +545,6 @@ func (f *feed) incomplete(err error, interrupted bool) error {
 	if !f.nul {
 		rest = fmt.Sprintf("; `tail -n +%d` prints the rest", f.lastLine+1)
 	}
-	return fmt.Errorf("%w; %s enqueued, from the %ss up to %d and none after that%s", err, are(f.enqueued, "job"), f.unit(), f.lastLine, rest)
+	return fmt.Errorf("%w; %s enqueued, from the %ss up to %d and none after that%s",
+		err, are(f.enqueued, "job"), f.unit(), f.lastLine, rest)
 }

@@ -13,7 +13,8 @@ func TestATerminalShowsTheProgressOfAFeed(t *testing.T) {
 	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", script, cmd.Path}
 	text := term.session(cmd, 1)
 	wantText(t, text, `^\r3 enqueued, [\d,]+/s\x1b\[K\r\x1b\[Kenqueued 3 jobs in \S+s\n`+
-		`pinion: line 1: not .*\npinion: line 2: .*\npinion: line 3: .*\nenqueued 0 jobs in .*\npinion: 3 lines are bad; .pinion help enqueue`)
+		`pinion: line 1: not .*\npinion: line 2: .*\npinion: line 3: .*\n`+
+		`enqueued 0 jobs in .*\npinion: 3 lines are bad; .pinion help enqueue`)
 }
 
 func TestLinesMayBeTyped(t *testing.T) {

@@ -72,8 +72,8 @@ func TestManyLinesAreEnqueuedInTheirOrder(t *testing.T) {
 	wantStored(t, db, want)
 }
 
-// Held keys and bad lines stand between the others of a batch. The reader decides which lines share a batch, and so
-// which of two reasons is reported.
+// Held keys and bad lines stand between the others of a batch. The reader decides which lines share a batch,
+// and so which of two reasons is reported.
 func TestBadLinesAndHeldKeysDoNotStopTheOthers(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "q.db")
 	for _, held := range []string{"held 3", "held 4", "held 900"} {
@@ -159,13 +159,15 @@ func TestABrokenInputIsReported(t *testing.T) {
 		flag, want string
 		stored     []string
 	}{
-		{"--lines", `standard input: the cable is out; 3 jobs are enqueued, from the lines up to 3 and none after that; .tail -n \+4. prints the rest`,
+		{"--lines", `standard input: the cable is out; ` +
+			`3 jobs are enqueued, from the lines up to 3 and none after that; .tail -n \+4. prints the rest`,
 			[]string{`["a"]`, `["b"]`, `["c"]`}},
 		{"--atomic", `standard input: the cable is out; nothing was enqueued`, nil},
 	} {
 		db := filepath.Join(t.TempDir(), "q.db")
 		var stdout, stderr bytes.Buffer
-		status := Run(t.Context(), []string{"enqueue", "x", "--lines", "-", c.flag, "--db", db}, new(brokenInput), &stdout, &stderr)
+		args := []string{"enqueue", "x", "--lines", "-", c.flag, "--db", db}
+		status := Run(t.Context(), args, new(brokenInput), &stdout, &stderr)
 		if status != 1 {
 			t.Errorf("exit status %d", status)
 		}
@@ -193,7 +195,8 @@ func TestAnInterruptedFeedReportsWhatIsEnqueued(t *testing.T) {
 	if cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("%v", cmd.ProcessState)
 	}
-	wantText(t, stderr.String(), `^pinion: interrupted; 2 jobs are enqueued, from the lines up to 2 and none after that; .tail -n \+3. prints the rest\n$`)
+	wantText(t, stderr.String(), `^pinion: interrupted; `+
+		`2 jobs are enqueued, from the lines up to 2 and none after that; .tail -n \+3. prints the rest\n$`)
 	wantStored(t, db, []string{`["a"]`, `["b"]`})
 }
 
@@ -213,7 +216,8 @@ func TestAFeedOutlivesTheReaderOfItsIDs(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("%v", cmd.ProcessState)
 	}
-	pattern := regexp.MustCompile(`^pinion: cannot write the ids: .*; ([\d,]+) jobs are enqueued, from the lines up to (\d+) and none after that`)
+	pattern := regexp.MustCompile(`^pinion: cannot write the ids: .*; ` +
+		`([\d,]+) jobs are enqueued, from the lines up to (\d+) and none after that`)
 	found := pattern.FindStringSubmatch(stderr.String())
 	args, err := stored(t, filepath.Join(dir, "q.db"))
 	if err != nil {

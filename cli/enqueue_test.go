@@ -14,7 +14,8 @@ func TestHugeArgumentsAreRefused(t *testing.T) {
 	for _, size := range []int{1 << 20, 50 << 20} {
 		var stdout, stderr bytes.Buffer
 		stdin := strings.NewReader(`["` + strings.Repeat("a", size) + `"]`)
-		status := Run(t.Context(), []string{"enqueue", "add", "--args", "-", "--db", db}, stdin, &stdout, &stderr)
+		args := []string{"enqueue", "add", "--args", "-", "--db", db}
+		status := Run(t.Context(), args, stdin, &stdout, &stderr)
 		if status != 1 || stdout.Len() > 0 || !strings.Contains(stderr.String(), "too large") {
 			t.Errorf("%d bytes: exit status %d\n%s%s", size, status, &stdout, &stderr)
 		}
@@ -31,10 +32,12 @@ func TestAJobWhoseIDCannotBeWrittenIsNamedInTheError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unwritable.Close()
-	want := regexp.MustCompile(`(?m)^pinion: job [0-9a-f]{32} is in the queue, but its id could not be written: .*; note it`)
+	want := regexp.MustCompile(
+		`(?m)^pinion: job [0-9a-f]{32} is in the queue, but its id could not be written: .*; note it`)
 	for _, flag := range []string{"--json", "--json=false"} {
 		var stderr bytes.Buffer
-		status := Run(t.Context(), []string{"enqueue", "add", "--key", "one", flag, "--db", db}, nil, unwritable, &stderr)
+		args := []string{"enqueue", "add", "--key", "one", flag, "--db", db}
+		status := Run(t.Context(), args, nil, unwritable, &stderr)
 		if status != 1 || !want.Match(stderr.Bytes()) {
 			t.Errorf("exit status %d\n%s", status, &stderr)
 		}

@@ -10,7 +10,8 @@ import (
 	"github.com/pinion-queue/pinion/cli"
 )
 
-// A pinion command of your own is a main package that imports the packages which register your tasks and calls Main:
+// A pinion command of your own is a main package that imports the packages which register your tasks and
+// calls Main:
 //
 //	package main
 //

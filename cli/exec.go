@@ -28,10 +28,11 @@ const (
 	resultLimit = 64 << 10 // bytes of standard output that are kept
 	tailLimit   = 1 << 10  // bytes of standard error that are kept
 
-	// lingerTime is how long processes that a program leaves behind may go on, for example to write their last line.
+	// lingerTime is how long processes that a program leaves behind may go on, for example to write their
+	// last line.
 	lingerTime = time.Second
-	// shutdownGrace bounds the time between SIGTERM and SIGKILL at a shutdown, because the worker itself ends a second
-	// later.
+	// shutdownGrace bounds the time between SIGTERM and SIGKILL at a shutdown, because the worker itself ends
+	// a second later.
 	shutdownGrace = 500 * time.Millisecond
 )
 
@@ -115,11 +116,12 @@ func (p *program) checkExists() error {
 		return nil
 	}
 	if !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, os.ErrNotExist) {
-		return usagef("--exec %s: cannot run %q: %v; make it executable (chmod +x), or name the interpreter before it",
-			p.name, file, errors.Unwrap(err))
+		return usagef("--exec %s: cannot run %q: %v; "+
+			"make it executable (chmod +x), or name the interpreter before it", p.name, file, errors.Unwrap(err))
 	}
 	if strings.Contains(file, "=") {
-		return usagef("--exec %s: there is no program %q; to set a variable use env, as in env LANG=C sort, or add --shell", p.name, file)
+		return usagef("--exec %s: there is no program %q; "+
+			"to set a variable use env, as in env LANG=C sort, or add --shell", p.name, file)
 	}
 	return usagef("--exec %s: there is no program %q; install it, or write its path", p.name, file)
 }
@@ -132,12 +134,16 @@ func (p *program) run(ctx context.Context, job *pinion.Job) error {
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(slices.Clip(p.runner.env),
-		"PINION_TASK="+p.name, "PINION_JOB_ID="+job.ID, "PINION_QUEUE="+job.Queue, "PINION_ATTEMPT="+strconv.Itoa(job.Attempts))
+		"PINION_TASK="+p.name,
+		"PINION_JOB_ID="+job.ID,
+		"PINION_QUEUE="+job.Queue,
+		"PINION_ATTEMPT="+strconv.Itoa(job.Attempts))
 	var stdout head
 	var stderr tail
 	state, stopped, err := p.runner.run(ctx, cmd, inputOf(job), &stdout, &stderr)
 	if errors.Is(err, syscall.E2BIG) {
-		return pinion.Permanent(fmt.Errorf("%w; it can read its arguments from standard input instead, as JSON", err))
+		err = fmt.Errorf("%w; it can read its arguments from standard input instead, as JSON", err)
+		return pinion.Permanent(err)
 	}
 	if err != nil {
 		return err
@@ -223,7 +229,8 @@ func newRunner(db string, killAfter time.Duration, log *slog.Logger) (*runner, e
 	var err error
 	r.guard, err = newGuard()
 	if err != nil {
-		log.Warn("cannot start the guard; if this worker is killed with SIGKILL, what its programs have started may live on", "error", err)
+		log.Warn("cannot start the guard; if this worker is killed with SIGKILL, "+
+			"what its programs have started may live on", "error", err)
 	}
 	return r, nil
 }
@@ -237,9 +244,11 @@ func useRunner(r *runner) {
 	}
 }
 
-// run runs a command until it and what it has left in its process group have ended. It stops the command when ctx
-// ends, and reports whether it did.
-func (r *runner) run(ctx context.Context, cmd *exec.Cmd, input string, stdout, stderr io.Writer) (state *os.ProcessState, stopped bool, err error) {
+// run runs a command until it and what it has left in its process group have ended. It stops the command when
+// ctx ends, and reports whether it did.
+func (r *runner) run(
+	ctx context.Context, cmd *exec.Cmd, input string, stdout, stderr io.Writer,
+) (state *os.ProcessState, stopped bool, err error) {
 	pipes, err := openPipes(cmd)
 	if err != nil {
 		return nil, false, err
@@ -278,9 +287,9 @@ func (r *runner) run(ctx context.Context, cmd *exec.Cmd, input string, stdout, s
 	return state, stopped, err
 }
 
-// awaitGroup waits until a command has exited, its process group is gone and its output has ended. After the grace
-// time it kills the group. It gives up on processes that hold the output but are not in the group, and on those that
-// cannot be killed.
+// awaitGroup waits until a command has exited, its process group is gone and its output has ended. After the
+// grace time it kills the group. It gives up on processes that hold the output but are not in the group, and
+// on those that cannot be killed.
 func (r *runner) awaitGroup(process *os.Process, exited, outputEnded <-chan struct{}, grace time.Duration) {
 	limit := time.NewTimer(grace)
 	defer limit.Stop()
@@ -325,7 +334,9 @@ func openPipes(cmd *exec.Cmd) (*pipes, error) {
 }
 
 // copy writes the input and reads the output. It closes outputEnded when both outputs have ended.
-func (p *pipes) copy(goroutines *sync.WaitGroup, input string, stdout, stderr io.Writer) (outputEnded <-chan struct{}) {
+func (p *pipes) copy(
+	goroutines *sync.WaitGroup, input string, stdout, stderr io.Writer,
+) (outputEnded <-chan struct{}) {
 	goroutines.Go(func() { // the command need not read it
 		io.WriteString(p.stdin, input)
 		p.stdin.Close()
@@ -365,7 +376,8 @@ func (h *head) lastLine() string {
 	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
 }
 
-// setResult makes the text the job's result: as JSON if it is one value, else as a string without the last line end.
+// setResult makes the text the job's result: as JSON if it is one value, else as a string without the last
+// line end.
 func (h *head) setResult(ctx context.Context) error {
 	text := h.text
 	if h.dropped > 0 {
@@ -409,8 +421,8 @@ func (t *tail) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// String returns the last lines that are not empty, as a terminal would show them: of a line that a progress bar has
-// written many times, it is the last state.
+// String returns the last lines that are not empty, as a terminal would show them: of a line that a progress
+// bar has written many times, it is the last state.
 func (t *tail) String() string {
 	text := strings.TrimSpace(strings.ToValidUTF8(string(t.text), "\uFFFD"))
 	if t.dropped {

@@ -32,7 +32,8 @@ func parseProgram(spec string, shell bool) (*program, error) {
 	name, command, ok := strings.Cut(spec, "=")
 	switch {
 	case !ok || name == "" || strings.TrimSpace(command) == "":
-		return nil, usagef("--exec %q must be NAME=COMMAND, as in --exec 'thumb=convert {0} -resize 200 {1}'", spec)
+		return nil, usagef("--exec %q must be NAME=COMMAND, as in --exec 'thumb=convert {0} -resize 200 {1}'",
+			spec)
 	case strings.ContainsAny(name, " \t\n"):
 		return nil, usagef("--exec %q: the NAME contains a blank", name)
 	case strings.Contains(command, "\x00"), !utf8.ValidString(spec):
@@ -71,8 +72,8 @@ func (p *program) parseForShell() error {
 
 var shellFlag = regexp.MustCompile(`^[-+].`)
 
-// checkShellText refuses an argument in the text of sh -c, which could then say anything, also behind env, timeout and
-// the like.
+// checkShellText refuses an argument in the text of sh -c, which could then say anything, also behind env,
+// timeout and the like.
 func (p *program) checkShellText() error {
 	shells := []string{"sh", "bash", "dash", "ash", "ksh", "zsh", "fish"}
 	for i, word := range p.words {
@@ -120,7 +121,8 @@ func newTemplate(text string) (t template) {
 var (
 	blanks = " \t\n"
 	// wordPart matches blanks, a quotation, an escape or plain text at the beginning of a command line.
-	wordPart = regexp.MustCompile(`(?s)^(?:[ \t\n]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$|[^ \t\n'"\\$|&;<>()*` + "`]+)")
+	wordPart = regexp.MustCompile(
+		`(?s)^(?:[ \t\n]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$|[^ \t\n'"\\$|&;<>()*` + "`]+)")
 	// quotedEscape matches what a backslash escapes between double quotes.
 	quotedEscape = regexp.MustCompile("(?s)" + `\\(?:\n|(["\\$` + "`]))")
 	anyEscape    = regexp.MustCompile(`(?s)\\.`)
@@ -164,7 +166,8 @@ func splitWords(line string) (words []string, err error) {
 			word.WriteString(part)
 		}
 		if special != "" {
-			return nil, fmt.Errorf("only a shell understands %s, and there is none; quote it, or add --shell", special)
+			return nil, fmt.Errorf("only a shell understands %s, and there is none; quote it, or add --shell",
+				special)
 		}
 		inWord = !strings.Contains(blanks, part[:1])
 		line = line[len(part):]
@@ -175,9 +178,10 @@ func splitWords(line string) (words []string, err error) {
 	return words, nil
 }
 
-// shellTemplate returns the text for sh -c. A placeholder becomes a reference to a positional parameter, because a
-// shell does not read the value of one again. The quotes around it depend on those that the user wrote. In arithmetic
-// some shells do read the value again, a[$(id)] with its command; inArithmetic reports a placeholder there.
+// shellTemplate returns the text for sh -c. A placeholder becomes a reference to a positional parameter,
+// because a shell does not read the value of one again. The quotes around it depend on those that the user
+// wrote. In arithmetic some shells do read the value again, a[$(id)] with its command; inArithmetic reports a
+// placeholder there.
 func shellTemplate(text string) (t template, inArithmetic bool) {
 	last := ""
 	ends := []byte{0} // what ends each quotation or substitution that has begun; the first is the text itself
@@ -230,8 +234,8 @@ func shellTemplate(text string) (t template, inArithmetic bool) {
 	return append(t, last), inArithmetic
 }
 
-// quotesWithin returns the quotes to write around a parameter so that it stays one word within the quotation that ends
-// with end.
+// quotesWithin returns the quotes to write around a parameter so that it stays one word within the quotation
+// that ends with end.
 func quotesWithin(end byte) (before, after string) {
 	switch end {
 	case '"':
@@ -300,7 +304,8 @@ func findArgument(job *pinion.Job, name string) (any, error) {
 	if name[0] >= '0' && name[0] <= '9' {
 		i, err := strconv.Atoi(name)
 		if err != nil || i >= len(job.Args) {
-			return nil, fmt.Errorf("argument {%s} is missing: the job has %d by position, from {0}", name, len(job.Args))
+			return nil, fmt.Errorf("argument {%s} is missing: the job has %d by position, from {0}",
+				name, len(job.Args))
 		}
 		return job.Args[i], nil
 	}

@@ -28,8 +28,8 @@ mv -- "$part.gz" "$2"
 wc -c <"$2"
 `
 
-// TestRealProgramsEndToEnd has workers convert real files, some of which are not text. Others are fifos that nobody
-// writes into, so their conversion never ends. It kills two of the workers on the way.
+// TestRealProgramsEndToEnd has workers convert real files, some of which are not text. Others are fifos that
+// nobody writes into, so their conversion never ends. It kills two of the workers on the way.
 func TestRealProgramsEndToEnd(t *testing.T) {
 	t.Parallel()
 	const good, broken, endless = 300, 20, 4
@@ -43,8 +43,8 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 	}
 	var jobs []*pinion.Job
 	add := func(queue, file string) {
-		to := fmt.Sprintf("out/%d", len(jobs))
-		jobs = append(jobs, &pinion.Job{Task: "convert", Queue: queue, Args: []any{file}, Kwargs: map[string]any{"to": to}})
+		to := map[string]any{"to": fmt.Sprintf("out/%d", len(jobs))}
+		jobs = append(jobs, &pinion.Job{Task: "convert", Queue: queue, Args: []any{file}, Kwargs: to})
 	}
 	for i := range endless {
 		name := filepath.Join(dir, fmt.Sprintf("a fifo %d", i))
@@ -67,8 +67,9 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 	}
 
 	start := func(flags ...string) (worker *exec.Cmd, output *watched) {
-		worker = process(t, dir, append([]string{"worker", "--exec", "convert=./convert.sh {0} {to}", "--db", "q.db",
-			"--concurrency", "8", "--visibility-timeout", "2", "--max-retries", "20", "--base-delay", "0.01"}, flags...)...)
+		args := []string{"worker", "--exec", "convert=./convert.sh {0} {to}", "--db", "q.db", "--concurrency", "8",
+			"--visibility-timeout", "2", "--max-retries", "20", "--base-delay", "0.01"}
+		worker = process(t, dir, append(args, flags...)...)
 		output = new(watched)
 		worker.Stdout, worker.Stderr = output, output
 		if err := worker.Start(); err != nil {
@@ -91,7 +92,8 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 	for _, share := range []int{3, 2} {
 		worker, output := start()
 		await(t, output, func() bool {
-			return count("default").Success >= good/share && count("endless").Running == endless && len(programsOf(db)) >= endless
+			return count("default").Success >= good/share &&
+				count("endless").Running == endless && len(programsOf(db)) >= endless
 		})
 		if err := worker.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -180,10 +182,13 @@ func imagesBeside(t *testing.T, file string) (files []string) {
 		file = filepath.Dir(file)
 	}
 	err := filepath.WalkDir(filepath.Join(file, "image"), func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && filepath.Ext(name) != ".go" && !utf8.ValidString(read(t, name)) {
+		if err != nil || !d.Type().IsRegular() || filepath.Ext(name) == ".go" {
+			return err
+		}
+		if !utf8.ValidString(read(t, name)) {
 			files = append(files, name)
 		}
-		return err
+		return nil
 	})
 	if err != nil || len(files) == 0 {
 		t.Fatal("no images", err)

@@ -17,7 +17,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// testRunner returns a runner that gives programs as much time as they need. It is closed at the end of the test.
+// testRunner returns a runner that gives programs as much time as they need. It is closed at the end of the
+// test.
 func testRunner(t *testing.T) *runner {
 	t.Helper()
 	r, err := newRunner("q.db", time.Hour, slog.New(slog.DiscardHandler))
@@ -40,7 +41,8 @@ func testProgram(t *testing.T, r *runner, shell bool, command string) *program {
 	return p
 }
 
-// drain has a worker run one job, with one attempt unless w says otherwise, and returns the job as it was left.
+// drain has a worker run one job, with one attempt unless w says otherwise, and returns the job as it was
+// left.
 func drain(t *testing.T, p *program, w *pinion.Worker, job *pinion.Job) *pinion.Job {
 	t.Helper()
 	storage := pinion.NewMemoryStorage()
@@ -76,7 +78,10 @@ func TestAProgramIsToldItsJob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf(`{"args":[1,"<two>"],"kwargs":{"to":"Ada"}}`+"\n%s task 1 mail 75 100\n%s\n%s/q.db", job.ID, pwd, pwd)
+	want := fmt.Sprintf(`{"args":[1,"<two>"],"kwargs":{"to":"Ada"}}
+%s task 1 mail 75 100
+%s
+%s/q.db`, job.ID, pwd, pwd)
 	var text string
 	if err := json.Unmarshal(got.Result, &text); err != nil {
 		t.Fatal(err)
@@ -97,20 +102,24 @@ func TestStandardOutputIsTheResult(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"", ""}, {"\n", ""},
 		{"hello\n", `"hello"`}, {"two\nlines\n\n", `"two\nlines"`}, {" blanks ", `" blanks "`},
-		{"42\n", "42"}, {"007", `"007"`}, {`{"a": [1, 2]}` + "\n", `{"a":[1,2]}`}, {"1\n2\n", `"1\n2"`}, {`"text"`, `"text"`},
+		{"42\n", "42"}, {"007", `"007"`}, {`{"a": [1, 2]}` + "\n", `{"a":[1,2]}`}, {"1\n2\n", `"1\n2"`},
+		{`"text"`, `"text"`},
 		{"18446744073709551617", "18446744073709551617"},
 		{"bad \xff\xfe byte", `"bad ` + "\uFFFD" + ` byte"`}, {`["` + "\xff" + `"]`, `["` + "\uFFFD" + `"]`},
 		{"nul \x00", `"nul \u0000"`},
 		{large, `"` + large + `"`},
-		{"a" + large, `"a` + strings.TrimSuffix(large, "é") + `"`},                         // the limit is in the middle of a character
-		{strings.Repeat("1", resultLimit+1), `"` + strings.Repeat("1", resultLimit) + `"`}, // a number that is cut is another
+		// The limit is in the middle of a character.
+		{"a" + large, `"a` + strings.TrimSuffix(large, "é") + `"`},
+		// A number that is cut off is another number, so it becomes a string.
+		{strings.Repeat("1", resultLimit+1), `"` + strings.Repeat("1", resultLimit) + `"`},
 		{deep, `"` + deep + `"`},
 	} {
 		file := filepath.Join(t.TempDir(), "text")
 		write(t, file, c.text)
 		job := drain(t, p, new(pinion.Worker), pinion.NewJob("", file))
 		if job.Status != pinion.StatusSuccess || string(job.Result) != c.want {
-			t.Errorf("%.40q: %s, %s, result %.60s, want %.60s", c.text, job.Status, job.Error, job.Result, c.want)
+			t.Errorf("%.40q: %s, %s, result %.60s, want %.60s",
+				c.text, job.Status, job.Error, job.Result, c.want)
 		}
 	}
 }
@@ -136,14 +145,18 @@ func TestAnExitStatusDecidesWhatBecomesOfAJob(t *testing.T) {
 		{"a signal", "echo ouch >&2; kill -SEGV $$", "", 2, "killed by signal: segmentation fault: ouch"},
 		{"many lines", `i=0; while [ $i -lt 300 ]; do echo "line $i" >&2; i=$((i+1)); done; exit 1`, "", 2,
 			"exit status 1: " + strings.Join(manyLines, "\n")},
-		{"a long line", `printf '%2000s' | tr ' ' y >&2; exit 1`, "", 2, "exit status 1: " + strings.Repeat("y", tailLimit)},
-		{"a progress bar", `printf 'start\n10%%\r50%%\r90%%\rfailed\r\n' >&2; exit 1`, "", 2, "exit status 1: start\nfailed"},
+		{"a long line", `printf '%2000s' | tr ' ' y >&2; exit 1`, "", 2,
+			"exit status 1: " + strings.Repeat("y", tailLimit)},
+		{"a progress bar", `printf 'start\n10%%\r50%%\r90%%\rfailed\r\n' >&2; exit 1`, "", 2,
+			"exit status 1: start\nfailed"},
 		{"not UTF-8", `printf 'caf\351' >&2; exit 1`, "", 2, "exit status 1: caf\uFFFD"},
-		{"an argument is missing", "echo {1}", "", 1, "argument {1} is missing: the job has 1 by position, from {0}"},
+		{"an argument is missing", "echo {1}", "", 1,
+			"argument {1} is missing: the job has 1 by position, from {0}"},
 		{"a NUL", "echo {0}", "a\x00b", 1, "argument {0} contains a NUL, which no command line can hold"},
 		{"much on standard input, unread", "exec <&-; sleep 0.05", large, 1, ""},
 		{"much on the command line", "echo {0}", large, 1,
-			"fork/exec /bin/sh: argument list too long; it can read its arguments from standard input instead, as JSON"},
+			"fork/exec /bin/sh: argument list too long; " +
+				"it can read its arguments from standard input instead, as JSON"},
 		{"much on standard output", "head -c 10000000 /dev/zero", "", 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -166,15 +179,16 @@ func TestAnExitStatusDecidesWhatBecomesOfAJob(t *testing.T) {
 func TestAProgramSaysWhenItIsToBeRetried(t *testing.T) {
 	// The policy would retry it in an hour.
 	w := &pinion.Worker{Retry: &pinion.RetryPolicy{MaxRetries: 1, BaseDelay: time.Hour, Cap: time.Hour}}
-	p := testProgram(t, testRunner(t), true, `[ $PINION_ATTEMPT = 2 ] || { echo come back; echo 0.01; exit $PINION_RETRY; }`)
+	p := testProgram(t, testRunner(t), true,
+		`[ $PINION_ATTEMPT = 2 ] || { echo come back; echo 0.01; exit $PINION_RETRY; }`)
 	job := drain(t, p, w, new(pinion.Job))
 	if job.Status != pinion.StatusSuccess || job.Attempts != 2 {
 		t.Errorf("%s after %d attempts: %s", job.Status, job.Attempts, job.Error)
 	}
 }
 
-// stopWhenReady runs a program that makes the file ready, and ends its context with cause when it has. It returns the
-// error of the task.
+// stopWhenReady runs a program that makes the file ready, and ends its context with cause when it has. It
+// returns the error of the task.
 func stopWhenReady(t *testing.T, p *program, cause error) error {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -152,7 +152,9 @@ func (c *call) listFlag(values *[]string, name, usage string) {
 
 // parseTime reads RFC 3339, a local date and time, or a time of day, which is the next such after now.
 func parseTime(s string, now time.Time) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05"} {
+	for _, layout := range []string{
+		time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05",
+	} {
 		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
 			return t, nil
 		}
@@ -163,19 +165,22 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 			continue
 		}
 		for day := now.Day(); ; day++ {
-			t := time.Date(now.Year(), now.Month(), day, clock.Hour(), clock.Minute(), clock.Second(), 0, now.Location())
+			t := time.Date(now.Year(), now.Month(), day,
+				clock.Hour(), clock.Minute(), clock.Second(), 0, now.Location())
 			if t.After(now) {
 				return t, nil
 			}
 		}
 	}
-	return time.Time{}, fmt.Errorf(`%q is not a time; write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
+	return time.Time{}, fmt.Errorf(`%q is not a time; `+
+		`write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
 }
 
 // daysPattern matches days at the beginning of a duration, a unit that time.ParseDuration lacks.
 var daysPattern = regexp.MustCompile(`^([0-9]+)d`)
 
-// parseDuration reads "1m30s" as time.ParseDuration does, "7d" or "1d12h" in days of 24 hours, and plain seconds.
+// parseDuration reads "1m30s" as time.ParseDuration does, "7d" or "1d12h" in days of 24 hours, and plain
+// seconds.
 func parseDuration(s string) (time.Duration, error) {
 	d, err := parseSeconds(s)
 	if errors.Is(err, strconv.ErrSyntax) {

@@ -38,8 +38,8 @@ func TestATimeOfDayIsTheNextSuch(t *testing.T) {
 
 func TestADurationHasUnitsOrIsInSeconds(t *testing.T) {
 	for s, want := range map[string]time.Duration{
-		"90": 90 * time.Second, "0.5": time.Second / 2, "0": 0, "1e2": 100 * time.Second, "1m30s": 90 * time.Second,
-		"7d": 7 * 24 * time.Hour, "1d12h": 36 * time.Hour, "0d": 0,
+		"90": 90 * time.Second, "0.5": time.Second / 2, "0": 0, "1e2": 100 * time.Second,
+		"1m30s": 90 * time.Second, "7d": 7 * 24 * time.Hour, "1d12h": 36 * time.Hour, "0d": 0,
 	} {
 		if got, err := parseDuration(s); err != nil || got != want {
 			t.Errorf("parseDuration(%q) = %v, %v; want %v", s, got, err, want)
@@ -51,7 +51,8 @@ func TestADurationHasUnitsOrIsInSeconds(t *testing.T) {
 		"1d1x": `"1d1x" is not a duration; write "90s", "1h30m", "7d" or plain seconds`,
 		"-5s":  "-5s is negative", "-1": "-1 is negative",
 		"NaN": `"NaN" is out of range`, "1e99": `"1e99" is out of range`, "1e999": `"1e999" is out of range`,
-		"99999999d": `"99999999d" is out of range`, "99999999999999999999d": `"99999999999999999999d" is out of range`,
+		"99999999d":             `"99999999d" is out of range`,
+		"99999999999999999999d": `"99999999999999999999d" is out of range`,
 	} {
 		if got, err := parseDuration(s); err == nil || err.Error() != want {
 			t.Errorf("parseDuration(%q) = %v, %v; want the error %q", s, got, err, want)

@@ -19,16 +19,17 @@ import (
 	"time"
 )
 
-// The guard makes sure that no process which a program of --exec has started outlives the worker, however the worker
-// ends. PR_SET_PDEATHSIG does that for the program itself, but not for what it starts. So a worker with programs has
-// one more process, its guard: this program again. It waits for the end of a pipe that only the worker can write to,
-// and then kills
+// The guard makes sure that no process which a program of --exec has started outlives the worker, however the
+// worker ends. PR_SET_PDEATHSIG does that for the program itself, but not for what it starts. So a worker
+// with programs has one more process, its guard: this program again. It waits for the end of a pipe that only
+// the worker can write to, and then kills
 //   - the process groups that the worker has reported as started and not as ended, and
-//   - all processes that have the worker's mark in their environment. These are the ones that left their group, and
-//     those of a program that the worker had started and not yet reported.
+//   - all processes that have the worker's mark in their environment. These are the ones that left their
+//     group, and those of a program that the worker had started and not yet reported.
 //
-// One guard for each program would cost each the start of a Go program. A guard that is the parent of all programs
-// could find their descendants without a mark, but would have to start and wait for them on behalf of the worker.
+// One guard for each program would cost each the start of a Go program. A guard that is the parent of all
+// programs could find their descendants without a mark, but would have to start and wait for them on behalf
+// of the worker.
 
 const (
 	guardName = "pinion exec-guard"
@@ -72,9 +73,10 @@ func (g *guard) launch() error {
 	defer ready.Close()
 	cmd := exec.Command("/proc/self/exe", g.mark)
 	cmd.Args[0] = guardName
-	// If this worker is itself a program of another worker, it has that worker's mark. Its guard must not have it, or
-	// the other guard would kill this one before its work is done.
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, guardMark+"=") })
+	// If this worker is itself a program of another worker, it has that worker's mark. Its guard must not
+	// have it, or the other guard would kill this one before its work is done.
+	isMark := func(variable string) bool { return strings.HasPrefix(variable, guardMark+"=") }
+	cmd.Env = slices.DeleteFunc(os.Environ(), isMark)
 	cmd.ExtraFiles = []*os.File{pidsRead, readyWrite}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // so that killing the worker's process group spares it
 	err = cmd.Start()
@@ -128,8 +130,8 @@ func (g *guard) close() {
 	}
 }
 
-// The guard is this program again, whatever program that is: pinion, one that calls Main or Run, or a test. Only an
-// init function turns all of them into the guard before they do anything of their own.
+// The guard is this program again, whatever program that is: pinion, one that calls Main or Run, or a test.
+// Only an init function turns all of them into the guard before they do anything of their own.
 func init() {
 	if len(os.Args) == 2 && os.Args[0] == guardName {
 		guardMain(os.Args[1])
@@ -139,8 +141,9 @@ func init() {
 
 // guardMain is what the guard's process runs.
 func guardMain(mark string) {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE) // it ends when the worker has ended
-	os.WriteFile("/proc/self/comm", []byte("exec-guard"), 0)                        // so that killall pinion spares it
+	// It ends when the worker has ended, and not before.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	os.WriteFile("/proc/self/comm", []byte("exec-guard"), 0) // so that killall pinion spares it
 	os.Chdir("/")
 	pids, ready := os.NewFile(3, "pids"), os.NewFile(4, "ready")
 	ready.Write([]byte{1})
@@ -157,7 +160,8 @@ func guardMain(mark string) {
 	}
 }
 
-// readGroups reads numbers until the worker ends, and returns the process groups that were started and have not ended.
+// readGroups reads numbers until the worker ends, and returns the process groups that were started and have
+// not ended.
 func readGroups(pids io.Reader) map[int]bool {
 	groups := make(map[int]bool)
 	number := make([]byte, 4)
@@ -194,8 +198,8 @@ func killMarked(mark []byte) (found bool) {
 	return found
 }
 
-// onlyZombies reports whether all processes of a group have ended and only wait for process 1 to collect them. In a
-// container process 1 may never do that.
+// onlyZombies reports whether all processes of a group have ended and only wait for process 1 to collect
+// them. In a container process 1 may never do that.
 func onlyZombies(group int) bool {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	for _, name := range stats {

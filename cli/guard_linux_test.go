@@ -19,9 +19,10 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// family is a shell program that starts others, writes their numbers into files of the current directory, makes the
-// file ready and then waits for ever. It starts a child, one that ignores SIGTERM, one with nothing in its environment,
-// one in a session of its own, and one whose parent is gone. Only the child holds a pipe of the worker.
+// family is a shell program that starts others, writes their numbers into files of the current directory,
+// makes the file ready and then waits for ever. It starts a child, one that ignores SIGTERM, one with nothing
+// in its environment, one in a session of its own, and one whose parent is gone. Only the child holds a pipe
+// of the worker.
 const family = `
 trap 'exit 0' TERM
 sleep 600 & echo $! >child
@@ -72,7 +73,8 @@ func startFamily(t *testing.T) (dir string, worker *exec.Cmd, output *watched) {
 	dir = t.TempDir()
 	write(t, filepath.Join(dir, "family.sh"), family)
 	finish(t, process(t, dir, "enqueue", "family", "--db", "q.db"), 0)
-	worker = process(t, dir, "worker", "--exec", "family=sh family.sh", "--db", "q.db", "--shutdown-timeout", "0.1")
+	worker = process(t, dir, "worker", "--exec", "family=sh family.sh", "--db", "q.db",
+		"--shutdown-timeout", "0.1", "--kill-after", "0.1")
 	output = new(watched)
 	worker.Stdout, worker.Stderr = output, output
 	worker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -114,7 +116,9 @@ func TestNothingThatAProgramStartsOutlivesAKilledWorker(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 		}},
-		{"kill -9 of its process group", func(worker *os.Process) { syscall.Kill(-worker.Pid, syscall.SIGKILL) }},
+		{"kill -9 of its process group", func(worker *os.Process) {
+			syscall.Kill(-worker.Pid, syscall.SIGKILL)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -174,24 +178,34 @@ func TestAProgramDiesWithItsWorkerEvenUnguarded(t *testing.T) {
 	await(t, output, func() bool { return !isAlive(pids["ready"]) })
 }
 
-// A shutdown gives the job back, with its attempt, once its processes are gone.
+// A shutdown gives the job back, with its attempt, once its processes are gone. On a machine that is so busy
+// that this takes the worker more than the second it has, the worker fails, and the test tries again.
 func TestAShutdownEndsProgramsAndGivesTheirJobsBack(t *testing.T) {
 	t.Parallel()
-	dir, worker, output := startFamily(t)
-	pids := pidsIn(t, dir, familyMembers...)
-	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := worker.Wait(); err != nil {
-		t.Errorf("the worker: %v\n%s", err, output)
-	}
-	if names := living(pids); len(names) > 0 {
-		t.Errorf("after the worker's end there are still %v", names)
-	}
-	for job, err := range openStorage(t, filepath.Join(dir, "q.db")).Jobs(t.Context(), pinion.Filter{}) {
-		if err != nil || job.Status != pinion.StatusPending || job.Attempts != 0 {
-			t.Errorf("%+v, %v\n%s", job, err, output)
+	ctx := patience(t)
+	for {
+		dir, worker, output := startFamily(t)
+		pids := pidsIn(t, dir, familyMembers...)
+		if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
 		}
+		err := worker.Wait()
+		if names := living(pids); len(names) > 0 {
+			t.Errorf("after the worker's end there are still %v", names)
+		}
+		if err != nil && ctx.Err() == nil {
+			t.Logf("the worker: %v\n%s", err, output)
+			continue
+		}
+		if err != nil {
+			t.Errorf("the worker: %v\n%s", err, output)
+		}
+		for job, err := range openStorage(t, filepath.Join(dir, "q.db")).Jobs(t.Context(), pinion.Filter{}) {
+			if err != nil || job.Status != pinion.StatusPending || job.Attempts != 0 {
+				t.Errorf("%+v, %v\n%s", job, err, output)
+			}
+		}
+		return
 	}
 }
 
@@ -236,7 +250,10 @@ func TestStoppingAProgramEndsAllItsProcesses(t *testing.T) {
 func TestAProgramThatIsStoppedHasFailedWhateverItsExitStatus(t *testing.T) {
 	r := guardedRunner(t, time.Hour, time.Hour)
 	defer r.close()
-	err := stopWhenReady(t, scriptProgram(t, r, "trap 'exit 0' TERM; : >ready; while :; do sleep 0.01; done 2>/dev/null"), errTest)
+	err := stopWhenReady(t, scriptProgram(t, r, `
+		trap 'exit 0' TERM
+		: >ready
+		while :; do sleep 0.01; done 2>/dev/null`), errTest)
 	if want := errTest.Error() + ": exit status 0"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -245,8 +262,13 @@ func TestAProgramThatIsStoppedHasFailedWhateverItsExitStatus(t *testing.T) {
 func TestAProgramThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	r := guardedRunner(t, 100*time.Millisecond, time.Hour)
 	defer r.close()
-	err := stopWhenReady(t, scriptProgram(t, r, "trap '' TERM; echo hearing nothing >&2; : >ready; sleep 600"), errTest)
-	if want := errTest.Error() + ": killed by signal: killed: hearing nothing"; err == nil || err.Error() != want {
+	err := stopWhenReady(t, scriptProgram(t, r, `
+		trap '' TERM
+		echo hearing nothing >&2
+		: >ready
+		sleep 600`), errTest)
+	want := errTest.Error() + ": killed by signal: killed: hearing nothing"
+	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
@@ -256,7 +278,11 @@ func TestSIGTERMLeavesTimeToTidyUp(t *testing.T) {
 	r := guardedRunner(t, time.Hour, time.Hour)
 	defer r.close()
 	err := stopWhenReady(t, scriptProgram(t, r, `
-		(trap 'sleep 0.05; echo tidy >tidy; exit' TERM; : >ready; while :; do sleep 0.01; done) >/dev/null 2>&1 &
+		(
+			trap 'sleep 0.05; echo tidy >tidy; exit' TERM
+			: >ready
+			while :; do sleep 0.01; done
+		) >/dev/null 2>&1 &
 		wait`), errTest)
 	if want := errTest.Error() + ": killed by signal: terminated"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -287,8 +313,10 @@ func TestBackgroundProcessesDoNotHoldTheSlot(t *testing.T) {
 		{"in the group", "sleep 600 & echo $! >pid; echo done", false},
 		{"in the group, silent", "sleep 600 >/dev/null 2>&1 & echo $! >pid; echo done", false},
 		{"with all pipes", "exec 3<&0; sleep 600 <&3 & echo $! >pid; echo done", false},
-		{"in a session of its own",
-			"setsid sh -c 'echo $$ >pid; exec sleep 600' & until [ -s pid ]; do sleep 0.01; done; echo done", true},
+		{"in a session of its own", `
+			setsid sh -c 'echo $$ >pid; exec sleep 600' &
+			until [ -s pid ]; do sleep 0.01; done
+			echo done`, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := guardedRunner(t, time.Hour, 100*time.Millisecond)

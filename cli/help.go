@@ -7,41 +7,49 @@ import (
 	"strings"
 )
 
-// command is one command of the command line. Its entry in commands is all that it takes to add one: the guide, its
-// help, completion and the errors about misspelt words follow from it.
+// command is one command of the command line. Its entry in commands is all that it takes to add one: the
+// guide, its help, completion and the errors about misspelt words follow from it.
 //
-// Operands are words as in "TASK [-]": X is required, [X] may be missing, X... is one or more and [X...] any number;
-// the last two come at the end. FILE, PACKAGE, TASK, ID, COMMAND and SHELL, as an operand or as the name of a flag's
-// value, are completed accordingly, and so are the values of --task and --queue. Tests run every line of the examples
-// in a shell.
+// Operands are words as in "TASK [-]": X is required, [X] may be missing, X... is one or more and [X...] any
+// number; the last two come at the end. FILE, PACKAGE, TASK, ID, COMMAND and SHELL, as an operand or as the
+// name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
+// every line of the examples in a shell.
 type command struct {
 	name     string
 	operands string
 	summary  string // one line
 	detail   string
 	examples string
-	prepare  func(c *call) func(ctx context.Context) error // declares flags; returns what to run once they are parsed
+	prepare  prepareFunc
 }
+
+// prepareFunc declares the flags of a command. It returns what to run once they are parsed.
+type prepareFunc func(c *call) func(ctx context.Context) error
 
 func commands() []command {
 	return []command{
-		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input", enqueueDetail, enqueueExamples, enqueue},
-		{"worker", "", "run jobs with the tasks of Go packages, or with programs", workerDetail, workerExamples, worker},
+		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input",
+			enqueueDetail, enqueueExamples, enqueue},
+		{"worker", "", "run jobs with the tasks of Go packages, or with programs",
+			workerDetail, workerExamples, worker},
 		{"tasks", "", "list the tasks that a worker would know", tasksDetail, tasksExamples, tasks},
 		{"status", "", "count the jobs by queue, task and status", statusDetail, statusExamples, status},
 		{"running", "", "list the jobs that workers are running", runningDetail, runningExamples, running},
 		{"pending", "", "list the jobs that wait, oldest first", "", pendingExamples, pending},
 		{"show", "ID", "show everything about one job", "", showExamples, show},
-		{"wait", "ID...", "wait until jobs have ended, and print their results", waitDetail, waitExamples, wait},
+		{"wait", "ID...", "wait until jobs have ended, and print their results",
+			waitDetail, waitExamples, wait},
 		{"cancel", "ID...", "cancel jobs that wait or run", cancelDetail, cancelExamples, cancel},
 		{"dlq-list", "", "list the dead letters: jobs that failed for good", "", dlqListExamples, dlqList},
-		{"dlq-replay", "[ID...]", "make dead letters pending again", dlqReplayDetail, dlqReplayExamples, dlqReplay},
+		{"dlq-replay", "[ID...]", "make dead letters pending again",
+			dlqReplayDetail, dlqReplayExamples, dlqReplay},
 		{"dlq-purge", "[ID...]", "delete dead letters", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},
 		{"prune", "", "delete finished jobs", pruneDetail, pruneExamples, prune},
 		{"doctor", "", "check a queue for problems", doctorDetail, doctorExamples, doctor},
 		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
 		{"version", "", "print the version", "", "pinion --version", version},
-		{"completion", "SHELL", "print the script that makes a shell complete commands", completionDetail, completionExamples, completion},
+		{"completion", "SHELL", "print the script that makes a shell complete commands",
+			completionDetail, completionExamples, completion},
 		{"help", "[COMMAND]", "explain a command", "", "pinion help enqueue", help},
 	}
 }
@@ -86,7 +94,7 @@ func help(c *call) func(context.Context) error {
 			return c.guide()
 		}
 		if _, err := c.prepare(strings.Join(c.operands, " ")); err != nil {
-			c.command = command{} // the error is followed by a hint at the list of commands, not by the usage of help
+			c.command = command{} // so that the error mentions the list of commands, not the usage of help
 			return err
 		}
 		return c.describe()

@@ -14,8 +14,8 @@ import (
 // endless matches examples that run until they are stopped.
 var endless = regexp.MustCompile(`^pinion (worker\b.*|.*--watch\b.*)`)
 
-// TestEveryExampleOfTheHelpWorks runs each line in a folder that has what the line names, in a shell that finds this
-// command as pinion.
+// TestEveryExampleOfTheHelpWorks runs each line in a folder that has what the line names, in a shell that
+// finds this command as pinion.
 func TestEveryExampleOfTheHelpWorks(t *testing.T) {
 	t.Parallel()
 	for _, cmd := range commands() {
@@ -35,7 +35,8 @@ func TestEveryExampleOfTheHelpWorks(t *testing.T) {
 func runExample(t *testing.T, line string) {
 	dir := exampleFolder(t)
 	cmd := process(t, dir, "")
-	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", "trap : INT\n" + line} // or the signal would end the shell too
+	// Without the trap the signal would end the shell too.
+	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", "trap : INT\n" + line}
 	cmd.Env = append(cmd.Env, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to interrupt it as a terminal does
 	output := &watched{first: regexp.MustCompile(`worker starts|pending`)}

@@ -90,8 +90,8 @@ func (term *terminal) open() *os.File {
 	return slave
 }
 
-// start starts a command on the terminal, as its controlling terminal: a typed \x03 interrupts it. It leaves streams
-// that are already set.
+// start starts a command on the terminal, as its controlling terminal: a typed \x03 interrupts it. It leaves
+// streams that are already set.
 func (term *terminal) start(cmd *exec.Cmd) {
 	term.t.Helper()
 	slave := term.open()
@@ -149,7 +149,8 @@ func (term *terminal) session(cmd *exec.Cmd, status int) string {
 	return term.ended(cmd, from, status)
 }
 
-// ended waits for the end of a command that was started on the terminal, and returns what was printed since from.
+// ended waits for the end of a command that was started on the terminal, and returns what was printed since
+// from.
 func (term *terminal) ended(cmd *exec.Cmd, from, status int) string {
 	term.t.Helper()
 	cmd.Wait()

@@ -50,9 +50,10 @@ const (
 
 func TestMain(m *testing.M) {
 	os.Unsetenv("PINION_DB")
-	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // or each process here would take a second to exit
-	noticeAfter = time.Hour                                       // on a busy machine anything may take long
-	updateTimeout = time.Hour
+	// With the race detector each process here would take a second to exit.
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+	// On a busy machine anything may take long.
+	noticeAfter, updateTimeout = time.Hour, time.Hour
 	if os.Getenv(asCommand) != "" {
 		packaged = os.Getenv(asVersion)
 		if timeout, err := time.ParseDuration(os.Getenv(asUpdateTimeout)); err == nil {
@@ -60,8 +61,9 @@ func TestMain(m *testing.M) {
 		}
 		Main()
 	}
-	// The program that started the tests may ignore signals (nohup does, and a shell for its background), and programs
-	// inherit that. Programs do not inherit a handler: those that these tests start get the default again.
+	// The program that started the tests may ignore signals (nohup does, and a shell for its background), and
+	// programs inherit that. Programs do not inherit a handler: those that these tests start get the default
+	// again.
 	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
 		if signal.Ignored(s) {
 			signal.Notify(make(chan os.Signal, 1), s)
@@ -74,7 +76,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	flag.Set("test.parallel", "8") // most tests wait for other programs; -parallel still overrides it
+	// Most parallel tests wait for other programs. -parallel overrides this, and fuzzing has its own use for
+	// the flag.
+	flag.Parse()
+	given := make(map[string]bool)
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["test.parallel"] && !given["test.fuzz"] {
+		flag.Set("test.parallel", "8")
+	}
 	status := m.Run()
 	os.RemoveAll(sharedDir)
 	os.Exit(status)
@@ -106,8 +115,9 @@ func process(t *testing.T, dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// goEnv returns the environment of programs that run the go command. With -trimpath a build does not depend on where
-// its sources are, so that the cache serves vendored ones too; -w leaves out what debuggers need, to link faster.
+// goEnv returns the environment of programs that run the go command. With -trimpath a build does not depend
+// on where its sources are, so that the cache serves vendored ones too; -w leaves out what debuggers need, to
+// link faster.
 func goEnv(t *testing.T) []string {
 	return append(os.Environ(), "GOFLAGS=-trimpath -ldflags=-w", "GOWORK=", "TMPDIR="+t.TempDir())
 }
@@ -146,8 +156,8 @@ func wantText(t *testing.T, got, pattern string) {
 	}
 }
 
-// patience returns a context that ends shortly before the test binary would be killed, so that a test which waits in
-// vain can report what it has seen. Nothing depends on how fast the machine is.
+// patience returns a context that ends shortly before the test binary would be killed, so that a test which
+// waits in vain can report what it has seen. Nothing depends on how fast the machine is.
 func patience(t *testing.T) context.Context {
 	deadline, ok := t.Deadline()
 	if !ok {
@@ -301,8 +311,8 @@ func claim(t *testing.T, storage pinion.Storage, n int) (jobs []*pinion.Job) {
 	return jobs
 }
 
-// userModule makes a module as a user of Pinion has it, with packages of tasks in various places, and returns its
-// directory.
+// userModule makes a module as a user of Pinion has it, with packages of tasks in various places, and returns
+// its directory.
 func userModule(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -310,11 +320,14 @@ func userModule(t *testing.T) string {
 	return dir
 }
 
-// writeUserModule writes the module into dir. It requires what this module requires, so that its go.sum is complete.
+// writeUserModule writes the module into dir. It requires what this module requires, so that its go.sum is
+// complete.
 func writeUserModule(t *testing.T, dir string) {
 	t.Helper()
-	requires := strings.Replace(read(t, filepath.Join(moduleRoot, "go.mod")), "module "+modulePath, "module example.com/user", 1)
-	write(t, filepath.Join(dir, "go.mod"), requires+"\nrequire "+modulePath+" v0.0.0\n\nreplace "+modulePath+" => "+moduleRoot+"\n")
+	gomod := read(t, filepath.Join(moduleRoot, "go.mod"))
+	gomod = strings.Replace(gomod, "module "+modulePath, "module example.com/user", 1)
+	gomod += "\nrequire " + modulePath + " v0.0.0\n\nreplace " + modulePath + " => " + moduleRoot + "\n"
+	write(t, filepath.Join(dir, "go.mod"), gomod)
 	write(t, filepath.Join(dir, "go.sum"), read(t, filepath.Join(moduleRoot, "go.sum")))
 	for place, task := range map[string]string{
 		"tasks":                             "public",
@@ -329,7 +342,8 @@ func writeUserModule(t *testing.T, dir string) {
 	write(t, filepath.Join(dir, "program/main.go"), "package main\n\nfunc main() {}\n")
 }
 
-// taskSource returns a package with a task that prints that it runs and then waits for the end of standard input.
+// taskSource returns a package with a task that prints that it runs and then waits for the end of standard
+// input.
 func taskSource(task string) string {
 	return strings.ReplaceAll(`package tasks
 
@@ -342,11 +356,13 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-var _ = pinion.Register(pinion.Task[struct{}]{Name: "NAME", Queue: "for NAME", Run: func(context.Context, struct{}) error {
+var _ = pinion.Register(pinion.Task[struct{}]{Name: "NAME", Queue: "for NAME", Run: run})
+
+func run(context.Context, struct{}) error {
 	fmt.Println("NAME runs")
 	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
-}})
+}
 `, "NAME", task)
 }
 
@@ -370,8 +386,8 @@ const (
 	exampleWaits = "0199c2b4a1f07000b3c1d2e3f4a5b6c9"
 )
 
-// exampleFolder returns a folder in which the examples of the help work: a Go module with packages of tasks, a queue
-// in q.db, files to read, and bin/pinion.
+// exampleFolder returns a folder in which the examples of the help work: a Go module with packages of tasks,
+// a queue in q.db, files to read, and bin/pinion.
 func exampleFolder(t *testing.T) string {
 	dir := userModule(t)
 	self, err := os.Executable()

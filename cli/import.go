@@ -20,10 +20,11 @@ import (
 	"time"
 )
 
-// Go links no code at run time. So --import builds a program that has the packages, and runs it with the rest of the
-// arguments. Its main package imports them and calls Main, as a user's own would. It exists only in an overlay of
-// `go build`, inside the user's module: there it gets the versions that go.mod, go.work or vendor select, Pinion's
-// included, and may import the module's internal packages. Nothing is written into the module.
+// Go links no code at run time. So --import builds a program that has the packages, and runs it with the rest
+// of the arguments. Its main package imports them and calls Main, as a user's own would. It exists only in an
+// overlay of `go build`, inside the user's module: there it gets the versions that go.mod, go.work or vendor
+// select, Pinion's included, and may import the module's internal packages. Nothing is written into the
+// module.
 
 // overlayDir is the directory of the main package in the overlay. The names of bridges begin with it too.
 const overlayDir = "pinion-import"
@@ -45,8 +46,8 @@ type goModule struct {
 	Main               bool
 }
 
-// rebuild builds this command with the packages of --import. Then it runs the program with the remaining arguments or,
-// with --build, leaves it where the flag says.
+// rebuild builds this command with the packages of --import. Then it runs the program with the remaining
+// arguments or, with --build, leaves it where the flag says.
 func (c *call) rebuild(ctx context.Context) error {
 	if len(c.imports) == 0 {
 		return usagef("--build needs --import, the packages to build in")
@@ -60,7 +61,7 @@ func (c *call) rebuild(ctx context.Context) error {
 	}
 	if _, err := exec.LookPath("go"); err != nil {
 		return errors.New("--import compiles Go packages, but there is no go command on PATH; " +
-			"`pinion worker --import PACKAGE --build FILE`, where there is one, makes a program that needs none")
+			"where there is one, `pinion worker --import PACKAGE --build FILE` makes a program that needs none")
 	}
 	if c.build != "" {
 		return c.buildTo(ctx, c.build)
@@ -92,8 +93,8 @@ func (c *call) buildTo(ctx context.Context, program string) error {
 	return nil
 }
 
-// tryOut starts the program of --build, to see whether a task of --exec has the name of one that a package registers.
-// It ignores a program that does not start at all, which may be for another machine.
+// tryOut starts the program of --build, to see whether a task of --exec has the name of one that a package
+// registers. It ignores a program that does not start at all, which may be for another machine.
 func (c *call) tryOut(ctx context.Context, program string) error {
 	if len(c.execs) == 0 {
 		return nil
@@ -140,7 +141,8 @@ func (c *call) buildAndRun(ctx context.Context) error {
 	if _, exited := errors.AsType[exitStatus](err); err == nil || exited {
 		return err
 	}
-	return fmt.Errorf("run the program that was built: %w; if its folder does not allow programs, set TMPDIR to one that does", err)
+	return fmt.Errorf("run the program that was built: %w; "+
+		"if its folder does not allow programs, set TMPDIR to one that does", err)
 }
 
 // runChild runs the program with the streams of this call and returns its exit status.
@@ -161,7 +163,8 @@ func (c *call) runChild(ctx context.Context, program string) error {
 }
 
 const (
-	// temporaryEnv holds the path of a program that is to remove its own file, because nobody else is left to do so.
+	// temporaryEnv holds the path of a program that is to remove its own file, because nobody else is left to
+	// do so.
 	temporaryEnv    = "PINION_TEMPORARY_BINARY"
 	temporaryPrefix = "pinion-import-"
 )
@@ -180,7 +183,8 @@ func removeTemporary() {
 
 // compile builds the program. Its sources go into the directory source.
 func (c *call) compile(ctx context.Context, source, program string) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM) // so that the caller removes its directory
+	// A signal must not keep the caller from removing its directory.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b, err := c.findPackages(ctx)
 	if err != nil {
@@ -248,9 +252,9 @@ func localHint(importPath string) string {
 	return "; did you mean ./" + importPath + "?"
 }
 
-// list finds the packages to import, and checks that the module requires a Pinion that has this package. A vendor
-// folder holds only what the module imports, which seldom includes this package. All packages then come from the
-// module cache, as they do without a vendor folder.
+// list finds the packages to import, and checks that the module requires a Pinion that has this package. A
+// vendor folder holds only what the module imports, which seldom includes this package. All packages then
+// come from the module cache, as they do without a vendor folder.
 func (b *build) list(ctx context.Context, imports []string) error {
 	library, cli, err := b.listOnce(ctx, imports)
 	if err != nil {
@@ -263,8 +267,10 @@ func (b *build) list(ctx context.Context, imports []string) error {
 			err = errors.New(library.Error.Err)
 		}
 		if err != nil {
-			return fmt.Errorf("--import: the vendor folder does not have the package %s/cli, and the go command cannot get it: %w\n"+
-				"To have it there, import it in a main package of your module and run:\n\tgo mod vendor", modulePath, err)
+			return fmt.Errorf("--import: the vendor folder does not have the package %s/cli, "+
+				"and the go command cannot get it: %w\n"+
+				"To have it there, import it in a main package of your module and run:\n\tgo mod vendor",
+				modulePath, err)
 		}
 	}
 	get := fmt.Sprintf("go get %s@%s", modulePath, versionToGet(ownVersion()))
@@ -277,8 +283,8 @@ func (b *build) list(ctx context.Context, imports []string) error {
 			problem, b.home.Path, get)
 	}
 	if cli.Error != nil {
-		return fmt.Errorf("--import: the module %s requires %s %s, which does not have the package cli; to get a version that has it:\n\t%s",
-			b.home.Path, modulePath, library.Module.Version, get)
+		return fmt.Errorf("--import: the module %s requires %s %s, which does not have the package cli; "+
+			"to get a version that has it:\n\t%s", b.home.Path, modulePath, library.Module.Version, get)
 	}
 	return nil
 }
@@ -303,12 +309,12 @@ func versionToGet(own string) string {
 	return own
 }
 
-// builtInWord comes before the arguments of a program of --build that has tasks of --exec. Behind it are the flags
-// that define them, "--", and what the user has typed.
+// builtInWord comes before the arguments of a program of --build that has tasks of --exec. Behind it are the
+// flags that define them, "--", and what the user has typed.
 const builtInWord = "__built-in"
 
-// mainArgs returns what the main package inserts before the arguments: the tasks of --exec, if the program is to keep
-// them. A program that is built for one run is given its flags again.
+// mainArgs returns what the main package inserts before the arguments: the tasks of --exec, if the program is
+// to keep them. A program that is built for one run is given its flags again.
 func (c *call) mainArgs() []string {
 	if c.build == "" || len(c.execs) == 0 {
 		return nil
@@ -335,8 +341,8 @@ func addBuiltIn(args []string) (rest []string, err error) {
 	return c.flags.Args(), addPrograms(c.shell, c.execs)
 }
 
-// writeOverlay writes the sources into the directory source, and there the file for `go build -overlay` that makes
-// them appear in the module. It returns that file's name.
+// writeOverlay writes the sources into the directory source, and there the file for `go build -overlay` that
+// makes them appear in the module. It returns that file's name.
 func (b *build) writeOverlay(source string, mainArgs []string) (string, error) {
 	files := make(map[string]string) // where a file appears, and where it is
 	add := func(place, text string) error {
@@ -363,10 +369,12 @@ func (b *build) writeOverlay(source string, mainArgs []string) (string, error) {
 	return overlay, os.WriteFile(overlay, text, 0o600)
 }
 
-// addBridges makes a package importable for the main package and returns the path to import. A package below an
-// internal directory may be imported only from beside that directory. If main is not there, a bridge is: a package
-// that imports it. A bridge may be below an internal directory again.
-func (b *build) addBridges(add func(place, text string) error, p goPackage, name string) (visible string, err error) {
+// addBridges makes a package importable for the main package and returns the path to import. A package below
+// an internal directory may be imported only from beside that directory. If main is not there, a bridge is: a
+// package that imports it. A bridge may be below an internal directory again.
+func (b *build) addBridges(
+	add func(place, text string) error, p goPackage, name string,
+) (visible string, err error) {
 	visible = p.ImportPath
 	for {
 		parent, internal := internalTo(visible)
@@ -399,8 +407,8 @@ func internalTo(pkg string) (parent string, internal bool) {
 	return "", false
 }
 
-// mainSource returns the source of a main package that imports packages and calls Main. It inserts args before the
-// arguments of the program.
+// mainSource returns the source of a main package that imports packages and calls Main. It inserts args
+// before the arguments of the program.
 func mainSource(packages, args []string) string {
 	var imports strings.Builder
 	for _, p := range packages {
@@ -447,7 +455,8 @@ func goList[T any](ctx context.Context, args ...string) (items []T, err error) {
 	}
 }
 
-// goCommand returns a run of the go command. When ctx ends, it is interrupted rather than killed, so that it cleans up.
+// goCommand returns a run of the go command. When ctx ends, it is interrupted rather than killed, so that it
+// cleans up.
 func goCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Cancel = func() error { return interrupt(cmd.Process) }

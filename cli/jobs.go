@@ -29,8 +29,10 @@ const (
 func running(c *call) func(context.Context) error {
 	columns := []string{"ID", "TASK", "QUEUE", "WORKER", "FOR", "HEARTBEAT", "ATTEMPT", "ARGUMENTS"}
 	return c.listStatus(pinion.StatusRunning, columns, func(job *pinion.Job) []string {
-		return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), clip(workerOf(job), 60), runningFor(job),
-			ago(job.HeartbeatAt), strconv.Itoa(job.Attempts), clip(arguments(job), 60)}
+		return []string{
+			clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), clip(workerOf(job), 60), runningFor(job),
+			ago(job.HeartbeatAt), strconv.Itoa(job.Attempts), clip(arguments(job), 60),
+		}
 	})
 }
 
@@ -41,13 +43,17 @@ func pending(c *call) func(context.Context) error {
 		if job.RunAt.After(time.Now()) {
 			due = ago(job.RunAt)
 		}
-		return []string{clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), strconv.Itoa(job.Priority), ago(job.CreatedAt),
-			strconv.Itoa(job.Attempts), due, clip(arguments(job), 60)}
+		return []string{
+			clip(job.ID, 64), clip(job.Task, 60), clip(job.Queue, 60), strconv.Itoa(job.Priority),
+			ago(job.CreatedAt), strconv.Itoa(job.Attempts), due, clip(arguments(job), 60),
+		}
 	})
 }
 
 // listStatus is a command that lists the jobs of a status.
-func (c *call) listStatus(status pinion.Status, columns []string, cells func(*pinion.Job) []string) func(context.Context) error {
+func (c *call) listStatus(
+	status pinion.Status, columns []string, cells func(*pinion.Job) []string,
+) func(context.Context) error {
 	filter := c.filterFlags()
 	c.flags.StringVar(&filter.Queue, "queue", "", "only jobs of the queue `NAME`")
 	c.jsonFlag()
@@ -69,7 +75,9 @@ func (c *call) filterFlags() *pinion.Filter {
 }
 
 // printJobs prints a row for each job, or its JSON.
-func (c *call) printJobs(jobs iter.Seq2[*pinion.Job, error], columns []string, cells func(*pinion.Job) []string) error {
+func (c *call) printJobs(
+	jobs iter.Seq2[*pinion.Job, error], columns []string, cells func(*pinion.Job) []string,
+) error {
 	if c.json {
 		for job, err := range jobs {
 			if err != nil {
@@ -112,8 +120,9 @@ func workerOf(job *pinion.Job) string {
 	return job.Worker
 }
 
-// claimedAt returns when a job was claimed, or the zero time if that is not known. The storages of Pinion number their
-// claims by the microsecond. Another storage may not; then the number is seldom between the job's other times.
+// claimedAt returns when a job was claimed, or the zero time if that is not known. The storages of Pinion
+// number their claims by the microsecond. Another storage may not; then the number is seldom between the
+// job's other times.
 func claimedAt(job *pinion.Job) time.Time {
 	at := time.UnixMicro(job.Claim)
 	if at.Before(job.CreatedAt) || at.After(job.HeartbeatAt) {
@@ -243,7 +252,8 @@ func cancel(c *call) func(context.Context) error {
 func (c *call) cancelJobs(ctx context.Context, storage pinion.Inspector) error {
 	canceler, ok := storage.(pinion.Canceler)
 	if !ok {
-		return fmt.Errorf("%T is not a pinion.Canceler, so its jobs cannot be canceled: %w", storage, errors.ErrUnsupported)
+		return fmt.Errorf("%T is not a pinion.Canceler, so its jobs cannot be canceled: %w",
+			storage, errors.ErrUnsupported)
 	}
 	ended, canceling, err := canceler.Cancel(ctx, c.operands...)
 	if err != nil {
@@ -271,14 +281,17 @@ func (c *call) cancelJobs(ctx context.Context, storage pinion.Inspector) error {
 		c.print(t)
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d jobs could not be canceled; `pinion pending` and `pinion running` list those that can", failed, len(c.operands))
+		return fmt.Errorf("%d of %d jobs could not be canceled; "+
+			"`pinion pending` and `pinion running` list those that can", failed, len(c.operands))
 	}
 	return nil
 }
 
-// findCancellation finds out what became of a job. Ended are the jobs that Cancel has ended, canceling those that
-// their workers cancel.
-func findCancellation(ctx context.Context, storage pinion.Inspector, id string, ended, canceling []string) (cancellation, error) {
+// findCancellation finds out what became of a job. Ended are the jobs that Cancel has ended, canceling those
+// that their workers cancel.
+func findCancellation(
+	ctx context.Context, storage pinion.Inspector, id string, ended, canceling []string,
+) (cancellation, error) {
 	if slices.Contains(ended, id) {
 		return cancellation{id, outcomeCanceled, pinion.StatusFailed, ""}, nil
 	}

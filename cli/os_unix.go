@@ -15,16 +15,16 @@ import (
 
 const canReplaceProcess = true
 
-// replaceProcess replaces this process, so that the program has its terminal, its signals (kill -9 too) and its exit
-// status. It returns only if it fails.
+// replaceProcess replaces this process, so that the program has its terminal, its signals (kill -9 too) and
+// its exit status. It returns only if it fails.
 func replaceProcess(program string, args []string) error {
 	return syscall.Exec(program, append([]string{"pinion"}, args...), os.Environ())
 }
 
 func interrupt(process *os.Process) error { return process.Signal(os.Interrupt) }
 
-// newSession makes a command the leader of a session of its own. Its process group has its process id as the number.
-// No terminal interrupts it, and it has none to wait for an answer from.
+// newSession makes a command the leader of a session of its own. Its process group has its process id as the
+// number. No terminal interrupts it, and it has none to wait for an answer from.
 func newSession(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
 
 // terminateGroup asks the process group of a leader to end.
@@ -60,8 +60,9 @@ const suspendSignal = syscall.SIGTSTP
 // notifyScreen passes on what a live screen must know: that its size has changed, and ^Z.
 func notifyScreen(signals chan<- os.Signal) { signal.Notify(signals, syscall.SIGWINCH, suspendSignal) }
 
-// suspend stops this process until it is continued. Go cannot restore the default action of SIGTSTP. That action does
-// nothing in the process group of a session's leader, where no shell could continue the process; nor does suspend.
+// suspend stops this process until it is continued. Go cannot restore the default action of SIGTSTP. That
+// action does nothing in the process group of a session's leader, where no shell could continue the process;
+// nor does suspend.
 func suspend() {
 	session, _, errno := syscall.Syscall(syscall.SYS_GETSID, 0, 0, 0)
 	if errno == 0 && int(session) != syscall.Getpgrp() {

@@ -18,8 +18,8 @@ import (
 
 // How the commands print text, numbers and times. Tables are in table.go.
 
-// encode prints v as one line of JSON. It escapes all characters that a terminal might obey; encoding/json leaves some
-// of them as they are.
+// encode prints v as one line of JSON. It escapes all characters that a terminal might obey; encoding/json
+// leaves some of them as they are.
 func (c *call) encode(v any) error {
 	var text strings.Builder
 	enc := json.NewEncoder(&text)
@@ -53,8 +53,8 @@ func row(w io.Writer, cells ...string) {
 	io.WriteString(w, "\n")
 }
 
-// printable escapes, as in Go source, every character that a terminal might obey instead of showing it, except those
-// in keep.
+// printable escapes, as in Go source, every character that a terminal might obey instead of showing it,
+// except those in keep.
 func printable(s, keep string) string {
 	var b strings.Builder
 	for len(s) > 0 {
@@ -79,9 +79,9 @@ func clip(s string, n int) string {
 	return s
 }
 
-// brief returns an error's text in one line: its first line and, if there are several, its last, which may be the one
-// that explains it. Each is clipped to limit characters. What follows an empty line, such as the stack of a panic, is
-// left out.
+// brief returns an error's text in one line: its first line and, if there are several, its last, which may be
+// the one that explains it. Each is clipped to limit characters. What follows an empty line, such as the
+// stack of a panic, is left out.
 func brief(text string, limit int) string {
 	text, _, _ = strings.Cut(text, "\n\n")
 	lines := strings.Split(strings.TrimSpace(text), "\n")

@@ -26,10 +26,11 @@ func init() {
 	})
 }
 
-// TestScripts plays testdata/*.txt: sessions in a directory of their own that is empty at first. A line "$ command" is
-// followed by what the command prints: standard output, then standard error with "! " before each line, then the exit
-// status if it is not 0. There {age}, {time}, {worker} and {any} stand for what they say. Any other {name} stands for
-// an id, and $name repeats it. Words are quoted as in a shell, and $'…' has Go's escapes. Lines with # are comments.
+// TestScripts plays testdata/*.txt: sessions in a directory of their own that is empty at first. A line "$
+// command" is followed by what the command prints: standard output, then standard error with "! " before each
+// line, then the exit status if it is not 0. There {age}, {time}, {worker} and {any} stand for what they say.
+// Any other {name} stands for an id, and $name repeats it. Words are quoted as in a shell, and $'…' has Go's
+// escapes. Lines with # are comments.
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {

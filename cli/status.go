@@ -100,8 +100,8 @@ func (c *call) statusLines(stats *pinion.Stats, limit int) (lines []string) {
 	return append(lines, "", deadLetters)
 }
 
-// statusTable returns a table of rows. If there are more than limit, it shows the most active and says how many it
-// leaves out.
+// statusTable returns a table of rows. If there are more than limit, it shows the most active and says how
+// many it leaves out.
 func (c *call) statusTable(kind string, rows []statusRow, total *pinion.Counts, limit int) []string {
 	leftOut := 0
 	if limit > 0 && len(rows) > limit+1 { // a single one has room in the line that would count it

@@ -59,7 +59,8 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 	}
 	if a != reads {
 		c.slowNotice = time.AfterFunc(noticeAfter, func() {
-			fmt.Fprintf(c.stderr, "pinion: still waiting for %s; another program holds its lock, or the disk is slow\n", printable(path, ""))
+			fmt.Fprintf(c.stderr, "pinion: still waiting for %s; "+
+				"another program holds its lock, or the disk is slow\n", printable(path, ""))
 		})
 	}
 	storage, err := pinion.OpenSQLite(ctx, path, &pinion.SQLiteOptions{ReadOnly: a == reads})
@@ -91,7 +92,8 @@ func (c *call) inspect(ctx context.Context, a access, use func(pinion.Inspector)
 	}
 	inspector, ok := storage.(pinion.Inspector)
 	if !ok {
-		err = fmt.Errorf("%T is not a pinion.Inspector, so its jobs cannot be listed or changed: %w", storage, errors.ErrUnsupported)
+		err = fmt.Errorf("%T is not a pinion.Inspector, so its jobs cannot be listed or changed: %w",
+			storage, errors.ErrUnsupported)
 		return errors.Join(err, storage.Close())
 	}
 	err = use(inspector)

@@ -21,14 +21,17 @@ import (
 const (
 	pythonOpens = `PRAGMA journal_mode=WAL;
 PRAGMA busy_timeout=3000;
-CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, func_name TEXT NOT NULL, args TEXT NOT NULL, kwargs TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS jobs (
+	id TEXT PRIMARY KEY, func_name TEXT NOT NULL, args TEXT NOT NULL, kwargs TEXT NOT NULL,
 	status TEXT NOT NULL, attempts INTEGER NOT NULL, created_at REAL NOT NULL, error TEXT, heartbeat_at REAL);
 CREATE INDEX IF NOT EXISTS idx_jobs_status_created ON jobs(status, created_at);
 CREATE INDEX IF NOT EXISTS idx_jobs_status_hb ON jobs(status, heartbeat_at);
-CREATE TABLE IF NOT EXISTS dlq (id TEXT PRIMARY KEY, func_name TEXT NOT NULL, args TEXT NOT NULL, kwargs TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS dlq (
+	id TEXT PRIMARY KEY, func_name TEXT NOT NULL, args TEXT NOT NULL, kwargs TEXT NOT NULL,
 	attempts INTEGER NOT NULL, error TEXT NOT NULL, failed_at REAL NOT NULL);
 `
-	pythonEnqueues = `INSERT OR REPLACE INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at)
+	pythonEnqueues = `INSERT OR REPLACE INTO jobs
+	(id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at)
 	VALUES (?, 'add', ?, '{}', 'PENDING', 0, ?, NULL, NULL)`
 )
 
@@ -54,9 +57,10 @@ for i in range(n):
 print("the longest wait was %.3fs; locked out for its three seconds: %d times" % (worst, locked))
 `
 
-// producer is a process that opens a file as Python does and then, when it is told to, enqueues jobs, each in a
-// transaction of its own. It is Python or, where there is none, the shell of SQLite, whose library is not ours either.
-// SQLite's own way to wait for a lock starves beside busy neighbors, so it tries again, as docs/python.md says.
+// producer is a process that opens a file as Python does and then, when it is told to, enqueues jobs, each in
+// a transaction of its own. It is Python or, where there is none, the shell of SQLite, whose library is not
+// ours either. SQLite's own way to wait for a lock starves beside busy neighbors, so it tries again, as
+// docs/python.md says.
 type producer struct {
 	cmd    *exec.Cmd
 	output watched
@@ -69,13 +73,15 @@ func newProducer(t *testing.T, db string, number, n int) *producer {
 	p := &producer{output: watched{first: regexp.MustCompile("open")}}
 	python, err := exec.LookPath("python3")
 	if err == nil && exec.CommandContext(t.Context(), python, "-c", "import sqlite3").Run() == nil {
-		p.cmd = exec.CommandContext(t.Context(), python, "-c", pythonProgram, db, fmt.Sprint(number), fmt.Sprint(n), pythonOpens, pythonEnqueues)
+		p.cmd = exec.CommandContext(t.Context(), python, "-c", pythonProgram,
+			db, fmt.Sprint(number), fmt.Sprint(n), pythonOpens, pythonEnqueues)
 		p.jobs = "go\n"
 	} else {
 		p.cmd = exec.CommandContext(t.Context(), shell(t, "sqlite3"), "-batch", "-bail", db)
-		values := strings.NewReplacer("(?, 'add', ?,", "('%032x', 'add', '[%d, %d]',", "?", "1700000000.5").Replace(pythonEnqueues) + ";\n"
+		values := strings.NewReplacer("(?, 'add', ?,", "('%032x', 'add', '[%d, %d]',", "?", "1700000000.5")
+		insert := values.Replace(pythonEnqueues) + ";\n"
 		for i := range n {
-			p.jobs += fmt.Sprintf(values, number*1_000_000+i, number, i)
+			p.jobs += fmt.Sprintf(insert, number*1_000_000+i, number, i)
 		}
 	}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
@@ -98,8 +104,8 @@ func (p *producer) begin() {
 	p.stdin.Close()
 }
 
-// TestPythonAndGoShareAFileUnderLoad has two Python producers, a feed of this command and two of its workers use one
-// file at the same time. Python has made the file.
+// TestPythonAndGoShareAFileUnderLoad has two Python producers, a feed of this command and two of its workers
+// use one file at the same time. Python has made the file.
 func TestPythonAndGoShareAFileUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -132,7 +138,8 @@ func TestPythonAndGoShareAFileUnderLoad(t *testing.T) {
 		}
 		t.Log(strings.TrimSpace(p.output.String()))
 	}
-	storage, err := pinion.OpenSQLite(t.Context(), filepath.Join(dir, "q.db"), &pinion.SQLiteOptions{ReadOnly: true})
+	db := filepath.Join(dir, "q.db")
+	storage, err := pinion.OpenSQLite(t.Context(), db, &pinion.SQLiteOptions{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)
 	}

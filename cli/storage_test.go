@@ -19,7 +19,8 @@ func TestACommandReportsThatItWaitsForALock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stderr := &watched{first: regexp.MustCompile(`^pinion: still waiting for .*q\.db; another program holds its lock, or the disk is slow\n`)}
+	stderr := &watched{first: regexp.MustCompile(
+		`^pinion: still waiting for .*q\.db; another program holds its lock, or the disk is slow\n`)}
 	var stdout strings.Builder
 	status := make(chan int)
 	go func() { status <- Run(t.Context(), []string{"enqueue", "add", "--db", path}, nil, &stdout, stderr) }()
@@ -33,7 +34,9 @@ func TestACommandReportsThatItWaitsForALock(t *testing.T) {
 }
 
 func TestTheSchemeOfAnAddressIsNotADrive(t *testing.T) {
-	for db, want := range map[string]string{"q.db": "", `C:\jobs.db`: "", "sqlite:q.db": "sqlite:", "postgres://host/db": "postgres:", "": ""} {
+	for db, want := range map[string]string{
+		"": "", "q.db": "", `C:\jobs.db`: "", "sqlite:q.db": "sqlite:", "postgres://host/db": "postgres:",
+	} {
 		if got := schemeOf(db); got != want {
 			t.Errorf("schemeOf(%q) = %q, want %q", db, got, want)
 		}

@@ -148,8 +148,8 @@ func (t *table) line(row []cell, widths []int) string {
 	return strings.TrimRight(line.String(), " ")
 }
 
-// columnWidths returns the widths of the columns. If they do not fit, those in minWidths shrink first, the widest
-// before the others. Then the columns on the right are left out.
+// columnWidths returns the widths of the columns. If they do not fit, those in minWidths shrink first, the
+// widest before the others. Then the columns on the right are left out.
 func (t *table) columnWidths() []int {
 	widths := make([]int, len(t.names))
 	for _, row := range t.rows {
@@ -196,8 +196,8 @@ func (t *table) widest(widths []int) int {
 	return widest
 }
 
-// cut shortens a cell to a number of terminal columns. Names are cut in the middle, because many names begin or end
-// alike.
+// cut shortens a cell to a number of terminal columns. Names are cut in the middle, because many names begin
+// or end alike.
 func (t *table) cut(text string, column, width int) string {
 	name := t.names[column]
 	isName := name == "TASK" || name == "QUEUE" || name == "WORKER"
@@ -244,11 +244,12 @@ func columns(s string) int {
 	return n
 }
 
-// wideBlocks are the blocks of characters that take two columns, approximately: most of East Asia's, and emoji.
+// wideBlocks are the blocks of characters that take two columns, approximately: most of East Asia's, and
+// emoji.
 var wideBlocks = [][2]rune{
-	{0x1100, 0x115f}, {0x2e80, 0x303e}, {0x3041, 0xa4cf}, {0xa960, 0xa97f}, {0xac00, 0xd7a3}, {0xf900, 0xfaff},
-	{0xfe30, 0xfe6f}, {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1f300, 0x1f64f}, {0x1f680, 0x1f6ff}, {0x1f900, 0x1f9ff},
-	{0x20000, 0x3fffd},
+	{0x1100, 0x115f}, {0x2e80, 0x303e}, {0x3041, 0xa4cf}, {0xa960, 0xa97f}, {0xac00, 0xd7a3},
+	{0xf900, 0xfaff}, {0xfe30, 0xfe6f}, {0xff00, 0xff60}, {0xffe0, 0xffe6},
+	{0x1f300, 0x1f64f}, {0x1f680, 0x1f6ff}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd},
 }
 
 func columnsOf(r rune) int {

@@ -63,7 +63,9 @@ func TestColorsAreOnlyForTerminalsAndNeverWithNoColor(t *testing.T) {
 		cmd := process(t, t.TempDir(), "status", "--db", db)
 		cmd.Env = append(cmd.Env, "TERM=xterm", "NO_COLOR=", c.env)
 		text := term.session(cmd, 0)
-		if got := strings.Contains(text, "\x1b[1mQUEUE\x1b[0m") && strings.Contains(text, "\x1b[31mdead letters: 1\x1b[0m"); got != c.want {
+		got := strings.Contains(text, "\x1b[1mQUEUE\x1b[0m") &&
+			strings.Contains(text, "\x1b[31mdead letters: 1\x1b[0m")
+		if got != c.want {
 			t.Errorf("with %s; in colors: %t\n%q", c.env, got, text)
 		}
 		if !c.want && escape.MatchString(text) {
@@ -95,7 +97,10 @@ func TestOnlyATerminalIsATerminal(t *testing.T) {
 	for name, c := range map[string]struct {
 		stream any
 		want   bool
-	}{"terminal": {slave, true}, "null": {null, false}, "pipe": {w, false}, "builder": {new(strings.Builder), false}} {
+	}{
+		"terminal": {slave, true}, "null": {null, false}, "pipe": {w, false},
+		"builder": {new(strings.Builder), false},
+	} {
 		if got := isTerminal(c.stream); got != c.want {
 			t.Errorf("isTerminal of %s: %v, want %v", name, got, c.want)
 		}

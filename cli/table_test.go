@@ -20,7 +20,10 @@ func TestTextIsCutByTheColumnsItTakes(t *testing.T) {
 	for _, c := range []struct {
 		column, most int
 		want         string
-	}{{0, 12, "images…small"}, {0, 7, "imag…ll"}, {0, 6, "image…"}, {1, 12, "images.thum…"}, {0, 30, "images.thumbnails.small"}} {
+	}{
+		{0, 12, "images…small"}, {0, 7, "imag…ll"}, {0, 6, "image…"}, {1, 12, "images.thum…"},
+		{0, 30, "images.thumbnails.small"},
+	} {
 		if got := tab.cut("images.thumbnails.small", c.column, c.most); got != c.want {
 			t.Errorf("as %s in %d columns it is %q, want %q", tab.names[c.column], c.most, got, c.want)
 		}

@@ -23,7 +23,8 @@ var packaged string
 // version is `pinion version`.
 func version(c *call) func(context.Context) error {
 	return func(context.Context) error {
-		fmt.Fprintf(c.stdout, "pinion %s %s %s/%s\n", ownVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		fmt.Fprintf(c.stdout, "pinion %s %s %s/%s\n",
+			ownVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		if program, own := ownProgram(); own {
 			fmt.Fprintf(c.stdout, "built into %s\n", program)
 		}
@@ -48,8 +49,8 @@ func ownVersion() string {
 	return "(devel)"
 }
 
-// ownProgram reports whether this program is somebody's own, with tasks built in, rather than the command pinion. It
-// returns the module of such a program, and its version.
+// ownProgram reports whether this program is somebody's own, with tasks built in, rather than the command
+// pinion. It returns the module of such a program, and its version.
 func ownProgram() (program string, own bool) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Path == "" {
@@ -58,10 +59,11 @@ func ownProgram() (program string, own bool) {
 	return strings.TrimSpace(info.Main.Path + " " + info.Main.Version), info.Main.Path != modulePath
 }
 
-// The update check. At most once a day, on a terminal, pinion asks the go command for the newest release, so that the
-// user's settings of proxies and privacy hold. No command waits for the answer: a process of its own asks, for half a
-// second at most, and writes the answer into a file, the stamp. This command or a later one shows it once. The time of
-// the stamp is that of the last question, and its text is an answer that has not been shown.
+// The update check. At most once a day, on a terminal, pinion asks the go command for the newest release, so
+// that the user's settings of proxies and privacy hold. No command waits for the answer: a process of its own
+// asks, for half a second at most, and writes the answer into a file, the stamp. This command or a later one
+// shows it once. The time of the stamp is that of the last question, and its text is an answer that has not
+// been shown.
 
 const (
 	updateWord  = "__update" // the command that asks; its operand is the stamp
@@ -71,8 +73,8 @@ const (
 // updateTimeout is how long the go command may take to answer. Tests change it.
 var updateTimeout = time.Second / 2
 
-// checkForUpdate asks for the newest version if a day has passed. The function it returns shows a newer version, if
-// one is known. Whatever goes wrong here is not worth a message.
+// checkForUpdate asks for the newest version if a day has passed. The function it returns shows a newer
+// version, if one is known. Whatever goes wrong here is not worth a message.
 func (c *call) checkForUpdate() (show func()) {
 	nothing := func() {}
 	own := ownVersion()
@@ -92,7 +94,8 @@ func (c *call) checkForUpdate() (show func()) {
 	stamp := filepath.Join(dir, "pinion", "update-check")
 	info, err := os.Stat(stamp)
 	if err != nil || time.Since(info.ModTime()).Abs() >= updateEvery {
-		// The stamp comes first: where it cannot be written, nothing would keep the next command from asking again.
+		// The stamp comes first: where it cannot be written, nothing would keep the next command from asking
+		// again.
 		if os.MkdirAll(filepath.Dir(stamp), 0o700) != nil || os.WriteFile(stamp, nil, 0o600) != nil {
 			return nothing
 		}
@@ -133,7 +136,8 @@ func startFetch(stamp string) {
 		return
 	}
 	cmd := exec.Command(self, updateWord, stamp)
-	cmd.Dir = filepath.Dir(stamp) // away from the settings of any module, and from a directory that others want to remove
+	// No settings of a module apply here, and nobody wants to remove this directory meanwhile.
+	cmd.Dir = filepath.Dir(stamp)
 	newSession(cmd)
 	if cmd.Start() == nil {
 		cmd.Process.Release()
@@ -177,8 +181,8 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// parseVersion returns the numbers of a version such as v1.2.3 and what follows a "-". It does not compare what
-// follows, because only releases are compared.
+// parseVersion returns the numbers of a version such as v1.2.3 and what follows a "-". It does not compare
+// what follows, because only releases are compared.
 func parseVersion(version string) (numbers [3]int, suffix string, ok bool) {
 	version, found := strings.CutPrefix(version, "v")
 	version, suffix, _ = strings.Cut(version, "-")

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// updates is a machine whose go command is what the test makes it, and where this command is the release v0.2.0.
+// updates is a machine whose go command is what the test makes it, and where this command is the release
+// v0.2.0.
 type updates struct {
 	t          *testing.T
 	term       *terminal
@@ -24,8 +25,8 @@ func newUpdates(t *testing.T, fakeGo string) *updates {
 	if fakeGo != "" {
 		writeProgram(t, filepath.Join(u.bin, "go"), "#!/bin/sh\n"+fakeGo)
 	}
-	u.env = []string{"PATH=" + u.bin + ":/usr/bin:/bin", "BIN=" + u.bin, "XDG_CACHE_HOME=" + u.cache, "HOME=" + u.cache,
-		"GOFLAGS=-the-users-own", "CI=", asCommand + "=1", asVersion + "=v0.2.0"}
+	u.env = []string{"PATH=" + u.bin + ":/usr/bin:/bin", "BIN=" + u.bin, "HOME=" + u.cache,
+		"XDG_CACHE_HOME=" + u.cache, "GOFLAGS=-the-users-own", "CI=", asCommand + "=1", asVersion + "=v0.2.0"}
 	t.Cleanup(u.awaitFetch)
 	return u
 }
@@ -55,7 +56,8 @@ func (u *updates) runTwice() string {
 
 func (u *updates) stamp() string { return filepath.Join(u.cache, "pinion", "update-check") }
 
-// awaitFetch waits until no process asks for the newest version. Such a process is in the directory of the stamp.
+// awaitFetch waits until no process asks for the newest version. Such a process is in the directory of the
+// stamp.
 func (u *updates) awaitFetch() {
 	u.t.Helper()
 	for {
@@ -110,12 +112,14 @@ func TestANewerVersionIsMentionedOnceADay(t *testing.T) {
 	if text != hint {
 		t.Errorf("in three runs it printed %q, want %q", text, hint)
 	}
-	if calls := read(t, filepath.Join(u.bin, "calls")); calls != "list -m -json github.com/pinion-queue/pinion@latest -the-users-own\n" {
+	const call = "list -m -json github.com/pinion-queue/pinion@latest -the-users-own\n"
+	if calls := read(t, filepath.Join(u.bin, "calls")); calls != call {
 		t.Errorf("the calls of go were\n%s", calls)
 	}
 	u.passDay()
 	u.release("v0.11.0")
-	if text := u.runTwice(); !strings.Contains(text, "v0.11.0 is out") { // by chance in the first run or the second
+	// Chance decides whether the first run shows it or the second.
+	if text := u.runTwice(); !strings.Contains(text, "v0.11.0 is out") {
 		t.Errorf("the next day it printed %q", text)
 	}
 }
@@ -136,7 +140,8 @@ func TestThereIsNoUpdateCheckWhereNobodyWantsIt(t *testing.T) {
 	u.term.session(u.command("version", "--no-update-check"), 0)
 	u.wantNoFetch()
 	for _, setting := range []string{
-		"PINION_NO_UPDATE_CHECK=1", "PINION_NO_UPDATE_CHECK=yes", "CI=true", asVersion + "=v0.2.1-0.20260101000000-0123456789ab",
+		"PINION_NO_UPDATE_CHECK=1", "PINION_NO_UPDATE_CHECK=yes", "CI=true",
+		asVersion + "=v0.2.1-0.20260101000000-0123456789ab",
 	} {
 		cmd := u.command("version")
 		cmd.Env = append(cmd.Env, setting)
@@ -166,7 +171,8 @@ wait
 wait
 `)
 	u.env = append(u.env, asUpdateTimeout+"=100ms")
-	await(t, new(strings.Builder), func() bool { // on a busy machine the time may be over before the first line has run
+	// On a busy machine the time may be over before the script has run its first line.
+	await(t, new(strings.Builder), func() bool {
 		if text := u.run(); text != "" {
 			t.Errorf("it printed %q", text)
 		}

@@ -31,8 +31,8 @@ const (
 	longestPoll  = 250 * time.Millisecond
 )
 
-// pythonForgets is how long a job that Python has made FAILED may still be retried. It is six times the longest time
-// that a Python worker waits by default.
+// pythonForgets is how long a job that Python has made FAILED may still be retried. It is six times the
+// longest time that a Python worker waits by default.
 const pythonForgets = time.Minute
 
 func wait(c *call) func(context.Context) error {
@@ -47,9 +47,11 @@ func wait(c *call) func(context.Context) error {
 	}
 }
 
-// waitFor waits for jobs, one after the other, because most that follow have ended by the time the first has. It
-// prints a row for each, or the result of the only one. A negative timeout is none.
-func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []string, rows bool, timeout time.Duration) error {
+// waitFor waits for jobs, one after the other, because most that follow have ended by the time the first has.
+// It prints a row for each, or the result of the only one. A negative timeout is none.
+func (c *call) waitFor(
+	ctx context.Context, storage pinion.Inspector, ids []string, rows bool, timeout time.Duration,
+) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	waitCtx := ctx // when it ends, jobs that have ended are still reported
@@ -83,7 +85,8 @@ func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []stri
 			return timeoutError(ctx, storage, ids[i:], timeout)
 		}
 		if errors.Is(err, pinion.ErrNotFound) {
-			err = fmt.Errorf("job %s has ended, but it was pruned before wait looked at it; `pinion worker` keeps finished jobs for a day", id)
+			err = fmt.Errorf("job %s has ended, but it was pruned before wait looked at it; "+
+				"`pinion worker` keeps finished jobs for a day", id)
 			if !rows {
 				return err
 			}
@@ -102,8 +105,8 @@ func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []stri
 		}
 	}
 	if failed > 0 && rows {
-		fmt.Fprintf(c.stderr, "pinion: %d of %s did not succeed; `pinion show ID` shows why, `pinion dlq-replay ID` tries again\n",
-			failed, plural(len(ids), "job"))
+		fmt.Fprintf(c.stderr, "pinion: %d of %s did not succeed; "+
+			"`pinion show ID` shows why, `pinion dlq-replay ID` tries again\n", failed, plural(len(ids), "job"))
 	}
 	if failed > 0 {
 		return errReported
@@ -111,9 +114,11 @@ func (c *call) waitFor(ctx context.Context, storage pinion.Inspector, ids []stri
 	return nil
 }
 
-// findAll looks at all jobs once, so that a mistyped id is reported now and not after the wait for those before it. If
-// it is the only id, it is an error.
-func (c *call) findAll(ctx context.Context, storage pinion.Inspector, ids []string, rows bool) (known map[string]bool, err error) {
+// findAll looks at all jobs once, so that a mistyped id is reported now and not after the wait for those
+// before it. If it is the only id, it is an error.
+func (c *call) findAll(
+	ctx context.Context, storage pinion.Inspector, ids []string, rows bool,
+) (known map[string]bool, err error) {
 	known = make(map[string]bool, len(ids))
 	for _, id := range ids {
 		_, err := findJob(ctx, storage, id)
@@ -155,8 +160,8 @@ func waitForEnd(ctx, waitCtx context.Context, storage pinion.Inspector, id strin
 	}
 }
 
-// hasEnded reports whether a job has ended. A Python worker makes a job FAILED before each retry, which only its
-// memory holds: it has given the job up if there is a dead letter, or if it has forgotten it.
+// hasEnded reports whether a job has ended. A Python worker makes a job FAILED before each retry, which only
+// its memory holds: it has given the job up if there is a dead letter, or if it has forgotten it.
 func hasEnded(ctx context.Context, storage pinion.Inspector, job *pinion.Job) (bool, error) {
 	if job.Status == pinion.StatusSuccess {
 		return true, nil
@@ -183,8 +188,8 @@ func timeoutError(ctx context.Context, storage pinion.Inspector, ids []string, t
 	if len(ids) > 1 {
 		others = fmt.Sprintf(", and the %d after it were not looked at", len(ids)-1)
 	}
-	return fmt.Errorf("the timeout of %s is over: job %s is still %s%s; `pinion status` shows whether a worker runs jobs",
-		timeout, ids[0], status, others)
+	return fmt.Errorf("the timeout of %s is over: job %s is still %s%s; "+
+		"`pinion status` shows whether a worker runs jobs", timeout, ids[0], status, others)
 }
 
 // printEnd prints how a job has ended.
@@ -206,7 +211,8 @@ func (c *call) printEnd(job *pinion.Job, asRow bool) error {
 	case job.Canceled:
 		fmt.Fprintf(c.stderr, "pinion: job %s was canceled; `pinion show %[1]s` shows more\n", id)
 	default:
-		fmt.Fprintf(c.stderr, "pinion: job %s failed after %s: %s; `pinion show %[1]s` shows more, `pinion dlq-replay %[1]s` tries again\n",
+		fmt.Fprintf(c.stderr, "pinion: job %s failed after %s: %s; "+
+			"`pinion show %[1]s` shows more, `pinion dlq-replay %[1]s` tries again\n",
 			id, plural(job.Attempts, "attempt"), failure)
 	}
 	return c.stdout.Flush()

@@ -18,7 +18,8 @@ func TestAWaitEndsWithItsJob(t *testing.T) {
 	status := make(chan int)
 	var stdout, stderr bytes.Buffer
 	go func() {
-		status <- Run(t.Context(), []string{"enqueue", "add", "--args", "[1, 2]", "--wait", "--db", db}, nil, &stdout, &stderr)
+		args := []string{"enqueue", "add", "--args", "[1, 2]", "--wait", "--db", db}
+		status <- Run(t.Context(), args, nil, &stdout, &stderr)
 	}()
 	// A job that is dead-lettered and replayed between two looks is like this one to wait.
 	job := claim(t, storage, 1)[0]
@@ -45,7 +46,8 @@ func TestAWaitForACanceledJobFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	status, stdout, stderr := runCommand(t, "wait", "x", "--db", db)
-	if want := "pinion: job x was canceled; `pinion show x` shows more\n"; status != 1 || stderr != want || stdout != "" {
+	const want = "pinion: job x was canceled; `pinion show x` shows more\n"
+	if status != 1 || stderr != want || stdout != "" {
 		t.Errorf("exit status %d, got %s%s, want %s", status, stdout, stderr, want)
 	}
 }

@@ -24,7 +24,8 @@ type snapshot struct {
 	err     error
 }
 
-// watch shows the status until a signal ends it: on a live screen or, where there is none, in a line each time.
+// watch shows the status until a signal ends it: on a live screen or, where there is none, in a line each
+// time.
 func (c *call) watch(ctx context.Context, storage pinion.Inspector, interval time.Duration) error {
 	// A signal that the shell or nohup ignores stays ignored.
 	signals := slices.DeleteFunc(slices.Clone(watchEndSignals), signal.Ignored)
@@ -76,8 +77,8 @@ func (c *call) printSnapshot(s *snapshot) error {
 	return c.stdout.Flush()
 }
 
-// takeSnapshot looks at the storage. It turns a panic of the storage into an error, because it runs on a goroutine of
-// its own and the screen must be restored first.
+// takeSnapshot looks at the storage. It turns a panic of the storage into an error, because it runs on a
+// goroutine of its own and the screen must be restored first.
 func takeSnapshot(ctx context.Context, storage pinion.Inspector, withRunning bool) (s snapshot) {
 	s.at = time.Now()
 	defer func() {
@@ -174,7 +175,8 @@ func (c *call) write(text string) error {
 	return c.stdout.Flush()
 }
 
-// frame returns what draws a snapshot. It overwrites every line instead of clearing the screen, so nothing flickers.
+// frame returns what draws a snapshot. It overwrites every line instead of clearing the screen, so nothing
+// flickers.
 func (c *call) frame(s *snapshot) string {
 	width, height := c.screenSize()
 	var b strings.Builder
@@ -188,8 +190,8 @@ func (c *call) frame(s *snapshot) string {
 	return b.String() + "\x1b[J"
 }
 
-// screenLines returns the lines of a screen. Where there is not room for everything, it shortens the lists, then leaves
-// out the running jobs, and then shortens the tables further.
+// screenLines returns the lines of a screen. Where there is not room for everything, it shortens the lists,
+// then leaves out the running jobs, and then shortens the tables further.
 func (c *call) screenLines(s *snapshot, width, height int) []string {
 	if s.at.IsZero() {
 		return []string{"looking at " + cut(printable(c.db, ""), max(width-len("looking at "), 0))}
@@ -218,7 +220,8 @@ func (c *call) fullScreen(s *snapshot, width, rows int, withRunning bool) []stri
 	}
 	t := c.newTable("RUNNING", "TASK", "WORKER", "ATTEMPT", "ID", "ARGUMENTS")
 	for _, job := range longest {
-		t.add(rough(time.Since(startOf(job))), job.Task, workerOf(job), strconv.Itoa(job.Attempts), job.ID, clip(arguments(job), 500))
+		t.add(rough(time.Since(startOf(job))), job.Task, workerOf(job), strconv.Itoa(job.Attempts), job.ID,
+			clip(arguments(job), 500))
 	}
 	return append(append(lines, ""), t.lines()...)
 }
@@ -232,7 +235,8 @@ func (c *call) headerLines(s *snapshot, width int) []string {
 	for _, n := range s.stats.LastMinute[55:] {
 		recent += n
 	}
-	rate := fmt.Sprintf("%s jobs/s now, %s in the last minute", perSecond(float64(recent)/5), perSecond(float64(s.stats.Total.Minute)/60))
+	rate := fmt.Sprintf("%s jobs/s now, %s in the last minute",
+		perSecond(float64(recent)/5), perSecond(float64(s.stats.Total.Minute)/60))
 	spark := sparkline(s.stats.LastMinute[:])
 	if room := max(width-len(rate)-2, 0); len(spark) > room {
 		spark = spark[len(spark)-room:]

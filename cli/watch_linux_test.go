@@ -77,9 +77,11 @@ func TestAWatchRestoresTheScreenWhateverEndsIt(t *testing.T) {
 			w.await(`arrives later`)
 			end(w, cmd.Process)
 			text := w.ended(cmd, 0, 0)
-			first, last := strings.Index(text, enterScreen), strings.LastIndex(text, leaveScreen)
-			if first != 0 || last != len(strings.TrimSuffix(text, "^C"))-len(leaveScreen) || strings.Count(text, leaveScreen) != 1 {
-				t.Errorf("the screen is not entered first and left last: %q … %q", text[:60], text[len(text)-60:])
+			text = strings.TrimSuffix(text, "^C") // the terminal's echo
+			entered, left := strings.HasPrefix(text, enterScreen), strings.HasSuffix(text, leaveScreen)
+			if !entered || !left || strings.Count(text, leaveScreen) != 1 {
+				t.Errorf("it does not enter the screen first and leave it last: %q … %q",
+					text[:60], text[len(text)-60:])
 			}
 		})
 	}
@@ -96,20 +98,25 @@ func TestAWatchFitsAScreenThatChangesItsSize(t *testing.T) {
 	w.await(`(?s)dead letters.*dead letters`)
 	w.typed("\x03")
 	text := w.ended(cmd, 0, 0)
-	frames := slices.DeleteFunc(framesIn(text), func(frame string) bool { return strings.HasPrefix(frame, "looking") })
+	isFirst := func(frame string) bool { return strings.HasPrefix(frame, "looking") }
+	frames := slices.DeleteFunc(framesIn(text), isFirst)
 	for i, width := range map[int]int{0: 100, len(frames) - 1: 40} {
 		lines := strings.Split(frames[i], "\n")
 		if len(lines) > 24 || !strings.Contains(frames[i], "and ") {
-			t.Errorf("frame %d has %d lines and may leave out nothing; the terminal has 24\n%s", i, len(lines), frames[i])
+			t.Errorf("frame %d has %d lines and may leave out nothing; the terminal has 24\n%s",
+				i, len(lines), frames[i])
 		}
 		for _, line := range lines {
 			if columns(line) > width {
-				t.Errorf("frame %d has a line of %d columns, the terminal has %d: %s", i, columns(line), width, line)
+				t.Errorf("frame %d has a line of %d columns, the terminal has %d: %s",
+					i, columns(line), width, line)
 			}
 		}
 	}
-	withoutScreen := strings.NewReplacer(enterScreen, "", leaveScreen, "", "\x1b[H", "", "\x1b[K", "", "\x1b[J", "").Replace(text)
-	if escape.MatchString(withoutScreen) {
+	for _, sequence := range []string{enterScreen, leaveScreen, "\x1b[H", "\x1b[K", "\x1b[J"} {
+		text = strings.ReplaceAll(text, sequence, "")
+	}
+	if escape.MatchString(text) {
 		t.Errorf("it has colors in spite of NO_COLOR: %q", text)
 	}
 }
@@ -178,13 +185,17 @@ func TestAWatchThatFailsRestoresTheScreenFirst(t *testing.T) {
 		term := newTerminal(t, 80)
 		cmd := process(t, t.TempDir(), "status", "--watch", "--db", db)
 		cmd.Env = append(cmd.Env, "TERM=xterm")
-		wantText(t, term.session(cmd, 1), `(?s)^`+regexp.QuoteMeta(enterScreen)+`.*`+regexp.QuoteMeta(leaveScreen)+`pinion: `+want)
+		screen := regexp.QuoteMeta(enterScreen) + `.*` + regexp.QuoteMeta(leaveScreen)
+		wantText(t, term.session(cmd, 1), `(?s)^`+screen+`pinion: `+want)
 	}
 }
 
 func TestAWatchWithoutALiveScreenPrintsLines(t *testing.T) {
 	w := newWatching(t, 100)
-	const line, object = `\S+  pending 1, running 1, 0 jobs/s, dead letters 0, oldest pending \d+s ago\n`, `\{"total":\{"pending":1,"running":1,.*\}\n`
+	const (
+		line   = `\S+  pending 1, running 1, 0 jobs/s, dead letters 0, oldest pending \d+s ago\n`
+		object = `\{"total":\{"pending":1,"running":1,.*\}\n`
+	)
 	for want, flag := range map[string]string{line: "--json=false", object: "--json"} {
 		cmd := process(t, t.TempDir(), "status", "--watch", "--interval", "0.02", "--db", w.db, flag)
 		cmd.Env = append(cmd.Env, "TERM=xterm")
@@ -217,7 +228,9 @@ func TestASparklineIsAsHighAsItsNumbers(t *testing.T) {
 }
 
 func TestABigQueueIsLookedAtLessOften(t *testing.T) {
-	for took, want := range map[time.Duration]time.Duration{time.Millisecond: 999 * time.Millisecond, time.Second: 4 * time.Second} {
+	for took, want := range map[time.Duration]time.Duration{
+		time.Millisecond: 999 * time.Millisecond, time.Second: 4 * time.Second,
+	} {
 		if got := (&snapshot{took: took}).pause(time.Second); got != want {
 			t.Errorf("after a snapshot that took %v it pauses for %v, want %v", took, got, want)
 		}

@@ -69,6 +69,10 @@ pinion worker --import ./tasks --build ./work && ./work worker --db q.db
 pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
 pinion worker --shell --exec 'count=sort -u -- {0} | wc -l' --task-timeout 60 --db q.db`
 
+// nameTasks says how to name tasks.
+const nameTasks = "name Go packages that register tasks, as in --import ./tasks, " +
+	"or programs, as in --exec 'pack=gzip -k -- {0}'"
+
 // workerCall is a call of worker.
 type workerCall struct {
 	*call
@@ -82,12 +86,17 @@ type workerCall struct {
 }
 
 func worker(c *call) func(context.Context) error {
-	w := &workerCall{call: c, worker: new(pinion.Worker), retry: pinion.DefaultRetry, killAfter: 5 * time.Second}
+	w := &workerCall{
+		call:      c,
+		worker:    new(pinion.Worker),
+		retry:     pinion.DefaultRetry,
+		killAfter: 5 * time.Second,
+	}
 	c.storageFlags()
 	c.execFlags()
 	c.jsonFlag()
 	c.flags.StringVar(&c.build, "build", "", "write the command with its imports to `FILE` and end")
-	c.flags.StringVar(&w.worker.Name, "name", "", "name this worker `NAME`; jobs show who holds them [host:pid]")
+	c.flags.StringVar(&w.worker.Name, "name", "", "name of this worker, which jobs show: `NAME` [host:pid]")
 	c.listFlag(&w.worker.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
 	c.countFlag(&w.worker.Concurrency, "concurrency", 1, "run `N` tasks at a time [10]")
 	c.countFlag(&w.retry.MaxRetries, "max-retries", 0, "`N` retries after a job's first attempt [3]")
@@ -96,8 +105,10 @@ func worker(c *call) func(context.Context) error {
 	c.flags.BoolVar(&w.noJitter, "no-jitter", false, "do not spread the retries at random")
 	c.durationFlag(&w.worker.TaskTimeout, "task-timeout", "cancel a task after this `TIME` [none]")
 	c.durationFlag(&w.killAfter, "kill-after", "kill a program this `TIME` after it was told to end [5s]")
-	c.durationFlag(&w.worker.VisibilityTimeout, "visibility-timeout", "a worker that is silent for this `TIME` loses its jobs [10s]")
-	c.durationFlag(&w.worker.ShutdownTimeout, "shutdown-timeout", "when stopped, wait this `TIME` for running tasks [10s]")
+	c.durationFlag(&w.worker.VisibilityTimeout, "visibility-timeout",
+		"a worker that is silent for this `TIME` loses its jobs [10s]")
+	c.durationFlag(&w.worker.ShutdownTimeout, "shutdown-timeout",
+		"when stopped, wait this `TIME` for running tasks [10s]")
 	c.durationFlag(&w.period, "run-seconds", "stop gracefully after this `TIME`")
 	c.flags.BoolVar(&w.drain, "drain", false, "stop when no job is due and no retry outstanding")
 	c.flags.BoolVar(&w.verbose, "verbose", false, "log every job")
@@ -112,8 +123,8 @@ func (w *workerCall) run(ctx context.Context) error {
 		return err
 	}
 	if len(pinion.DefaultRegistry.Names()) == 0 {
-		fmt.Fprintln(w.stderr, "pinion: this worker knows no task, so every job that it runs fails and becomes a dead letter; "+
-			"name Go packages that register tasks, as in --import ./tasks, or programs, as in --exec 'pack=gzip -k -- {0}'")
+		fmt.Fprintln(w.stderr, "pinion: this worker knows no task, "+
+			"so every job that it runs fails and becomes a dead letter; "+nameTasks)
 	}
 	storage, err := w.open(ctx, creates)
 	if err != nil {
@@ -149,7 +160,8 @@ func (w *workerCall) work(ctx context.Context) error {
 	cancelLog := context.AfterFunc(ctx, func() {
 		defer close(logged)
 		stop() // a second signal does what it does to any program
-		w.worker.Logger.Info("worker stops gracefully; a second signal stops it at once", "cause", context.Cause(ctx))
+		w.worker.Logger.Info("worker stops gracefully; a second signal stops it at once",
+			"cause", context.Cause(ctx))
 	})
 	w.worker.Logger.Info("worker starts", "tasks", strings.Join(pinion.DefaultRegistry.Names(), ","))
 	var err error
@@ -228,8 +240,7 @@ func tasks(c *call) func(context.Context) error {
 		}
 		names := pinion.DefaultRegistry.Names()
 		if len(names) == 0 {
-			fmt.Fprintln(c.stderr, "pinion: there are no tasks; name Go packages that register tasks, as in --import ./tasks, "+
-				"or programs, as in --exec 'pack=gzip -k -- {0}'")
+			fmt.Fprintln(c.stderr, "pinion: there are no tasks; "+nameTasks)
 			return nil
 		}
 		w := c.tabbed()

@@ -43,8 +43,9 @@ func TestASecondSignalStopsTheWorkerAtOnce(t *testing.T) {
 	}
 }
 
-// sumsSource is a package of a user: a task that writes the SHA-256 of a file into a database of its own. After
-// SUMS_LIMIT runs in a process all others hang, so that a worker can be killed in the middle of its work.
+// sumsSource is a package of a user: a task that writes the SHA-256 of a file into a database of its own.
+// After SUMS_LIMIT runs in a process all others hang, so that a worker can be killed in the middle of its
+// work.
 const sumsSource = `package sums
 
 import (
@@ -97,7 +98,8 @@ var _ = pinion.Func("sum", func(ctx context.Context, args SumArgs) error {
 		return err
 	}
 	job, _ := pinion.JobFromContext(ctx)
-	const insert = "INSERT INTO sums (job, path, number, sum) VALUES (?, ?, ?, ?) ON CONFLICT (job) DO UPDATE SET writes=writes+1"
+	const insert = "INSERT INTO sums (job, path, number, sum) VALUES (?, ?, ?, ?)" +
+		" ON CONFLICT (job) DO UPDATE SET writes=writes+1"
 	_, err = tx.Exec(insert, job.ID, args.Path, args.Number, fmt.Sprintf("%x", sha256.Sum256(content)))
 	if err != nil {
 		return errors.Join(err, tx.Rollback())
@@ -106,14 +108,15 @@ var _ = pinion.Func("sum", func(ctx context.Context, args SumArgs) error {
 })
 `
 
-// TestRealWorkEndToEnd has workers with the tasks of a user's module hash every Go file of the standard library, and
-// kills two of them on the way.
+// TestRealWorkEndToEnd has workers with the tasks of a user's module hash every Go file of the standard
+// library, and kills two of them on the way.
 func TestRealWorkEndToEnd(t *testing.T) {
 	t.Parallel()
 	program, dir := builtProgram(t), t.TempDir()
 	db, sumsDB := filepath.Join(dir, "q.db"), filepath.Join(dir, "sums.db")
 	sums := openDB(t, sumsDB+"?_pragma=busy_timeout(60000)&_pragma=journal_mode(WAL)")
-	const create = "CREATE TABLE sums (job TEXT PRIMARY KEY, path TEXT, number INTEGER, sum TEXT, writes INTEGER DEFAULT 1)"
+	const create = "CREATE TABLE sums (job TEXT PRIMARY KEY, path TEXT, number INTEGER, sum TEXT," +
+		" writes INTEGER DEFAULT 1)"
 	if _, err := sums.Exec(create); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +150,8 @@ func TestRealWorkEndToEnd(t *testing.T) {
 	}
 
 	start := func(env ...string) (worker *exec.Cmd, output *watched) {
-		worker = command(env, "worker", "--concurrency", "8", "--visibility-timeout", "2", "--max-retries", "20")
+		worker = command(env, "worker",
+			"--concurrency", "8", "--visibility-timeout", "2", "--max-retries", "20")
 		output = new(watched)
 		worker.Stdout, worker.Stderr = output, output
 		if err := worker.Start(); err != nil {
@@ -188,11 +192,12 @@ func TestRealWorkEndToEnd(t *testing.T) {
 			t.Errorf("PRAGMA integrity_check of %s: %s, %v", name, result, err)
 		}
 	}
-	t.Logf("%d files; %d were hashed more than once, because of a kill between the commits of the task and of the queue",
+	t.Logf("%d files; %d were hashed more than once, because of a kill between the commits of task and queue",
 		len(files), count("SELECT count(*) FROM sums WHERE writes > 1"))
 }
 
-// wantStatus compares the output of status --json with that of a queue in which n jobs of one task have succeeded.
+// wantStatus compares the output of status --json with that of a queue in which n jobs of one task have
+// succeeded.
 func wantStatus(t *testing.T, cmd *exec.Cmd, n int) {
 	t.Helper()
 	stdout, _ := finish(t, cmd, 0)
