@@ -58,7 +58,7 @@ type call struct {
 	command   command
 	isProcess bool // Main was called, so the whole process is this call
 	stdin     io.Reader
-	output    io.Writer     // what stdout writes to
+	output    io.Writer     // below stdout, without its buffer
 	stdout    *bufio.Writer // results
 	screen    *os.File      // the terminal that results go to, or nil
 	stderr    io.Writer     // everything else
@@ -134,11 +134,11 @@ func (c *call) dispatch(ctx context.Context, args []string) error {
 		return c.complete(ctx, args[1:])
 	case updateWord:
 		return fetchNewest(ctx, args[1:])
-	case "--demo", "--version", "--help":
-		name = name[2:]
-	case "-demo", "-version", "-help":
-		name = name[1:]
-	case "-h", "--h":
+	}
+	switch bare := strings.TrimLeft(name, "-"); bare {
+	case "demo", "version", "help":
+		name = bare
+	case "h":
 		name = "help"
 	}
 	runCommand, err := c.prepare(name)
@@ -199,8 +199,8 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// advice returns what to do about an error of the library or of the operating system. The errors of this
-// package say so themselves.
+// advice returns the next step after an error of the library or of the operating system. The errors of this
+// package name it themselves.
 func advice(err error) string {
 	if _, isUsage := errors.AsType[*usageError](err); isUsage {
 		return "" // the usage follows
@@ -211,7 +211,7 @@ func advice(err error) string {
 		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids; " +
 			"finished jobs are kept for a day"
 	case errors.Is(err, pinion.ErrTooLarge):
-		return "" // says so itself
+		return "" // names it itself
 	case errors.Is(err, pinion.ErrBadArgs):
 		return "; `pinion help enqueue` explains how to write arguments"
 	case errors.Is(err, errors.ErrUnsupported):

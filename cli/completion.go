@@ -116,7 +116,7 @@ func (c *call) complete(ctx context.Context, words []string) error {
 		return nil
 	}
 	if _, err := c.prepare(before[0]); err != nil {
-		return nil // there is no such command, so nothing is known about what follows
+		return nil // there is no such command, so any word may follow
 	}
 	before = before[1:]
 	// bash makes three words of --db=q.db.
@@ -149,7 +149,7 @@ func (c *call) complete(ctx context.Context, words []string) error {
 	return nil
 }
 
-// lineSoFar is what comes before the word to complete.
+// lineSoFar is the part of a line before the word to complete.
 type lineSoFar struct {
 	operands   int        // how many
 	flagsEnded bool       // by "--"
@@ -187,8 +187,8 @@ func (c *call) readLine(words []string) (line lineSoFar) {
 	return line
 }
 
-// operandKind returns what the nth operand is, from 0: a word of command.operands, or "" if there is no such
-// operand.
+// operandKind returns the kind of the nth operand, from 0: a word of command.operands, or "" if there is no
+// such operand.
 func (c *call) operandKind(n int) string {
 	words := strings.Fields(c.command.operands)
 	if len(words) == 0 {
@@ -201,7 +201,7 @@ func (c *call) operandKind(n int) string {
 	return strings.TrimSuffix(strings.Trim(words[min(n, last)], "[]"), "...")
 }
 
-// kindOfValue returns what the value of a flag is.
+// kindOfValue returns the kind of a flag's value.
 func kindOfValue(f *flag.Flag) string {
 	switch f.Name {
 	case "task":
@@ -213,7 +213,7 @@ func kindOfValue(f *flag.Flag) string {
 	return name
 }
 
-// candidate prints a word if it begins with what the user has typed.
+// candidate prints a word if it begins with the text that the user has typed.
 func (c *call) candidate(typed, word, about string) {
 	if !strings.HasPrefix(word, typed) || strings.ContainsAny(word, "\t\n") || printable(word, "") != word {
 		return

@@ -118,14 +118,14 @@ func dlqPurge(c *call) func(context.Context) error {
 	}
 }
 
-// confirm asks the user at the terminal. Without a terminal there is nobody to ask, and the answer is no.
-func (c *call) confirm(what string) bool {
+// confirm asks the user at the terminal. Without a terminal the answer is no.
+func (c *call) confirm(statement string) bool {
 	if !isTerminal(c.stdin) || !isTerminal(c.stderr) {
 		return false
 	}
 	c.stopSlowNotice()
 	defer c.startSlowNotice()
-	fmt.Fprintf(c.stderr, "%s. Continue? [y/N] ", what)
+	fmt.Fprintf(c.stderr, "%s. Continue? [y/N] ", statement)
 	answer, _ := bufio.NewReader(c.stdin).ReadString('\n')
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes"

@@ -21,7 +21,7 @@ knew, jobs that no worker can run, and clocks that disagree. With --import or
 --exec it also looks for pending jobs of other tasks than those. It changes
 nothing. It reads everything, which takes some seconds for each million jobs.
 
-A line begins with ok, with note for what may be intended, or with WRONG. The exit
+A line begins with ok, with note if it may be intended, or with WRONG. The exit
 status is 1 if something is wrong.
 `
 
@@ -243,7 +243,7 @@ func firstFew(list []string) string {
 	return strings.Join(few, ", ")
 }
 
-// jobFacts is what an examination has seen of the jobs.
+// jobFacts are the facts about jobs that an examination gathers.
 type jobFacts struct {
 	stale     tally           // running, without a heartbeat
 	future    tally           // added or seen alive in the future

@@ -55,7 +55,7 @@ find . -name '*.png' -print0 | pinion enqueue thumb -0 - --key 'thumb {0}' --db 
 // enqueueCall is a call of enqueue.
 type enqueueCall struct {
 	*call
-	job     pinion.Job // what all jobs have in common
+	job     pinion.Job // the common part of all jobs
 	storage pinion.Storage
 	delay   time.Duration
 	at      time.Time
@@ -230,7 +230,7 @@ func (e *enqueueCall) printID(id string) error {
 func (e *enqueueCall) waitForEnqueued(ctx context.Context, rows bool, ids ...string) error {
 	inspector, ok := e.storage.(pinion.Inspector)
 	if !ok {
-		return fmt.Errorf("enqueued, but %T is not a pinion.Inspector, so nobody can wait for the job: %w",
+		return fmt.Errorf("enqueued, but %T is not a pinion.Inspector, so it is not possible to wait for the job: %w",
 			e.storage, errors.ErrUnsupported)
 	}
 	e.stopSlowNotice()

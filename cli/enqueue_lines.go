@@ -26,7 +26,7 @@ const (
 	longestLine = 8 << 20 // bytes; a job takes fewer, but blanks do not count
 )
 
-// feed enqueues a job for each line of standard input. Its counts are of what has been committed.
+// feed enqueues a job for each line of standard input. It counts only jobs that have been committed.
 type feed struct {
 	*enqueueCall
 	start  time.Time
@@ -54,8 +54,8 @@ func (e *enqueueCall) enqueueLines(ctx context.Context) error {
 	}
 	inputCtx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// Without this, SIGPIPE would kill the command when the reader of the ids goes away, and nobody would
-	// learn what was enqueued.
+	// Without this, SIGPIPE would kill the command when the reader of the ids goes away, before it can report
+	// how many jobs were enqueued.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	defer signal.Stop(pipe)
@@ -333,7 +333,7 @@ func (f *feed) refuse(number int, err error) {
 	fmt.Fprintf(f.stderr, "pinion: %s %d: %s\n", f.unit(), number, printable(text, ""))
 }
 
-// unit returns what there is one of for each job: a line or, with -0, an item.
+// unit returns the name of the input of one job: a line or, with -0, an item.
 func (f *feed) unit() string {
 	if f.nul {
 		return "item"
@@ -399,7 +399,7 @@ func (f *feed) store(ctx context.Context, entries []*entry) error {
 				return err // not about one of these jobs
 			}
 			if f.atomic {
-				return nil // report tells that nothing was enqueued
+				return nil // report prints that nothing was enqueued
 			}
 			entries = good
 			continue
@@ -501,7 +501,7 @@ func (f *feed) clearProgress() {
 	}
 }
 
-// report prints what was done with an input that was read to its end.
+// report prints how many jobs of an input that was read to its end were enqueued.
 func (f *feed) report() error {
 	if f.bad > 0 && f.atomic {
 		return fmt.Errorf("nothing was enqueued, because %s bad; "+
@@ -530,7 +530,7 @@ func (f *feed) report() error {
 	return errReported
 }
 
-// incomplete returns an error that says what was done with an input that was not read to its end.
+// incomplete returns the error of an input that was not read to its end, with the number of jobs enqueued.
 func (f *feed) incomplete(err error, interrupted bool) error {
 	if interrupted {
 		err = errors.New("interrupted")

@@ -48,7 +48,7 @@ type program struct {
 	runner  *runner // set before a worker starts
 }
 
-// kind returns what the command tasks calls it.
+// kind returns the kind of task, as the command tasks prints it.
 func (p *program) kind() string {
 	if p.shell {
 		return "shell"
@@ -166,7 +166,7 @@ func (p *program) run(ctx context.Context, job *pinion.Job) error {
 	return failure
 }
 
-// inputOf returns what the program gets on standard input.
+// inputOf returns the standard input of the program.
 func inputOf(job *pinion.Job) string {
 	input := struct {
 		Args   []any          `json:"args"`
@@ -193,7 +193,7 @@ func describeExit(state *os.ProcessState, stderr string) error {
 	return errors.New(text)
 }
 
-// logOutput logs what a successful program printed and the job does not keep.
+// logOutput logs output of a successful program that the job does not keep.
 func (p *program) logOutput(job *pinion.Job, stdout *head, stderr *tail) {
 	if text := stderr.String(); text != "" {
 		p.runner.log.Debug("standard error", "task", p.name, "job", job.ID, "text", text)
@@ -204,7 +204,7 @@ func (p *program) logOutput(job *pinion.Job, stdout *head, stderr *tail) {
 	}
 }
 
-// runner is what the programs of a worker share.
+// runner runs the programs of a worker.
 type runner struct {
 	env       []string
 	killAfter time.Duration
@@ -230,7 +230,7 @@ func newRunner(db string, killAfter time.Duration, log *slog.Logger) (*runner, e
 	r.guard, err = newGuard()
 	if err != nil {
 		log.Warn("cannot start the guard; if this worker is killed with SIGKILL, "+
-			"what its programs have started may live on", "error", err)
+			"processes of its programs may live on", "error", err)
 	}
 	return r, nil
 }
@@ -244,7 +244,7 @@ func useRunner(r *runner) {
 	}
 }
 
-// run runs a command until it and what it has left in its process group have ended. It stops the command when
+// run runs a command until it and the rest of its process group have ended. It stops the command when
 // ctx ends, and reports whether it did.
 func (r *runner) run(
 	ctx context.Context, cmd *exec.Cmd, input string, stdout, stderr io.Writer,
@@ -358,7 +358,7 @@ func (p *pipes) close() {
 	p.stderr.Close()
 }
 
-// head keeps the beginning of what is written to it.
+// head keeps the beginning of the text that is written to it.
 type head struct {
 	text    []byte
 	dropped int // bytes
@@ -405,7 +405,7 @@ func trimPartialRune(text []byte) []byte {
 	return text
 }
 
-// tail keeps the end of what is written to it.
+// tail keeps the end of the text that is written to it.
 type tail struct {
 	text    []byte
 	dropped bool // something before it

@@ -123,7 +123,7 @@ var (
 	// wordPart matches blanks, a quotation, an escape or plain text at the beginning of a command line.
 	wordPart = regexp.MustCompile(
 		`(?s)^(?:[ \t\n]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$|[^ \t\n'"\\$|&;<>()*` + "`]+)")
-	// quotedEscape matches what a backslash escapes between double quotes.
+	// quotedEscape matches a backslash that escapes a character between double quotes.
 	quotedEscape = regexp.MustCompile("(?s)" + `\\(?:\n|(["\\$` + "`]))")
 	anyEscape    = regexp.MustCompile(`(?s)\\.`)
 	expansion    = regexp.MustCompile(`\$[\w{(*@#?!-]|` + "`")
@@ -184,7 +184,7 @@ func splitWords(line string) (words []string, err error) {
 // placeholder there.
 func shellTemplate(text string) (t template, inArithmetic bool) {
 	last := ""
-	ends := []byte{0} // what ends each quotation or substitution that has begun; the first is the text itself
+	ends := []byte{0} // of each quotation or substitution that has begun; the first is of the text itself
 	arithmetic := 0   // the length of ends outside the outermost arithmetic that has begun; 0: none has
 	for text != "" {
 		braces := shellBraces.FindString(text)

@@ -66,7 +66,7 @@ func (c *call) unknownFlag(arg, name string) error {
 	return usagef("unknown flag %s%s", typed, didYouMean("--"+name, names))
 }
 
-// checkOperands compares the number of operands with what the command takes.
+// checkOperands compares the number of operands with the number that the command takes.
 func (c *call) checkOperands() error {
 	words := strings.Fields(c.command.operands)
 	for i, word := range words {

@@ -121,7 +121,7 @@ func (g *guard) report(pid int) {
 	}
 }
 
-// close lets the guard kill what is left, and waits for that.
+// close lets the guard kill all processes that are left, and waits for that.
 func (g *guard) close() {
 	close(g.forks)
 	if g.pids != nil {
@@ -139,7 +139,7 @@ func init() {
 	}
 }
 
-// guardMain is what the guard's process runs.
+// guardMain is the main function of the guard's process.
 func guardMain(mark string) {
 	// It ends when the worker has ended, and not before.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)

@@ -4,7 +4,7 @@ package cli
 
 import "os/exec"
 
-// guard does nothing here: what programs of a killed worker have started lives on. See guard_linux.go.
+// guard does nothing here: the processes of a killed worker live on. See guard_linux.go.
 type guard struct{}
 
 func newGuard() (*guard, error) { return new(guard), nil }

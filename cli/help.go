@@ -73,7 +73,7 @@ where --db does not. On a terminal pinion looks for a newer version once a day, 
 --no-update-check or PINION_NO_UPDATE_CHECK=1 is set.
 `
 
-// guide prints what pinion says without arguments.
+// guide prints the output of pinion without arguments.
 func (c *call) guide() error {
 	fmt.Fprint(c.stdout, guideText)
 	w := c.tabbed()

@@ -163,7 +163,7 @@ func (c *call) runChild(ctx context.Context, program string) error {
 }
 
 const (
-	// temporaryEnv holds the path of a program that is to remove its own file, because nobody else is left to
+	// temporaryEnv holds the path of a program that removes its own file, because no other process is left to
 	// do so.
 	temporaryEnv    = "PINION_TEMPORARY_BINARY"
 	temporaryPrefix = "pinion-import-"
@@ -207,7 +207,7 @@ func (c *call) compile(ctx context.Context, source, program string) error {
 	return nil
 }
 
-// build is what --import builds.
+// build is one build of --import.
 type build struct {
 	home     goModule    // the module that the main package appears in
 	packages []goPackage // to import
@@ -310,11 +310,12 @@ func versionToGet(own string) string {
 }
 
 // builtInWord comes before the arguments of a program of --build that has tasks of --exec. Behind it are the
-// flags that define them, "--", and what the user has typed.
+// flags that define them, "--", and the arguments of the user.
 const builtInWord = "__built-in"
 
-// mainArgs returns what the main package inserts before the arguments: the tasks of --exec, if the program is
-// to keep them. A program that is built for one run is given its flags again.
+// mainArgs returns the arguments that the main package inserts before those of the user. They define the
+// tasks of --exec, if the program is to keep them. A program that is built for one run is given its flags
+// again.
 func (c *call) mainArgs() []string {
 	if c.build == "" || len(c.execs) == 0 {
 		return nil

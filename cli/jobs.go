@@ -231,7 +231,7 @@ const (
 	outcomeNotFound  = "not found"
 )
 
-// cancellation is what became of a job that was to be canceled.
+// cancellation is the result of canceling a job.
 type cancellation struct {
 	ID      string        `json:"id"`
 	Outcome string        `json:"outcome"`
@@ -287,8 +287,8 @@ func (c *call) cancelJobs(ctx context.Context, storage pinion.Inspector) error {
 	return nil
 }
 
-// findCancellation finds out what became of a job. Ended are the jobs that Cancel has ended, canceling those
-// that their workers cancel.
+// findCancellation finds out how the cancellation of a job has ended. Ended are the jobs that Cancel has
+// ended, canceling those that their workers cancel.
 func findCancellation(
 	ctx context.Context, storage pinion.Inspector, id string, ended, canceling []string,
 ) (cancellation, error) {

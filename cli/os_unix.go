@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// What Unix systems have in common.
+// The part that is specific to Unix systems.
 
 const canReplaceProcess = true
 
@@ -54,10 +54,10 @@ func windowSize(f *os.File) (columns, lines int) {
 // watchEndSignals end `status --watch`.
 var watchEndSignals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 
-// suspendSignal is what ^Z sends.
+// suspendSignal is the signal of ^Z.
 const suspendSignal = syscall.SIGTSTP
 
-// notifyScreen passes on what a live screen must know: that its size has changed, and ^Z.
+// notifyScreen passes on the signals that concern a live screen: a change of its size, and ^Z.
 func notifyScreen(signals chan<- os.Signal) { signal.Notify(signals, syscall.SIGWINCH, suspendSignal) }
 
 // suspend stops this process until it is continued. Go cannot restore the default action of SIGTSTP. That

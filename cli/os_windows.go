@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// What Windows has instead of what os_unix.go uses.
+// The part that is specific to Windows.
 
 const canReplaceProcess = false
 
@@ -16,7 +16,8 @@ func replaceProcess(string, []string) error { return errors.ErrUnsupported }
 // interrupt ends a process at once; Windows has nothing gentler for one process.
 func interrupt(process *os.Process) error { return process.Kill() }
 
-// There are no sessions or process groups: a command is killed at once, and what it has started lives on.
+// There are no sessions or process groups: a command is killed at once, and processes that it started live
+// on.
 
 func newSession(*exec.Cmd) {}
 

@@ -80,7 +80,7 @@ func clip(s string, n int) string {
 }
 
 // brief returns an error's text in one line: its first line and, if there are several, its last, which may be
-// the one that explains it. Each is clipped to limit characters. What follows an empty line, such as the
+// the one that explains it. Each is clipped to limit characters. Text after an empty line, such as the
 // stack of a panic, is left out.
 func brief(text string, limit int) string {
 	text, _, _ = strings.Cut(text, "\n\n")

@@ -19,7 +19,7 @@ func (c *call) storageFlags() {
 	c.importFlag()
 }
 
-// access is what a command does with the storage it opens.
+// access is the kind of access that a command needs.
 type access int
 
 const (
@@ -28,7 +28,7 @@ const (
 	creates               // also creates one
 )
 
-// noticeAfter is how long a command may take before it reports what it waits for. Tests change it.
+// noticeAfter is how long a command may wait before it reports that. Tests change it.
 var noticeAfter = 2 * time.Second
 
 // A scheme has at least two letters, so C:\jobs.db is a path.
@@ -70,14 +70,14 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 	return storage, nil
 }
 
-// startSlowNotice begins a write: if it takes long, the user is told what it waits for.
+// startSlowNotice begins a write. If the write takes long, it reports the cause.
 func (c *call) startSlowNotice() {
 	if c.slowNotice != nil {
 		c.slowNotice.Reset(noticeAfter)
 	}
 }
 
-// stopSlowNotice ends a write, or a wait for something that is no write.
+// stopSlowNotice ends a write, or comes before a wait for something else.
 func (c *call) stopSlowNotice() {
 	if c.slowNotice != nil {
 		c.slowNotice.Stop()

@@ -130,7 +130,7 @@ func (t *table) lines() (lines []string) {
 func (t *table) line(row []cell, widths []int) string {
 	var line strings.Builder
 	for i, cell := range row {
-		if widths[i] == 0 { // there is no room for this column and what follows
+		if widths[i] == 0 { // there is no room for this column and the following
 			break
 		}
 		if i > 0 {

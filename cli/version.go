@@ -74,7 +74,7 @@ const (
 var updateTimeout = time.Second / 2
 
 // checkForUpdate asks for the newest version if a day has passed. The function it returns shows a newer
-// version, if one is known. Whatever goes wrong here is not worth a message.
+// version, if one is known. It ignores errors, which are not worth a message.
 func (c *call) checkForUpdate() (show func()) {
 	nothing := func() {}
 	own := ownVersion()
@@ -136,7 +136,7 @@ func startFetch(stamp string) {
 		return
 	}
 	cmd := exec.Command(self, updateWord, stamp)
-	// No settings of a module apply here, and nobody wants to remove this directory meanwhile.
+	// In this directory no settings of a module apply, and it is no obstacle to removing the current one.
 	cmd.Dir = filepath.Dir(stamp)
 	newSession(cmd)
 	if cmd.Start() == nil {
@@ -144,7 +144,7 @@ func startFetch(stamp string) {
 	}
 }
 
-// fetchNewest is what that process runs.
+// fetchNewest is the command of that process.
 func fetchNewest(ctx context.Context, operands []string) error {
 	if len(operands) != 1 {
 		return usagef("%s is for pinion's own use", updateWord)

@@ -178,7 +178,7 @@ func hasEnded(ctx context.Context, storage pinion.Inspector, job *pinion.Job) (b
 	return false, nil
 }
 
-// timeoutError says what has not ended when the timeout is over.
+// timeoutError names the jobs that have not ended when the timeout is over.
 func timeoutError(ctx context.Context, storage pinion.Inspector, ids []string, timeout time.Duration) error {
 	status := "unfinished"
 	if job, err := findJob(ctx, storage, ids[0]); err == nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// snapshot is what `status --watch` shows at one moment.
+// snapshot is the state of a queue at one moment.
 type snapshot struct {
 	stats   pinion.Stats
 	running []*pinion.Job // the longest first
@@ -175,8 +175,8 @@ func (c *call) write(text string) error {
 	return c.stdout.Flush()
 }
 
-// frame returns what draws a snapshot. It overwrites every line instead of clearing the screen, so nothing
-// flickers.
+// frame returns the text that draws a snapshot. It overwrites every line instead of clearing the screen, so
+// nothing flickers.
 func (c *call) frame(s *snapshot) string {
 	width, height := c.screenSize()
 	var b strings.Builder
@@ -226,7 +226,7 @@ func (c *call) fullScreen(s *snapshot, width, rows int, withRunning bool) []stri
 	return append(append(lines, ""), t.lines()...)
 }
 
-// headerLines returns what stands above the tables: the database and the time, and the rate of jobs.
+// headerLines returns the lines above the tables: the database and the time, and the rate of jobs.
 func (c *call) headerLines(s *snapshot, width int) []string {
 	clock := s.at.Format("15:04:05")
 	name := cut(printable(c.db, ""), max(width-len(clock)-2, 0))

@@ -41,7 +41,7 @@ The program also gets:
 Its exit status decides what becomes of the job:
 
   0                 success; standard output is the result: as JSON if it is one
-                    JSON value, else as a string; what exceeds 64 KiB is dropped
+                    JSON value, else as a string; it is cut off after 64 KiB
   $PINION_NO_RETRY  (100) failure for good: the job becomes a dead letter
   $PINION_RETRY     (75, EX_TEMPFAIL) failure; if the last line on standard output
                     is a TIME, the retry comes after it
@@ -50,10 +50,10 @@ Its exit status decides what becomes of the job:
 The error of the job is the exit status and the last KiB of standard error. When a
 job times out, is canceled or is lost to another worker, the process group of its
 program gets SIGTERM, and after --kill-after SIGKILL; the job has failed, whatever
-the exit status. What a program leaves running has a second to end. On Linux nothing
-that a program starts outlives the worker, even one that is killed, except what
-leaves its session and also clears its environment. Elsewhere programs of a killed
-worker may live on.
+the exit status. Processes that a program leaves running have a second to end. On
+Linux no process that a program starts outlives the worker, even a worker that is
+killed, unless it leaves its session and also clears its environment. Elsewhere
+programs of a killed worker may live on.
 
 SIGINT or SIGTERM stops the worker gracefully: it takes no more jobs, gives back
 those that have not started, and waits for the others. After --shutdown-timeout, or
@@ -130,7 +130,7 @@ func (w *workerCall) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.stopSlowNotice() // from here on the worker logs what it waits for
+	w.stopSlowNotice() // from here on the worker logs its waiting
 	w.retry.Jitter = !w.noJitter
 	w.worker.Storage = storage
 	w.worker.Retry = &w.retry
@@ -159,7 +159,7 @@ func (w *workerCall) work(ctx context.Context) error {
 	logged := make(chan struct{})
 	cancelLog := context.AfterFunc(ctx, func() {
 		defer close(logged)
-		stop() // a second signal does what it does to any program
+		stop() // a second signal has its default effect
 		w.worker.Logger.Info("worker stops gracefully; a second signal stops it at once",
 			"cause", context.Cause(ctx))
 	})
@@ -222,7 +222,7 @@ which ` + "`pinion help worker`" + ` explains. It opens no queue.
 const tasksExamples = `pinion tasks --import ./tasks
 pinion tasks --exec 'pack=gzip -k -- {0}' --json`
 
-// taskInfo is what tasks prints about a task.
+// taskInfo is the output of tasks for one task.
 type taskInfo struct {
 	Name    string `json:"name"`
 	Kind    string `json:"kind"` // go, exec or shell
