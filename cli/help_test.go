@@ -39,7 +39,7 @@ func runExample(t *testing.T, line string) {
 	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", "trap : INT\n" + line}
 	cmd.Env = append(cmd.Env, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to interrupt it as a terminal does
-	output := &watched{first: regexp.MustCompile(`worker starts|pending`)}
+	output := &watched{first: regexp.MustCompile(`worker started|pending`)}
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

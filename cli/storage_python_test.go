@@ -124,7 +124,7 @@ func TestPythonAndGoShareAFileUnderLoad(t *testing.T) {
 		}
 		workers = append(workers, cmd)
 	}
-	await(t, &output, func() bool { return strings.Count(output.String(), "worker starts") == len(workers) })
+	await(t, &output, func() bool { return strings.Count(output.String(), "worker started") == len(workers) })
 
 	for _, p := range python {
 		go p.begin()

@@ -163,9 +163,9 @@ func (w *workerCall) work(ctx context.Context) error {
 		w.worker.Logger.Info("worker stops gracefully; a second signal stops it at once",
 			"cause", context.Cause(ctx))
 	})
-	w.worker.Logger.Info("worker starts", "tasks", strings.Join(pinion.DefaultRegistry.Names(), ","))
 	var err error
-	if w.drain {
+	if w.drain { // Run logs its own start
+		w.worker.Logger.Info("worker started", "tasks", strings.Join(pinion.DefaultRegistry.Names(), ","))
 		err = w.worker.Drain(ctx)
 		if err != nil && errors.Is(err, ctx.Err()) {
 			err = fmt.Errorf("stopped before the queue was drained: %w", context.Cause(ctx))
