@@ -6,19 +6,21 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pinion-queue/pinion"
 )
 
 // People must be able to read a table, whatever is in the queue.
 func TestLinesOfAListingHaveABoundedLength(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	s := openStorage(t, db)
 	huge := strings.Repeat("\x1b\u202e", 250_000)
 	for i, end := range []func(*pinion.Job) error{
 		func(j *pinion.Job) error { return s.DeadLetter(t.Context(), j, errors.New(huge)) },
 		func(*pinion.Job) error { return nil },
-		func(j *pinion.Job) error { return s.Release(t.Context(), j) },
+		func(j *pinion.Job) error { return s.MarkFailed(t.Context(), j, errors.New(huge), time.Now()) },
 	} {
 		unique := huge + strconv.Itoa(i)
 		job := &pinion.Job{ID: unique, Task: huge, Queue: huge, Key: unique, Args: []any{huge[:100_000]}}
