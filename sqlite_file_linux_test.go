@@ -1,0 +1,127 @@
+package pinion
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+func TestOpenSQLiteRefusesAFifoAndDoesNotWaitForIt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenSQLite(t.Context(), path, nil)
+	wantError(t, err, "pinion: open "+path+": ", "it is not a regular file")
+}
+
+// asNobody runs f as a user to whom permissions apply, also if the tests run as root.
+func asNobody(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		if os.Geteuid() == 0 {
+			const nobody = 65534
+			syscall.RawSyscall(syscall.SYS_SETFSUID, nobody, 0, 0) // of this thread alone
+		}
+		f()
+	}()
+	<-done
+}
+
+func TestOpenSQLiteRefusesAFileOrFolderThatItMayNotWrite(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		file, folder os.FileMode
+		says         string
+	}{
+		{"the file", 0o444, 0o777, "the file or its folder is read-only for this user"},
+		{"the folder", 0o666, 0o555, "the file or its folder is read-only for this user"},
+		{"both", 0o444, 0o555, "the file or its folder is read-only for this user"},
+		{"reading, too", 0o000, 0o555, "unable to open"},
+	} {
+		for journal, script := range map[string]string{"": python02, " in WAL mode": python02 + "PRAGMA journal_mode=WAL;"} {
+			t.Run(test.name+journal, func(t *testing.T) {
+				dir := t.TempDir()
+				path := filepath.Join(dir, "q.db")
+				python(t, path, script)
+				before := folder(t, dir)
+				for _, change := range []struct {
+					name string
+					mode os.FileMode
+				}{{path, test.file}, {dir, test.folder}, {filepath.Dir(dir), 0o755}} {
+					if err := os.Chmod(change.name, change.mode); err != nil {
+						t.Fatal(err)
+					}
+				}
+				asNobody(func() {
+					_, err := OpenSQLite(context.Background(), path, nil)
+					wantError(t, err, "pinion: open "+path+": ", test.says)
+				})
+				if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+				// SQLite cannot read a file in WAL mode without making a log beside it, if it may.
+				if after := folder(t, dir); journal == "" && !maps.Equal(before, after) || before["q.db"] != after["q.db"] {
+					t.Errorf("the folder has changed; there are now %q", slices.Collect(maps.Keys(after)))
+				}
+			})
+		}
+	}
+}
+
+func TestReadOnlyOpensAFileInAFolderThatItMayNotWrite(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("there"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(path)
+	before := folder(t, dir)
+	if err := errors.Join(os.Chmod(path, 0o444), os.Chmod(dir, 0o555), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(func() {
+		s, err := OpenSQLite(context.Background(), path, &SQLiteOptions{ReadOnly: true})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if got := listed(t, s.Jobs(context.Background(), Filter{})); got != "there" {
+			t.Errorf("Jobs lists %q, want there", got)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if after := folder(t, dir); !maps.Equal(before, after) {
+		t.Errorf("the folder has changed; there are now %q", slices.Collect(maps.Keys(after)))
+	}
+}
+
+func TestOpenSQLiteRefusesADanglingLinkAndADevice(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "q.db")
+	if err := os.Symlink(filepath.Join(dir, "nothing"), link); err != nil {
+		t.Fatal(err)
+	}
+	for path, says := range map[string]string{link: "no such file or directory", "/dev/null": "it is not a regular file"} {
+		for _, readOnly := range []bool{false, true} {
+			_, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: readOnly})
+			wantError(t, err, "pinion: open "+path+": ", says)
+		}
+	}
+	if found := slices.Collect(maps.Keys(folder(t, dir))); !slices.Equal(found, []string{"q.db"}) {
+		t.Errorf("the folder holds %q, want q.db alone", found)
+	}
+}
