@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
@@ -34,6 +35,52 @@ func TestAPanicFailsItsAttemptAndKeepsTheStack(t *testing.T) {
 				t.Errorf("the stack of the panic is not kept:\n%s", stack)
 			}
 		})
+	}
+}
+
+func TestOutsideATaskThereIsNothingToAsk(t *testing.T) {
+	if job, ok := JobFromContext(t.Context()); ok || job != nil {
+		t.Errorf("JobFromContext gave %v", job)
+	}
+	if s, ok := StorageFromContext(t.Context()); ok || s != nil {
+		t.Errorf("StorageFromContext gave %v", s)
+	}
+	if err := SetResult(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "not a task's") {
+		t.Errorf("SetResult: %v, want an error", err)
+	}
+}
+
+func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{(*nilText)(nil), "<nil>"},
+		{(*nilError)(nil), "panic: runtime error"},
+	} {
+		fails := func(RunFunc) RunFunc { return func(context.Context, *Job) error { return c.err } }
+		for _, middleware := range []func(RunFunc) RunFunc{nil, fails} {
+			var registry Registry
+			registry.Add(Task[int]{Name: "task", Run: func(context.Context, int) error { return c.err }})
+			storage := NewMemoryStorage()
+			defer storage.Close()
+			job := NewJob("task", 1)
+			if err := storage.Enqueue(t.Context(), job); err != nil {
+				t.Fatal(err)
+			}
+			worker := &Worker{Storage: storage, Registry: &registry, Middleware: middleware,
+				Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: 1}, Logger: slog.New(slog.DiscardHandler)}
+			if err := worker.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := storage.Get(t.Context(), job.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Status != StatusFailed || got.Attempts != 2 || !strings.HasPrefix(got.Error, c.want) {
+				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q", c.err, got.Status, got.Attempts, got.Error, c.want)
+			}
+		}
 	}
 }
 

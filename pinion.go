@@ -762,15 +762,6 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// clone returns a copy of j, so that a task cannot change the job of the worker, who still needs its Claim.
-func (j *Job) clone() *Job {
-	job := *j
-	job.Args = slices.Clone(j.Args)
-	job.Kwargs = maps.Clone(j.Kwargs)
-	job.Meta = maps.Clone(j.Meta)
-	return &job
-}
-
 // pause waits for d or until ctx ends, and reports whether ctx is still live.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
