@@ -197,50 +197,33 @@ func TestWithoutATimeoutATaskHasNoDeadline(t *testing.T) {
 	})
 }
 
-// The context is made late; nobody is to notice.
-func TestATasksContextEndsWithTheTaskWhateverWasAskedOfIt(t *testing.T) {
-	type key struct{}
-	kept := func(ctx context.Context, cancel context.CancelFunc) context.Context {
-		t.Cleanup(cancel)
-		return ctx
-	}
-	looks := map[string]func(ctx context.Context) context.Context{
-		"nothing": func(ctx context.Context) context.Context { return ctx },
-		"Done":    func(ctx context.Context) context.Context { _ = ctx.Done(); return ctx },
-		"the job": func(ctx context.Context) context.Context { JobFromContext(ctx); return ctx },
-		"a value": func(ctx context.Context) context.Context { return context.WithValue(ctx, key{}, 1) },
-		"a child": func(ctx context.Context) context.Context { return kept(context.WithCancel(ctx)) },
-		"a timer": func(ctx context.Context) context.Context { return kept(context.WithTimeout(ctx, time.Hour)) },
-		"a parent": func(ctx context.Context) context.Context {
-			return kept(context.WithCancel(context.WithValue(ctx, key{}, 1)))
-		},
-	}
-	for name, look := range looks {
-		for _, timeout := range []time.Duration{0, time.Minute} {
-			overMemory(t, func(t *testing.T, s *MemoryStorage) {
-				var seen context.Context
-				w := workerOf(s, taskOf("keeps", func(ctx context.Context) error {
-					before := runtime.NumGoroutine()
-					if seen = look(ctx); name != "nothing" && seen.Err() != nil {
-						t.Errorf("%s, timeout %v: the running task's context ended: %v", name, timeout, seen.Err())
-					}
-					if after := runtime.NumGoroutine(); after > before {
-						t.Errorf("%s, timeout %v: %d goroutines more", name, timeout, after-before)
-					}
-					return nil
-				}))
-				w.TaskTimeout = timeout
-				wantEnd(t, s, drained(t, w, "keeps"), ending{StatusSuccess, 1, ""})
-				select {
-				case <-seen.Done():
-				default:
-					t.Errorf("%s, timeout %v: the context goes on after the task", name, timeout)
+func TestATasksContextEndsWithTheTask(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Minute} {
+		overMemory(t, func(t *testing.T, s *MemoryStorage) {
+			var kept, derived context.Context
+			w := workerOf(s, taskOf("keeps", func(ctx context.Context) error {
+				before := runtime.NumGoroutine()
+				var cancel context.CancelFunc
+				kept = ctx
+				derived, cancel = context.WithCancel(ctx)
+				t.Cleanup(cancel)
+				if derived.Err() != nil {
+					t.Errorf("timeout %v: the running task's context has ended: %v", timeout, derived.Err())
 				}
-				if seen.Err() != context.Canceled || context.Cause(seen) != context.Canceled {
-					t.Errorf("%s, timeout %v: it ended with %v because of %v, want context.Canceled", name, timeout, seen.Err(), context.Cause(seen))
+				if after := runtime.NumGoroutine(); after > before {
+					t.Errorf("timeout %v: a context derived from the task's needs %d goroutines", timeout, after-before)
 				}
-			})
-		}
+				return nil
+			}))
+			w.TaskTimeout = timeout
+			wantEnd(t, s, drained(t, w, "keeps"), ending{StatusSuccess, 1, ""})
+			for _, ctx := range []context.Context{kept, derived} {
+				if ctx.Err() != context.Canceled || context.Cause(ctx) != context.Canceled {
+					t.Errorf("timeout %v: after the task its context ended with %v because of %v, want context.Canceled",
+						timeout, ctx.Err(), context.Cause(ctx))
+				}
+			}
+		})
 	}
 }
 

@@ -747,3 +747,28 @@ var processName = sync.OnceValue(func() string {
 
 // microTime rounds a time down to what every storage keeps.
 func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// PanicError is the failure of a task that panicked or called runtime.Goexit.
+type PanicError struct {
+	Value any    // what panic was called with
+	Stack []byte // as debug.Stack returns it
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
+
+// Unwrap returns Value if it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// pause waits for d or until ctx ends, and reports whether ctx is still live.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}

@@ -213,9 +213,9 @@ func documentedDefaults(t *testing.T, file, structName string) map[string]string
 }
 
 func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
-	worker := func(w *Worker) *shift {
+	worker := func(w *Worker) settings {
 		w.Storage = &MemoryStorage{}
-		s, err := w.newShift(false)
+		s, err := w.settings()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,25 +231,25 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 		"Registry":          "DefaultRegistry",
 		"Queues":            "every queue",
 		"Name":              "host:pid",
-		"Concurrency":       fmt.Sprint(len(s.slots)),
+		"Concurrency":       fmt.Sprint(s.concurrency),
 		"Retry":             "DefaultRetry",
 		"TaskTimeout":       "none",
 		"VisibilityTimeout": s.visibility.String(),
 		"HeartbeatInterval": "a third of VisibilityTimeout, at most 1s",
 		"ReapInterval":      s.reap.String(),
-		"ShutdownTimeout":   s.grace.String(),
+		"ShutdownTimeout":   s.shutdown.String(),
 		"Middleware":        "none",
 		"Logger":            "slog.Default",
 	}
 	if diff := cmp.Diff(want, documentedDefaults(t, "worker.go", "Worker")); diff != "" {
 		t.Errorf("Worker (-code +comments):\n%s", diff)
 	}
-	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.timeout != 0 || s.log != slog.Default() ||
+	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.taskTimeout != 0 || s.log != slog.Default() ||
 		s.name != fmt.Sprintf("%s:%d", host, os.Getpid()) {
 		t.Errorf("a Worker's defaults in words are not what its comments say: %+v", s)
 	}
 	for visibility, beat := range map[time.Duration]time.Duration{0: time.Second, 900 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {
-		if got := worker(&Worker{VisibilityTimeout: visibility}).beat; got != beat {
+		if got := worker(&Worker{VisibilityTimeout: visibility}).heartbeat; got != beat {
 			t.Errorf("a VisibilityTimeout of %v makes a HeartbeatInterval of %v, want %v", visibility, got, beat)
 		}
 	}

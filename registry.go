@@ -3,6 +3,7 @@ package pinion
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -143,6 +144,13 @@ func (t Task[A]) params() *params { return paramsOf(t.Name, reflect.TypeFor[A]()
 
 // unknown returns the names of a job's arguments that the task does not know and ignores, sorted.
 func (h handler) unknown(job *Job) []string { return h.params.unknown(job) }
+
+// clone returns a copy of the job for a task. The worker still needs its own: it acts by the job's Claim.
+func (j *Job) clone() *Job {
+	job := *j
+	job.Args, job.Kwargs, job.Meta = slices.Clone(j.Args), maps.Clone(j.Kwargs), maps.Clone(j.Meta)
+	return &job
+}
 
 // Registry holds tasks by name. The zero value is empty and ready to use. Tasks may be added while workers
 // use it.
