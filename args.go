@@ -243,12 +243,10 @@ func (j *Job) DecodeArgs(args, kwargs string) error {
 	return nil
 }
 
-const jsonSpace = " \t\r\n"
-
 // isJSON reports whether text is JSON of the kind that begins with the byte begin. It must be valid UTF-8
 // too, because encoding/json would read other bytes as U+FFFD.
 func isJSON(text string, begin byte) bool {
-	trimmed := strings.TrimLeft(text, jsonSpace)
+	trimmed := strings.TrimLeft(text, " \t\r\n")
 	return trimmed != "" && trimmed[0] == begin && json.Valid([]byte(text)) && utf8.ValidString(text)
 }
 
@@ -279,8 +277,14 @@ type splitter struct {
 
 // newSplitter returns a splitter for text, which must be a valid JSON array or object.
 func newSplitter(text string) splitter {
-	text = strings.Trim(text, jsonSpace)
-	return splitter{[]byte(text[1 : len(text)-1])} // without the brackets
+	start, end := 0, len(text)
+	for isSpace(text[start]) {
+		start++
+	}
+	for isSpace(text[end-1]) {
+		end--
+	}
+	return splitter{[]byte(text[start+1 : end-1])} // without the brackets
 }
 
 // more reports whether an element follows, which next returns then.
@@ -304,7 +308,7 @@ func (s *splitter) next() json.RawMessage {
 }
 
 // isSpace reports whether c is white space in JSON.
-func isSpace(c byte) bool { return strings.IndexByte(jsonSpace, c) >= 0 }
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
 // endOfValue returns the length of the JSON value at the start of text.
 func endOfValue(text []byte) int {
@@ -324,14 +328,18 @@ func endOfValue(text []byte) int {
 
 // endOfString returns the length of the JSON string at the start of text.
 func endOfString(text []byte) int {
-	i := 1
-	for text[i] != '"' {
-		if text[i] == '\\' {
-			i++ // the byte after it may be a quotation mark
+	escaped := false // by the backslash before
+	for i, c := range text[1:] {
+		switch {
+		case escaped:
+			escaped = false
+		case c == '\\':
+			escaped = true
+		case c == '"':
+			return i + 2
 		}
-		i++
 	}
-	return i + 1
+	return len(text) // not reached, because the text is valid
 }
 
 // endOfBrackets returns the length of the JSON array or object at the start of text.
