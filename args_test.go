@@ -179,6 +179,9 @@ type (
 		Odd  int `json:"it's,string"` // the versions of encoding/json make different names of this
 		Even int `json:"a.b-c/d e;f,string"`
 	}
+	futureTags struct {
+		At time.Time `json:"at,format:RFC3339"` // encoding/json/v2 knows more options
+	}
 )
 
 type embedsTag struct {
@@ -268,12 +271,12 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 		{"a long queue", &Job{Task: "x", Queue: long}, ErrBadArgs, "the Queue has 1025 bytes"},
 		{"a long key", &Job{Task: "x", Key: long}, ErrBadArgs, "the Key has 1025 bytes"},
 		{"a key of a schedule", &Job{Task: "x", Key: "periodic:nightly"}, ErrBadArgs,
-			`the Key is "periodic:nightly", but only a Worker's Periodic makes keys that begin with periodic:`},
+			`the Key is "periodic:nightly", but keys that begin with periodic: belong to a Worker's Periodic`},
 		{"a key of another slot of a schedule", &Job{Task: "x", Key: "periodic:nightly", RunAt: slot,
 			ID: periodicID("nightly", slot.Add(time.Hour))}, ErrBadArgs, `the Key is "periodic:nightly"`},
 		{"a key of another schedule", &Job{Task: "x", Key: "periodic:nightly", RunAt: slot,
 			ID: periodicID("daily", slot)}, ErrBadArgs, `the Key is "periodic:nightly"`},
-		{"Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"a": "\xff"}}, ErrBadArgs, `the Meta a "\xff" is not`},
+		{"Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"a": "\xff"}}, ErrBadArgs, `the value in Meta "\xff" is not`},
 		{"a name in Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"\xff": ""}}, ErrBadArgs, "not valid UTF-8"},
 		{"Meta with a NUL", &Job{Task: "x", Meta: map[string]string{"a": "\x00"}}, ErrBadArgs, "contains a NUL"},
 		{"a name in Meta with a NUL", &Job{Task: "x", Meta: map[string]string{"\x00": ""}}, ErrBadArgs, "contains a NUL"},
@@ -556,6 +559,7 @@ func TestTaskJobRoundTripsEveryShape(t *testing.T) {
 	roundTrip(t, struct{}{})
 	roundTrip(t, marker{})
 	roundTrip(t, oddTags{1, 2})
+	roundTrip(t, futureTags{now})
 
 	seed := now.UnixNano()
 	t.Logf("seed %d", seed)
