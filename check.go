@@ -294,6 +294,7 @@ func enqueueRules() []storageRule {
 				{&Job{ID: strings.Repeat("x", 1<<10+1), Task: "b"}, ErrBadArgs},
 				{&Job{Task: "b", Queue: strings.Repeat("x", 1<<10+1)}, ErrBadArgs},
 				{&Job{Task: "b", Key: strings.Repeat("x", 1<<10+1)}, ErrBadArgs},
+				{&Job{Task: "b", Key: "periodic:mine"}, ErrBadArgs},
 				{&Job{Task: "b", Meta: map[string]string{"k": "a\x00"}}, ErrBadArgs},
 				{&Job{Task: "b", Meta: map[string]string{"k": strings.Repeat("x", 4<<10)}}, ErrTooLarge},
 				{NewJob("b", func() {}), ErrBadArgs},
