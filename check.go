@@ -170,7 +170,25 @@ func dueTimeRules() []storageRule {
 			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
 			c.enqueue(&Job{Task: "soon", RunAt: time.Now().Add(5 * time.Millisecond)})
 			c.wantEqual("job that is due before the others", c.mustEnd(waiting), "soon")
+
+			c.enqueue(NewJob("released"))
+			released := c.claimOne()
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1, Lease: shortLease})
+			c.release(time.Time{}, nil, released)
+			c.wantEqual("job that is released", c.mustEnd(waiting), "released")
+
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.reap(1)
+			c.wantEqual("job that is taken back", c.mustEnd(waiting), "released")
 		}},
+		{"a Dequeue that waits returns when a job is replayed", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("a"))
+			c.deadLetter(c.claimOne())
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			_, err := in.Replay(c.ctx, Filter{})
+			c.must(err)
+			c.wantEqual("job that is replayed", c.mustEnd(waiting), "a")
+		})},
 		{"no job is claimed before its due time; Dequeue waits for it", func(c *checker) {
 			due := time.Now().Add(10 * time.Millisecond)
 			c.enqueue(
@@ -644,7 +662,14 @@ func leaseRules() []storageRule {
 			job = c.claimOne()
 			c.wantEqual("Reaped", job.Reaped, 1)
 			c.release(time.Time{}, nil, job)
-			c.wantEqual("Reaped after Release", c.claimOne().Reaped, 0)
+			c.wantEqual("Reaped after Release", c.claimShortly(1)[0].Reaped, 0)
+			c.reap(1)
+			c.deadLetter(c.claimOne())
+			if in, ok := c.Storage.(Inspector); ok {
+				_, err := in.Replay(c.ctx, Filter{})
+				c.must(err)
+				c.wantEqual("Reaped after Replay", c.claimOne().Reaped, 0)
+			}
 		}},
 	}
 }
@@ -1201,19 +1226,25 @@ func limitRules() []storageRule {
 		})},
 		{"Dequeue waits until a limit admits a job", optional(func(c *checker, l Limiter) {
 			c.setLimit(l, "default", 1)
-			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"))
+			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"), NewJob("e"))
 			job := c.claimOne()
 			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1})
 			c.markDone(job)
-			c.wantEqual("job after MarkDone", c.mustEnd(waiting), "b")
+			jobs, err := waiting.end()
+			c.must(err)
+			c.wantEqual("job after MarkDone", taskNames(jobs), "b")
+
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.deadLetter(jobs[0])
+			c.wantEqual("job after DeadLetter", c.mustEnd(waiting), "c")
 
 			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
 			c.setLimit(l, "default", 2)
-			c.wantEqual("job under a higher limit", c.mustEnd(waiting), "c")
+			c.wantEqual("job under a higher limit", c.mustEnd(waiting), "d")
 
 			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
 			c.setLimit(l, "default", -1)
-			c.wantEqual("job without a limit", c.mustEnd(waiting), "d")
+			c.wantEqual("job without a limit", c.mustEnd(waiting), "e")
 		})},
 		{"a queue with a limit is never claimed ahead", optional(func(c *checker, l Limiter) {
 			c.setLimit(l, "default", 5)
@@ -1343,7 +1374,7 @@ func (c *checker) must(err error) {
 
 func (c *checker) wantEqual(what string, got, want any) {
 	if !reflect.DeepEqual(got, want) {
-		c.must(fmt.Errorf("%s: got %v, want %v", what, got, want))
+		c.must(fmt.Errorf("%s: got %+v, want %+v", what, got, want))
 	}
 }
 
@@ -1652,13 +1683,13 @@ func (c *checker) list(listing iter.Seq2[*Job, error]) []*Job {
 // wantJobs checks which jobs Jobs lists.
 func (c *checker) wantJobs(in Inspector, f Filter, want string) {
 	got := taskNames(c.list(in.Jobs(c.ctx, f)))
-	c.wantEqual(fmt.Sprintf("jobs of %+v", f), got, want)
+	c.wantEqual("jobs of the filter "+filterText(f), got, want)
 }
 
 // wantLetters checks which jobs DeadLetters lists.
 func (c *checker) wantLetters(in Inspector, f Filter, want string) {
 	got := taskNames(c.list(in.DeadLetters(c.ctx, f)))
-	c.wantEqual(fmt.Sprintf("dead letters of %+v", f), got, want)
+	c.wantEqual("dead letters of the filter "+filterText(f), got, want)
 }
 
 // state is what changes in the life of a job.
@@ -1681,6 +1712,17 @@ func describe(job *Job) string {
 	return fmt.Sprintf("%s %s%s %s, queue %s, priority %d, key %s, meta %v, %s after %d attempts, error %q",
 		job.ID, job.Task, job.Args, job.Kwargs, job.Queue, job.Priority, job.Key, job.Meta,
 		job.Status, job.Attempts, job.Error)
+}
+
+// filterText returns the fields of a filter that are set.
+func filterText(f Filter) string {
+	var fields []string
+	for field, value := range reflect.ValueOf(f).Fields() {
+		if !value.IsZero() {
+			fields = append(fields, fmt.Sprintf("%s: %v", field.Name, value))
+		}
+	}
+	return "{" + strings.Join(fields, ", ") + "}"
 }
 
 // taskNames returns the names of the jobs' tasks, separated by spaces.
