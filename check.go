@@ -17,17 +17,17 @@ import (
 
 // CheckStorage reports whether a storage does what [Storage] says.
 //
-// It also checks [Canceler], [Inspector] and [Limiter] if the storage implements them. It calls open once
-// for each rule and closes the storages. They must be empty. The error joins all failures; each begins with
-// the rule that is broken. In a test:
+// It also checks [Canceler], [Inspector] and [Limiter] if the storage implements them, see [As]. It calls
+// open once for each rule and closes the storages. They must be empty. The error joins all failures; each
+// begins with the rule that is broken. In a test:
 //
 //	if err := pinion.CheckStorage(ctx, open); err != nil {
 //		t.Error(err)
 //	}
 //
 // It makes about a thousand calls and takes a second or so. No rule is about speed, so a slow machine
-// breaks none. Give ctx a deadline: only at its end is a storage found out that never wakes a Dequeue that
-// waits.
+// breaks none. Give ctx a deadline: a storage that never wakes a waiting Dequeue keeps CheckStorage waiting
+// until then.
 func CheckStorage(ctx context.Context, open func() (Storage, error)) error {
 	var failures []error
 	for _, r := range storageRules() {
@@ -241,23 +241,23 @@ func contextRules() []storageRule {
 func taskRules() []storageRule {
 	return []storageRule{
 		{"Dequeue claims only the Tasks that it is given, whatever the case of their letters", func(c *checker) {
+			// U+212A is the Kelvin sign. strings.EqualFold takes it for a K, and other rules do not.
 			c.enqueue(NewJob("other"), NewJob("ΣΑΣ"), NewJob("\u212Aelvin"), NewJob("add"), NewJob("Add"))
-			// U+212A is the Kelvin sign, which strings.EqualFold takes for a K.
-			some := DequeueOptions{Max: 9, Tasks: []string{"kelvin", "σας"}, NoWait: true}
-			c.wantEqual("jobs of the tasks kelvin and σας", taskNames(c.dequeue(some)), "ΣΑΣ \u212Aelvin")
-			add := DequeueOptions{Max: 9, Tasks: []string{"ADD"}, NoWait: true}
-			c.wantEqual("jobs of the task ADD", taskNames(c.dequeue(add)), "add Add")
+			jobs := c.claimUpTo(9, DequeueOptions{Tasks: []string{"kelvin", "σας"}})
+			c.wantEqual("jobs of the tasks kelvin and σας", taskNames(jobs), "ΣΑΣ \u212Aelvin")
+			jobs = c.claimUpTo(9, DequeueOptions{Tasks: []string{"ADD"}})
+			c.wantEqual("jobs of the task ADD", taskNames(jobs), "add Add")
 			c.wantEqual("jobs of all tasks", c.claimDue(9), "other")
 		}},
 		{"jobs of tasks that Dequeue is not given stay as they are", func(c *checker) {
 			c.enqueue(&Job{ID: "1", Task: "unknown", Priority: 9}, NewJob("known"))
-			known := DequeueOptions{Max: 9, Tasks: []string{"known"}, NoWait: true}
-			c.wantEqual("jobs of the task", taskNames(c.dequeue(known)), "known")
+			jobs := c.claimUpTo(9, DequeueOptions{Tasks: []string{"known"}})
+			c.wantEqual("jobs of the task", taskNames(jobs), "known")
 			c.wantSize(1)
 			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1, Tasks: []string{"known"}})
 			c.enqueue(NewJob("unknown"), NewJob("known"))
 			c.wantEqual("job that ends the wait", c.mustEnd(waiting), "known")
-			if in, ok := c.Storage.(Inspector); ok {
+			if in, ok := As[Inspector](c.Storage); ok {
 				job := c.get(in, "1")
 				c.wantEqual("Status", job.Status, StatusPending)
 				c.wantEqual("Attempts", job.Attempts, 0)
@@ -485,11 +485,10 @@ func claimRules() []storageRule {
 			c.wantWorker("after a claim that waited", "1", "waiting")
 			c.reap(1)
 			for _, worker := range []string{"", "Ä:1"} {
-				jobs := c.dequeue(DequeueOptions{Max: 1, Worker: worker, NoWait: true})
-				c.wantEqual("number of jobs due", len(jobs), 1)
-				c.wantEqual("Worker", jobs[0].Worker, worker)
+				job := c.claimAll(1, DequeueOptions{Worker: worker})[0]
+				c.wantEqual("Worker", job.Worker, worker)
 				c.wantWorker("while the job runs", "1", worker)
-				c.retry(jobs[0])
+				c.retry(job)
 				c.wantWorker("after the claim", "1", worker)
 			}
 		}},
@@ -581,11 +580,11 @@ func leaseRules() []storageRule {
 		{"a claim lives as long as its own Lease, whatever the visibility of ReapStale", func(c *checker) {
 			c.enqueue(NewJob("default"), NewJob("long"), NewJob("short"))
 			jobs := c.claim(1)
-			jobs = append(jobs, c.dequeue(DequeueOptions{Max: 1, Lease: time.Hour, NoWait: true})...)
+			jobs = append(jobs, c.claimAll(1, DequeueOptions{Lease: time.Hour})...)
 			c.claimShortly(1)
 			c.wantEqual("LeaseUntil by default", jobs[0].LeaseUntil, jobs[0].HeartbeatAt.Add(10*time.Second))
 			c.wantEqual("LeaseUntil of an hour", jobs[1].LeaseUntil, jobs[1].HeartbeatAt.Add(time.Hour))
-			if in, ok := c.Storage.(Inspector); ok {
+			if in, ok := As[Inspector](c.Storage); ok {
 				c.wantEqual("LeaseUntil that is stored", c.get(in, jobs[1].ID).LeaseUntil, jobs[1].LeaseUntil)
 			}
 			c.reapWith(time.Millisecond, 1)
@@ -614,7 +613,7 @@ func leaseRules() []storageRule {
 		}},
 		{"Heartbeat prolongs the claim by its Lease", optional(func(c *checker, in Inspector) {
 			c.enqueue(&Job{ID: "1", Task: "a"})
-			job := c.dequeue(DequeueOptions{Max: 1, Lease: time.Minute, NoWait: true})[0]
+			job := c.claimAll(1, DequeueOptions{Lease: time.Minute})[0]
 			time.Sleep(2 * time.Millisecond)
 			_, err := c.Heartbeat(c.ctx, job)
 			c.must(err)
@@ -665,7 +664,7 @@ func leaseRules() []storageRule {
 			c.wantEqual("Reaped after Release", c.claimShortly(1)[0].Reaped, 0)
 			c.reap(1)
 			c.deadLetter(c.claimOne())
-			if in, ok := c.Storage.(Inspector); ok {
+			if in, ok := As[Inspector](c.Storage); ok {
 				_, err := in.Replay(c.ctx, Filter{})
 				c.must(err)
 				c.wantEqual("Reaped after Replay", c.claimOne().Reaped, 0)
@@ -812,7 +811,7 @@ func cancelRules() []storageRule {
 			c.cancel(k, canceled{asked: "1"}, "1")
 			c.markDone(job)
 			c.cancel(k, canceled{}, "1")
-			if in, ok := c.Storage.(Inspector); ok {
+			if in, ok := As[Inspector](c.Storage); ok {
 				c.wantEqual("Status", c.get(in, "1").Status, StatusSuccess)
 			}
 		})},
@@ -927,7 +926,7 @@ func inspectRules() []storageRule {
 			c.deadLetter(jobs[2])
 			c.deadLetter(jobs[3])
 			c.retry(jobs[4])
-			if k, ok := c.Storage.(Canceler); ok {
+			if k, ok := As[Canceler](c.Storage); ok {
 				c.cancel(k, canceled{ended: jobs[4].ID}, jobs[4].ID)
 			}
 
@@ -947,7 +946,7 @@ func inspectRules() []storageRule {
 			c.wantEqual("b that failed", sums["q b"].Failed, 1)
 			c.wantEqual("Took is positive", sums["default a"].Took > 0, true)
 			c.wantEqual("retried that succeeded", sums["default retried"].Succeeded, 0)
-			if _, ok := c.Storage.(Canceler); ok {
+			if _, ok := As[Canceler](c.Storage); ok {
 				c.wantEqual("retried that was canceled", sums["default retried"].Failed, 1)
 			}
 			history, err = in.History(c.ctx, time.Now().Add(time.Hour))
@@ -1192,7 +1191,7 @@ func limitRules() []storageRule {
 				&Job{Task: "e", Queue: "q"},
 				NewJob("other"),
 			)
-			jobs := c.dequeue(DequeueOptions{Max: 9, Lease: shortLease, NoWait: true})
+			jobs := c.claimUpTo(9, DequeueOptions{Lease: shortLease})
 			c.wantEqual("jobs due at first", taskNames(jobs), "a b other")
 			c.wantEqual("jobs due while two run", c.claimDue(9), "")
 			c.markDone(jobs[0])
@@ -1320,16 +1319,16 @@ func closeRules() []storageRule {
 			c.wantError("ReapStale", err, ErrClosed)
 			_, err = c.Size(c.ctx)
 			c.wantError("Size", err, ErrClosed)
-			if k, ok := c.Storage.(Canceler); ok {
+			if k, ok := As[Canceler](c.Storage); ok {
 				_, _, err = k.Cancel(c.ctx, "1")
 				c.wantError("Cancel", err, ErrClosed)
 				_, err = k.Canceled(c.ctx, job)
 				c.wantError("Canceled", err, ErrClosed)
 			}
-			if in, ok := c.Storage.(Inspector); ok {
+			if in, ok := As[Inspector](c.Storage); ok {
 				c.wantInspectorClosed(in)
 			}
-			if l, ok := c.Storage.(Limiter); ok {
+			if l, ok := As[Limiter](c.Storage); ok {
 				c.wantError("SetLimit", l.SetLimit(c.ctx, "q", 1), ErrClosed)
 				_, err = l.Limits(c.ctx)
 				c.wantError("Limits", err, ErrClosed)
@@ -1356,10 +1355,10 @@ var errCheck = errors.New("failed by CheckStorage")
 // shortLease is the lease of claims that are to be lost.
 const shortLease = 2 * time.Millisecond
 
-// optional makes a rule of one about an interface that a storage need not implement.
+// optional returns a check that does nothing for a storage without the power T.
 func optional[T any](check func(*checker, T)) func(*checker) {
 	return func(c *checker) {
-		if s, ok := c.Storage.(T); ok {
+		if s, ok := As[T](c.Storage); ok {
 			check(c, s)
 		}
 	}
@@ -1392,8 +1391,8 @@ func (c *checker) dequeue(opts DequeueOptions) []*Job {
 	return jobs
 }
 
-// claimAll claims jobs until it has n, all of which must be due. A storage may return fewer than Max.
-func (c *checker) claimAll(n int, opts DequeueOptions) []*Job {
+// claimUpTo claims jobs until it has n or none is due. A storage may return fewer than Max at once.
+func (c *checker) claimUpTo(n int, opts DequeueOptions) []*Job {
 	opts.NoWait = true
 	var jobs []*Job
 	for len(jobs) < n {
@@ -1404,6 +1403,12 @@ func (c *checker) claimAll(n int, opts DequeueOptions) []*Job {
 		}
 		jobs = append(jobs, more...)
 	}
+	return jobs
+}
+
+// claimAll claims n jobs, which must be due.
+func (c *checker) claimAll(n int, opts DequeueOptions) []*Job {
+	jobs := c.claimUpTo(n, opts)
 	c.wantEqual("number of jobs due", len(jobs), n)
 	return jobs
 }
@@ -1418,7 +1423,7 @@ func (c *checker) claimShortly(n int) []*Job { return c.claimAll(n, DequeueOptio
 
 // claimDue claims up to n jobs that are due and returns their names.
 func (c *checker) claimDue(n int, queues ...string) string {
-	return taskNames(c.dequeue(DequeueOptions{Max: n, Queues: queues, NoWait: true}))
+	return taskNames(c.claimUpTo(n, DequeueOptions{Queues: queues}))
 }
 
 // waitForOne claims one job and waits until it is due.
@@ -1503,7 +1508,7 @@ func (c *checker) release(at time.Time, cause error, jobs ...*Job) {
 // happened.
 func (c *checker) reap(n int) (from, to time.Time) { return c.reapWith(time.Hour, n) }
 
-// reapWith is reap with a visibility, which is none of these claims' business: they have leases.
+// reapWith is reap with a visibility. It must not matter, because these claims have leases.
 func (c *checker) reapWith(visibility time.Duration, n int) (from, to time.Time) {
 	from = asStored(time.Now())
 	for reaped := 0; reaped < n; {
@@ -1594,7 +1599,7 @@ func (c *checker) wantDuplicate(job *Job, want DuplicateError) {
 	c.wantEqual("error of Enqueue for a batch", got, &want)
 }
 
-// wantLost checks that every verb calls the job lost.
+// wantLost checks that every verb reports the job as lost and does nothing for it.
 func (c *checker) wantLost(job *Job) {
 	size, err := c.Size(c.ctx)
 	c.must(err)
@@ -1627,7 +1632,7 @@ func (c *checker) wantClaimedAhead(when string, opts DequeueOptions, want string
 
 // wantWorker checks the Worker of a stored job, if the storage can be asked.
 func (c *checker) wantWorker(when, id, want string) {
-	if in, ok := c.Storage.(Inspector); ok {
+	if in, ok := As[Inspector](c.Storage); ok {
 		c.wantEqual("stored Worker "+when, c.get(in, id).Worker, want)
 	}
 }
@@ -1652,7 +1657,7 @@ func (c *checker) wantCanceled(k Canceler, want string, jobs ...*Job) {
 
 // wantEndedAsCanceled checks that a job has ended because it was canceled, if the storage can be asked.
 func (c *checker) wantEndedAsCanceled(id string) {
-	in, ok := c.Storage.(Inspector)
+	in, ok := As[Inspector](c.Storage)
 	if !ok {
 		return
 	}

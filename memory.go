@@ -1239,7 +1239,6 @@ func (s *MemoryStorage) deleteLocked(rec *record) {
 // Stats implements [Inspector].
 func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
 	var counter statsCounter
-	var stats Stats
 	last := int64(0) // the number up to which s.all has been read
 	err := s.inPages(ctx, func() (more bool) {
 		page := s.all.page(last, memoryPage)
@@ -1252,14 +1251,21 @@ func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
+	var deadLetters int
+	var lastMinute [60]int
 	err = s.do(ctx, func() error {
 		s.ended.count(&counter, s.now)
-		stats = counter.stats()
-		stats.DeadLetters = s.dead.len()
-		stats.LastMinute = s.recent.counts(s.now)
+		deadLetters = s.dead.len()
+		lastMinute = s.recent.counts(s.now)
 		return nil
 	})
-	return stats, err
+	if err != nil {
+		return Stats{}, err
+	}
+	stats := counter.stats() // not under the lock: there may be many names to sort
+	stats.DeadLetters = deadLetters
+	stats.LastMinute = lastMinute
+	return stats, nil
 }
 
 // countOneLocked counts a job that waits or runs.
@@ -1293,6 +1299,9 @@ func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []En
 		s.ended.mergeOld(s.now)
 		ends = s.ended.since(since)
 		return nil
+	})
+	slices.SortFunc(ends, func(a, b Ends) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Task, b.Task))
 	})
 	return ends, err
 }
@@ -1387,7 +1396,7 @@ func (h *history) mergeOld(now time.Time) {
 	}
 }
 
-// since returns the ends of the periods from the minute of a time on, the oldest first.
+// since returns the ends of the periods from the minute of a time on, in no order.
 func (h history) since(t time.Time) []Ends {
 	var all []Ends
 	for start, pairs := range h {
@@ -1395,9 +1404,6 @@ func (h history) since(t time.Time) []Ends {
 			all = slices.AppendSeq(all, maps.Values(pairs))
 		}
 	}
-	slices.SortFunc(all, func(a, b Ends) int {
-		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Task, b.Task))
-	})
 	return all
 }
 
