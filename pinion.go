@@ -661,6 +661,20 @@ func attemptsOf(job *Job, cause error) int {
 	return job.Attempts
 }
 
+// ofOne returns the error of a verb that takes one job, for which a lost or a canceled job is an error.
+func ofOne(lost, canceled []*Job, err error) error {
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
+	}
+	return nil
+}
+
 // checkDistinct reports a job that is handed to one Enqueue twice.
 func checkDistinct(jobs []*Job) error {
 	seen := make(map[*Job]bool, len(jobs))

@@ -209,7 +209,7 @@ func TestTheDueTimesOfReapedJobsAreWholeMicroseconds(t *testing.T) {
 			}
 		}
 		if s, ok := t.storage.(*SQLiteStorage); ok {
-			n, err := s.look(t.Context(), "count", "SELECT count(*) FROM jobs WHERE run_at <> round(run_at, 6)")
+			n, err := s.readValue(t.Context(), "count", "SELECT count(*) FROM jobs WHERE run_at <> round(run_at, 6)")
 			if n != int64(0) || err != nil {
 				t.Errorf("%v due times lie between two microseconds, error %v", n, err)
 			}

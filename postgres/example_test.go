@@ -25,7 +25,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer storage.Close()
-	pinion.Func("welcome", func(ctx context.Context, args WelcomeArgs) error {
+	pinion.Register("welcome", func(ctx context.Context, args WelcomeArgs) error {
 		fmt.Println("welcome", args.Customer)
 		return nil
 	})
@@ -36,7 +36,7 @@ func Example() {
 }
 
 // A job that becomes necessary in a transaction is enqueued in it: there is the one if and only if there is the other.
-func ExampleStorage_EnqueueTx() {
+func ExampleStorage_Tx() {
 	ctx := context.Background()
 	storage, err := postgres.Open(ctx, os.Getenv("DATABASE_URL"), nil)
 	if err != nil {
@@ -53,7 +53,7 @@ func ExampleStorage_EnqueueTx() {
 		if err := tx.QueryRow(ctx, `INSERT INTO customers (name) VALUES ('Ada') RETURNING id`).Scan(&id); err != nil {
 			return err
 		}
-		return storage.EnqueueTx(ctx, tx, pinion.NewJob("welcome", id))
+		return storage.Tx(tx).Enqueue(ctx, pinion.NewJob("welcome", id))
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -61,12 +60,12 @@ func TestImportMovesWhatASQLiteFileOwes(t *testing.T) {
 	}
 	for range 2 { // dead letters that share a key
 		err := file.Enqueue(ctx, &pinion.Job{Task: "dead too", Priority: 2, Key: "shared"})
-		claimed, failed := file.Dequeue(ctx, 1)
+		claimed, failed := file.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
 		if err := errors.Join(err, failed, file.DeadLetter(ctx, claimed[0], errors.New("another"))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	claimed, err := file.Dequeue(ctx, 4)
+	claimed, err := file.Dequeue(ctx, pinion.DequeueOptions{Max: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,9 +84,7 @@ func TestImportMovesWhatASQLiteFileOwes(t *testing.T) {
 	if diff := cmp.Diff(owed(t, file), owed(t, s)); diff != "" {
 		t.Errorf("what is owed (-in the file +here):\n%s", diff)
 	}
-	ended, end := context.WithCancel(ctx)
-	end()
-	if got, err := s.Dequeue(ended, 2); err != nil || got[0].Task != "failed" || got[1].Task != "runs" || got[1].Claim <= claimed[3].Claim {
+	if got, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 2}); err != nil || got[0].Task != "failed" || got[1].Task != "runs" || got[1].Claim <= claimed[3].Claim {
 		t.Errorf("claimed %v, %v", got, err)
 	}
 	if n, err := s.Replay(ctx, pinion.Filter{}); n != 2 || err != nil { // one of two with the same key

@@ -495,7 +495,7 @@ func TestACommitWhoseAnswerIsLostIsRecognised(t *testing.T) {
 	claim := func() *pinion.Job {
 		t.Helper()
 		var jobs []*pinion.Job
-		losing("Dequeue", func() (err error) { jobs, err = s.Dequeue(ctx, 9); return err })
+		losing("Dequeue", func() (err error) { jobs, err = s.Dequeue(ctx, pinion.DequeueOptions{Max: 9}); return err })
 		if len(jobs) != 1 || jobs[0].Attempts != 1 {
 			t.Fatalf("claimed %+v, want one job in its first attempt", jobs)
 		}
@@ -524,7 +524,10 @@ func TestACommitWhoseAnswerIsLostIsRecognised(t *testing.T) {
 		{"MarkFailed", func(job *pinion.Job) error { return s.MarkFailed(ctx, job, io.EOF, time.Now().Add(time.Hour)) }, pinion.StatusPending, 1},
 		{"DeadLetter", func(job *pinion.Job) error { return s.DeadLetter(ctx, job, io.EOF) }, pinion.StatusFailed, 1},
 		{"Heartbeat", func(job *pinion.Job) error { return none(s.Heartbeat(ctx, job)) }, pinion.StatusRunning, 1},
-		{"Release", func(job *pinion.Job) error { return s.Release(ctx, job) }, pinion.StatusPending, 0},
+		{"Release", func(job *pinion.Job) error {
+			lost, _, err := s.Release(ctx, time.Time{}, nil, job)
+			return none(lost, err)
+		}, pinion.StatusPending, 0},
 	} {
 		job := &pinion.Job{Task: "a", ID: end.verb, Key: end.verb}
 		losing("Enqueue", func() error { return s.Enqueue(ctx, job) })
@@ -615,7 +618,7 @@ func TestWithoutAServerAVerbEndsWithItsContextOrTheStorage(t *testing.T) {
 	if _, err := s.Size(ctx); err == nil { // which notices that the connection is gone
 		t.Error("there was an answer")
 	}
-	_, dequeue := s.Dequeue(ctx, 1)
+	_, dequeue := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
 	_, size := s.Size(ctx)
 	for _, err := range []error{s.Enqueue(ctx, pinion.NewJob("a")), dequeue, size} {
 		if !errors.Is(err, context.DeadlineExceeded) {
