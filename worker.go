@@ -17,6 +17,11 @@ import (
 //
 // Set the fields, then call Run or Drain. A zero field means the default in brackets. Run and Drain check the fields,
 // which must not change until they return. A Worker that has stopped may run again.
+//
+// A worker claims only jobs whose tasks it knows. The others wait for a worker that knows them; it logs a warning once for
+// each name. The job of a worker that dies is due again, with any worker running, at the latest after the lease
+// (VisibilityTimeout), a fifth of it plus a second, and two ReapIntervals: 15 seconds by default. A job that loses its lease five
+// times one after the other is dead-lettered.
 type Worker struct {
 	Storage           Storage                    // holds the jobs; whoever opened it closes it after Run has returned
 	Registry          *Registry                  // the tasks [DefaultRegistry]
@@ -27,7 +32,7 @@ type Worker struct {
 	TaskTimeout       time.Duration              // for tasks without a timeout of their own [none]
 	VisibilityTimeout time.Duration              // how long a lease lasts without a heartbeat [10s]
 	HeartbeatInterval time.Duration              // less than VisibilityTimeout/5 + 1s [a third of VisibilityTimeout, at most 1s]
-	ReapInterval      time.Duration              // between two looks for lost leases, of any worker [2s]
+	ReapInterval      time.Duration              // between two looks for lost leases, of any worker [1s]
 	ShutdownTimeout   time.Duration              // how long running tasks may go on after a stop [10s]
 	Middleware        func(next RunFunc) RunFunc // wraps every task [none]
 	Periodic          []Periodic                 // the schedules whose jobs it plans, like every worker that has them [none]
@@ -183,7 +188,7 @@ func (w *Worker) settings() (settings, error) {
 		retry:       DefaultRetry,
 		taskTimeout: w.TaskTimeout,
 		visibility:  orDefault(w.VisibilityTimeout, 10*time.Second),
-		reap:        orDefault(w.ReapInterval, 2*time.Second),
+		reap:        orDefault(w.ReapInterval, time.Second),
 		shutdown:    orDefault(w.ShutdownTimeout, 10*time.Second),
 		middleware:  w.Middleware,
 		periodic:    w.Periodic,

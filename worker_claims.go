@@ -38,21 +38,27 @@ func (r *workerRun) claimLoop(ctx, writes context.Context) {
 	}
 }
 
+// claimTime is how long a claim of a Run waits. The next one is made with the names of the tasks that there are then.
+const claimTime = time.Minute
+
 // claim makes one claim. It reports whether a Drain is over if the claim returned nothing.
 func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last bool, err error) {
 	opts := DequeueOptions{
 		Max:    want.slots + want.ahead,
 		Ahead:  want.ahead,
 		Queues: r.queues,
-		Tasks:  r.registry.Names(), // each time, because tasks may be added while the worker runs
+		Tasks:  r.registry.Names(),
 		Worker: r.name,
 		Lease:  r.visibility,
 	}
-	if !r.drain {
-		jobs, err = r.storage.Dequeue(ctx, opts)
-		return jobs, false, err
+	var waiting context.Context
+	var cancel context.CancelFunc
+	idle := false
+	if r.drain {
+		waiting, cancel, idle = r.drainContext(ctx)
+	} else {
+		waiting, cancel = context.WithTimeout(ctx, claimTime)
 	}
-	waiting, cancel, idle := r.drainContext(ctx)
 	defer cancel()
 	opts.NoWait = idle
 	jobs, err = r.storage.Dequeue(waiting, opts)
