@@ -91,6 +91,7 @@ func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteS
 		}
 		s.w.beforeCommit = s.beforeCommit
 		s.w.ended = s.claims.ended
+		s.w.allowInline = s.claims.noneWaits
 		s.w.sleepOnly = s.opts.PollInterval != 0
 		s.w.start()
 	}

@@ -117,6 +117,10 @@ func (q *claims) fail(err error) {
 
 // ---- Inside a transaction ----
 
+// noneWaits reports whether a producer may commit alone. While claims wait, their worker is likely to write too, and
+// all gain by sharing a transaction: 10 % of a mixed load.
+func (q *claims) noneWaits() bool { return len(q.waiting) == 0 }
+
 // serveDue gives the claims what is due, if something may have become due.
 func (q *claims) serveDue(tx *transaction) {
 	if len(q.waiting) == 0 || !q.mayBeDue {
