@@ -247,7 +247,7 @@ func (s *SQLiteStorage) store(tx *transaction, rows []*newRow) {
 	s.claims.mayBeDue = true
 }
 
-const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING')`
+const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING') AND key_until_start<2`
 
 // findDuplicate returns a DuplicateError for the first row whose ID exists, or whose Key another unfinished job holds,
 // in the table or in rows. q must hold the write lock.
@@ -572,7 +572,7 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	attempts, errorText := attemptsOf(job, cause), ErrorText(cause)
 	return ofOne(s.endClaims(ctx, "dead-letter", []*Job{job}, func(tx *transaction, job *Job) bool {
-		updated := tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`+heldAndNotCanceled,
+		updated := tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?, buried=1`+heldAndNotCanceled,
 			errorText, seconds(tx.now), attempts, job.ID, job.Claim, job.Attempts)
 		if updated == 0 {
 			return false
@@ -606,7 +606,7 @@ func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Jo
 
 // staleJobs takes the earliest and the latest heartbeat of a job that is alive. A heartbeat in the future comes from a
 // clock that was set back.
-const staleJobs = ` FROM jobs INDEXED BY jobs_running WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
+const staleJobs = ` FROM jobs INDEXED BY jobs_running3 WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
 
 // ReapStale takes back lost leases (see [Storage]) and prunes some of what was finished longer ago than Retention. It
 // takes no lock if there is neither.

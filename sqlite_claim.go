@@ -202,8 +202,8 @@ type readySnapshot struct {
 }
 
 func (q *claims) look(tx *transaction) (now readySnapshot) {
-	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue>='' AND queue<x'' ORDER BY queue `
+	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue>='' AND queue<x'' ORDER BY queue `
 	for v := range tx.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1),
 		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1)`) {
 		now = readySnapshot{v[0], v[1], v[2]}
@@ -295,7 +295,7 @@ func (c *claim) heads(tx *transaction, now readySnapshot) (found heads) {
 	if len(queues) == 1 { // it has no rival, so its head need not be known
 		return heads{{queue: queues[0], rowid: math.MinInt64}}
 	}
-	const ready = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue`
+	const ready = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
 	for _, queue := range queues {
 		for v := range tx.rows(ready+`=? ORDER BY priority DESC, rowid LIMIT 1`, queue) {
 			found = append(found, head{text(v[0]), int(integer(v[1])), integer(v[2])})
@@ -320,8 +320,8 @@ func (c *claim) heads(tx *transaction, now readySnapshot) (found heads) {
 func (c *claim) claimFrom(tx *transaction, queue string, rival *head) (next *head) {
 	var taken []any // rowids
 	unusable := make(map[int64]error)
-	for v := range tx.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue=? ORDER BY priority DESC, rowid`, queue) {
+	for v := range tx.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`, queue) {
 		rowid, job, err := jobOf(v)
 		at := head{queue, job.Priority, rowid}
 		first := len(taken) == 0 && len(unusable) == 0 // even if another process has changed it
@@ -360,7 +360,7 @@ func (c *claim) claimFrom(tx *transaction, queue string, rival *head) (next *hea
 // bury dead-letters a row that another program wrote and that no worker can run, so that it does not block those behind
 // it.
 func bury(tx *transaction, rowid int64, reason error) {
-	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=? WHERE rowid=?`, ErrorText(reason), seconds(tx.now), rowid)
+	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, buried=1 WHERE rowid=?`, ErrorText(reason), seconds(tx.now), rowid)
 	tx.exec(toDLQ+`rowid=?`, rowid)
 }
 
