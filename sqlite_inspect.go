@@ -234,7 +234,7 @@ func isASCII(s string) bool {
 // If that row is not FAILED (because Python has replayed it, say) the letter stays.
 func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
 	return s.tend(ctx, "replay", f, func(tx *transaction, rowid any) bool {
-		s.claims.mayBeDue = true
+		s.claims.changedAnywhere()
 		return replayLetter(tx, rowid)
 	})
 }
