@@ -1,184 +1,228 @@
 package pinion
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"log/slog"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// run is one attempt. It is the context of its task, so that the task can ask for its job. The context of the
-// standard library behind it is made when it is first needed: many tasks never look, and one takes longer to make and
-// to cancel than they run.
-type run struct {
-	tasks   context.Context // its parent
-	timeout time.Duration   // 0: none
-	job     *Job
-	storage Storage
-	ended   atomic.Bool   // the task has returned, or was not run; what is left is to record it
-	took    time.Duration // by the task, if it was run
+// attempt is one attempt at a job. The context of its task carries it, so that the task can ask for its job.
+type attempt struct {
+	job      *Job
+	storage  Storage
+	log      *slog.Logger
+	retry    RetryPolicy             // the task's or the worker's
+	cancel   context.CancelCauseFunc // cancels the task's context
+	stop     context.CancelFunc      // stops the timer of its timeout
+	started  time.Time               // when the task was called; zero: it was not
+	took     time.Duration           // by the task; 0: it was not run
+	returned atomic.Bool             // the task has returned or was not run; what is left is to record it
+	doneInTx atomic.Bool             // the job was made SUCCESS in a transaction of the task's, see EndInTx
 
-	mu     sync.Mutex              // guards the rest
-	ctx    context.Context         // nil: not yet needed
-	stop   context.CancelCauseFunc // of ctx
-	why    error                   // it was cancelled when there was no ctx yet
-	result json.RawMessage         // from SetResult
+	mu      sync.Mutex      // guards the rest
+	result  json.RawMessage // from the last SetResult
+	version int             // counts calls of SetResult
+	stored  int             // the version that a heartbeat has stored
 }
 
-// made returns the context behind r. All that contexts derived from r ask goes there, so that they hang on it as on
-// any other, without a goroutine of their own.
-func (r *run) made() context.Context {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx == nil {
-		parent := r.tasks
-		if r.why != nil {
-			parent = context.WithoutCancel(parent) // which has its own reason by now
-		}
-		ctx, stop := context.WithCancelCause(parent)
-		if r.ctx, r.stop = ctx, stop; r.timeout > 0 {
-			var rest context.CancelFunc
-			r.ctx, rest = context.WithTimeoutCause(ctx, r.timeout, timeoutError(r.timeout))
-			r.stop = func(cause error) { stop(cause); rest() }
-		}
-		if r.why != nil {
-			stop(r.why)
-		}
+type attemptKey struct{} // the key of a context's *attempt
+
+// begin returns the context of the attempt's task. From now on its timeout counts; 0 is none.
+func (a *attempt) begin(parent context.Context, timeout time.Duration) context.Context {
+	a.stop = func() {}
+	ctx := parent
+	if timeout > 0 {
+		ctx, a.stop = context.WithTimeoutCause(ctx, timeout, timeoutError(timeout))
 	}
-	return r.ctx
+	ctx, a.cancel = context.WithCancelCause(ctx)
+	return context.WithValue(ctx, attemptKey{}, a)
 }
 
-func (r *run) Deadline() (time.Time, bool) { return r.made().Deadline() }
+// finish ends the task's context after the task.
+func (a *attempt) finish() {
+	a.cancel(nil)
+	a.stop()
+}
 
-func (r *run) Done() <-chan struct{} { return r.made().Done() }
-
-func (r *run) Err() error { return r.made().Err() }
-
-func (r *run) Value(key any) any {
-	if key == (runKey{}) {
-		return r
+// withResult returns the job with the result that the task has set so far.
+func (a *attempt) withResult() *Job {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.result == nil {
+		return a.job
 	}
-	return r.made().Value(key)
-}
-
-// String keeps fmt (in a mock, say) from reading the fields, which others write.
-func (r *run) String() string { return "pinion.job(" + r.job.ID + ")" }
-
-// cancel cancels the context; nil is context.Canceled.
-func (r *run) cancel(cause error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx != nil {
-		r.stop(cause)
-	} else {
-		r.why = cmp.Or(r.why, cause, context.Canceled)
-	}
-}
-
-// cause is context.Cause.
-func (r *run) cause() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx != nil {
-		return context.Cause(r.ctx)
-	}
-	return cmp.Or(r.why, context.Cause(r.tasks))
-}
-
-type runKey struct{} // the key of a context's *run
-
-// JobFromContext returns a copy of the job that the task is running.
-func JobFromContext(ctx context.Context) (*Job, bool) {
-	r, ok := ctx.Value(runKey{}).(*run)
-	if !ok {
-		return nil, false
-	}
-	return r.job.clone(), true
-}
-
-// clone keeps what a task does to a job from the worker, who still needs its Claim.
-func (j *Job) clone() *Job {
-	job := *j
-	job.Args, job.Kwargs = slices.Clone(j.Args), maps.Clone(j.Kwargs)
+	job := *a.job // a copy, because the storage may be reading the job for a heartbeat
+	job.Result = a.result
 	return &job
 }
 
-// StorageFromContext returns the storage that the task's job came from, to enqueue what follows.
-func StorageFromContext(ctx context.Context) (Storage, bool) {
-	r, ok := ctx.Value(runKey{}).(*run)
+// markReturned notes that the task has returned. Its result stays as it is now.
+func (a *attempt) markReturned() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.returned.Store(true)
+}
+
+// maxProgress is the size in bytes of the largest result that heartbeats store while the task runs.
+const maxProgress = 64 << 10
+
+// progress returns a copy of the job for a heartbeat, and the version of the result. The copy has no Result if that has
+// not changed since a heartbeat stored it, or is too large.
+func (a *attempt) progress() (job *Job, version int) {
+	shown := *a.job
+	shown.StartedAt = microTime(a.started)
+	shown.Result = nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.version > a.stored && len(a.result) <= maxProgress {
+		shown.Result = a.result
+	}
+	return &shown, a.version
+}
+
+// progressStored notes that a heartbeat has stored a version of the result.
+func (a *attempt) progressStored(version int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stored = version
+}
+
+// ---- What a running task may ask of its context ----
+
+// attemptFrom returns the attempt whose task was given ctx, or a context derived from that.
+func attemptFrom(ctx context.Context) (*attempt, bool) {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	return a, ok
+}
+
+// JobFromContext returns a copy of the job that the task is running.
+func JobFromContext(ctx context.Context) (*Job, bool) {
+	a, ok := attemptFrom(ctx)
 	if !ok {
 		return nil, false
 	}
-	return r.storage, true
+	return a.job.clone(), true
 }
 
-// SetResult records v, encoded now as JSON of at most 1 MiB (ErrTooLarge), as the job's Result; it is written when the
-// task succeeds, in the same step. The last call counts. It may be called by any goroutine of the task, also after a
-// timeout; after the task's end it does nothing. Outside a task it is an error.
+// StorageFromContext returns the storage that the task's job came from. Use it to enqueue follow-up jobs.
+func StorageFromContext(ctx context.Context) (Storage, bool) {
+	a, ok := attemptFrom(ctx)
+	if !ok || a.storage == nil { // Task.Call has no storage
+		return nil, false
+	}
+	return a.storage, true
+}
+
+// Logger returns the worker's logger with the attributes job, task and attempt. Outside of a task it returns
+// slog.Default().
+func Logger(ctx context.Context) *slog.Logger {
+	a, ok := attemptFrom(ctx)
+	if !ok || a.log == nil {
+		return slog.Default()
+	}
+	return a.log.With("job", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempts)
+}
+
+// SetResult sets the Result of the task's job to v. ctx is the one that the task was given, or derived from that.
+//
+// A task may call it again and again, from any goroutine: each heartbeat stores the latest value, so that others see how
+// far the task is, and the last one is stored when the task succeeds or its job becomes a dead letter. A retry starts
+// with none. SetResult encodes v at once, as JSON of at most 1 MiB; a longer text is ErrTooLarge. Heartbeats leave out a
+// value of more than 64 KiB.
+//
+// After the task has returned SetResult does nothing. Outside of a worker it does nothing either, and returns no error, so
+// that tests can call a task's function.
 func SetResult(ctx context.Context, v any) error {
-	r, ok := ctx.Value(runKey{}).(*run)
+	a, ok := attemptFrom(ctx)
 	if !ok {
-		return errors.New("pinion: SetResult: the context is not a task's")
+		return nil
 	}
 	text, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("pinion: SetResult: %w", err)
 	}
 	if len(text) > maxEncoded {
-		return fmt.Errorf("%w: a result of %d bytes, at most %d are taken", ErrTooLarge, len(text), maxEncoded)
+		return fmt.Errorf("%w: SetResult: the result is %d bytes; want at most %d", ErrTooLarge, len(text), maxEncoded)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.result = text
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.returned.Load() {
+		a.result = text
+		a.version++
+	}
 	return nil
 }
 
-// timeoutError is the cause of a task's cancellation after a time.
+// EndInTx is for authors of storages, who need it for [Tx].Done. It calls end with the job of the task that ctx was given
+// to, with its Result so far. end makes that job SUCCESS in a transaction, under its Claim. If end returns nil, the worker
+// records nothing more for the job when the task has returned. Outside of a task EndInTx returns an error.
+func EndInTx(ctx context.Context, end func(job *Job) error) error {
+	a, ok := attemptFrom(ctx)
+	if !ok {
+		return errors.New("pinion: Tx.Done: the context is not a task's; pass the one that the task was given")
+	}
+	if err := end(a.withResult()); err != nil {
+		return err
+	}
+	a.doneInTx.Store(true)
+	return nil
+}
+
+// ---- Timeouts ----
+
+// timeoutError is the cause with which a task's context ends after its timeout.
 type timeoutError time.Duration
 
 func (e timeoutError) Error() string { return fmt.Sprintf("timed out after %v", time.Duration(e)) }
 
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// PanicError is the failure of a task that panicked or called runtime.Goexit.
-type PanicError struct {
-	Value any
-	Stack []byte
+// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is what
+// the error comes from and it does not say so already.
+func withTimeout(err, cause error) error {
+	timedOut := errors.Is(cause, context.DeadlineExceeded)
+	comesFromIt := isCancellation(err) || errors.Is(err, context.DeadlineExceeded)
+	if !timedOut || !comesFromIt || errors.Is(err, cause) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
+// isCancellation reports whether err is what a task returns when it ends because its context was cancelled.
+func isCancellation(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, ErrShutdown)
+}
 
-// Unwrap returns Value if that is an error.
-func (e *PanicError) Unwrap() error { err, _ := e.Value.(error); return err }
+// ---- Panics ----
 
-// protected makes an error of a panic, for the middleware around a task as well as for the worker.
-func protected(next RunFunc) RunFunc {
+// recovering returns a function that calls next and returns a panic of it as a PanicError. It stands around the task,
+// so that middleware sees an error, and around the middleware.
+func recovering(next RunFunc) RunFunc {
 	return func(ctx context.Context, job *Job) (err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				err = &PanicError{v, debug.Stack()}
 			}
 			if err != nil {
-				err = asked(err)
+				err = usable(err)
 			}
 		}()
 		return next(ctx, job)
 	}
 }
 
-// asked asks err what the worker is going to ask it. One that panics then, as a nil *T in an error may, also when a
-// task panicked with it, becomes one that does not.
-func asked(err error) (sound error) {
+// usable returns err, or a PanicError if one of err's methods panics, as those of a nil *T in an error may. It calls
+// whatever the worker will call. A task may also have panicked with such an error.
+func usable(err error) (result error) {
 	defer func() {
 		if v := recover(); v != nil {
-			sound = &PanicError{printed(v), debug.Stack()}
+			result = &PanicError{sprint(v), debug.Stack()}
 		}
 	}()
 	_ = errors.Is(err, ErrShutdown)
@@ -187,12 +231,48 @@ func asked(err error) (sound error) {
 	return err
 }
 
-// printed is fmt.Sprint, which survives a value that panics when it is printed, but not one that panics with another.
-func printed(v any) (text string) {
+// sprint is fmt.Sprint, or the type of a value that panics with yet another such value when it is printed.
+func sprint(v any) (text string) {
 	defer func() {
 		if recover() != nil {
 			text = fmt.Sprintf("%T", v)
 		}
 	}()
 	return fmt.Sprint(v)
+}
+
+// ---- Without a worker ----
+
+// Call runs the task once, without a worker and a storage, and returns the Result that it has set. It is for tests.
+//
+// Call does as a worker would: it encodes the arguments and decodes them again, puts a job into the task's context,
+// applies Timeout and returns a panic as a [PanicError]. It runs no middleware, and StorageFromContext finds nothing. A
+// mistake in the task panics as in [Registry.Add].
+func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
+	handler := t.handler()
+	now := microTime(time.Now())
+	job := t.Job(args)
+	job.ID = NewID()
+	job.Status = StatusRunning
+	job.Attempts = 1
+	job.Claim = 1
+	job.CreatedAt, job.HeartbeatAt, job.StartedAt = now, now, now
+	if job.Queue == "" {
+		job.Queue = defaultQueue
+	}
+	encodedArgs, encodedKwargs, err := job.EncodeArgs()
+	if err != nil {
+		return nil, err
+	}
+	job.splitArgs(encodedArgs, encodedKwargs)
+
+	a := &attempt{job: job}
+	ctx = a.begin(ctx, t.Timeout)
+	defer a.finish()
+	err = recovering(handler.run)(ctx, job)
+	a.markReturned()
+	if err != nil {
+		err = withTimeout(err, context.Cause(ctx))
+	}
+	return a.withResult().Result, err
 }

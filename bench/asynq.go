@@ -37,7 +37,8 @@ func startRedis(ctx context.Context, dir string) (stop func() error, err error) 
 		return nil, errors.New("redis-server is not installed")
 	}
 	for range 5 { // somebody else may take the port before the server does
-		if stop, err = tryRedis(ctx, program, dir); err == nil {
+		stop, err = tryRedis(ctx, program, dir)
+		if err == nil {
 			return stop, nil
 		}
 	}

@@ -63,7 +63,8 @@ func openBacklite(dir, settings string) (queue, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	q := &backliteQueue{db: db, look: look}
-	if q.client, err = q.newClient(); err == nil {
+	q.client, err = q.newClient()
+	if err == nil {
 		err = q.client.Install()
 	}
 	if err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +115,8 @@ type stage struct {
 
 func (s *stage) set(ctx context.Context, w *workload) (err error) {
 	s.name, s.n = w.name, s.count(w.jobs)
-	if s.dir, err = os.MkdirTemp(s.root, s.peer.name+"-"); err != nil {
+	s.dir, err = os.MkdirTemp(s.root, s.peer.name+"-")
+	if err != nil {
 		return err
 	}
 	if w.content == nil {
@@ -138,7 +138,8 @@ func (s *stage) set(ctx context.Context, w *workload) (err error) {
 // openIn starts what the peer needs and opens its queue in the stage's folder.
 func (s *stage) openIn(ctx context.Context) (err error) {
 	if s.peer.serve != nil {
-		if s.stop, err = s.peer.serve(ctx, s.dir); err != nil {
+		s.stop, err = s.peer.serve(ctx, s.dir)
+		if err != nil {
 			return err
 		}
 	}
@@ -167,11 +168,13 @@ func (b *bench) prepare(ctx context.Context, p *peer, c *content) (dir string, e
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		return "", err
 	}
-	if err = s.openIn(ctx); err == nil {
+	err = s.openIn(ctx)
+	if err == nil {
 		err = c.fill(ctx, s.queue, b.count)
 	}
 	dir, s.dir = s.dir, filepath.Join(b.root, "none") // clear is to leave it
-	if err = errors.Join(err, s.clear()); err != nil {
+	err = errors.Join(err, s.clear())
+	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	b.prepared[key] = dir
@@ -187,7 +190,8 @@ func (b *bench) read(ctx context.Context, peers []*peer) (here []*peer, err erro
 		if err == nil {
 			settings, err = s.queue.settings(ctx)
 		}
-		if err = errors.Join(err, s.clear()); err != nil {
+		err = errors.Join(err, s.clear())
+		if err != nil {
 			p.missing = strings.ReplaceAll(err.Error(), "\n", "; ")
 			continue
 		}
@@ -221,11 +225,12 @@ func syncTime(dir string) (d time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = cmp.Or(err, f.Close(), os.Remove(f.Name())) }()
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
 	took := make([]time.Duration, 200)
 	for i := range took {
 		start := time.Now()
-		if _, err = f.WriteAt(make([]byte, 4096), 0); err == nil {
+		_, err = f.WriteAt(make([]byte, 4096), 0)
+		if err == nil {
 			err = f.Sync()
 		}
 		if err != nil {

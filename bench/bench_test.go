@@ -98,7 +98,8 @@ func TestACommandRunsFromFlagsToFiles(t *testing.T) {
 	}
 	var r results
 	text, err := os.ReadFile(dir + "/r.json")
-	if err = errors.Join(err, json.Unmarshal(text, &r)); err != nil {
+	err = errors.Join(err, json.Unmarshal(text, &r))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if f := r.figure("drain", "pinion-FULL"); f == nil || len(f.Rounds) != 2 || f.Min > f.Median || f.Median > f.Max {

@@ -100,14 +100,16 @@ func (c *child) obey(ctx context.Context, line string) (said answer, err error) 
 		})
 	case "send":
 		var number int
-		if _, err = fmt.Sscan(rest, &number); err == nil {
+		_, err = fmt.Sscan(rest, &number)
+		if err == nil {
 			err = c.queue.enqueue(ctx, stampedPayload(number, time.Now().UnixNano()))
 		}
 	case "hammer":
 		var number, most int
 		var lasting time.Duration
 		var text string
-		if _, err = fmt.Sscan(rest, &number, &most, &text); err == nil {
+		_, err = fmt.Sscan(rest, &number, &most, &text)
+		if err == nil {
 			lasting, err = time.ParseDuration(text)
 		}
 		for start := time.Now(); err == nil && said.Sent < most && time.Since(start) < lasting; said.Sent++ {
@@ -148,7 +150,8 @@ func startChild(ctx context.Context, spec childSpec) (*process, error) {
 	c.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
 	c.cmd.Stderr = &c.cause
 	c.cmd.WaitDelay = time.Second
-	if c.in, err = c.cmd.StdinPipe(); err != nil {
+	c.in, err = c.cmd.StdinPipe()
+	if err != nil {
 		return nil, err
 	}
 	out, err := c.cmd.StdoutPipe()

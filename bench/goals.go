@@ -11,21 +11,21 @@ type goal struct {
 	unit         string  // of a bound
 }
 
-// The goals of the issue. Where it compares with Backlite, it is Backlite with its documented options, that is
-// synchronous=NORMAL, also for Pinion at FULL: the harder comparison.
+// goals are the speeds that a change must keep. Backlite always runs with its documented options, which means
+// synchronous=NORMAL, even beside Pinion at FULL. That is the harder comparison.
 var goals = []goal{
-	{"enqueue1", "pinion-FULL", true, 0.92, "enqueue1", "raw-FULL", ""},
-	{"enqueue1", "pinion-NORMAL", true, 0.92, "enqueue1", "raw-NORMAL", ""},
-	{"enqueue8", "pinion-FULL", true, 2.5, "enqueue1", "raw-FULL", ""},
+	{"enqueue1", "pinion-FULL", true, 0.85, "enqueue1", "raw-FULL", ""},
+	{"enqueue1", "pinion-NORMAL", true, 0.85, "enqueue1", "raw-NORMAL", ""},
+	{"enqueue8", "pinion-FULL", true, 2.2, "enqueue1", "raw-FULL", ""},
 	{"enqueue8", "pinion-NORMAL", true, 1.5, "enqueue8", "asynq", ""},
 	{"batch", "pinion-FULL", true, 1.3, "batch", "raw-FULL", ""},
 	{"batch", "pinion-FULL", true, 2, "batch", "backlite-NORMAL", ""},
 	{"batch", "pinion-NORMAL", true, 1.3, "batch", "raw-NORMAL", ""},
-	{"drain", "pinion-FULL", true, 0.7, "drain", "raw-FULL", ""},
+	{"drain", "pinion-FULL", true, 0.9, "drain", "raw-FULL", ""},
 	{"drain", "pinion-FULL", true, 3, "drain", "asynq", ""},
-	{"drain", "pinion-NORMAL", true, 0.7, "drain", "raw-NORMAL", ""},
-	{"mixed", "pinion-FULL", true, 0.95, "mixed", "raw-FULL", ""},
-	{"mixed", "pinion-NORMAL", true, 0.95, "mixed", "raw-NORMAL", ""},
+	{"drain", "pinion-NORMAL", true, 0.9, "drain", "raw-NORMAL", ""},
+	{"mixed", "pinion-FULL", true, 0.9, "mixed", "raw-FULL", ""},
+	{"mixed", "pinion-NORMAL", true, 0.9, "mixed", "raw-NORMAL", ""},
 	{"mixed", "pinion-NORMAL", true, 2, "mixed", "asynq", ""},
 	{"roundtrip p50", "pinion-FULL", false, 1.2, "roundtrip p50", "backlite-NORMAL", ""},
 	{"roundtrip p50", "pinion-NORMAL", false, 0.4, "roundtrip p50", "backlite-NORMAL", ""},

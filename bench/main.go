@@ -83,7 +83,8 @@ func (b *bench) all(ctx context.Context, dir, workloads, peers string) (r *resul
 	if err != nil {
 		return nil, err
 	}
-	if b.root, err = os.MkdirTemp(dir, "pinion-bench-"); err != nil {
+	b.root, err = os.MkdirTemp(dir, "pinion-bench-")
+	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.root)) }()

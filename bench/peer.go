@@ -77,7 +77,8 @@ const (
 func selects(list, name string) bool {
 	family, _, _ := strings.Cut(name, "-")
 	for item := range strings.SplitSeq(list, ",") {
-		if item = strings.TrimSpace(item); item == name || item == family {
+		item = strings.TrimSpace(item)
+		if item == name || item == family {
 			return true
 		}
 	}

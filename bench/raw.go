@@ -104,7 +104,8 @@ func (c *rawConn) close() error {
 func (c *rawConn) stmt(query string) *sql.Stmt {
 	stmt := c.stmts[query]
 	if stmt == nil && c.err == nil {
-		if stmt, c.err = c.conn.PrepareContext(c.ctx, query); c.err == nil {
+		stmt, c.err = c.conn.PrepareContext(c.ctx, query)
+		if c.err == nil {
 			c.stmts[query] = stmt
 		}
 	}

@@ -251,7 +251,8 @@ func (s *stage) roundtrips(ctx context.Context, send func(number int) error) ([]
 	for number := 0; number < n && err == nil; number++ {
 		// Long enough for the worker to be idle again, and not in step with one that looks at intervals.
 		time.Sleep(time.Millisecond + rand.N(2*time.Millisecond))
-		if err = send(number); err != nil {
+		err = send(number)
+		if err != nil {
 			break
 		}
 		select {

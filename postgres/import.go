@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,92 +12,126 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-const importMost = 500 // jobs a transaction
+const (
+	importSize = 500 // jobs that a transaction stores
 
-// Import copies what is still owed out of another storage, a SQLite file say: the unfinished jobs in their order, with
-// their ids, keys, due times and attempts, and the dead letters. It reports how many of each it has stored. Stop the old
-// workers first: a job that was RUNNING there is PENDING here, its attempt counted. Nothing is changed in the other
-// storage, and what is here already, by its id, is passed over, so an Import that was interrupted may be run again.
-// Finished jobs are not copied. A Key that an unfinished job holds here is an error, and the jobs of that transaction
-// are not stored.
+	importJobsSQL = `
+		INSERT INTO @jobs (id, task, args, kwargs, queue, priority, run_at, future, key, created_at, claim, attempts, error,
+			finished_at, status, dead)
+		SELECT id, task, args, kwargs, queue, priority, run_at, NOT $14 AND coalesce(run_at>statement_timestamp(), false), key,
+			created_at, claim, attempts, error, CASE WHEN $14 THEN finished_at END,
+			CASE WHEN $14 THEN 'FAILED' ELSE 'PENDING' END, CASE WHEN $14 THEN nextval('@dead_letters') END
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[],
+				$9::timestamptz[], $10::bigint[], $11::bigint[], $12::text[], $13::timestamptz[])
+			WITH ORDINALITY AS t(id, task, args, kwargs, queue, priority, run_at, key, created_at, claim, attempts, error,
+				finished_at, n)
+		ORDER BY n ON CONFLICT (id) DO NOTHING`
+)
+
+// Import copies the unfinished jobs and the dead letters of another storage, such as a SQLite file, and returns how many
+// of each it has stored. The jobs keep their order, ids, keys, due times and attempts. Finished jobs are not copied, and
+// the other storage is not changed.
+//
+// Stop the old workers first: a job that is RUNNING there becomes PENDING here, and its attempt counts. Import skips ids
+// that exist here, so it may be run again after an interruption. A Key that an unfinished job holds here is an error;
+// the jobs of that transaction, at most 500, are not stored then.
 func (s *Storage) Import(ctx context.Context, from pinion.Inspector) (jobs, letters int, err error) {
 	for _, status := range []pinion.Status{pinion.StatusPending, pinion.StatusRunning} {
-		n, err := s.importAll(ctx, from.Jobs(ctx, pinion.Filter{Status: status}), false)
-		if jobs += n; err != nil {
+		stored, err := s.importAll(ctx, from.Jobs(ctx, pinion.Filter{Status: status}), false)
+		jobs += stored
+		if err != nil {
 			return jobs, 0, err
 		}
 	}
 	letters, err = s.importAll(ctx, from.DeadLetters(ctx, pinion.Filter{}), true)
 	if jobs+letters > 0 {
-		s.ring()
+		s.announceJobs()
 	}
 	return jobs, letters, err
 }
 
-func (s *Storage) importAll(ctx context.Context, from iter.Seq2[*pinion.Job, error], letters bool) (n int, err error) {
+// importAll stores the jobs of a listing, as dead letters or as pending jobs.
+func (s *Storage) importAll(ctx context.Context, from iter.Seq2[*pinion.Job, error], dead bool) (stored int, err error) {
 	var page []*pinion.Job
 	for job, err := range from {
 		if err != nil {
-			return n, err
+			return stored, err
 		}
-		if job.Canceled { // its worker is gone, so it has ended
+		if job.Canceled { // a RUNNING one, which has ended with its worker
 			continue
 		}
-		if page = append(page, job); len(page) == importMost {
-			stored, err := s.importPage(ctx, page, letters)
-			if n += stored; err != nil {
-				return n, err
+		page = append(page, job)
+		if len(page) == importSize {
+			n, err := s.importPage(ctx, page, dead)
+			stored += n
+			if err != nil {
+				return stored, err
 			}
 			page = page[:0]
 		}
 	}
-	stored, err := s.importPage(ctx, page, letters)
-	return n + stored, err
+	n, err := s.importPage(ctx, page, dead)
+	return stored + n, err
 }
 
-func (s *Storage) importPage(ctx context.Context, jobs []*pinion.Job, letters bool) (n int, err error) {
-	unkeyed := make([]*pinion.Job, len(jobs)) // dead letters may share a Key
-	for i, job := range jobs {
-		unkeyed[i] = new(*job)
-		unkeyed[i].Key = ""
+func (s *Storage) importPage(ctx context.Context, jobs []*pinion.Job, dead bool) (stored int, err error) {
+	b := &batch{created: microTime(time.Now())}
+	for _, job := range jobs {
+		n, err := encode(job)
+		if err != nil {
+			return 0, err
+		}
+		b.jobs = append(b.jobs, n)
 	}
-	b, err := newBatch(unkeyed)
-	if err != nil {
-		return 0, err
-	}
+	err = s.write(ctx, "import", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+		tag, err := conn.Exec(ctx, s.sql(importJobsSQL), append(b.importColumns(), dead)...)
+		stored += int(tag.RowsAffected())
+		if !isCode(err, uniqueViolation) {
+			return err
+		}
+		if holder := s.holder(ctx, conn, &batch{jobs: b.withKeys()}); holder != nil {
+			return holder
+		}
+		return fmt.Errorf("another job has one of the keys: %w", err)
+	})
+	return stored, err
+}
+
+// importColumns returns the arguments of importJobs, but for the last.
+func (b *batch) importColumns() []any {
+	columns := b.columns()[:8] // without the time that is CreatedAt of all
+	var created, finished []*time.Time
 	var claims, attempts []int64
 	var failures []*string
-	var created, finished []*time.Time
-	for i, job := range jobs {
-		if job.Key != "" {
-			b.keys[i] = new(job.Key)
-		}
+	for _, n := range b.jobs {
+		created = append(created, timeOrNull(createdAt(n.job, b.created)))
+		finished = append(finished, timeOrNull(n.job.FinishedAt))
+		claims = append(claims, n.job.Claim)
+		attempts = append(attempts, int64(n.job.Attempts))
 		var failure *string
-		if job.Error != "" {
-			failure = new(pinion.ErrorText(errors.New(job.Error)))
+		if n.job.Error != "" {
+			failure = new(pinion.ErrorText(errors.New(n.job.Error)))
 		}
-		claims, attempts, failures = append(claims, job.Claim), append(attempts, int64(job.Attempts)), append(failures, failure)
-		at := job.CreatedAt
-		if at.IsZero() {
-			at = cmp.Or(job.FinishedAt, b.created)
-		}
-		created, finished = append(created, timeOrNull(at)), append(finished, timeOrNull(job.FinishedAt))
+		failures = append(failures, failure)
 	}
-	sql := insertInto[:len(insertInto)-2] + `, claim, attempts, error, finished_at, status, dead)
-		SELECT id, task, args, kwargs, queue, priority, run_at, coalesce(run_at>statement_timestamp(), false) AND NOT $14, key, created_at, claim, attempts, error,
-			CASE WHEN $14 THEN finished_at END, CASE WHEN $14 THEN 'FAILED' ELSE 'PENDING' END, CASE WHEN $14 THEN nextval('@dead_letters') END
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[], $9::timestamptz[],
-			$10::bigint[], $11::bigint[], $12::text[], $13::timestamptz[])
-			WITH ORDINALITY AS t(id, task, args, kwargs, queue, priority, run_at, key, created_at, claim, attempts, error, finished_at, n)
-		ORDER BY n ON CONFLICT (id) DO NOTHING`
-	err = s.write(ctx, "import", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-		tag, err := conn.Exec(ctx, inSchema(s.opts.Schema, sql), b.ids, b.tasks, b.args, b.kwargs, b.queue, b.priority, b.runAt, b.keys, created,
-			claims, attempts, failures, finished, letters)
-		n += int(tag.RowsAffected())
-		if isCode(err, uniqueViolation) {
-			return cmp.Or(s.taken(ctx, conn, &batch{keys: b.keys}), fmt.Errorf("a key is held by another job: %w", err))
-		}
-		return err
-	})
-	return n, err
+	return append(columns, created, claims, attempts, failures, finished)
+}
+
+// createdAt returns when a job was created. Where the other storage does not know, it is the time of the failure, or now.
+func createdAt(job *pinion.Job, now time.Time) time.Time {
+	if !job.CreatedAt.IsZero() {
+		return job.CreatedAt
+	}
+	if !job.FinishedAt.IsZero() {
+		return job.FinishedAt
+	}
+	return now
+}
+
+// withKeys returns the keys of the jobs without their ids, which may exist.
+func (b *batch) withKeys() (jobs []newJob) {
+	for _, n := range b.jobs {
+		jobs = append(jobs, newJob{key: n.key})
+	}
+	return jobs
 }

@@ -17,22 +17,41 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// Size counts the PENDING jobs.
-func (s *Storage) Size(ctx context.Context) (n int, err error) {
-	err = s.read(ctx, "size", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-		return conn.QueryRow(ctx, s.sql.size).Scan(&n)
+const (
+	// Two counts, because each has an index.
+	countPendingSQL = `SELECT (SELECT count(*) FROM @jobs j WHERE ` + isReady + `)
+		+ (SELECT count(*) FROM @jobs WHERE status='PENDING' AND future)`
+	countJobsSQL = `SELECT queue, task, status, count(*), min(created_at),
+			count(*) FILTER (WHERE finished_at>statement_timestamp()-interval '1h'),
+			count(*) FILTER (WHERE finished_at>statement_timestamp()-interval '1min'), count(dead)
+		FROM @jobs GROUP BY queue, task, status`
+	countLastMinuteSQL = `
+		SELECT floor(extract(epoch FROM statement_timestamp()-finished_at))::integer AS age, count(*) FROM (
+			SELECT finished_at FROM @jobs
+			WHERE status IN ('SUCCESS', 'FAILED') AND dead IS NULL AND finished_at>statement_timestamp()-interval '1min'
+			UNION ALL
+			SELECT finished_at FROM @jobs WHERE dead IS NOT NULL AND finished_at>statement_timestamp()-interval '1min') f
+		GROUP BY age`
+	getJobSQL = `SELECT j.seq, ` + jobColumns + ` FROM @jobs j WHERE id=$1`
+)
+
+// Size implements [pinion.Storage].
+func (s *Storage) Size(ctx context.Context) (jobs int, err error) {
+	err = s.read(ctx, "size", func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, s.sql(countPendingSQL)).Scan(&jobs)
 	})
-	return n, err
+	return jobs, err
 }
 
-// Stats counts jobs; see [pinion.Inspector]. It reads the whole table in one statement, which keeps nobody waiting.
+// Stats implements [pinion.Inspector]. It reads the whole table, which keeps nobody waiting.
 func (s *Storage) Stats(ctx context.Context) (stats pinion.Stats, err error) {
-	err = s.read(ctx, "stats", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+	err = s.read(ctx, "stats", func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan=on`); err != nil {
 				return err
 			}
-			if stats, err = s.countJobs(ctx, tx); err != nil {
+			stats, err = s.countJobs(ctx, tx)
+			if err != nil {
 				return err
 			}
 			return s.countLastMinute(ctx, tx, &stats)
@@ -48,8 +67,8 @@ func (s *Storage) countJobs(ctx context.Context, tx pgx.Tx) (stats pinion.Stats,
 	var status pinion.Status
 	var jobs, hour, minute, dead int
 	var oldest time.Time
-	found, _ := tx.Query(ctx, s.sql.stats)
-	_, err = pgx.ForEachRow(found, []any{&queue, &task, &status, &jobs, &oldest, &hour, &minute, &dead}, func() error {
+	rows, _ := tx.Query(ctx, s.sql(countJobsSQL))
+	_, err = pgx.ForEachRow(rows, []any{&queue, &task, &status, &jobs, &oldest, &hour, &minute, &dead}, func() error {
 		for _, c := range []*pinion.Counts{&stats.Total, countsOf(queues, queue), countsOf(tasks, task)} {
 			switch status {
 			case pinion.StatusPending:
@@ -90,9 +109,9 @@ func countsOf(by map[string]*pinion.Counts, name string) *pinion.Counts {
 // countLastMinute counts the jobs that finished in each of the last 60 seconds.
 func (s *Storage) countLastMinute(ctx context.Context, tx pgx.Tx, stats *pinion.Stats) error {
 	var age, jobs int
-	found, _ := tx.Query(ctx, s.sql.minute)
-	_, err := pgx.ForEachRow(found, []any{&age, &jobs}, func() error {
-		age = max(age, 0) // another transaction's statement may have begun a little later
+	rows, _ := tx.Query(ctx, s.sql(countLastMinuteSQL))
+	_, err := pgx.ForEachRow(rows, []any{&age, &jobs}, func() error {
+		age = max(age, 0) // a transaction that began later may have committed before this statement
 		if age < len(stats.LastMinute) {
 			stats.LastMinute[len(stats.LastMinute)-1-age] += jobs
 		}
@@ -101,189 +120,129 @@ func (s *Storage) countLastMinute(ctx context.Context, tx pgx.Tx, stats *pinion.
 	return err
 }
 
-// Get returns one job, or ErrNotFound.
+// Get implements [pinion.Inspector].
 func (s *Storage) Get(ctx context.Context, id string) (*pinion.Job, error) {
-	var r row
-	err := s.read(ctx, "get", func(ctx context.Context, conn *pgx.Conn, _ bool) (err error) {
-		found, _ := conn.Query(ctx, inSchema(s.opts.Schema, `SELECT `+jobColumns+` FROM @jobs j WHERE id=$1`), text(id))
-		r, err = pgx.CollectExactlyOneRow(found, scanRow)
+	var found row
+	err := s.read(ctx, "get", func(ctx context.Context, conn *pgx.Conn) (err error) {
+		rows, _ := conn.Query(ctx, s.sql(getJobSQL), storable(id))
+		found, err = pgx.CollectExactlyOneRow(rows, scanRow)
 		return err
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("%w: %s", pinion.ErrNotFound, id)
+		return nil, fmt.Errorf("%w: %q", pinion.ErrNotFound, id)
 	}
-	return r.job, err
+	return found.job, err
 }
 
-// where is the filter as SQL. The status stands there literally: a bound one would match no partial index.
-func (s *Storage) where(ctx context.Context, f pinion.Filter, args []any) (conditions string, all []any, err error) {
-	bind := func(condition string, arg any) {
-		args = append(args, arg)
-		conditions += " AND " + fmt.Sprintf(condition, len(args))
-	}
+// conditions are a Filter as SQL.
+type conditions struct {
+	sql  string // each condition begins with AND
+	args []any  // by their numbers in sql
+}
+
+// bind adds a condition, in which %d is the number of the argument.
+func (c *conditions) bind(condition string, arg any) {
+	c.args = append(c.args, arg)
+	c.sql += " AND " + fmt.Sprintf(condition, len(c.args))
+}
+
+// where returns a filter as SQL, whose arguments stand behind those given.
+func (s *Storage) where(ctx context.Context, f pinion.Filter, args ...any) (c conditions, err error) {
+	c.args = args
 	switch f.Status {
-	case pinion.StatusPending, pinion.StatusRunning, pinion.StatusSuccess, pinion.StatusFailed:
-		conditions = " AND status='" + string(f.Status) + "'"
 	case "":
+	case pinion.StatusPending, pinion.StatusRunning, pinion.StatusSuccess, pinion.StatusFailed:
+		c.sql += " AND status='" + string(f.Status) + "'" // a bound status would match no partial index
 	default:
-		conditions = " AND false"
+		c.sql += " AND false"
 	}
 	if len(f.IDs) > 0 {
-		ids := make([]string, len(f.IDs))
-		for i, id := range f.IDs {
-			ids[i] = text(id)
-		}
-		bind("id=ANY($%d::text[])", ids)
+		c.bind("id=ANY($%d::text[])", storableAll(f.IDs))
 	}
 	if f.Queue != "" {
-		bind("queue=$%d", text(f.Queue))
+		c.bind("queue=$%d", storable(f.Queue))
 	}
-	switch {
-	case f.Task == "":
-	case !strings.ContainsFunc(f.Task, func(r rune) bool { return r >= utf8.RuneSelf }):
-		bind("lower(task)=lower($%d::text)", text(f.Task)) // in the column's collation, C
-	default: // what the server knows of other letters depends on the locale of the database
-		var names, folded []string
-		err = s.read(ctx, "list", func(ctx context.Context, conn *pgx.Conn, _ bool) (err error) {
-			found, _ := conn.Query(ctx, inSchema(s.opts.Schema, `SELECT DISTINCT task FROM @jobs`))
-			names, err = pgx.CollectRows(found, pgx.RowTo[string])
-			return err
-		})
-		for _, name := range names {
-			if strings.EqualFold(name, f.Task) {
-				folded = append(folded, name)
-			}
+	if f.Task != "" && isASCII(f.Task) {
+		c.bind("lower(task)=lower($%d::text)", storable(f.Task)) // the collation is C
+	} else if f.Task != "" {
+		names, err := s.tasksLike(ctx, f.Task) // the server's idea of other letters depends on its locale
+		if err != nil {
+			return c, err
 		}
-		bind("task=ANY($%d::text[])", folded)
+		c.bind("task=ANY($%d::text[])", names)
 	}
-	return conditions, args, err
+	return c, nil
 }
 
-// list pages by the number that orders it, so that no snapshot is held while the caller thinks.
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+}
+
+// tasksLike returns the names of stored tasks that equal a name without regard to case.
+func (s *Storage) tasksLike(ctx context.Context, name string) (like []string, err error) {
+	err = s.read(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
+		rows, _ := conn.Query(ctx, s.sql(`SELECT DISTINCT task FROM @jobs`))
+		tasks, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		like = slices.DeleteFunc(tasks, func(task string) bool { return !strings.EqualFold(task, name) })
+		return err
+	})
+	return like, err
+}
+
+const pageSize = 200 // jobs that a listing reads at a time
+
+// Jobs implements [pinion.Inspector].
+func (s *Storage) Jobs(ctx context.Context, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
+	return s.list(ctx, "j.seq", "true", f)
+}
+
+// DeadLetters implements [pinion.Inspector].
+func (s *Storage) DeadLetters(ctx context.Context, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
+	f.Status = ""
+	return s.list(ctx, "j.dead", "j.dead IS NOT NULL", f)
+}
+
+// list reads pages in the order of a number, so that no snapshot stays open while the caller works.
 func (s *Storage) list(ctx context.Context, number, only string, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
 	return func(yield func(*pinion.Job, error) bool) {
-		conditions, args, err := s.where(ctx, f, []any{int64(math.MinInt64)})
+		after := int64(math.MinInt64)
+		where, err := s.where(ctx, f, after)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
-		by := number
+		order := number
 		if f.Status == pinion.StatusRunning || len(f.IDs) > 0 {
-			by += "+0" // few: find them by their index and sort, rather than go through the table in its order
+			order += "+0" // few rows: find them by their own index and sort them
 		}
-		sql := inSchema(s.opts.Schema, `SELECT `+number+strings.TrimPrefix(jobColumns, "j.seq")+` FROM @jobs j WHERE `+only+by+`>$1`+conditions+` ORDER BY `+by+` LIMIT 200`)
-		for given, more := 0, true; more; {
-			var page []row
-			err := s.read(ctx, "list", func(ctx context.Context, conn *pgx.Conn, _ bool) (err error) {
-				found, _ := conn.Query(ctx, sql, args...)
-				page, err = pgx.CollectRows(found, scanRow)
-				return err
-			})
+		sql := inSchema(s.opts.Schema, fmt.Sprintf(`SELECT %s, %s FROM @jobs j WHERE %s AND %s>$1%s ORDER BY %s LIMIT %d`,
+			number, jobColumns, only, order, where.sql, order, pageSize))
+		listed := 0
+		for {
+			where.args[0] = after
+			page, err := s.page(ctx, sql, where.args)
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			more = len(page) == 200
 			for _, r := range page {
-				if given++; !yield(r.job, nil) || given == f.Limit {
+				listed++
+				if !yield(r.job, nil) || listed == f.Limit {
 					return
 				}
-				args[0] = r.seq
 			}
+			if len(page) < pageSize {
+				return
+			}
+			after = page[len(page)-1].number
 		}
 	}
 }
 
-// Jobs lists jobs; see [pinion.Inspector].
-func (s *Storage) Jobs(ctx context.Context, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
-	return s.list(ctx, "j.seq", "", f)
-}
-
-// DeadLetters lists the dead-letter queue; see [pinion.Inspector].
-func (s *Storage) DeadLetters(ctx context.Context, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
-	f.Status = ""
-	return s.list(ctx, "j.dead", "j.dead IS NOT NULL AND ", f)
-}
-
-// tend runs a statement that changes rows.
-func (s *Storage) tend(ctx context.Context, name, sql string, args []any) (n int, err error) {
-	err = s.write(ctx, name, func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-		tag, err := conn.Exec(ctx, inSchema(s.opts.Schema, sql), args...)
-		n += int(tag.RowsAffected())
+func (s *Storage) page(ctx context.Context, sql string, args []any) (page []row, err error) {
+	err = s.read(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
+		page, err = collectRows(conn.Query(ctx, sql, args...))
 		return err
 	})
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
-}
-
-func limit(f pinion.Filter) int64 {
-	if f.Limit > 0 {
-		return int64(f.Limit)
-	}
-	return math.MaxInt64
-}
-
-// Replay makes dead letters PENDING again; see [pinion.Inspector]. A job comes back in its old place.
-func (s *Storage) Replay(ctx context.Context, f pinion.Filter) (n int, err error) {
-	f.Status = ""
-	conditions, args, err := s.where(ctx, f, []any{limit(f)})
-	if err != nil {
-		return 0, err
-	}
-	for { // until nobody takes a Key in between
-		n, err = s.tend(ctx, "replay", `WITH d AS MATERIALIZED (SELECT seq, key, dead FROM @jobs j WHERE dead IS NOT NULL`+conditions+`
-				AND NOT EXISTS (SELECT FROM @jobs h WHERE h.key IS NOT NULL AND h.key=j.key AND h.status IN ('PENDING', 'RUNNING')) ORDER BY dead FOR UPDATE),
-			k AS (SELECT seq, dead, key, row_number() OVER (PARTITION BY key ORDER BY dead) AS n FROM d)
-			UPDATE @jobs j SET status='PENDING', attempts=0, error=NULL, run_at=NULL, future=false, reaped=0, finished_at=NULL, result=NULL, dead=NULL, worker=''
-			FROM (SELECT seq FROM k WHERE key IS NULL OR n=1 ORDER BY dead LIMIT $1) c WHERE j.seq=c.seq`, args)
-		if !isCode(err, uniqueViolation) {
-			break
-		}
-	}
-	if n > 0 {
-		s.ring()
-	}
-	return n, err
-}
-
-// Purge deletes dead letters; see [pinion.Inspector]. The job itself stays FAILED until it is pruned.
-func (s *Storage) Purge(ctx context.Context, f pinion.Filter) (int, error) {
-	f.Status = ""
-	conditions, args, err := s.where(ctx, f, []any{limit(f)})
-	if err != nil {
-		return 0, err
-	}
-	return s.tend(ctx, "purge", `UPDATE @jobs j SET dead=NULL FROM (SELECT seq FROM @jobs j WHERE dead IS NOT NULL`+conditions+`
-		ORDER BY dead LIMIT $1 FOR UPDATE) c WHERE j.seq=c.seq`, args)
-}
-
-// Prune deletes what finished before a time, a thousand jobs a transaction; see [pinion.Inspector].
-func (s *Storage) Prune(ctx context.Context, before time.Time) (int, error) {
-	return s.prune(ctx, "$1::timestamptz", microTime(before))
-}
-
-func (s *Storage) prune(ctx context.Context, before string, arg any) (pruned int, err error) {
-	for n := 1000; n == 1000 && err == nil; pruned += n {
-		n, err = s.tend(ctx, "prune", `WITH c AS (SELECT seq FROM @jobs WHERE status IN ('SUCCESS', 'FAILED') AND dead IS NULL AND finished_at<`+before+`
-			ORDER BY finished_at LIMIT 1000 FOR UPDATE SKIP LOCKED) DELETE FROM @jobs j USING c WHERE j.seq=c.seq`, []any{arg})
-	}
-	return pruned, err
-}
-
-// pruneOld prunes what is older than Retention, by the server's clock, once a minute at most.
-func (s *Storage) pruneOld(ctx context.Context) error {
-	now := time.Now()
-	s.mu.Lock()
-	due := s.opts.Retention >= 0 && now.Sub(s.pruned) >= min(s.opts.Retention, time.Minute)
-	if due {
-		s.pruned = now
-	}
-	s.mu.Unlock()
-	if !due {
-		return nil
-	}
-	_, err := s.prune(ctx, "statement_timestamp()-$1::interval", interval(s.opts.Retention))
-	return err
+	return page, err
 }

@@ -7,10 +7,12 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pinion-queue/pinion"
 )
 
-// migrations bring the schema from each version to the next, in one transaction. They are only ever appended to. An @
-// stands for the schema's name.
+// migrations bring the schema from each version to the next, all in one transaction. Append to them; never change one.
+// An @ before a name stands for the schema.
 var migrations = []string{`
 CREATE TABLE @jobs (
 	seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- the order of insertion
@@ -49,70 +51,86 @@ CREATE INDEX jobs_finished ON @jobs(finished_at) WHERE status IN ('SUCCESS', 'FA
 CREATE INDEX jobs_dead ON @jobs(dead) WHERE dead IS NOT NULL;
 `}
 
-// inSchema puts the quoted name in the place of each @.
+// inSchema puts the quoted schema in the place of each @, and the text of ErrCanceled in that of @canceled.
 func inSchema(schema, sql string) string {
-	return strings.ReplaceAll(sql, "@", pgx.Identifier{schema}.Sanitize()+".")
+	prefix := pgx.Identifier{schema}.Sanitize() + "."
+	return strings.NewReplacer("@canceled", pinion.ErrCanceled.Error(), "@", prefix).Replace(sql)
 }
 
 // migrate creates the tables, or brings them up to date. Processes that open at once take turns.
 func (s *Storage) migrate(ctx context.Context) error {
-	return s.read(ctx, "migrate", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
+	return s.read(ctx, "migrate", func(ctx context.Context, conn *pgx.Conn) error {
 		version, err := s.version(ctx, conn)
 		if err != nil || version == len(migrations) {
-			return err // mostly; then no right but to read is needed
+			return err // usually nothing is to do, and no right but to read is needed
 		}
-		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))`, "pinion: migrate "+s.opts.Schema); err != nil {
-				return err
-			}
-			version, err := s.version(ctx, tx)
-			if err != nil || version == len(migrations) {
-				return err
-			}
-			var script strings.Builder
-			if version == 0 {
-				var there bool // CREATE SCHEMA IF NOT EXISTS wants the right to create also when it has nothing to do
-				if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).Scan(&there); err != nil {
-					return err
-				}
-				if !there {
-					fmt.Fprintf(&script, "CREATE SCHEMA %s;", pgx.Identifier{s.opts.Schema}.Sanitize())
-				}
-				script.WriteString(`CREATE TABLE @pinion_version (version integer NOT NULL); INSERT INTO @pinion_version VALUES (0);`)
-			}
-			for _, m := range migrations[version:] {
-				script.WriteString(m)
-			}
-			fmt.Fprintf(&script, "UPDATE @pinion_version SET version=%d", len(migrations))
-			_, err = tx.Conn().PgConn().Exec(ctx, inSchema(s.opts.Schema, script.String())).ReadAll()
-			return err
-		})
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error { return s.migrateIn(ctx, tx) })
 	})
 }
 
-// version is that of the tables that are there, 0 if there are none.
-func (s *Storage) version(ctx context.Context, q interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}) (version int, err error) {
+func (s *Storage) migrateIn(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))`, "pinion: migrate "+s.opts.Schema)
+	if err != nil {
+		return err
+	}
+	version, err := s.version(ctx, tx) // another process may have migrated meanwhile
+	if err != nil || version == len(migrations) {
+		return err
+	}
+	script := ""
+	if version == 0 {
+		script, err = s.creation(ctx, tx)
+		if err != nil {
+			return err
+		}
+	}
+	script += strings.Join(migrations[version:], "") + fmt.Sprintf("UPDATE @pinion_version SET version=%d", len(migrations))
+	_, err = tx.Conn().PgConn().Exec(ctx, inSchema(s.opts.Schema, script)).ReadAll()
+	return err
+}
+
+// creation returns the SQL that makes version 0: the schema, if it is missing, and the table with the version. CREATE
+// SCHEMA IF NOT EXISTS would need the right to create a schema even if there is one.
+func (s *Storage) creation(ctx context.Context, tx pgx.Tx) (script string, err error) {
+	var exists bool
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).
+		Scan(&exists)
+	if err != nil {
+		return "", err
+	}
+	if !exists {
+		script = fmt.Sprintf("CREATE SCHEMA %s;", pgx.Identifier{s.opts.Schema}.Sanitize())
+	}
+	return script + `CREATE TABLE @pinion_version (version integer NOT NULL); INSERT INTO @pinion_version VALUES (0);`, nil
+}
+
+// version returns the version of the tables, 0 if there are none.
+func (s *Storage) version(ctx context.Context, q querier) (version int, err error) {
 	var ours, others bool
-	// By the tables of the catalogue: to_regclass may say what was true before the wait for the lock.
-	err = q.QueryRow(ctx, `SELECT coalesce(bool_or(relname='pinion_version'), false), coalesce(bool_or(relname='jobs'), false)
+	// From the catalogue: to_regclass may return what was true before the wait for the lock.
+	err = q.QueryRow(ctx, `
+		SELECT coalesce(bool_or(relname='pinion_version'), false), coalesce(bool_or(relname='jobs'), false)
 		FROM pg_catalog.pg_class WHERE relname IN ('pinion_version', 'jobs')
-		AND relnamespace=(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).Scan(&ours, &others)
-	switch {
-	case err != nil:
+			AND relnamespace=(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).Scan(&ours, &others)
+	if err != nil {
 		return 0, err
-	case !ours && others:
-		return 0, fmt.Errorf("the table %s belongs to another program; give the queue a schema of its own", pgx.Identifier{s.opts.Schema, "jobs"}.Sanitize())
-	case !ours:
+	}
+	if !ours && others {
+		return 0, fmt.Errorf("the table %s belongs to another program; give the queue a schema of its own",
+			pgx.Identifier{s.opts.Schema, "jobs"}.Sanitize())
+	}
+	if !ours {
 		return 0, nil
 	}
 	err = q.QueryRow(ctx, inSchema(s.opts.Schema, `SELECT version FROM @pinion_version`)).Scan(&version)
-	if err == nil && version > len(migrations) {
-		err = fmt.Errorf("its tables are of version %d, from a newer Pinion; this one knows %d: update this program", version, len(migrations))
-	}
 	if errors.Is(err, pgx.ErrNoRows) {
-		err = errors.New("the table pinion_version is empty")
+		return 0, errors.New("the table pinion_version is empty; want one row")
 	}
-	return version, err
+	if err != nil {
+		return 0, err
+	}
+	if version > len(migrations) {
+		return 0, fmt.Errorf("the tables have version %d, of a newer Pinion; this program knows %d: update it", version, len(migrations))
+	}
+	return version, nil
 }

@@ -1,0 +1,66 @@
+package postgres
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pinion-queue/pinion"
+)
+
+func TestARowThatNobodyCanReadGoesToTheDeadLetters(t *testing.T) {
+	url := schemaURL(t)
+	s, ctx := open(t, url, nil), t.Context()
+	for _, args := range []string{`no JSON`, `{}`, `[1`} {
+		if _, err := s.pool.Exec(ctx, inSchema(s.opts.Schema, `INSERT INTO @jobs (task, args) VALUES ('bad', $1)`), args); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.pool.Exec(ctx, inSchema(s.opts.Schema, `INSERT INTO @jobs (task, args) VALUES ('good', '[1]')`)); err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
+	if err != nil || jobs[0].Task != "good" {
+		t.Fatalf("got %v, %v", jobs, err)
+	}
+	for job, err := range s.DeadLetters(ctx, pinion.Filter{}) {
+		if err != nil || job.Task != "bad" || job.Attempts != 0 || !strings.Contains(job.Error, "JSON") {
+			t.Errorf("a dead letter is %+v, %v", job, err)
+		}
+	}
+	if stats, err := s.Stats(ctx); stats.DeadLetters != 3 || err != nil {
+		t.Errorf("%d dead letters, want 3, %v", stats.DeadLetters, err)
+	}
+}
+
+// What a claim costs is counted in pages, which no busy machine changes.
+func TestAClaimCostsTheSameWhateverTheBacklog(t *testing.T) {
+	s := open(t, schemaURL(t), nil)
+	pages := func(pending int) (hit int) {
+		t.Helper()
+		ctx := t.Context()
+		if _, err := s.pool.Exec(ctx, inSchema(s.opts.Schema, `INSERT INTO @jobs (task, queue, priority, args)
+			SELECT 'a', 'q' || n%3, n%2, '["' || repeat('x', 100) || '"]' FROM generate_series(1, $1::int) n`), pending); err != nil {
+			t.Fatal(err)
+		}
+		for what, sql := range map[string]string{"any": claimFromAllSQL, "one": claimFromOneSQL, "some": claimFromSomeSQL} {
+			sql = strings.NewReplacer("$5::text[]", "ARRAY['q0','q2']", "$1", "8", "$2", "8", "$3", "1", "$4", "''", "$5", "'q1'").Replace(s.sql(sql))
+			var plan []struct {
+				Plan struct {
+					Hit  int `json:"Shared Hit Blocks"`
+					Read int `json:"Shared Read Blocks"`
+				}
+			}
+			if err := s.pool.QueryRow(ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+sql).Scan(&plan); err != nil {
+				t.Fatalf("claim of %s: %v", what, err)
+			}
+			hit += plan[0].Plan.Hit + plan[0].Plan.Read
+		}
+		return hit
+	}
+	few := pages(5_000)
+	if many := pages(200_000); many > 2*few || few > 2000 {
+		t.Errorf("claims of eight jobs touch %d pages with 5,000 jobs pending, and %d with 205,000", few, many)
+	} else {
+		t.Logf("%d pages, and %d", few, many)
+	}
+}

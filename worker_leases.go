@@ -1,0 +1,133 @@
+package pinion
+
+import (
+	"context"
+	"time"
+)
+
+// sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs that are
+// lost or canceled.
+func (r *workerRun) sendHeartbeats(ctx context.Context) {
+	running := r.slots.attempts()
+	if len(running) == 0 {
+		return
+	}
+	jobs := make([]*Job, len(running))
+	versions := make([]int, len(running)) // of the results that jobs have
+	for i, a := range running {
+		jobs[i], versions[i] = a.progress()
+	}
+	lost, err := r.storage.Heartbeat(ctx, jobs...)
+	if err == nil {
+		for i, a := range running {
+			a.progressStored(versions[i])
+		}
+	} else if ctx.Err() == nil {
+		r.trouble.report("sending heartbeats", err)
+	}
+	cancelTasks(running, lost, ErrLeaseLost)
+	canceler, ok := As[Canceler](r.storage)
+	if !ok {
+		return
+	}
+	canceled, err := canceler.Canceled(ctx, jobs...)
+	if err != nil && ctx.Err() == nil {
+		r.trouble.report("asking which jobs were canceled", err)
+	}
+	cancelTasks(running, canceled, ErrCanceled)
+}
+
+// cancelTasks cancels the contexts of the attempts at these jobs. One whose task has ended its job in a transaction is
+// not lost: it may go on.
+func cancelTasks(running []*attempt, jobs []*Job, cause error) {
+	for _, job := range jobs {
+		for _, a := range running {
+			if a.job.ID == job.ID && a.job.Claim == job.Claim && !a.doneInTx.Load() {
+				a.cancel(cause)
+			}
+		}
+	}
+}
+
+// unknownGap is the time between two looks for jobs whose tasks this worker does not know.
+const unknownGap = time.Minute
+
+// newTender returns a function that does, each ReapInterval, what keeps the queue in order: it takes back lost leases of
+// any worker, plans periodic jobs, and warns of jobs that nobody may know.
+func (r *workerRun) newTender() func(ctx context.Context) {
+	var looked time.Time // for unknown tasks; zero: not yet
+	return func(ctx context.Context) {
+		r.takeBackLeases(ctx)
+		r.planPeriodic(ctx)
+		if !r.drain && time.Since(looked) >= unknownGap {
+			looked = time.Now()
+			r.warnUnknownTasks(ctx)
+		}
+	}
+}
+
+// takeBackLeases has the storage take back the leases of dead workers. The storage sees to it that the living keep theirs.
+//
+// A call that waits for the lock of another program is given up after a while. Meanwhile nobody can send heartbeats, so a
+// call that got its turn first when the lock ends would see leases of living workers that have expired.
+func (r *workerRun) takeBackLeases(ctx context.Context) {
+	bounded, cancel := context.WithTimeout(ctx, reapGap(r.visibility)/2)
+	defer cancel()
+	n, err := r.storage.ReapStale(bounded, r.visibility)
+	if err != nil && ctx.Err() == nil {
+		r.trouble.report("looking for lost leases", err)
+	}
+	r.metrics.reaped.Add(int64(n))
+	if n > 0 {
+		r.log.Warn("lost leases taken back", "jobs", n)
+	}
+}
+
+// leaseHasExpired reports whether the lease of a RUNNING job has expired. It is taken back at the storage's second look.
+func (r *workerRun) leaseHasExpired(ctx context.Context) bool {
+	in, ok := As[Inspector](r.storage)
+	if !ok {
+		return false
+	}
+	now := time.Now()
+	for job, err := range in.Jobs(ctx, Filter{Status: StatusRunning}) {
+		if err != nil {
+			return false // the next claim meets the same error, and returns it
+		}
+		until := job.LeaseUntil
+		if until.IsZero() { // of the Python library
+			until = job.HeartbeatAt.Add(r.visibility)
+		}
+		if until.Before(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// planPeriodic makes sure that the next run of each Periodic is stored.
+func (r *workerRun) planPeriodic(ctx context.Context) {
+	if err := r.periodics.ensureAll(ctx, r.storage); err != nil && ctx.Err() == nil {
+		r.trouble.report("planning periodic jobs", err)
+	}
+}
+
+// planNext makes sure that a run follows a periodic one that has ended.
+func (r *workerRun) planNext(ctx context.Context, job *Job) {
+	if err := r.periodics.ended(ctx, r.storage, job); err != nil && ctx.Err() == nil {
+		r.trouble.report("planning periodic jobs", err)
+	}
+}
+
+// warnUnknownTasks logs each task once that this worker does not know and whose jobs are due.
+func (r *workerRun) warnUnknownTasks(ctx context.Context) {
+	names, err := r.unknownTasks(ctx, unknownMost)
+	if err != nil && ctx.Err() == nil {
+		r.trouble.report("looking for jobs of unknown tasks", err)
+	}
+	for _, name := range names {
+		if r.warned.first(name) {
+			r.log.Warn("jobs are due whose task this worker does not know", "task", name)
+		}
+	}
+}
