@@ -360,7 +360,7 @@ var migrations = [...]migration{
 			{"run_at", "REAL NOT NULL", "0"},
 			// 1: not ready before run_at. An index cannot look at the clock.
 			{"future", "INTEGER NOT NULL", "0"},
-			// 0: ready. Otherwise those who do not know the task have set the job aside until then.
+			// 0: ready. Otherwise a worker that does not know the task has set the job aside until then.
 			{"aside", "REAL NOT NULL", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
 			{"worker", "TEXT NOT NULL", "''"},
@@ -401,9 +401,6 @@ var migrations = [...]migration{
 			// The most urgent of what is due, if that is more than is made ready at once.
 			`CREATE INDEX IF NOT EXISTS jobs_urgent ON jobs(priority DESC, run_at)
 				WHERE status='PENDING' AND future=1`,
-			// Counts of what waits, without a look at the rows.
-			`CREATE INDEX IF NOT EXISTS jobs_pending ON jobs(func_name, queue, future, run_at)
-				WHERE status='PENDING'`,
 			// All that runs, and how many of a queue. Not by heartbeat_at: every heartbeat would move its row.
 			`CREATE INDEX IF NOT EXISTS jobs_running3 ON jobs(queue)
 				WHERE status='RUNNING'`,

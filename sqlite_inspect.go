@@ -35,7 +35,10 @@ func (s *SQLiteStorage) readValue(ctx context.Context, verb, query string, args 
 func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 	query := `SELECT count(*)` + s.jobs + `WHERE status='PENDING'`
 	if s.indexed {
-		query = `SELECT count(*) FROM jobs INDEXED BY jobs_pending WHERE status='PENDING'`
+		query = `SELECT
+			(SELECT count(*) FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0) +
+			(SELECT count(*) FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0) +
+			(SELECT count(*) FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1)`
 	}
 	n, err := s.readValue(ctx, "size", query)
 	return int(integer(n)), err
