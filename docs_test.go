@@ -35,6 +35,7 @@ func TestTheProgramsInTheGuidesRun(t *testing.T) {
 			"TestTheWelcomeSurvivesAnOutageAndTheReminderComesAfterAWeek",
 			"TestAWelcomeThroughAFile",
 		},
+		"docs/limits.md": {"TestNoPeriodSeesMoreStartsThanTheRate"},
 	} {
 		t.Run(guide, func(t *testing.T) {
 			dir := t.TempDir()

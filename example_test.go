@@ -204,6 +204,41 @@ func ExampleNewJob() {
 	// goodbye world
 }
 
+// A registry of one's own keeps tasks apart, in tests or in two workers of one program. A worker claims only jobs of
+// tasks that it knows.
+func ExampleRegistry() {
+	mails := new(pinion.Registry)
+	mails.Add(pinion.Task[string]{Name: "mail", Run: func(ctx context.Context, to string) error {
+		fmt.Println("mail to", to)
+		return nil
+	}})
+	fmt.Println("tasks:", mails.Names())
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("mail", "ada@example.com"), pinion.NewJob("report", 2026)))
+
+	worker := &pinion.Worker{Storage: storage, Registry: mails, Logger: quiet}
+	err := worker.Drain(ctx)
+	fmt.Println("somebody else's task is left:", errors.Is(err, pinion.ErrTaskNotFound))
+	// Output:
+	// tasks: [mail]
+	// mail to ada@example.com
+	// somebody else's task is left: true
+}
+
+// A worker ignores names that a task does not know. Check refuses them, for programs in which people type jobs.
+func ExampleRegistry_Check() {
+	registry := new(pinion.Registry)
+	registry.Add(pinion.Task[struct{ To, Subject string }]{Name: "mail",
+		Run: func(ctx context.Context, args struct{ To, Subject string }) error { return nil }})
+
+	job := &pinion.Job{Task: "mail", Kwargs: map[string]any{"to": "ada@example.com", "subjct": "hello"}}
+	fmt.Println(registry.Check(job))
+	// Output: pinion: bad arguments: task "mail": unknown argument "subjct"; it takes To, Subject
+}
+
 // A task that fails is run again, after a delay that doubles each time.
 func ExampleRetryPolicy() {
 	pinion.Register("flaky", func(ctx context.Context, url string) error {
