@@ -134,6 +134,7 @@ func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
 	// The user may not make files in this folder. Nobody else has made a -wal, so nobody writes: no locks
 	// are needed.
 	s.readers.Close()
+	s.leases.Close()
 	return s.openReaders(ctx, "ro&immutable=1")
 }
 
@@ -147,6 +148,11 @@ func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
 	}
 	readers.SetMaxOpenConns(4)
 	s.readers = readers
+	s.leases, err = sql.Open("sqlite", dsn)
+	if err != nil {
+		return err
+	}
+	s.leases.SetMaxOpenConns(1)
 	_, err = s.inspectSchema(s.reader(ctx))
 	return err
 }
@@ -201,6 +207,9 @@ func (s *SQLiteStorage) disconnect() error {
 	var errs []error
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
+	}
+	if s.leases != nil {
+		errs = append(errs, s.leases.Close())
 	}
 	if s.w != nil {
 		errs = append(errs, s.w.conn.close())

@@ -350,13 +350,13 @@ func (s *SQLiteStorage) countLastMinute(q *session, now time.Time) (counts [60]i
 		jobs, letters = ` FROM jobs INDEXED BY jobs_finished3 `, ` FROM dlq INDEXED BY dlq_failed `
 	}
 	for _, query := range []string{
-		`SELECT cast(?-` + finished + ` AS INTEGER) AS age, count(*)` + jobs + `
-			WHERE ` + finished + `>? AND status IN ('SUCCESS','FAILED') AND buried=0
+		`SELECT ?-cast(` + finished + ` AS INTEGER) AS age, count(*)` + jobs + `
+			WHERE ` + finished + `>=? AND status IN ('SUCCESS','FAILED') AND buried=0
 			AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id) GROUP BY age`,
-		`SELECT cast(?-failed_at AS INTEGER) AS age, count(*)` + letters + `
-			WHERE failed_at>? GROUP BY age`,
+		`SELECT ?-cast(failed_at AS INTEGER) AS age, count(*)` + letters + `
+			WHERE failed_at>=? GROUP BY age`,
 	} {
-		for row := range q.rows(query, seconds(now), seconds(now.Add(-time.Minute))) {
+		for row := range q.rows(query, now.Unix(), now.Unix()-59) {
 			age := max(integer(row[0]), 0) // below 0 if another program wrote a time that is still to come
 			if age < 60 {
 				counts[59-age] += int(integer(row[1]))
@@ -416,7 +416,7 @@ const (
 )
 
 // step changes one row, if it can.
-type step func(tx *transaction, rowid any) outcome
+type step func(tx *transaction, row chosenRow) outcome
 
 // Replay makes dead letters PENDING again; see [Inspector]. A job whose row is still there keeps its place. If that row
 // is not FAILED (because Python has replayed it, say) the letter stays.
@@ -426,8 +426,8 @@ func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
 	return counts[outcomeChanged], err
 }
 
-func (s *SQLiteStorage) replayLetter(tx *transaction, rowid any) outcome {
-	s.claims.mayBeDue = true
+func (s *SQLiteStorage) replayLetter(tx *transaction, row chosenRow) outcome {
+	s.claims.changedAnywhere()
 	replayed := tx.exec(`INSERT INTO jobs
 			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key, key_until_start, meta)
 		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key, key_until_start, meta FROM dlq
@@ -440,11 +440,11 @@ func (s *SQLiteStorage) replayLetter(tx *transaction, rowid any) outcome {
 			key=excluded.key, key_until_start=excluded.key_until_start, meta=excluded.meta,
 			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='', cancel=0,
 			lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
-		WHERE status='FAILED'`, seconds(tx.now), rowid) > 0
+		WHERE status='FAILED'`, seconds(tx.now), row.rowid) > 0
 	if !replayed {
 		return outcomeNone
 	}
-	tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
+	tx.exec(`DELETE FROM dlq WHERE rowid=?`, row.rowid)
 	return outcomeChanged
 }
 
@@ -456,9 +456,9 @@ func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (int, error) {
 }
 
 // purgeLetter deletes a dead letter. Its job can be pruned then.
-func purgeLetter(tx *transaction, rowid any) outcome {
-	tx.exec(`UPDATE jobs SET buried=0 WHERE id=(SELECT id FROM dlq WHERE rowid=?)`, rowid)
-	tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
+func purgeLetter(tx *transaction, row chosenRow) outcome {
+	tx.exec(`UPDATE jobs SET buried=0 WHERE id=?`, row.id)
+	tx.exec(`DELETE FROM dlq WHERE rowid=? AND id IS ?`, row.rowid, row.id)
 	return outcomeChanged
 }
 
@@ -466,10 +466,10 @@ func purgeLetter(tx *transaction, rowid any) outcome {
 func (s *SQLiteStorage) Reschedule(ctx context.Context, f Filter, at time.Time) (int, error) {
 	where := f.where("created_at")
 	where.and("status='PENDING'")
-	counts, err := s.tend(ctx, "reschedule", "jobs", f, where, func(tx *transaction, rowid any) outcome {
-		s.claims.mayBeDue = true
+	counts, err := s.tend(ctx, "reschedule", "jobs", f, where, func(tx *transaction, row chosenRow) outcome {
+		s.claims.changedAnywhere()
 		runAt := seconds(at)
-		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, runAt > seconds(tx.now), rowid)
+		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, runAt > seconds(tx.now), row.rowid)
 		return outcomeChanged
 	})
 	return counts[outcomeChanged], err
@@ -483,12 +483,14 @@ func (s *SQLiteStorage) CancelWhere(ctx context.Context, f Filter) (ended, asked
 	return counts[outcomeChanged], counts[outcomeAsked], err
 }
 
-func (s *SQLiteStorage) cancelJob(tx *transaction, rowid any) outcome {
-	if tx.exec(cancelRow+` WHERE rowid=? AND status='PENDING'`, ErrCanceled.Error(), seconds(tx.now), rowid) > 0 {
+func (s *SQLiteStorage) cancelJob(tx *transaction, row chosenRow) outcome {
+	if s.cancelPending(tx, text(row.id)) {
 		return outcomeChanged
 	}
-	tx.exec(`UPDATE jobs SET cancel=1 WHERE rowid=?`, rowid)
-	return outcomeAsked
+	if tx.exec(`UPDATE jobs SET cancel=1 WHERE rowid=? AND status='RUNNING'`, row.rowid) > 0 {
+		return outcomeAsked
+	}
+	return outcomeNone
 }
 
 // PruneWhere deletes finished jobs; see [Inspector].
@@ -515,7 +517,7 @@ func (s *SQLiteStorage) tend(
 		q := s.reader(ctx)
 		more := pages.next(q, func(row []any) {
 			if f.matchesTask(text(row[2])) {
-				chosen = append(chosen, chosenRow{row[0], row[1]})
+				chosen = append(chosen, chosenRow{rowid: row[0], id: row[1]})
 			}
 		})
 		if q.err != nil {
@@ -556,7 +558,7 @@ func (s *SQLiteStorage) tendRows(
 			if tx.value(stillMatches, args...) == nil {
 				continue
 			}
-			counts[do(tx, row.rowid)]++
+			counts[do(tx, row)]++
 			if counts[outcomeChanged]+counts[outcomeAsked] == limit {
 				return
 			}
@@ -575,15 +577,15 @@ const prunable = `status IN ('SUCCESS','FAILED') AND buried=0`
 
 // Prune deletes what finished before a time; see [Inspector].
 func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error) {
-	choose := fmt.Sprintf(`SELECT rowid FROM jobs INDEXED BY jobs_finished3 WHERE %s AND %s<? LIMIT %d`,
+	choose := fmt.Sprintf(`SELECT rowid, id FROM jobs INDEXED BY jobs_finished3 WHERE %s AND %s<? LIMIT %d`,
 		prunable, finished, perTransaction)
 	pruned := 0
 	for {
-		rowids, err := s.choose(ctx, "prune", choose, seconds(before))
-		if err != nil || len(rowids) == 0 {
+		rows, err := s.choose(ctx, "prune", choose, seconds(before))
+		if err != nil || len(rows) == 0 {
 			return pruned, err
 		}
-		n, err := s.pruneRows(ctx, rowids)
+		n, err := s.pruneRows(ctx, rows)
 		pruned += n
 		if err != nil {
 			return pruned, err
@@ -591,26 +593,26 @@ func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error
 	}
 }
 
-// choose returns the rowids that a query selects, for a verb that will change these rows.
-func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...any) ([]any, error) {
+// choose returns the rows that a query selects, for a verb that will change them. The query selects rowids and ids.
+func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...any) ([]chosenRow, error) {
 	if s.opts.ReadOnly {
 		return nil, wrap(verb, errReadOnly)
 	}
-	var rowids []any
+	var rows []chosenRow
 	q := s.reader(ctx)
 	for row := range q.rows(query, args...) {
-		rowids = append(rowids, row[0])
+		rows = append(rows, chosenRow{rowid: row[0], id: row[1]})
 	}
-	return rowids, wrap(verb, q.err)
+	return rows, wrap(verb, q.err)
 }
 
 // pruneRows prunes jobs in one transaction.
-func (s *SQLiteStorage) pruneRows(ctx context.Context, rowids []any) (int, error) {
+func (s *SQLiteStorage) pruneRows(ctx context.Context, rows []chosenRow) (int, error) {
 	n := 0
 	err := s.write(ctx, "prune", func(tx *transaction) {
 		n = 0 // the transaction may run again
-		for _, rowid := range rowids {
-			if pruneJob(tx, rowid) == outcomeChanged {
+		for _, row := range rows {
+			if pruneJob(tx, row) == outcomeChanged {
 				n++
 			}
 		}
@@ -623,13 +625,13 @@ func (s *SQLiteStorage) pruneRows(ctx context.Context, rowids []any) (int, error
 
 // pruneJob deletes a finished job. If a dead letter of Python's stands for it, it marks the job as buried instead, so
 // that nobody chooses it again.
-func pruneJob(tx *transaction, rowid any) outcome {
+func pruneJob(tx *transaction, row chosenRow) outcome {
 	buried := tx.exec(`UPDATE jobs SET buried=1 WHERE rowid=? AND status='FAILED'
-		AND EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`, rowid) > 0
+		AND EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`, row.rowid) > 0
 	if buried {
 		return outcomeNone
 	}
-	if tx.exec(`DELETE FROM jobs WHERE rowid=? AND `+prunable, rowid) == 0 {
+	if tx.exec(`DELETE FROM jobs WHERE rowid=? AND id IS ? AND `+prunable, row.rowid, row.id) == 0 {
 		return outcomeNone
 	}
 	return outcomeChanged
@@ -681,15 +683,15 @@ func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) err
 
 // purgeOld deletes the dead letters that failed before a time.
 func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
-	choose := fmt.Sprintf(`SELECT rowid FROM dlq INDEXED BY dlq_failed WHERE failed_at<? LIMIT %d`, perTransaction)
+	choose := fmt.Sprintf(`SELECT rowid, id FROM dlq INDEXED BY dlq_failed WHERE failed_at<? LIMIT %d`, perTransaction)
 	for {
-		rowids, err := s.choose(ctx, "purge", choose, seconds(before))
-		if err != nil || len(rowids) == 0 {
+		rows, err := s.choose(ctx, "purge", choose, seconds(before))
+		if err != nil || len(rows) == 0 {
 			return err
 		}
 		err = s.write(ctx, "purge", func(tx *transaction) {
-			for _, rowid := range rowids {
-				purgeLetter(tx, rowid)
+			for _, row := range rows {
+				purgeLetter(tx, row)
 			}
 		})
 		if err != nil {

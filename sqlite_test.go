@@ -797,8 +797,9 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, queue := range stats.Queues {
-			if done = queue.Success; queue.Failed > 0 {
-				t.Fatalf("%d jobs have failed", queue.Failed)
+			done = queue.SuccessHour
+			if queue.FailedHour > 0 {
+				t.Fatalf("%d jobs have failed", queue.FailedHour)
 			}
 		}
 	}

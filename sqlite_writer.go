@@ -118,9 +118,10 @@ func (w *writer) wait(ctx context.Context, c *call) error {
 	return w.await(ctx, c)
 }
 
-// doInline is like do, and commits in the caller's goroutine if it can.
-func (w *writer) doInline(ctx context.Context, run func(tx *transaction)) error {
-	c := &call{run: run}
+// doInline is like do, and commits in the caller's goroutine if it can. If another process still holds the write lock at
+// the time giveUp, it returns errLocked.
+func (w *writer) doInline(ctx context.Context, giveUp time.Time, run func(tx *transaction)) error {
+	c := &call{run: run, giveUp: giveUp}
 	if err := w.add(c); err != nil {
 		return err
 	}
