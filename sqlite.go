@@ -356,7 +356,7 @@ func (q *session) nameDuplicate(rows []*newRow) {
 	q.fail(refused)
 }
 
-const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING')`
+const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING') AND key_until_start<2`
 
 // nameHolder has the error about a Key that a batch gives twice name the job that holds it already, if one does.
 func (q *session) nameHolder(err error) error {
@@ -496,7 +496,7 @@ type sight struct {
 
 // glance asks in one statement what is mostly all there is to know.
 func (w *writer) glance() {
-	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue>='' AND queue<x'' ORDER BY queue `
+	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue>='' AND queue<x'' ORDER BY queue `
 	for v := range w.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1), (SELECT run_at FROM jobs INDEXED BY jobs_future
 		WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1)`) {
 		w.there, w.sighted = sight{v[0], v[1], v[2]}, true
@@ -541,7 +541,7 @@ func (w *writer) heads(queues []string) (heads []head) {
 	if len(queues) == 1 { // it has no rival, so its head need not be known
 		return []head{{queue: queues[0], rowid: math.MinInt64}}
 	}
-	const first = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue`
+	const first = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
 	add := func(query, queue string) bool {
 		for v := range w.rows(first+query, queue) {
 			heads = append(heads, head{text(v[0]), int(integer(v[1])), integer(v[2])})
@@ -563,8 +563,8 @@ func (w *writer) heads(queues []string) (heads []head) {
 func (w *writer) claimRun(c *call, heads []head) (next []head) {
 	var taken []any
 	bad := make(map[int64]error)
-	for v := range w.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue=? ORDER BY priority DESC, rowid`, heads[0].queue) {
+	for v := range w.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`, heads[0].queue) {
 		rowid, job, refused := jobOf(v)
 		at := head{heads[0].queue, job.Priority, rowid}
 		mustWait := refused == nil && len(c.jobs) >= c.slots && (job.Attempts > 0 || job.Claim > 0)
@@ -602,7 +602,7 @@ const toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts
 // bury dead-letters a row that somebody else wrote and that no worker could run, so that it does not stand in the
 // way of those behind it.
 func (w *writer) bury(rowid int64, reason error) {
-	w.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=? WHERE rowid=?`, ErrorText(reason), seconds(w.now), rowid)
+	w.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, buried=1 WHERE rowid=?`, ErrorText(reason), seconds(w.now), rowid)
 	w.exec(toDLQ+`rowid=?`, rowid)
 }
 
@@ -703,7 +703,7 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 // DeadLetter gives a job up; see [Storage].
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	attempts, text := attemptsOf(job, cause), ErrorText(cause) // not in the transaction: it is somebody else's code
-	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`,
+	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?, buried=1`,
 		toDLQ+`id=?`, func(*Job) []any { return []any{text, seconds(s.w.now), attempts} }))
 }
 
@@ -766,7 +766,7 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 // ReapStale takes back lost leases (see [Storage]) and prunes some of what was finished longer ago than Retention.
 // When there is neither, it takes no lock.
 func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
-	const stale = ` FROM jobs INDEXED BY jobs_running WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
+	const stale = ` FROM jobs INDEXED BY jobs_running3 WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
 	if s.opts.ReadOnly {
 		return 0, wrap("reap", errReadOnly)
 	}

@@ -34,16 +34,14 @@ func (s *SQLiteStorage) readValue(ctx context.Context, verb, query string, args 
 // Size counts the PENDING jobs.
 func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 	query := `SELECT count(*)` + s.jobs + `WHERE status='PENDING'`
-	if s.indexed { // each half has an index
-		query = `SELECT
-			(SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0) +
-			(SELECT count(*) FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1)`
+	if s.indexed {
+		query = `SELECT count(*) FROM jobs INDEXED BY jobs_pending WHERE status='PENDING'`
 	}
 	n, err := s.readValue(ctx, "size", query)
 	return int(integer(n)), err
 }
 
-// finished is when a job finished, as the index jobs_finished has it. Python does not record that.
+// finished is when a job finished, as the index jobs_finished3 has it. Python does not record that.
 const finished = `coalesce(finished_at, heartbeat_at, created_at)`
 
 // Stats counts jobs; see [Inspector].
@@ -87,17 +85,21 @@ func (s *SQLiteStorage) countJobs(q *session, now time.Time, stats *Stats) {
 	}
 }
 
-// countLastMinute counts what finished in each second of the last minute.
+// countLastMinute counts what finished in each second of the last minute: the jobs without a dead letter, and the dead
+// letters.
 func (s *SQLiteStorage) countLastMinute(q *session, now time.Time, stats *Stats) {
-	from := s.jobs
+	jobs, letters := s.jobs, s.letters
 	if s.indexed {
-		from = ` FROM jobs INDEXED BY jobs_finished `
+		jobs, letters = ` FROM jobs INDEXED BY jobs_finished3 `, ` FROM dlq INDEXED BY dlq_failed `
 	}
-	query := `SELECT cast(?-` + finished + ` AS INTEGER) AS age, count(*)` + from + `
-		WHERE status=? AND ` + finished + `>? AND status IN ('SUCCESS','FAILED') GROUP BY age`
-	minuteAgo := seconds(now.Add(-time.Minute))
-	for _, status := range []Status{StatusSuccess, StatusFailed} {
-		for row := range q.rows(query, seconds(now), string(status), minuteAgo) {
+	for _, query := range []string{
+		`SELECT cast(?-` + finished + ` AS INTEGER) AS age, count(*)` + jobs + `
+			WHERE ` + finished + `>? AND status IN ('SUCCESS','FAILED') AND buried=0
+			AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id) GROUP BY age`,
+		`SELECT cast(?-failed_at AS INTEGER) AS age, count(*)` + letters + `
+			WHERE failed_at>? GROUP BY age`,
+	} {
+		for row := range q.rows(query, seconds(now), seconds(now.Add(-time.Minute))) {
 			age := max(integer(row[0]), 0) // below 0 if another program wrote a time that is still to come
 			if age < 60 {
 				stats.LastMinute[59-age] += int(integer(row[1]))
@@ -239,15 +241,17 @@ func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
 
 func replayLetter(q *session, rowid any, now time.Time) bool {
 	replayed := q.exec(`INSERT INTO jobs
-			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key)
-		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key FROM dlq
+			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key, key_until_start, meta)
+		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key, key_until_start, meta FROM dlq
 		WHERE rowid=? AND NOT EXISTS (
-			SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING', 'RUNNING'))
+			SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING','RUNNING')
+				AND jobs.key_until_start<2 AND dlq.key_until_start<2)
 		ON CONFLICT (id) DO UPDATE SET
 			func_name=excluded.func_name, args=excluded.args, kwargs=excluded.kwargs,
-			queue=excluded.queue, priority=excluded.priority, key=excluded.key,
-			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, reaped=0,
-			finished_at=NULL, result=NULL, worker='', cancel=0
+			queue=excluded.queue, priority=excluded.priority,
+			key=excluded.key, key_until_start=excluded.key_until_start, meta=excluded.meta,
+			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='', cancel=0,
+			lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
 		WHERE status='FAILED'`, seconds(now), rowid) > 0
 	if replayed {
 		q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
@@ -257,9 +261,13 @@ func replayLetter(q *session, rowid any, now time.Time) bool {
 
 // Purge deletes dead letters; see [Inspector].
 func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, "purge", f, func(q *session, rowid any) bool {
-		return q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
-	})
+	return s.tend(ctx, "purge", f, purgeLetter)
+}
+
+// purgeLetter deletes a dead letter. Its job can be pruned then.
+func purgeLetter(q *session, rowid any) bool {
+	q.exec(`UPDATE jobs SET buried=0 WHERE id=(SELECT id FROM dlq WHERE rowid=?)`, rowid)
+	return q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
 }
 
 // letterStep changes the dead letter in a row of the table dlq, and reports whether it did.
@@ -301,52 +309,62 @@ func (s *SQLiteStorage) tend(ctx context.Context, verb string, f Filter, step le
 
 // ---- What has been kept long enough ----
 
-// pruneBatch is how many rows Prune and the end of a retention delete in a transaction.
-const pruneBatch = 1000
+// perTransaction is how many rows a verb over many rows changes in a transaction, so that nobody waits long for the
+// write lock. Such a verb chooses the rows without the lock.
+const perTransaction = 500
 
-// prunable are the jobs of one status that finished before a time, but for those whose dead letter stands.
-const prunable = `jobs INDEXED BY jobs_finished
-	WHERE status=? AND ` + finished + `<? AND status IN ('SUCCESS','FAILED')
-	AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`
+// prunable are the finished jobs without a dead letter, but for those of Python's: it does not know buried.
+const prunable = `status IN ('SUCCESS','FAILED') AND buried=0`
 
-// Prune deletes what finished before a time, in small transactions; see [Inspector].
+// Prune deletes what finished before a time; see [Inspector].
 func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error) {
+	choose := fmt.Sprintf(`SELECT rowid FROM jobs INDEXED BY jobs_finished3 WHERE %s AND %s<? LIMIT %d`,
+		prunable, finished, perTransaction)
 	pruned := 0
-	for _, status := range []Status{StatusSuccess, StatusFailed} {
-		n, err := s.deleteInBatches(ctx, "prune", prunable, string(status), seconds(before))
+	for {
+		rowids, err := s.choose(ctx, "prune", choose, seconds(before))
+		if err != nil || len(rowids) == 0 {
+			return pruned, err
+		}
+		n, err := s.pruneRows(ctx, rowids)
 		pruned += n
 		if err != nil {
 			return pruned, err
 		}
 	}
-	return pruned, nil
 }
 
-// deleteInBatches deletes the rows that a FROM clause finds. Mostly there are none, and it finds that out
-// without the write lock.
-func (s *SQLiteStorage) deleteInBatches(ctx context.Context, verb, from string, args ...any) (int, error) {
+// pruneRows deletes finished jobs and marks those whose dead letter stands as buried, so that nobody chooses them again.
+func (s *SQLiteStorage) pruneRows(ctx context.Context, rowids []any) (int, error) {
+	n := 0
+	err := s.do(ctx, "prune", func() {
+		n = 0 // the transaction may run again
+		q := &s.w.session
+		for _, rowid := range rowids {
+			buried := q.exec(`UPDATE jobs SET buried=1 WHERE rowid=? AND status='FAILED'
+				AND EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`, rowid)
+			if buried == 0 {
+				n += q.exec(`DELETE FROM jobs WHERE rowid=? AND `+prunable, rowid)
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// choose returns the rowids that a query selects, for a verb that will change these rows.
+func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...any) ([]any, error) {
 	if s.opts.ReadOnly {
-		return 0, wrap(verb, errReadOnly)
+		return nil, wrap(verb, errReadOnly)
 	}
-	table, _, _ := strings.Cut(from, " ")
-	remove := fmt.Sprintf(`DELETE FROM %s WHERE rowid IN (SELECT rowid FROM %s LIMIT %d)`,
-		table, from, pruneBatch)
-	deleted := 0
-	for {
-		first, err := s.readValue(ctx, verb, `SELECT 1 FROM `+from+` LIMIT 1`, args...)
-		if err != nil || first == nil {
-			return deleted, err
-		}
-		n := 0
-		err = s.do(ctx, verb, func() { n = s.w.exec(remove, args...) })
-		if err != nil {
-			return deleted, err
-		}
-		deleted += n
-		if n < pruneBatch {
-			return deleted, nil
-		}
+	var rowids []any
+	q := s.reader(ctx)
+	for row := range q.rows(query, args...) {
+		rowids = append(rowids, row[0])
 	}
+	return rowids, wrap(verb, q.err)
 }
 
 // pruneOld enforces Retention and DeadLetterRetention, at most once a minute: each time it goes over the
@@ -383,8 +401,7 @@ func (s *SQLiteStorage) pruningIsDue(now time.Time) bool {
 // then.
 func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) error {
 	if kept := s.opts.DeadLetterRetention; kept > 0 {
-		_, err := s.deleteInBatches(ctx, "purge", `dlq WHERE failed_at<?`, seconds(now.Add(-kept)))
-		if err != nil {
+		if err := s.purgeOld(ctx, now.Add(-kept)); err != nil {
 			return err
 		}
 	}
@@ -393,6 +410,25 @@ func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) err
 		return err
 	}
 	return nil
+}
+
+// purgeOld deletes the dead letters that failed before a time.
+func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
+	choose := fmt.Sprintf(`SELECT rowid FROM dlq INDEXED BY dlq_failed WHERE failed_at<? LIMIT %d`, perTransaction)
+	for {
+		rowids, err := s.choose(ctx, "purge", choose, seconds(before))
+		if err != nil || len(rowids) == 0 {
+			return err
+		}
+		err = s.do(ctx, "purge", func() {
+			for _, rowid := range rowids {
+				purgeLetter(&s.w.session, rowid)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // ---- The file's health ----
