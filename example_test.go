@@ -596,7 +596,7 @@ func ExampleEnd() {
 
 // What a task logs names its job.
 func ExampleLogger() {
-	pinion.Register("resize", func(ctx context.Context, image string) error {
+	pinion.Register("shrink", func(ctx context.Context, image string) error {
 		pinion.Logger(ctx).Info("resized", "image", image)
 		return nil
 	})
@@ -604,7 +604,7 @@ func ExampleLogger() {
 	ctx := context.Background()
 	storage := pinion.NewMemoryStorage()
 	defer storage.Close()
-	check(storage.Enqueue(ctx, &pinion.Job{ID: "job-1", Task: "resize", Args: []any{"cat.png"}}))
+	check(storage.Enqueue(ctx, &pinion.Job{ID: "job-1", Task: "shrink", Args: []any{"cat.png"}}))
 	withoutTime := func(_ []string, attr slog.Attr) slog.Attr {
 		if attr.Key == slog.TimeKey {
 			return slog.Attr{}
@@ -614,5 +614,5 @@ func ExampleLogger() {
 	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 	worker := &pinion.Worker{Storage: storage, Logger: log}
 	check(worker.Drain(ctx))
-	// Output: level=INFO msg=resized job=job-1 task=resize attempt=1 image=cat.png
+	// Output: level=INFO msg=resized job=job-1 task=shrink attempt=1 image=cat.png
 }
