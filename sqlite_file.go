@@ -134,6 +134,7 @@ func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
 	// The user may not make files in this folder. Nobody else has made a -wal, so nobody writes: no locks
 	// are needed.
 	s.readers.Close()
+	s.leases.Close()
 	return s.openReaders(ctx, "ro&immutable=1")
 }
 
@@ -147,6 +148,11 @@ func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
 	}
 	readers.SetMaxOpenConns(4)
 	s.readers = readers
+	s.leases, err = sql.Open("sqlite", dsn)
+	if err != nil {
+		return err
+	}
+	s.leases.SetMaxOpenConns(1)
 	_, err = s.inspectSchema(s.reader(ctx))
 	return err
 }
@@ -158,10 +164,8 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.w.conn = conn
-	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
-	s.w.stmts = make(map[string]statement)
-	q := &s.w.session
+	s.w = newWriter(conn)
+	q := &s.w.tx.session
 	for _, statement := range []string{
 		"PRAGMA journal_mode=WAL",
 		"PRAGMA synchronous=" + s.opts.Synchronous,
@@ -174,7 +178,6 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	if err := s.migrate(q); err != nil {
 		return err
 	}
-	s.w.heedTriggers()
 	q.exec("COMMIT")
 	return q.err
 }
@@ -201,16 +204,15 @@ func (s *SQLiteStorage) dsn(settings string) string {
 
 // disconnect closes what open has opened.
 func (s *SQLiteStorage) disconnect() error {
-	s.w.watch.close()
-	for _, stmt := range s.w.stmts {
-		stmt.Close() // or SQLite keeps the connection, and with it the -wal
-	}
 	var errs []error
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
 	}
-	if s.w.conn != nil {
-		errs = append(errs, s.w.conn.Close())
+	if s.leases != nil {
+		errs = append(errs, s.leases.Close())
+	}
+	if s.w != nil {
+		errs = append(errs, s.w.conn.close())
 	}
 	return errors.Join(errs...)
 }
@@ -247,17 +249,20 @@ func (s *SQLiteStorage) checkReplaced() error {
 	return nil
 }
 
+// moveCheck is the time between two looks at the -wal and the -shm.
+const moveCheck = time.Second
+
 // checkReplacedAt is checkReplaced for each COMMIT, at the time now. It looks at the -wal and the -shm only
 // once a second: a microsecond for all three files is too much for a small transaction. The writer calls
 // it.
 func (s *SQLiteStorage) checkReplacedAt(now time.Time) error {
-	if now.Sub(s.w.checked) < moveCheck {
+	if now.Sub(s.checked) < moveCheck {
 		return s.opened[0].checkReplaced()
 	}
 	if err := s.checkReplaced(); err != nil {
 		return err
 	}
-	s.w.checked = now
+	s.checked = now
 	return nil
 }
 
@@ -355,7 +360,7 @@ var migrations = [...]migration{
 			{"run_at", "REAL NOT NULL", "0"},
 			// 1: not ready before run_at. An index cannot look at the clock.
 			{"future", "INTEGER NOT NULL", "0"},
-			// 0: ready. Otherwise those who do not know the task have set the job aside until then.
+			// 0: ready. Otherwise a worker that does not know the task has set the job aside until then.
 			{"aside", "REAL NOT NULL", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
 			{"worker", "TEXT NOT NULL", "''"},
@@ -396,9 +401,6 @@ var migrations = [...]migration{
 			// The most urgent of what is due, if that is more than is made ready at once.
 			`CREATE INDEX IF NOT EXISTS jobs_urgent ON jobs(priority DESC, run_at)
 				WHERE status='PENDING' AND future=1`,
-			// Counts of what waits, without a look at the rows.
-			`CREATE INDEX IF NOT EXISTS jobs_pending ON jobs(func_name, queue, future, run_at)
-				WHERE status='PENDING'`,
 			// All that runs, and how many of a queue. Not by heartbeat_at: every heartbeat would move its row.
 			`CREATE INDEX IF NOT EXISTS jobs_running3 ON jobs(queue)
 				WHERE status='RUNNING'`,

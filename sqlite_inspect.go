@@ -35,7 +35,10 @@ func (s *SQLiteStorage) readValue(ctx context.Context, verb, query string, args 
 func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 	query := `SELECT count(*)` + s.jobs + `WHERE status='PENDING'`
 	if s.indexed {
-		query = `SELECT count(*) FROM jobs INDEXED BY jobs_pending WHERE status='PENDING'`
+		query = `SELECT
+			(SELECT count(*) FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0) +
+			(SELECT count(*) FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0) +
+			(SELECT count(*) FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1)`
 	}
 	n, err := s.readValue(ctx, "size", query)
 	return int(integer(n)), err
@@ -233,14 +236,14 @@ func isASCII(s string) bool {
 // Replay makes dead letters PENDING again; see [Inspector]. A job whose row is still there keeps its place.
 // If that row is not FAILED (because Python has replayed it, say) the letter stays.
 func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, "replay", f, func(q *session, rowid any) bool {
-		s.w.look = true
-		return replayLetter(q, rowid, s.w.now)
+	return s.tend(ctx, "replay", f, func(tx *transaction, rowid any) bool {
+		s.claims.changedAnywhere()
+		return replayLetter(tx, rowid)
 	})
 }
 
-func replayLetter(q *session, rowid any, now time.Time) bool {
-	replayed := q.exec(`INSERT INTO jobs
+func replayLetter(tx *transaction, rowid any) bool {
+	replayed := tx.exec(`INSERT INTO jobs
 			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key, key_until_start, meta)
 		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key, key_until_start, meta FROM dlq
 		WHERE rowid=? AND NOT EXISTS (
@@ -252,9 +255,9 @@ func replayLetter(q *session, rowid any, now time.Time) bool {
 			key=excluded.key, key_until_start=excluded.key_until_start, meta=excluded.meta,
 			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='', cancel=0,
 			lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
-		WHERE status='FAILED'`, seconds(now), rowid) > 0
+		WHERE status='FAILED'`, seconds(tx.now), rowid) > 0
 	if replayed {
-		q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
+		tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
 	}
 	return replayed
 }
@@ -265,13 +268,13 @@ func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (int, error) {
 }
 
 // purgeLetter deletes a dead letter. Its job can be pruned then.
-func purgeLetter(q *session, rowid any) bool {
-	q.exec(`UPDATE jobs SET buried=0 WHERE id=(SELECT id FROM dlq WHERE rowid=?)`, rowid)
-	return q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
+func purgeLetter(tx *transaction, rowid any) bool {
+	tx.exec(`UPDATE jobs SET buried=0 WHERE id=(SELECT id FROM dlq WHERE rowid=?)`, rowid)
+	return tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
 }
 
 // letterStep changes the dead letter in a row of the table dlq, and reports whether it did.
-type letterStep func(q *session, rowid any) bool
+type letterStep func(tx *transaction, rowid any) bool
 
 // tend runs a step for each dead letter that the filter matches, all in one transaction, and counts those
 // for which the step returns true.
@@ -282,18 +285,17 @@ func (s *SQLiteStorage) tend(ctx context.Context, verb string, f Filter, step le
 		return 0, wrap(verb, err)
 	}
 	n := 0
-	err = s.do(ctx, verb, func() {
+	err = s.write(ctx, verb, func(tx *transaction) {
 		n = 0 // the transaction may run again
-		q := &s.w.session
 		var rowids []any
 		query := `SELECT rowid, func_name FROM dlq WHERE 1` + where.sql + ` ORDER BY rowid`
-		for row := range q.rows(query, where.args...) {
+		for row := range tx.rows(query, where.args...) {
 			if f.matchesTask(text(row[1])) {
 				rowids = append(rowids, row[0])
 			}
 		}
 		for _, rowid := range rowids {
-			if step(q, rowid) {
+			if step(tx, rowid) {
 				n++
 			}
 			if f.Limit > 0 && n == f.Limit {
@@ -337,14 +339,13 @@ func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error
 // pruneRows deletes finished jobs and marks those whose dead letter stands as buried, so that nobody chooses them again.
 func (s *SQLiteStorage) pruneRows(ctx context.Context, rowids []any) (int, error) {
 	n := 0
-	err := s.do(ctx, "prune", func() {
+	err := s.write(ctx, "prune", func(tx *transaction) {
 		n = 0 // the transaction may run again
-		q := &s.w.session
 		for _, rowid := range rowids {
-			buried := q.exec(`UPDATE jobs SET buried=1 WHERE rowid=? AND status='FAILED'
+			buried := tx.exec(`UPDATE jobs SET buried=1 WHERE rowid=? AND status='FAILED'
 				AND EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`, rowid)
 			if buried == 0 {
-				n += q.exec(`DELETE FROM jobs WHERE rowid=? AND `+prunable, rowid)
+				n += tx.exec(`DELETE FROM jobs WHERE rowid=? AND `+prunable, rowid)
 			}
 		}
 	})
@@ -420,9 +421,9 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 		if err != nil || len(rowids) == 0 {
 			return err
 		}
-		err = s.do(ctx, "purge", func() {
+		err = s.write(ctx, "purge", func(tx *transaction) {
 			for _, rowid := range rowids {
-				purgeLetter(&s.w.session, rowid)
+				purgeLetter(tx, rowid)
 			}
 		})
 		if err != nil {
