@@ -213,6 +213,7 @@ func documentedDefaults(t *testing.T, file, structName string) map[string]string
 }
 
 func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
+	Register("test "+NewID(), func(context.Context, struct{}) error { return nil }) // a Worker needs a task
 	worker := func(w *Worker) settings {
 		w.Storage = &MemoryStorage{}
 		s, err := w.settings()
