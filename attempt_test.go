@@ -45,8 +45,15 @@ func TestOutsideATaskThereIsNothingToAsk(t *testing.T) {
 	if s, ok := StorageFromContext(t.Context()); ok || s != nil {
 		t.Errorf("StorageFromContext gave %v", s)
 	}
-	if err := SetResult(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "not a task's") {
-		t.Errorf("SetResult: %v, want an error", err)
+	if err := SetResult(t.Context(), 1); err != nil {
+		t.Errorf("SetResult: %v; want nil, so that a test can call a task's function", err)
+	}
+	if Logger(t.Context()) != slog.Default() {
+		t.Error("Logger is not the default one")
+	}
+	err := EndInTx(t.Context(), func(*Job) error { t.Error("EndInTx has called its function"); return nil })
+	if err == nil || !strings.Contains(err.Error(), "not a task's") {
+		t.Errorf("EndInTx: %v, want an error", err)
 	}
 }
 
@@ -319,7 +326,7 @@ func TestAResultIsWrittenWithSuccessAndTheLastOneCounts(t *testing.T) {
 	})
 }
 
-func TestAFailedAttemptLeavesNoResult(t *testing.T) {
+func TestARetryStartsWithoutAResultAndADeadLetterKeepsTheLast(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		tries := 0
 		w := workerOf(s, taskOf("fails", func(ctx context.Context) error { return errors.Join(SetResult(ctx, 1), errTask) }),
@@ -331,7 +338,7 @@ func TestAFailedAttemptLeavesNoResult(t *testing.T) {
 			}))
 		fails, mends := drained(t, w, "fails"), drained(t, w, "mends")
 		wantEnd(t, in, fails, ending{StatusFailed, 4, "it failed"})
-		wantResult(t, in, fails, "")
+		wantResult(t, in, fails, "1")
 		wantEnd(t, in, mends, ending{StatusSuccess, 2, "it failed"})
 		wantResult(t, in, mends, "")
 	})
@@ -396,7 +403,7 @@ func TestTheJobOfAContextIsACopy(t *testing.T) {
 				if !ok {
 					return errors.New("no job in the context")
 				}
-				ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "CreatedAt", "HeartbeatAt")
+				ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "CreatedAt", "HeartbeatAt", "LeaseUntil")
 				if diff := cmp.Diff(want, got, ignored); diff != "" {
 					t.Errorf("the job (-want +got):\n%s", diff)
 				}
