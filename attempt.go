@@ -113,7 +113,7 @@ func JobFromContext(ctx context.Context) (*Job, bool) {
 // StorageFromContext returns the storage that the task's job came from. Use it to enqueue follow-up jobs.
 func StorageFromContext(ctx context.Context) (Storage, bool) {
 	a, ok := attemptFrom(ctx)
-	if !ok {
+	if !ok || a.storage == nil { // Task.Call has no storage
 		return nil, false
 	}
 	return a.storage, true
@@ -239,4 +239,39 @@ func sprint(v any) (text string) {
 		}
 	}()
 	return fmt.Sprint(v)
+}
+
+// ---- Without a worker ----
+
+// Call runs the task once, without a worker and a storage, and returns the Result that it has set. It is for tests.
+//
+// Call does as a worker would: it encodes the arguments and decodes them again, puts a job into the task's context,
+// applies Timeout and returns a panic as a [PanicError]. It runs no middleware, and StorageFromContext finds nothing. A
+// mistake in the task panics as in [Registry.Add].
+func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
+	handler := t.handler()
+	now := microTime(time.Now())
+	job := t.Job(args)
+	job.ID = NewID()
+	job.Status = StatusRunning
+	job.Attempts = 1
+	job.Claim = 1
+	job.CreatedAt, job.HeartbeatAt, job.StartedAt = now, now, now
+	if job.Queue == "" {
+		job.Queue = defaultQueue
+	}
+	encodedArgs, encodedKwargs, err := job.EncodeArgs()
+	if err != nil {
+		return nil, err
+	}
+	job.splitArgs(encodedArgs, encodedKwargs)
+
+	a := &attempt{job: job}
+	ctx = a.begin(ctx, t.Timeout)
+	defer a.finish()
+	err = recovering(handler.run)(ctx, job)
+	if err != nil {
+		err = withTimeout(err, context.Cause(ctx))
+	}
+	return a.ended().Result, err
 }

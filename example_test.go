@@ -2,7 +2,10 @@ package pinion_test
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"expvar"
@@ -11,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +24,11 @@ import (
 
 // The examples say nothing but what they print.
 var quiet = slog.New(slog.DiscardHandler)
+
+func must[T any](value T, err error) T {
+	check(err)
+	return value
+}
 
 func check(err error) {
 	if err != nil {
@@ -60,6 +69,101 @@ func ExampleTask() {
 	// Output:
 	// resizing dog.jpg to 200 pixels
 	// resizing cat.jpg to 800 pixels
+}
+
+// Call runs a task in a test, without a worker and a storage.
+func ExampleTask_Call() {
+	count := pinion.Task[string]{Name: "count", Run: func(ctx context.Context, text string) error {
+		if text == "" {
+			return pinion.Permanent(errors.New("nothing to count"))
+		}
+		return pinion.SetResult(ctx, map[string]int{"words": len(strings.Fields(text))})
+	}}
+
+	result, err := count.Call(context.Background(), "to be or not to be")
+	fmt.Println(string(result), err)
+	_, err = count.Call(context.Background(), "")
+	fmt.Println(err)
+	// Output:
+	// {"words":6} <nil>
+	// nothing to count
+}
+
+// ArgsOf answers the question of many tests: was the job enqueued with these arguments?
+func ExampleTask_ArgsOf() {
+	type welcomeArgs struct{ To string }
+	welcome := pinion.Task[welcomeArgs]{Name: "welcome"}
+	signUp := func(ctx context.Context, queue pinion.Enqueuer, address string) error {
+		_, err := welcome.Enqueue(ctx, queue, welcomeArgs{To: address})
+		return err
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(signUp(ctx, storage, "ada@example.com"))
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Task: "welcome"}) {
+		check(err)
+		args, err := welcome.ArgsOf(job)
+		check(err)
+		fmt.Println("a welcome to", args.To)
+	}
+	// Output: a welcome to ada@example.com
+}
+
+// sealed is text that only programs with the key can read. In a program the key comes from outside.
+type sealed string
+
+var sealKey = must(aes.NewCipher([]byte("0123456789abcdef0123456789abcdef")))
+
+func (s sealed) MarshalText() ([]byte, error) {
+	gcm, err := cipher.NewGCMWithRandomNonce(sealKey)
+	if err != nil {
+		return nil, err
+	}
+	return base64.StdEncoding.AppendEncode(nil, gcm.Seal(nil, nil, []byte(s), nil)), nil
+}
+
+func (s *sealed) UnmarshalText(text []byte) error {
+	gcm, err := cipher.NewGCMWithRandomNonce(sealKey)
+	if err != nil {
+		return err
+	}
+	box, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return err
+	}
+	opened, err := gcm.Open(nil, nil, box, nil)
+	*s = sealed(opened)
+	return err
+}
+
+// An argument that encodes itself can encrypt itself. The storage, its backups and the command line never see the text.
+func ExampleTask_encryptedArguments() {
+	type chargeArgs struct {
+		Amount int
+		Card   sealed
+	}
+	charge := pinion.Register("charge card", func(ctx context.Context, args chargeArgs) error {
+		fmt.Println("charging", args.Amount, "to", args.Card)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	job, err := charge.Enqueue(ctx, storage, chargeArgs{Amount: 20, Card: "4000 1234"})
+	check(err)
+
+	stored, err := storage.Get(ctx, job.ID)
+	check(err)
+	fmt.Println("stored in the clear:", strings.Contains(fmt.Sprintf("%s", stored.Kwargs), "4000"))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// stored in the clear: false
+	// charging 20 to 4000 1234
 }
 
 // Positional arguments fill the fields of a struct in the order of declaration. A task of one argument needs no
@@ -149,6 +253,32 @@ func ExamplePermanent() {
 	m := worker.Metrics()
 	fmt.Println("retried", m.Retried, "dead-lettered", m.DeadLettered)
 	// Output: retried 0 dead-lettered 1
+}
+
+// A task that cannot run yet asks for later. That uses no attempt.
+func ExampleSnooze() {
+	open := false
+	pinion.Register("deliver", func(ctx context.Context, parcel int) error {
+		job, _ := pinion.JobFromContext(ctx)
+		if !open {
+			fmt.Println("closed at attempt", job.Attempts)
+			open = true
+			return pinion.Snooze(10 * time.Millisecond)
+		}
+		fmt.Println("delivered at attempt", job.Attempts)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("deliver", 7)))
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// closed at attempt 1
+	// delivered at attempt 1
 }
 
 // Jobs that failed for good wait in the dead-letter queue until somebody has mended what ailed them.

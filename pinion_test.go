@@ -253,7 +253,7 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 			t.Errorf("a VisibilityTimeout of %v makes a HeartbeatInterval of %v, want %v", visibility, got, beat)
 		}
 	}
-	if want := (RetryPolicy{MaxRetries: 3, BaseDelay: 500 * time.Millisecond, Cap: 30 * time.Second, Jitter: true}); DefaultRetry != want {
+	if want := (RetryPolicy{MaxRetries: 25, BaseDelay: time.Second, Cap: time.Hour, Jitter: true}); DefaultRetry != want {
 		t.Errorf("DefaultRetry is %+v, want %+v", DefaultRetry, want)
 	}
 	sqlite, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "a.db"), nil)
