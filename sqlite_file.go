@@ -158,10 +158,8 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.w.conn = conn
-	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
-	s.w.stmts = make(map[string]statement)
-	q := &s.w.session
+	s.w = newWriter(conn)
+	q := &s.w.tx.session
 	for _, statement := range []string{
 		"PRAGMA journal_mode=WAL",
 		"PRAGMA synchronous=" + s.opts.Synchronous,
@@ -174,7 +172,6 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	if err := s.migrate(q); err != nil {
 		return err
 	}
-	s.w.heedTriggers()
 	q.exec("COMMIT")
 	return q.err
 }
@@ -201,16 +198,12 @@ func (s *SQLiteStorage) dsn(settings string) string {
 
 // disconnect closes what open has opened.
 func (s *SQLiteStorage) disconnect() error {
-	s.w.watch.close()
-	for _, stmt := range s.w.stmts {
-		stmt.Close() // or SQLite keeps the connection, and with it the -wal
-	}
 	var errs []error
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
 	}
-	if s.w.conn != nil {
-		errs = append(errs, s.w.conn.Close())
+	if s.w != nil {
+		errs = append(errs, s.w.conn.close())
 	}
 	return errors.Join(errs...)
 }
@@ -247,17 +240,20 @@ func (s *SQLiteStorage) checkReplaced() error {
 	return nil
 }
 
+// moveCheck is the time between two looks at the -wal and the -shm.
+const moveCheck = time.Second
+
 // checkReplacedAt is checkReplaced for each COMMIT, at the time now. It looks at the -wal and the -shm only
 // once a second: a microsecond for all three files is too much for a small transaction. The writer calls
 // it.
 func (s *SQLiteStorage) checkReplacedAt(now time.Time) error {
-	if now.Sub(s.w.checked) < moveCheck {
+	if now.Sub(s.checked) < moveCheck {
 		return s.opened[0].checkReplaced()
 	}
 	if err := s.checkReplaced(); err != nil {
 		return err
 	}
-	s.w.checked = now
+	s.checked = now
 	return nil
 }
 

@@ -32,8 +32,8 @@ func TestANewFileIsPrivateDurableAndOfTheNewestSchema(t *testing.T) {
 				}
 			}
 			otherProgram(t, path).want("wal|2", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
-			onWriter(t, s, func(w *writer) {
-				if got := w.value("PRAGMA synchronous"); got != want {
+			inTransaction(t, s, func(tx *transaction) {
+				if got := tx.value("PRAGMA synchronous"); got != want {
 					t.Errorf("PRAGMA synchronous is %v, want %d", got, want)
 				}
 			})
@@ -107,8 +107,8 @@ func TestASymbolicLinkIsFollowed(t *testing.T) {
 		awaitSleep(t, s)
 		mustEnqueue(t, sqliteStorage(t, file, nil), NewJob("b"))
 		<-waiting
-		onWriter(t, s, func(w *writer) {
-			if w.watch == nil {
+		inTransaction(t, s, func(*transaction) {
+			if s.claims.watch == nil {
 				t.Error("writes through the other name are polled for; want the operating system to report them")
 			}
 		})

@@ -231,14 +231,14 @@ func isASCII(s string) bool {
 // Replay makes dead letters PENDING again; see [Inspector]. A job whose row is still there keeps its place.
 // If that row is not FAILED (because Python has replayed it, say) the letter stays.
 func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, "replay", f, func(q *session, rowid any) bool {
-		s.w.look = true
-		return replayLetter(q, rowid, s.w.now)
+	return s.tend(ctx, "replay", f, func(tx *transaction, rowid any) bool {
+		s.claims.mayBeDue = true
+		return replayLetter(tx, rowid)
 	})
 }
 
-func replayLetter(q *session, rowid any, now time.Time) bool {
-	replayed := q.exec(`INSERT INTO jobs
+func replayLetter(tx *transaction, rowid any) bool {
+	replayed := tx.exec(`INSERT INTO jobs
 			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key)
 		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key FROM dlq
 		WHERE rowid=? AND NOT EXISTS (
@@ -248,22 +248,22 @@ func replayLetter(q *session, rowid any, now time.Time) bool {
 			queue=excluded.queue, priority=excluded.priority, key=excluded.key,
 			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, reaped=0,
 			finished_at=NULL, result=NULL, worker='', cancel=0
-		WHERE status='FAILED'`, seconds(now), rowid) > 0
+		WHERE status='FAILED'`, seconds(tx.now), rowid) > 0
 	if replayed {
-		q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
+		tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
 	}
 	return replayed
 }
 
 // Purge deletes dead letters; see [Inspector].
 func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, "purge", f, func(q *session, rowid any) bool {
-		return q.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
+	return s.tend(ctx, "purge", f, func(tx *transaction, rowid any) bool {
+		return tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
 	})
 }
 
 // letterStep changes the dead letter in a row of the table dlq, and reports whether it did.
-type letterStep func(q *session, rowid any) bool
+type letterStep func(tx *transaction, rowid any) bool
 
 // tend runs a step for each dead letter that the filter matches, all in one transaction, and counts those
 // for which the step returns true.
@@ -274,18 +274,17 @@ func (s *SQLiteStorage) tend(ctx context.Context, verb string, f Filter, step le
 		return 0, wrap(verb, err)
 	}
 	n := 0
-	err = s.do(ctx, verb, func() {
+	err = s.write(ctx, verb, func(tx *transaction) {
 		n = 0 // the transaction may run again
-		q := &s.w.session
 		var rowids []any
 		query := `SELECT rowid, func_name FROM dlq WHERE 1` + where.sql + ` ORDER BY rowid`
-		for row := range q.rows(query, where.args...) {
+		for row := range tx.rows(query, where.args...) {
 			if f.matchesTask(text(row[1])) {
 				rowids = append(rowids, row[0])
 			}
 		}
 		for _, rowid := range rowids {
-			if step(q, rowid) {
+			if step(tx, rowid) {
 				n++
 			}
 			if f.Limit > 0 && n == f.Limit {
@@ -338,7 +337,7 @@ func (s *SQLiteStorage) deleteInBatches(ctx context.Context, verb, from string, 
 			return deleted, err
 		}
 		n := 0
-		err = s.do(ctx, verb, func() { n = s.w.exec(remove, args...) })
+		err = s.write(ctx, verb, func(tx *transaction) { n = tx.exec(remove, args...) })
 		if err != nil {
 			return deleted, err
 		}
