@@ -273,5 +273,5 @@ func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
 	if err != nil {
 		err = withTimeout(err, context.Cause(ctx))
 	}
-	return a.ended().Result, err
+	return a.withResult().Result, err
 }
