@@ -9,6 +9,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -19,7 +20,7 @@ import (
 //   - EncodeArgs turns the arguments of a job into the two texts that a storage keeps.
 //   - DecodeArgs splits those texts into one piece of JSON for each argument.
 //   - params.decode fills a task's A with the pieces.
-//   - paramsOf finds out, when a task is registered, which arguments its A has, and refuses those that cannot work.
+//   - paramsOf finds out, when a task is registered, which arguments its A has. It refuses those that cannot work.
 
 // ---- Encoding values ----
 
@@ -64,7 +65,8 @@ func isText(v reflect.Value) bool {
 	case reflect.Pointer, reflect.Interface:
 		return isText(v.Elem()) // the element of nil is invalid
 	}
-	if text, ok := ownText(v); ok {
+	text, ok := ownText(v)
+	if ok {
 		return utf8.Valid(text)
 	}
 	switch v.Kind() {
@@ -175,7 +177,7 @@ func (j *Job) checkFields() error {
 	}
 	schedule, periodic := strings.CutPrefix(j.Key, "periodic:")
 	if periodic && j.ID != periodicID(schedule, j.RunAt) {
-		return j.badArgs(fmt.Errorf("the Key is %q, but only a Worker's Periodic makes keys that begin with periodic:; "+
+		return j.badArgs(fmt.Errorf("the Key is %q, but keys that begin with periodic: belong to a Worker's Periodic; "+
 			"choose another", j.Key))
 	}
 	return j.checkMeta()
@@ -184,7 +186,7 @@ func (j *Job) checkFields() error {
 // checkLabel checks a text that jobs are found by. The bound keeps indexes small.
 func checkLabel(field, text string) error {
 	if len(text) > maxLabel {
-		return fmt.Errorf("the %s has %d bytes, want at most %d: %.40q…", field, len(text), maxLabel, text)
+		return fmt.Errorf("the %s has %d bytes, want at most %d: %.100q…", field, len(text), maxLabel, text)
 	}
 	return checkText(field, text)
 }
@@ -192,10 +194,10 @@ func checkLabel(field, text string) error {
 // checkText checks that every storage can keep a text as it is.
 func checkText(field, text string) error {
 	if !utf8.ValidString(text) {
-		return fmt.Errorf("the %s %q is not valid UTF-8", field, text)
+		return fmt.Errorf("the %s %.100q is not valid UTF-8", field, text)
 	}
 	if strings.Contains(text, "\x00") {
-		return fmt.Errorf("the %s %q contains a NUL", field, text)
+		return fmt.Errorf("the %s %.100q contains a NUL", field, text)
 	}
 	return nil
 }
@@ -205,10 +207,10 @@ func (j *Job) checkMeta() error {
 		return nil
 	}
 	for key, value := range j.Meta {
-		if err := checkText("Meta", key); err != nil {
+		if err := checkText("name in Meta", key); err != nil {
 			return j.badArgs(err)
 		}
-		if err := checkText("Meta "+key, value); err != nil {
+		if err := checkText("value in Meta", value); err != nil {
 			return j.badArgs(err)
 		}
 	}
@@ -217,13 +219,14 @@ func (j *Job) checkMeta() error {
 		return j.badArgs(err)
 	}
 	if len(text) > maxMeta {
-		return fmt.Errorf("%w: task %q: Meta of %d bytes as JSON, want at most %d", ErrTooLarge, j.Task, len(text), maxMeta)
+		return fmt.Errorf("%w: task %q: Meta of %d bytes as JSON, want at most %d",
+			ErrTooLarge, j.Task, len(text), maxMeta)
 	}
 	return nil
 }
 
 func (j *Job) badArgs(err error) error {
-	return fmt.Errorf("%w: task %q: %w", ErrBadArgs, j.Task, err)
+	return fmt.Errorf("%w: task %.100q: %w", ErrBadArgs, j.Task, err)
 }
 
 // ---- Splitting: the two texts as one piece of JSON for each argument ----
@@ -433,7 +436,8 @@ func (p *params) match(job *Job) ([]any, error) {
 		fits = len(job.Args) == 1
 	}
 	if !fits {
-		return nil, p.bad("it takes %s; got %d by position and %d by name", p.takes, len(job.Args), len(job.Kwargs))
+		return nil, p.bad("it takes %s; got %d by position and %d by name",
+			p.takes, len(job.Args), len(job.Kwargs))
 	}
 	given := make([]any, len(p.fields))
 	copy(given, job.Args)
@@ -641,7 +645,8 @@ func (p *params) list(t reflect.Type, index []int) []field {
 			continue
 		}
 		if promoted && f.Type.Kind() == reflect.Pointer || !f.IsExported() {
-			p.refuse("A embeds %v, which JSON cannot fill; embed a struct without a tag, or name the field", f.Type)
+			p.refuse("A embeds %v, which JSON cannot fill; embed a struct without a tag, or name the field",
+				f.Type)
 		}
 		if name == "" {
 			name = f.Name
@@ -658,23 +663,30 @@ func hasJSON(f reflect.StructField) bool {
 }
 
 // parseTag returns what a field's json tag says: its name, empty if there is none, and whether it has the
-// option ",string". It asks encoding/json, because the versions of that differ in what they accept as a name.
+// option ",string". It asks encoding/json for the name, because the versions of that differ in what they
+// accept as one.
 func (p *params) parseTag(f reflect.StructField) (name string, quoted bool) {
+	inTag, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+	quoted = slices.Contains(strings.Split(options, ","), "string")
+	if inTag == "" {
+		return "", quoted
+	}
 	const unnamed = "NoNameInTheTag"
-	probe := reflect.New(reflect.StructOf([]reflect.StructField{
-		{Name: unnamed, Type: reflect.TypeFor[int](), Tag: f.Tag},
-	})).Elem()
-	probe.Field(0).SetInt(1) // zero could be omitted
-	text, err := json.Marshal(probe.Interface())
+	probe := reflect.StructOf([]reflect.StructField{{
+		Name: unnamed,
+		Type: reflect.TypeFor[int](),
+		Tag:  reflect.StructTag("json:" + strconv.Quote(inTag+",")), // the comma keeps "-" from hiding the field
+	}})
+	text, err := json.Marshal(reflect.Zero(probe).Interface())
 	if err != nil {
-		p.refuse("the tag %s of A.%s: %v", f.Tag, f.Name, err)
+		p.refuse("the tag %s of the field %s: %v", f.Tag, f.Name, err)
 	}
 	object := newSplitter(string(text))
 	name = decodeString(object.next())
 	if name == unnamed {
-		name = ""
+		return "", quoted
 	}
-	return name, object.next()[0] == '"'
+	return name, quoted
 }
 
 // checkArgument refuses an argument that cannot travel as JSON. A job with it could be stored and never run.
@@ -683,8 +695,9 @@ func (p *params) checkArgument(path string, t reflect.Type) {
 	p.checkVisible(path, t)
 }
 
-// checkType refuses types that cannot travel as JSON: a job with such an argument could be stored and never
-// run. It also notes in p.exact whether t has an interface somewhere.
+// checkType refuses types that JSON cannot both write and read, wherever they are in t. It also notes in
+// p.exact whether t has an interface somewhere. seen are the types that it has met: a type may contain
+// itself.
 func (p *params) checkType(path string, t reflect.Type, seen map[reflect.Type]bool) {
 	if seen[t] || decodesItself(t) {
 		return
@@ -696,7 +709,7 @@ func (p *params) checkType(path string, t reflect.Type, seen map[reflect.Type]bo
 		p.refuse("%s: JSON cannot express %v", path, t)
 	case reflect.Interface:
 		if t.NumMethod() > 0 {
-			p.refuse("%s: JSON cannot fill %v, an interface with methods; use a type of its own", path, t)
+			p.refuse("%s: JSON cannot fill %v, an interface with methods; use a type that isn't one", path, t)
 		}
 		p.exact = true
 	case reflect.Map:
@@ -713,10 +726,11 @@ func (p *params) checkType(path string, t reflect.Type, seen map[reflect.Type]bo
 	}
 }
 
-// checkVisible refuses an argument of which JSON shows nothing, such as a *sql.DB: it would arrive empty. Structs inside
-// of an argument may have such a field. url.URL has one, which is seldom set.
+// checkVisible refuses an argument of which JSON shows nothing, such as a *sql.DB: it would arrive empty.
+// Structs inside of an argument may have such a field. url.URL has one, which is seldom set.
 func (p *params) checkVisible(path string, t reflect.Type) {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map {
+	containers := []reflect.Kind{reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map}
+	for slices.Contains(containers, t.Kind()) {
 		t = t.Elem()
 	}
 	if t.Kind() != reflect.Struct || t.NumField() == 0 || decodesItself(t) {

@@ -179,6 +179,9 @@ type (
 		Odd  int `json:"it's,string"` // the versions of encoding/json make different names of this
 		Even int `json:"a.b-c/d e;f,string"`
 	}
+	futureTags struct {
+		At time.Time `json:"at,format:RFC3339"` // encoding/json/v2 knows more options
+	}
 )
 
 type embedsTag struct {
@@ -263,17 +266,20 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 		{"a task with a NUL", NewJob("x\x00"), ErrBadArgs, "contains a NUL"},
 		{"a queue with a NUL", &Job{Task: "x", Queue: "\x00x"}, ErrBadArgs, "contains a NUL"},
 		{"a key with a NUL", &Job{Task: "x", Key: "x\x00x"}, ErrBadArgs, "contains a NUL"},
+		{"a very long task", NewJob(strings.Repeat(long, 1024)), ErrBadArgs, "the Task has 1049600 bytes"},
+		{"a long value in Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"a": long + "\xff"}}, ErrBadArgs,
+			"is not valid UTF-8"},
 		{"a long id", &Job{Task: "x", ID: long}, ErrBadArgs, `task "x": the ID has 1025 bytes, want at most 1024: "xxx`},
 		{"a long task", NewJob(long), ErrBadArgs, "the Task has 1025 bytes"},
 		{"a long queue", &Job{Task: "x", Queue: long}, ErrBadArgs, "the Queue has 1025 bytes"},
 		{"a long key", &Job{Task: "x", Key: long}, ErrBadArgs, "the Key has 1025 bytes"},
 		{"a key of a schedule", &Job{Task: "x", Key: "periodic:nightly"}, ErrBadArgs,
-			`the Key is "periodic:nightly", but only a Worker's Periodic makes keys that begin with periodic:`},
+			`the Key is "periodic:nightly", but keys that begin with periodic: belong to a Worker's Periodic`},
 		{"a key of another slot of a schedule", &Job{Task: "x", Key: "periodic:nightly", RunAt: slot,
 			ID: periodicID("nightly", slot.Add(time.Hour))}, ErrBadArgs, `the Key is "periodic:nightly"`},
 		{"a key of another schedule", &Job{Task: "x", Key: "periodic:nightly", RunAt: slot,
 			ID: periodicID("daily", slot)}, ErrBadArgs, `the Key is "periodic:nightly"`},
-		{"Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"a": "\xff"}}, ErrBadArgs, `the Meta a "\xff" is not`},
+		{"Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"a": "\xff"}}, ErrBadArgs, `the value in Meta "\xff" is not`},
 		{"a name in Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"\xff": ""}}, ErrBadArgs, "not valid UTF-8"},
 		{"Meta with a NUL", &Job{Task: "x", Meta: map[string]string{"a": "\x00"}}, ErrBadArgs, "contains a NUL"},
 		{"a name in Meta with a NUL", &Job{Task: "x", Meta: map[string]string{"\x00": ""}}, ErrBadArgs, "contains a NUL"},
@@ -294,8 +300,8 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := c.job.EncodeArgs()
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
-				t.Errorf("%v, want %v with %q", err, c.want, c.text)
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || len(err.Error()) > 1000 {
+				t.Errorf("%.2000v, want %v with %q and at most 1000 bytes", err, c.want, c.text)
 			}
 		})
 	}
@@ -556,6 +562,7 @@ func TestTaskJobRoundTripsEveryShape(t *testing.T) {
 	roundTrip(t, struct{}{})
 	roundTrip(t, marker{})
 	roundTrip(t, oddTags{1, 2})
+	roundTrip(t, futureTags{now})
 
 	seed := now.UnixNano()
 	t.Logf("seed %d", seed)

@@ -270,6 +270,7 @@ func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
 	ctx = a.begin(ctx, t.Timeout)
 	defer a.finish()
 	err = recovering(handler.run)(ctx, job)
+	a.markReturned()
 	if err != nil {
 		err = withTimeout(err, context.Cause(ctx))
 	}

@@ -162,8 +162,8 @@ type Registry struct {
 var DefaultRegistry = new(Registry)
 
 // Add registers tasks. Like http.Handle it panics for mistakes in the program, which are there whenever it
-// starts: an empty or taken name, a missing Run, and an argument type that JSON cannot express or in which
-// two fields have one JSON name.
+// starts: an empty or taken name, a missing Run, and an argument type that JSON cannot both write and read,
+// such as one with a channel, an error or a *sql.DB in it, or in which two fields have one JSON name.
 func (r *Registry) Add(ts ...AnyTask) {
 	for _, t := range ts {
 		added := t.handler()

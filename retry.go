@@ -17,7 +17,8 @@ type RetryPolicy struct {
 }
 
 // DefaultRetry is the policy of a Worker that names none. With it a job outlives an outage of a night: its
-// retries take seven to fourteen hours.
+// retries take seven to fourteen hours. A job that waits for a retry holds its Key. Inspector.Reschedule
+// brings it forward.
 var DefaultRetry = RetryPolicy{MaxRetries: 25, BaseDelay: time.Second, Cap: time.Hour, Jitter: true}
 
 // Delay returns how long after its failed attempt a job is due again. The first attempt is 1.

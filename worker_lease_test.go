@@ -708,3 +708,156 @@ func (s copying) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err 
 	}
 	return s.tended.Heartbeat(ctx, copies...)
 }
+
+// lockable is a storage whose verbs wait while it is locked, as those of a file whose write lock another program holds.
+type lockable struct {
+	tended
+
+	mu   sync.Mutex    // guards free
+	free chan struct{} // closed when the lock is given back
+}
+
+func newLockable(s tended) *lockable {
+	free := make(chan struct{})
+	close(free)
+	return &lockable{tended: s, free: free}
+}
+
+func (l *lockable) lock() (unlock func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	free := make(chan struct{})
+	l.free = free
+	return func() { close(free) }
+}
+
+func (l *lockable) wait(ctx context.Context) error {
+	l.mu.Lock()
+	free := l.free
+	l.mu.Unlock()
+	select {
+	case <-free:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *lockable) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if err := l.wait(ctx); err != nil {
+		return nil, err
+	}
+	return l.tended.Dequeue(ctx, opts)
+}
+
+func (l *lockable) Heartbeat(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	if err := l.wait(ctx); err != nil {
+		return nil, err
+	}
+	return l.tended.Heartbeat(ctx, jobs...)
+}
+
+func (l *lockable) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	if err := l.wait(ctx); err != nil {
+		return nil, err
+	}
+	return l.tended.MarkDone(ctx, jobs...)
+}
+
+func (l *lockable) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
+	if err := l.wait(ctx); err != nil {
+		return 0, err
+	}
+	return l.tended.ReapStale(ctx, visibility)
+}
+
+// Whatever keeps everybody from writing for longer than a lease, nobody who lives loses one.
+func TestLivingWorkersKeepTheirLeasesBehindALongLock(t *testing.T) {
+	for _, held := range []time.Duration{9 * time.Second, 11 * time.Second, 15 * time.Second, 10 * time.Minute} {
+		for _, again := range []bool{false, true} {
+			inBubble(t, NewMemoryStorage(), func(t *scene) {
+				locks := newLockable(t.storage)
+				var runs atomic.Int64
+				long := t.task("long", func(ctx context.Context, _ *Job) error {
+					runs.Add(1)
+					return sleeping(ctx, 20*time.Minute)
+				})
+				var workers []*runningWorker
+				for range 2 {
+					workers = append(workers, t.run(&Worker{Storage: locks, Concurrency: 3}, long))
+				}
+				ids := t.enqueue(slices.Repeat([]string{"long"}, 6)...)
+				t.sleep(5 * time.Second)
+				unlock := locks.lock()
+				t.sleep(held)
+				unlock()
+				if again { // with a moment between the locks in which the leases may be doubted
+					t.sleep(time.Millisecond)
+					unlock = locks.lock()
+					t.sleep(held)
+					unlock()
+				}
+				t.sleep(time.Hour)
+				for _, id := range ids {
+					if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 1 {
+						t.Errorf("a lock of %v, twice %t: a job is %s after %d attempts, want SUCCESS after 1", held, again, job.Status, job.Attempts)
+					}
+				}
+				for _, w := range workers {
+					if m := w.metrics(); m.Reaped != 0 {
+						t.Errorf("a lock of %v, twice %t: %d leases were taken back, want none", held, again, m.Reaped)
+					}
+				}
+				if n := runs.Load(); n != 6 {
+					t.Errorf("a lock of %v, twice %t: the 6 jobs ran %d times", held, again, n)
+				}
+			})
+		}
+	}
+}
+
+func TestALeaseBelongsToItsHolderWhateverTheOthersSettings(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		ran := 0
+		long := t.task("long", func(ctx context.Context, _ *Job) error { ran++; return sleeping(ctx, 5*time.Minute) })
+		slow := t.run(&Worker{VisibilityTimeout: time.Minute, HeartbeatInterval: 12 * time.Second}, long)
+		id := t.enqueue("long")[0]
+		t.sleep(time.Second)
+		other := t.run(&Worker{Queues: []string{"other"}})
+		t.sleep(6 * time.Minute)
+		if job := t.get(id); ran != 1 || job.Status != StatusSuccess || job.Attempts != 1 {
+			t.Errorf("the job ran %d times and is %s after %d attempts; want once, SUCCESS", ran, job.Status, job.Attempts)
+		}
+		if n := slow.metrics().Reaped + other.metrics().Reaped; n != 0 {
+			t.Errorf("%d leases were taken back, want none", n)
+		}
+	})
+}
+
+func TestADrainOfMillisecondsStaysForTheLeasesThatTheDeadHaveLeft(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		ids := t.enqueue("a", "a")
+		mustDequeue(t.T, t.storage, 1)
+		ran := 0
+		task := t.task("a", func(context.Context, *Job) error { ran++; return nil })
+		worker := &Worker{}
+		run := t.begin(worker, worker.Drain, task)
+		if err := run.wait(); err != nil || run.at > time.Second {
+			t.Errorf("while the lease lives Drain returned %v after %v; want nil at once", err, run.at)
+		}
+		t.sleep(time.Minute)
+		before := t.since()
+		run = t.begin(worker, worker.Drain)
+		if err := run.wait(); err != nil || run.at-before > 5*time.Second {
+			t.Errorf("Drain returned %v after %v; want nil after the second look", err, run.at-before)
+		}
+		for _, id := range ids {
+			if job := t.get(id); job.Status != StatusSuccess {
+				t.Errorf("a job is %s, want SUCCESS", job.Status)
+			}
+		}
+		if ran != 2 {
+			t.Errorf("the jobs ran %d times, want twice", ran)
+		}
+	})
+}

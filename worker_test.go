@@ -1259,3 +1259,27 @@ func (e panicsWithItself) Error() string { panic(e) }
 
 func (e panicsWithItselfTwice) Error() string { panic(e) }
 func (e panicsWithItselfTwice) Unwrap() error { panic(e) }
+
+func TestWorkersWithoutANameAreNumbered(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		names := make(map[string]bool)
+		for range 3 {
+			w := workerOf(s, taskOf("works", func(context.Context) error { return nil }))
+			var own string
+			for range 2 { // a Worker keeps its name
+				job := drained(t, w, "works")
+				name := mustGet(t, s, job.ID).Worker
+				if own == "" {
+					own = name
+				}
+				if name != own {
+					t.Errorf("one worker is called %q and %q", own, name)
+				}
+			}
+			if names[own] || !strings.HasPrefix(own, processName()) {
+				t.Errorf("a worker is called %q; want a name of its own that begins with %q", own, processName())
+			}
+			names[own] = true
+		}
+	})
+}
