@@ -591,14 +591,14 @@ func ExampleWorker_onEnd() {
 		OnEnd: func(ctx context.Context, job *pinion.Job, end pinion.End) {
 			outcomes[end.Outcome]++
 			if end.Err != nil {
-				fmt.Println(job.Task, job.Args, end.Err)
+				fmt.Printf("%s %s: %v\n", job.Task, job.Args, end.Err)
 			}
 		},
 	}
 	check(worker.Drain(ctx))
 	fmt.Println(outcomes)
 	// Output:
-	// invert [0] zero has no inverse
+	// invert [0]: zero has no inverse
 	// map[dead-lettered:1 succeeded:2]
 }
 
@@ -851,13 +851,13 @@ func ExampleLogger() {
 	defer storage.Close()
 	check(storage.Enqueue(ctx, &pinion.Job{ID: "import-1", Task: "import", Args: []any{"cats.csv"}}))
 
-	imports := func(groups []string, a slog.Attr) slog.Attr {
+	timeless := func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			return slog.Attr{} // so that the output of this example stays the same
 		}
 		return a
 	}
-	handler := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: imports})
+	handler := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: timeless})
 	worker := &pinion.Worker{Storage: storage, Logger: slog.New(onlyImports{handler})}
 	check(worker.Drain(ctx))
 	// Output: level=INFO msg="file imported" job=import-1 task=import attempt=1 file=cats.csv
@@ -889,7 +889,7 @@ func ExampleCanceler() {
 	if !ok {
 		log.Fatal("the storage is not a Canceler")
 	}
-	_, err := canceler.Cancel(ctx, job.ID)
+	_, _, err := canceler.Cancel(ctx, job.ID)
 	check(err)
 	left, err := storage.Size(ctx)
 	check(err)
