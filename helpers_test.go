@@ -516,6 +516,9 @@ const (
 	CREATE UNIQUE INDEX jobs_key ON jobs(key) WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING');
 	CREATE INDEX jobs_finished ON jobs(status, coalesce(finished_at, heartbeat_at, created_at)) WHERE status IN ('SUCCESS','FAILED');
 	PRAGMA user_version=1;`
+	// version2 had them, and cancellation.
+	version2 = version1 + `ALTER TABLE jobs ADD COLUMN worker TEXT NOT NULL DEFAULT '';
+	ALTER TABLE jobs ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0; PRAGMA user_version=2;`
 )
 
 // verbs are the methods that write, each with something to do if job is RUNNING, a dead letter stands, a lease

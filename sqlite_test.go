@@ -179,10 +179,10 @@ func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
 // TestEveryHotStatementGoesByAnIndex also where Python's indexes would tempt SQLite, and with its statistics.
 func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 	// What a plan may say of the table jobs: seeks by a row's identity and by our indexes, the ranges of those for
-	// which that is enough, and the whole of jobs_running, which is no longer than the workers' hands are full.
+	// which that is enough, and the whole of jobs_running3, which is no longer than the workers' hands are full.
 	allowed := regexp.MustCompile(`^(SEARCH jobs USING (INTEGER PRIMARY KEY \(rowid=\?\)|(COVERING )?INDEX sqlite_autoindex_jobs_1 \(id=\?\))` +
-		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key \(key=\?\)|jobs_finished \(status=\? AND <expr><\?\))` +
-		`|SCAN jobs USING INDEX jobs_running|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING COVERING INDEX jobs_(ready|future)` +
+		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready3 \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key3 \(key=\?\)|jobs_finished3 \(<expr><\?\))` +
+		`|SCAN jobs USING INDEX jobs_running3|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING (COVERING )?INDEX jobs_(ready3|future|aside)` +
 		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|CO-ROUTINE \(subquery-\d+\)|SCAN \(subquery-\d+\)|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
 	synctest.Test(t, func(t *testing.T) {
 		for _, analyzed := range []bool{false, true} {
@@ -197,6 +197,9 @@ func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 			}
 			for _, statement := range statements {
 				if !regexp.MustCompile("^(SELECT|INSERT|UPDATE|DELETE)").MatchString(statement) {
+					continue
+				}
+				if slices.Contains(migrations[0].then, statement) { // it runs once
 					continue
 				}
 				plan := o.all("EXPLAIN QUERY PLAN "+statement, make([]any, strings.Count(statement, "?"))...)
@@ -794,8 +797,9 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, queue := range stats.Queues {
-			if done = queue.Success; queue.Failed > 0 {
-				t.Fatalf("%d jobs have failed", queue.Failed)
+			done = queue.SuccessHour
+			if queue.FailedHour > 0 {
+				t.Fatalf("%d jobs have failed", queue.FailedHour)
 			}
 		}
 	}
