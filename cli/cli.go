@@ -1,6 +1,6 @@
-// Package cli is the command line of Pinion. The command pinion is nothing but a call of Main.
+// Package cli is the command line of Pinion. The command pinion only calls Main.
 //
-// A program of your own, with your tasks built in, is five lines:
+// A program of your own, with your tasks built in, is as short:
 //
 //	package main
 //
@@ -12,9 +12,9 @@
 //
 //	func main() { cli.Main() }
 //
-// It has all commands of pinion, and its worker runs those tasks. `pinion worker --import ./tasks` writes
-// such a main package, builds it inside your module and runs it, so there is no need for the five lines until
-// you want to deploy one file, or to add something to the program.
+// It has all commands of pinion, and its worker runs your tasks. `pinion worker --import ./tasks` writes the
+// same main package, builds it inside your module and runs it. So you need no program of your own until you
+// want to deploy one file, or to add something to it.
 package cli
 
 import (
@@ -34,8 +34,7 @@ import (
 
 const modulePath = "github.com/pinion-queue/pinion"
 
-// Main runs the command that os.Args names and exits with its status. It is meant to be all that a main
-// function does.
+// Main runs the command that os.Args names and exits with its status. A main function needs nothing else.
 func Main() {
 	removeTemporary()
 	c := newCall(os.Stdin, os.Stdout, os.Stderr)
@@ -44,11 +43,11 @@ func Main() {
 }
 
 // Run runs the command that args name and returns its exit status: 0 if it is done, 1 if it failed, 2 if args
-// are wrong. The args do not include the name of the program. Results go to stdout and everything else to
-// stderr.
+// are wrong. The args do not include the name of the program. Run writes results to stdout and everything
+// else to stderr.
 //
-// Run is for tests, and for programs that have other commands too. It never looks for a newer version. A task
-// of --exec stays in pinion.DefaultRegistry, so one process can register a name once.
+// Run is for tests, and for programs that have other commands too. It does not look for a newer version. The
+// tasks of --exec stay in pinion.DefaultRegistry, so a process can use each of their names only once.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return newCall(stdin, stdout, stderr).run(ctx, args)
 }

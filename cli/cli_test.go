@@ -196,11 +196,7 @@ func templateQueue(f *testing.F) []byte {
 		if err := s.Enqueue(ctx, pinion.NewJob("task", i)); err != nil {
 			f.Fatal(err)
 		}
-		jobs, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
-		if err != nil {
-			f.Fatal(err)
-		}
-		if err := end(jobs[0]); err != nil {
+		if err := end(claim(f, s, 1)[0]); err != nil {
 			f.Fatal(err)
 		}
 	}

@@ -21,6 +21,9 @@ const (
 	completeDirectories = ":directories"
 )
 
+// completionTimeout is how long a completion may take, because the user waits at the prompt. Tests change it.
+var completionTimeout = time.Second / 2
+
 const completionDetail = `
 SHELL is bash, zsh or fish. The script makes that shell complete commands, flags
 and files, and the ids, tasks and queues of the database that the line or PINION_DB
@@ -125,7 +128,7 @@ func (c *call) complete(ctx context.Context, words []string) error {
 	} else if len(before) > 0 && before[len(before)-1] == "=" {
 		before = before[:len(before)-1]
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second/2) // somebody waits at a prompt
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
 	line := c.readLine(before)
 	if line.valueOf != nil {

@@ -8,6 +8,7 @@ import (
 
 // zsh completes only in a line that somebody types.
 func TestZshCompletesOnATerminal(t *testing.T) {
+	t.Parallel()
 	dir := exampleFolder(t)
 	term := newTerminal(t, 120)
 	cmd := process(t, dir, "-f", "-i")

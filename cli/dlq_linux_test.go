@@ -3,6 +3,7 @@ package cli
 import "testing"
 
 func TestPurgingAsksOnATerminal(t *testing.T) {
+	t.Parallel()
 	term, dir := newTerminal(t, 80), exampleFolder(t)
 	for _, c := range []struct {
 		typed, want string

@@ -13,6 +13,7 @@ import (
 // testdata/doctor.txt has what doctor says of a sound file and of jobs that are in trouble.
 
 func TestADoctorWithTasksFindsThePendingJobsOfOthers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	db := filepath.Join(dir, "q.db")
 	storage := openStorage(t, db)
@@ -31,6 +32,7 @@ func TestADoctorWithTasksFindsThePendingJobsOfOthers(t *testing.T) {
 }
 
 func TestADoctorFindsDamageAndALogThatHasGrown(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("other programs cannot write into an open file there")
 	}
@@ -81,6 +83,7 @@ func damage(t *testing.T, name string) {
 }
 
 func TestADoctorReportsAnOlderSchema(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "q.db")
 	if err := openStorage(t, path).Close(); err != nil {
 		t.Fatal(err)

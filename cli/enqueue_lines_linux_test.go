@@ -6,6 +6,7 @@ import (
 )
 
 func TestATerminalShowsTheProgressOfAFeed(t *testing.T) {
+	t.Parallel()
 	term, dir := newTerminal(t, 80), t.TempDir()
 	write(t, filepath.Join(dir, "lines"), "1\n[\n2\n")
 	cmd := process(t, dir, "")
@@ -18,6 +19,7 @@ func TestATerminalShowsTheProgressOfAFeed(t *testing.T) {
 }
 
 func TestLinesMayBeTyped(t *testing.T) {
+	t.Parallel()
 	term, dir := newTerminal(t, 80), t.TempDir()
 	cmd := process(t, dir, "enqueue", "add", "-", "--db", "q.db")
 	term.start(cmd)

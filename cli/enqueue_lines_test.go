@@ -55,6 +55,7 @@ func wantStored(t *testing.T, db string, want []string) {
 }
 
 func TestManyLinesAreEnqueuedInTheirOrder(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	var input strings.Builder
 	var want []string
@@ -75,6 +76,7 @@ func TestManyLinesAreEnqueuedInTheirOrder(t *testing.T) {
 // Held keys and bad lines stand between the others of a batch. The reader decides which lines share a batch,
 // and so which of two reasons is reported.
 func TestBadLinesAndHeldKeysDoNotStopTheOthers(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	for _, held := range []string{"held 3", "held 4", "held 900"} {
 		if status, _, stderr := runCommand(t, "enqueue", "x", "--key", held, "--db", db); status != 0 {
@@ -116,6 +118,7 @@ func TestBadLinesAndHeldKeysDoNotStopTheOthers(t *testing.T) {
 }
 
 func TestAPauseOfTheInputHoldsNothingBack(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	r, w := io.Pipe()
 	status := make(chan int)
@@ -155,6 +158,7 @@ func (b *brokenInput) Read(p []byte) (int, error) {
 }
 
 func TestABrokenInputIsReported(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		flag, want string
 		stored     []string
@@ -177,6 +181,7 @@ func TestABrokenInputIsReported(t *testing.T) {
 }
 
 func TestAnInterruptedFeedReportsWhatIsEnqueued(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cmd := process(t, dir, "enqueue", "x", "-", "--lines", "--db", "q.db")
 	input, err := cmd.StdinPipe()
@@ -201,6 +206,7 @@ func TestAnInterruptedFeedReportsWhatIsEnqueued(t *testing.T) {
 }
 
 func TestAFeedOutlivesTheReaderOfItsIDs(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 )
 
 func TestHugeArgumentsAreRefused(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	for _, size := range []int{1 << 20, 50 << 20} {
 		var stdout, stderr bytes.Buffer
@@ -26,6 +27,7 @@ func TestHugeArgumentsAreRefused(t *testing.T) {
 }
 
 func TestAJobWhoseIDCannotBeWrittenIsNamedInTheError(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	unwritable, err := os.Open(os.DevNull) // for reading
 	if err != nil {

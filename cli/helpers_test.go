@@ -53,7 +53,7 @@ func TestMain(m *testing.M) {
 	// With the race detector each process here would take a second to exit.
 	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	// On a busy machine anything may take long.
-	noticeAfter, updateTimeout = time.Hour, time.Hour
+	noticeAfter, updateTimeout, completionTimeout = time.Hour, time.Hour, time.Hour
 	if os.Getenv(asCommand) != "" {
 		packaged = os.Getenv(asVersion)
 		if timeout, err := time.ParseDuration(os.Getenv(asUpdateTimeout)); err == nil {
@@ -299,7 +299,7 @@ func openDB(t *testing.T, dsn string) *sql.DB {
 }
 
 // claim claims n jobs. Dequeue may return fewer at a time.
-func claim(t *testing.T, storage pinion.Storage, n int) (jobs []*pinion.Job) {
+func claim(t testing.TB, storage pinion.Storage, n int) (jobs []*pinion.Job) {
 	t.Helper()
 	for len(jobs) < n {
 		some, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: n - len(jobs)})

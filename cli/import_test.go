@@ -47,6 +47,7 @@ func builtProgram(t *testing.T) string {
 }
 
 func TestABuiltProgramRunsTheImportedTasks(t *testing.T) {
+	t.Parallel()
 	program, dir := builtProgram(t), t.TempDir()
 	db := filepath.Join(dir, "q.db")
 	wantText(t, shared.stderr,
@@ -85,6 +86,7 @@ func TestABuiltProgramRunsTheImportedTasks(t *testing.T) {
 }
 
 func TestABuiltProgramIsTheWholeCommand(t *testing.T) {
+	t.Parallel()
 	program, dir := builtProgram(t), t.TempDir()
 	db, path := filepath.Join(dir, "q.db"), filepath.Join(dir, "bin")
 	if err := os.Mkdir(path, 0o700); err != nil {

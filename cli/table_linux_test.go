@@ -31,6 +31,7 @@ func manyNames(t *testing.T) (db string) {
 }
 
 func TestTablesFitTheTerminal(t *testing.T) {
+	t.Parallel()
 	db := manyNames(t)
 	for _, width := range []int{20, 40, 80, 100, 250} {
 		term := newTerminal(t, width)
@@ -54,6 +55,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 }
 
 func TestColorsAreOnlyForTerminalsAndNeverWithNoColor(t *testing.T) {
+	t.Parallel()
 	db := manyNames(t)
 	term := newTerminal(t, 100)
 	for _, c := range []struct {
@@ -80,6 +82,7 @@ func TestColorsAreOnlyForTerminalsAndNeverWithNoColor(t *testing.T) {
 }
 
 func TestOnlyATerminalIsATerminal(t *testing.T) {
+	t.Parallel()
 	term := newTerminal(t, 80)
 	slave := term.open()
 	defer slave.Close()

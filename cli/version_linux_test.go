@@ -100,6 +100,7 @@ echo '{"Path": "github.com/pinion-queue/pinion", "Version": "'$(cat "$BIN/newest
 func (u *updates) release(version string) { write(u.t, filepath.Join(u.bin, "newest"), version) }
 
 func TestANewerVersionIsMentionedOnceADay(t *testing.T) {
+	t.Parallel()
 	u := newUpdates(t, answers)
 	u.release("v0.10.0")
 	const hint = "pinion: v0.10.0 is out and this is v0.2.0; to get it: " +
@@ -125,6 +126,7 @@ func TestANewerVersionIsMentionedOnceADay(t *testing.T) {
 }
 
 func TestAnOlderVersionIsNotMentioned(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"v0.2.0", "v0.1.9", "v0.0.10"} {
 		u := newUpdates(t, answers)
 		u.release(version)
@@ -135,6 +137,7 @@ func TestAnOlderVersionIsNotMentioned(t *testing.T) {
 }
 
 func TestThereIsNoUpdateCheckWhereNobodyWantsIt(t *testing.T) {
+	t.Parallel()
 	u := newUpdates(t, answers)
 	u.release("v9.0.0")
 	u.term.session(u.command("version", "--no-update-check"), 0)
@@ -163,6 +166,7 @@ func TestThereIsNoUpdateCheckWhereNobodyWantsIt(t *testing.T) {
 }
 
 func TestAHangingGoCommandIsKilledWithItsChildren(t *testing.T) {
+	t.Parallel()
 	u := newUpdates(t, `trap '' TERM INT HUP
 sleep 1000 &
 echo $! $$ > "$BIN/pids.new"
@@ -188,6 +192,7 @@ wait
 }
 
 func TestAnUpdateCheckThatFailsIsSilent(t *testing.T) {
+	t.Parallel()
 	for name, fakeGo := range map[string]string{
 		"no go":        "",
 		"go fails":     "echo 'go: no such module' >&2\nexit 1\n",

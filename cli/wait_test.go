@@ -13,6 +13,7 @@ import (
 )
 
 func TestAWaitEndsWithItsJob(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	storage := openStorage(t, db)
 	status := make(chan int)
@@ -37,6 +38,7 @@ func TestAWaitEndsWithItsJob(t *testing.T) {
 }
 
 func TestAWaitForACanceledJobFails(t *testing.T) {
+	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	storage := openStorage(t, db)
 	if err := storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"}); err != nil {
@@ -67,6 +69,7 @@ func (v *vanishing) Get(ctx context.Context, id string) (*pinion.Job, error) {
 }
 
 func TestAJobThatIsPrunedWhileWaitedForHasEndedUnseen(t *testing.T) {
+	t.Parallel()
 	c := newCall(nil, io.Discard, io.Discard)
 	err := c.waitFor(t.Context(), &vanishing{Inspector: pinion.NewMemoryStorage()}, []string{"x"}, false, -1)
 	if err == nil || !strings.Contains(err.Error(), "was pruned before wait looked at it") {

@@ -62,6 +62,7 @@ func framesIn(text string) (frames []string) {
 }
 
 func TestAWatchRestoresTheScreenWhateverEndsIt(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(w *watching, p *os.Process){
 		"^C":      func(w *watching, _ *os.Process) { w.typed("\x03") },
 		"^\\":     func(w *watching, _ *os.Process) { w.typed("\x1c") },
@@ -71,7 +72,7 @@ func TestAWatchRestoresTheScreenWhateverEndsIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWatching(t, 100)
 			cmd := w.startWatch("0.05")
-			w.await(`(?s)dead letters: 0.*slow +\S* *1 `)
+			w.await(`(?s)dead letters: 0.*slow +\S+:\d+ +1 `)
 			w.enqueue("arrives later")
 			w.await(`arrives later`)
 			end(w, cmd.Process)
@@ -87,6 +88,7 @@ func TestAWatchRestoresTheScreenWhateverEndsIt(t *testing.T) {
 }
 
 func TestAWatchFitsAScreenThatChangesItsSize(t *testing.T) {
+	t.Parallel()
 	w := newWatching(t, 100)
 	for i := range 40 {
 		w.enqueue(fmt.Sprint("a task with a long name and with number ", i))
@@ -121,6 +123,7 @@ func TestAWatchFitsAScreenThatChangesItsSize(t *testing.T) {
 }
 
 func TestASuspendedWatchRestoresTheScreen(t *testing.T) {
+	t.Parallel()
 	w := newWatching(t, 100)
 	self, err := os.Executable()
 	if err != nil {
@@ -149,6 +152,7 @@ func TestASuspendedWatchRestoresTheScreen(t *testing.T) {
 
 // ^Z does nothing where no shell could continue the process.
 func TestAWatchWithoutAShellIsNotSuspended(t *testing.T) {
+	t.Parallel()
 	w := newWatching(t, 100)
 	cmd := w.startWatch("0.05")
 	w.await(`dead letters`)
@@ -180,6 +184,7 @@ func init() {
 }
 
 func TestAWatchThatFailsRestoresTheScreenFirst(t *testing.T) {
+	t.Parallel()
 	for db, want := range map[string]string{"fragile:": "panic: too fragile", "broken:": "the disk is broken"} {
 		term := newTerminal(t, 80)
 		cmd := process(t, t.TempDir(), "status", "--watch", "--db", db)
@@ -190,6 +195,7 @@ func TestAWatchThatFailsRestoresTheScreenFirst(t *testing.T) {
 }
 
 func TestAWatchWithoutALiveScreenPrintsLines(t *testing.T) {
+	t.Parallel()
 	w := newWatching(t, 100)
 	const (
 		line   = `\S+  pending 1, running 1, 0 jobs/s, dead letters 0, oldest pending \d+s ago\n`
@@ -210,12 +216,13 @@ func TestAWatchWithoutALiveScreenPrintsLines(t *testing.T) {
 		}
 	}
 	cmd := w.startWatch("0.02", "TERM=dumb")
-	w.await(`(?s)(pending 1.*){3}`)
+	w.await(`(?s)(running 1.*){3}`)
 	w.typed("\x03")
 	wantText(t, w.ended(cmd, 0, 0), `^(`+line+`){3}`)
 }
 
 func TestASparklineIsAsHighAsItsNumbers(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		numbers []int
 		want    string
@@ -227,6 +234,7 @@ func TestASparklineIsAsHighAsItsNumbers(t *testing.T) {
 }
 
 func TestABigQueueIsLookedAtLessOften(t *testing.T) {
+	t.Parallel()
 	for took, want := range map[time.Duration]time.Duration{
 		time.Millisecond: 999 * time.Millisecond, time.Second: 4 * time.Second,
 	} {

@@ -20,6 +20,7 @@ import (
 )
 
 func TestASecondSignalStopsTheWorkerAtOnce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	finish(t, process(t, dir, "enqueue", "hold", "--db", "q.db"), 0)
 	cmd := process(t, dir, "worker", "--db", "q.db")

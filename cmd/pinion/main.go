@@ -1,7 +1,7 @@
-// Command pinion fills, watches, works and mends job queues: the command line of the package
-// github.com/pinion-queue/pinion. Run without arguments, it prints a guide.
+// Command pinion enqueues and runs jobs, and shows and repairs job queues. It is the command line of
+// github.com/pinion-queue/pinion. Without arguments it prints a guide.
 //
-// A program of your own that has your tasks built in is as short as this one: see package cli.
+// Package cli shows how to write a program like this one with your own tasks built in.
 package main
 
 import "github.com/pinion-queue/pinion/cli"
