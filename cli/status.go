@@ -109,7 +109,7 @@ func (c *call) statusTable(kind string, rows []statusRow, total *pinion.Counts, 
 		leftOut = len(rows) - limit
 		rows = rows[:limit]
 	}
-	t := c.newTable(kind, "PENDING", "OLDEST", "RUNNING", "JOBS/S", "1H DONE", "1H FAIL", "SUCCESS", "FAILED")
+	t := c.newTable(kind, "PENDING", "OLDEST", "RUNNING", "JOBS/S", "1H DONE", "1H FAIL")
 	t.numbers = true
 	for _, r := range rows {
 		t.addCounts(r.name, r.Counts)
@@ -140,7 +140,5 @@ func (t *table) addCounts(name string, counts pinion.Counts) {
 		cell{perSecond(float64(counts.Minute) / 60), ""},
 		number(counts.SuccessHour, ""),
 		number(counts.FailedHour, red),
-		number(counts.Success, ""),
-		number(counts.Failed, ""),
 	)
 }

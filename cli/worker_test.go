@@ -176,7 +176,7 @@ func TestRealWorkEndToEnd(t *testing.T) {
 		if err != nil || stats.DeadLetters > 0 {
 			t.Fatalf("%+v, %v\n%s", stats, err, output)
 		}
-		return stats.Queues[0].Success == len(files)
+		return stats.Queues[0].SuccessHour == len(files)
 	})
 	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func wantStatus(t *testing.T, cmd *exec.Cmd, n int) {
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatal(err)
 	}
-	counts := pinion.Counts{Success: n, SuccessHour: n, Minute: got.Total.Minute}
+	counts := pinion.Counts{SuccessHour: n, Minute: got.Total.Minute}
 	want := pinion.Stats{
 		Total:      counts,
 		Queues:     []pinion.QueueStats{{Queue: "default", Counts: counts}},
