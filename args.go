@@ -186,7 +186,7 @@ func (j *Job) checkFields() error {
 // checkLabel checks a text that jobs are found by. The bound keeps indexes small.
 func checkLabel(field, text string) error {
 	if len(text) > maxLabel {
-		return fmt.Errorf("the %s has %d bytes, want at most %d: %.40q…", field, len(text), maxLabel, text)
+		return fmt.Errorf("the %s has %d bytes, want at most %d: %.100q…", field, len(text), maxLabel, text)
 	}
 	return checkText(field, text)
 }
@@ -194,10 +194,10 @@ func checkLabel(field, text string) error {
 // checkText checks that every storage can keep a text as it is.
 func checkText(field, text string) error {
 	if !utf8.ValidString(text) {
-		return fmt.Errorf("the %s %q is not valid UTF-8", field, text)
+		return fmt.Errorf("the %s %.100q is not valid UTF-8", field, text)
 	}
 	if strings.Contains(text, "\x00") {
-		return fmt.Errorf("the %s %q contains a NUL", field, text)
+		return fmt.Errorf("the %s %.100q contains a NUL", field, text)
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func (j *Job) checkMeta() error {
 }
 
 func (j *Job) badArgs(err error) error {
-	return fmt.Errorf("%w: task %q: %w", ErrBadArgs, j.Task, err)
+	return fmt.Errorf("%w: task %.100q: %w", ErrBadArgs, j.Task, err)
 }
 
 // ---- Splitting: the two texts as one piece of JSON for each argument ----

@@ -266,6 +266,9 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 		{"a task with a NUL", NewJob("x\x00"), ErrBadArgs, "contains a NUL"},
 		{"a queue with a NUL", &Job{Task: "x", Queue: "\x00x"}, ErrBadArgs, "contains a NUL"},
 		{"a key with a NUL", &Job{Task: "x", Key: "x\x00x"}, ErrBadArgs, "contains a NUL"},
+		{"a very long task", NewJob(strings.Repeat(long, 1024)), ErrBadArgs, "the Task has 1049600 bytes"},
+		{"a long value in Meta that is not UTF-8", &Job{Task: "x", Meta: map[string]string{"a": long + "\xff"}}, ErrBadArgs,
+			"is not valid UTF-8"},
 		{"a long id", &Job{Task: "x", ID: long}, ErrBadArgs, `task "x": the ID has 1025 bytes, want at most 1024: "xxx`},
 		{"a long task", NewJob(long), ErrBadArgs, "the Task has 1025 bytes"},
 		{"a long queue", &Job{Task: "x", Queue: long}, ErrBadArgs, "the Queue has 1025 bytes"},
@@ -297,8 +300,8 @@ func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := c.job.EncodeArgs()
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
-				t.Errorf("%v, want %v with %q", err, c.want, c.text)
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || len(err.Error()) > 1000 {
+				t.Errorf("%.2000v, want %v with %q and at most 1000 bytes", err, c.want, c.text)
 			}
 		})
 	}
@@ -505,6 +508,31 @@ func TestAJobMadeByHandRunsAsAStoredOne(t *testing.T) {
 	}
 	if _, err := given[any](NewJob("task", json.RawMessage("1 2"))); !errors.Is(err, ErrBadArgs) {
 		t.Errorf("malformed JSON as argument of any type: %v, want ErrBadArgs", err)
+	}
+}
+
+func TestADeployMayAddFieldsAndRemoveThem(t *testing.T) {
+	type before struct {
+		Path  string
+		Width int
+	}
+	type after struct {
+		Path    string
+		Quality *int
+	}
+	fromBefore, err := through(Task[before]{Name: "task"}.Job(before{"cat.jpg", 800}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromAfter, err := through(Task[after]{Name: "task"}.Job(after{"dog.jpg", new(80)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := given[after](fromBefore); err != nil || got != (after{Path: "cat.jpg"}) {
+		t.Errorf("a job from before the deploy: %+v, %v", got, err)
+	}
+	if got, err := given[before](fromAfter); err != nil || got != (before{Path: "dog.jpg"}) {
+		t.Errorf("a job from after the deploy on an old worker: %+v, %v", got, err)
 	}
 }
 

@@ -113,7 +113,7 @@ func TestACancellationAndAShutdownMayComeTogether(t *testing.T) {
 		t.wantCanceled(id)
 
 		// Told to shut down first: the job is released, and is not to run again.
-		run = t.run(&Worker{HeartbeatInterval: 9 * time.Second, ShutdownTimeout: time.Second}, t.task("a", waits))
+		run = t.run(&Worker{HeartbeatInterval: 2900 * time.Millisecond, ShutdownTimeout: time.Second}, t.task("a", waits))
 		id = t.enqueue("a")[0]
 		t.sleep(time.Second)
 		t.cancel(0, 1, id)
@@ -151,7 +151,7 @@ func TestACanceledJobOfADeadWorkerIsEndedByTheReaper(t *testing.T) {
 		mustDequeue(t.T, t.storage, 1)
 		t.cancel(0, 1, id)
 		run := t.run(&Worker{}, t.task("a", func(context.Context, *Job) error { t.Error("it runs again"); return nil }))
-		t.sleep(13 * time.Second)
+		t.sleep(15 * time.Second)
 		t.wantCanceled(id)
 		if m := run.metrics(); m.Reaped != 1 || m.Processed != 0 {
 			t.Errorf("metrics are %+v; want one lease taken back and nothing processed", m)
