@@ -105,6 +105,10 @@ func checkOrCreate(path string, readOnly bool) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("it is not a regular file")
 	}
+	if n := hardLinks(info); n > 1 && !readOnly {
+		return fmt.Errorf("it has %d names (hard links); want one: each name would have a -wal of its own, and jobs "+
+			"would be lost. Remove the other names, or make symbolic links of them", n)
+	}
 	return nil
 }
 
