@@ -222,9 +222,16 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 			}
 			stats, err := s.Stats(ctx)
 			first, second := time.UnixMicro(1700000001123456).UTC(), time.UnixMicro(1700000002500000).UTC()
-			total := Counts{Pending: 2, Running: 1, Success: 1, Failed: 1, Oldest: first}
-			want := Stats{DeadLetters: 1, Total: total, Queues: []QueueStats{{"default", total}}, Tasks: []TaskStats{
-				{"ADD", Counts{Pending: 1, Oldest: first}}, {"add", Counts{Pending: 1, Running: 1, Success: 1, Oldest: second}}, {"greet", Counts{Failed: 1}}}}
+			total := Counts{Pending: 2, Due: 2, Running: 1, Oldest: first, OldestDue: first}
+			want := Stats{
+				Total:  total,
+				Queues: []QueueStats{{"default", total}},
+				Tasks: []TaskStats{
+					{"ADD", Counts{Pending: 1, Due: 1, Oldest: first, OldestDue: first}},
+					{"add", Counts{Pending: 1, Due: 1, Running: 1, Oldest: second, OldestDue: second}},
+				},
+				DeadLetters: 1,
+			}
 			if diff := gocmp.Diff(want, stats); diff != "" || err != nil {
 				t.Errorf("Stats: %v (-want +got):\n%s", err, diff)
 			}
