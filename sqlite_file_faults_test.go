@@ -57,7 +57,7 @@ func TestAnIdleWorkerMissesADeletedFileWithinTwoSeconds(t *testing.T) {
 	}
 	for _, end := range []string{"", "-wal", "-shm"} {
 		inBubble(t, nil, func(t *scene) {
-			run := t.run(&Worker{})
+			run := t.run(&Worker{}, t.task("a", func(context.Context, *Job) error { return nil }))
 			t.sleep(10 * time.Second)
 			path := t.storage.(*SQLiteStorage).path + end
 			rename(t.T, path, path+".aside")
@@ -68,7 +68,6 @@ func TestAnIdleWorkerMissesADeletedFileWithinTwoSeconds(t *testing.T) {
 			rename(t.T, path+".aside", path)
 			t.sleep(2 * time.Second)
 			id := t.enqueue("a")[0]
-			run.worker.Registry.Add(t.task("a", func(context.Context, *Job) error { return nil }))
 			t.sleep(2 * time.Second)
 			if job := t.get(id); job.Status != StatusSuccess {
 				t.Errorf("with %s back a job is %s", path, job.Status)
