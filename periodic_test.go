@@ -220,7 +220,7 @@ func TestAFailedRunIsDueAgainAtTheNextTimeAtTheLatest(t *testing.T) {
 
 func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 10*time.Minute)))
+		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 2*time.Minute)))
 		day := time.Now().Truncate(24 * time.Hour)
 		task := t.task("tick", func(context.Context, *Job) error { return nil })
 		with := func(d time.Duration) (stop func()) {
@@ -234,17 +234,17 @@ func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 				t.Errorf("the next run is %s at %v, want at %v", got.ID, got.RunAt, day.Add(at))
 			}
 		}
-		with(6 * time.Hour)()
-		wantAt(6 * time.Hour)
-		stopHourly := with(time.Hour)
+		with(time.Hour)()
 		wantAt(time.Hour)
+		stopOften := with(10 * time.Minute)
+		wantAt(10 * time.Minute)
 		if got := t.statuses(""); got[StatusPending] != 1 || got[StatusFailed] != 0 {
 			t.Errorf("after the move the jobs are %v; want the new one alone", got)
 		}
 		stopDaily := with(24 * time.Hour) // an older or newer version beside it, with a later schedule
-		wantAt(time.Hour)
-		stopHourly()
-		t.sleep(time.Hour) // over the planned run
+		wantAt(10 * time.Minute)
+		stopOften()
+		t.sleep(10 * time.Minute) // over the planned run
 		wantAt(24 * time.Hour)
 		stopDaily()
 	})
