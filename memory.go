@@ -521,7 +521,7 @@ func (s *MemoryStorage) Stats(ctx context.Context) (stats Stats, err error) {
 						stats.LastMinute[59-age/time.Second]++
 					}
 				}
-				stats.add(rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute)
+				stats.add(tally{rec.queue, rec.task, rec.status, 1, timeOf(rec.createdAt), hour, minute})
 			}
 		})
 	}

@@ -1,8 +1,9 @@
 // Package pinion is a job queue and worker for Go programs: register a function as a task, enqueue jobs, run a
-// worker. Jobs live in memory or in one SQLite file that any number of processes share; there is no server to run.
+// worker. Jobs live in memory, in one SQLite file that any number of processes share, or in PostgreSQL. There is no
+// server to run.
 //
-// The model in one sentence: a job is a row that names a task and its arguments; a worker claims it, runs it, and
-// records how it ended, and as long as that has not been recorded the job is still owed.
+// The model in one sentence: a job is a row that names a task and its arguments; a worker claims it, runs the task
+// and records how it ended; until that is recorded, the job is still owed.
 //
 //	package main
 //
@@ -42,47 +43,51 @@
 //
 // # Guarantees
 //
-//   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, unless it is
-//     canceled, whatever dies meanwhile: the process (kill -9) always, the power too with SQLite's default
-//     synchronous=FULL. A full disk, a lock held by another program or a clock that jumps delays it.
+//   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, unless somebody
+//     cancels it. It survives the death of any process (kill -9) and, with SQLite's default synchronous=FULL, the
+//     loss of power. A full disk, a lock that another program holds or a clock that jumps delays it.
 //   - Fenced. Each claim has a token, [Job].Claim, and whatever ends a claim names it. A worker that was presumed
-//     dead and comes back changes nothing; its task's context is cancelled with cause [ErrLeaseLost].
-//   - Retries are durable: a row with a due time, never a timer in a process.
-//   - Attempts are counted at the claim, so a job that kills its process each time uses them up and is
-//     dead-lettered. What is done for jobs that were claimed beside it: one that has been claimed before is claimed
-//     again only into a free slot, and after its second lost lease at a moment of its own.
-//   - The dead-letter queue is exact: a job enters and leaves it in one transaction, with its name, arguments,
+//     dead and comes back changes nothing. Its task's context is canceled with cause [ErrLeaseLost].
+//   - Retries are durable. A retry is a row with a due time, not a timer in a process.
+//   - Attempts are counted at the claim. A job that kills its process each time uses up its attempts and is
+//     dead-lettered. A job that was claimed before is never claimed ahead of a free slot, and after its second lost
+//     lease it becomes due at a random time, so that its neighbors survive.
+//   - The dead-letter queue is exact. A job enters and leaves it in one transaction, with its name, arguments,
 //     queue, priority, key, attempts, error and time.
-//   - Shutdown loses and burns nothing: jobs that did not start, and tasks that stop because they were told to,
-//     go back with the attempt refunded.
-//   - A task cannot hurt the worker: panics, runtime.Goexit, unknown names and bad arguments are failed attempts.
-//   - Every storage means the same. [CheckStorage] proves it, for yours too.
+//   - Shutdown loses nothing and burns no attempt. Jobs that did not start, and tasks that stop because the worker
+//     shuts down, go back with the attempt refunded.
+//   - A task cannot hurt the worker. A panic, runtime.Goexit, an unknown name and bad arguments are failed attempts.
+//   - Every storage means the same. [CheckStorage] tests it, for your own backend too.
 //
-// They are tested by killing: the tests run processes that share a file, kill them while they enqueue, claim, record and
-// shut down, and hold their logs against what is stored (go test -run Crash -crash.kills=1000). So that the power's
-// loss can be judged, they record the system calls of a process, and lose what was not yet fsynced (-run LossOfPower).
-// A plain model plays random calls beside each storage (-run TestModel). The README has the numbers.
+// docs/testing.md in the repository describes how these are tested: by killing processes at random, by losing the
+// power behind every write, and by playing random calls beside a plain model.
 //
-// Effects are the user's to make exactly-once: enqueue in the transaction that makes a job necessary
-// ([SQLiteStorage.Tx]), and key what a task writes by [Job].ID so that doing it twice is doing it once.
+// Make effects outside of the queue idempotent: write them under [Job].ID, so that running a task twice has the
+// effect of running it once. Enqueue a job in the transaction that makes it necessary ([SQLiteStorage.Tx]).
 //
 // # Caveats
 //
 //   - A task may run more than once: when its worker dies, or stalls for longer than the visibility timeout.
 //   - A task that ignores its context keeps its slot until it returns, also after a timeout or a lost lease.
-//   - A job that runs beside one which kills their process loses an attempt too. Give jobs retries (with none, a
-//     killed process is the end of those it was running), and keep workers running: the moments at which such jobs
-//     are due again are spread over Attempts × visibility, which a longer pause undoes.
-//   - A SQLite file belongs on a local disk: network file systems lock badly. It, its -wal and its -shm must not be moved,
-//     deleted or replaced while it is open (a backup is made with the sqlite3 shell's .backup, and put back when nobody
-//     uses the file). If it happens every call says so and stores nothing, until the file is back or is opened anew.
-//   - When the disk is full, calls return an error that says so and store nothing. Run tells of it in the log and goes on
-//     when there is room. The log file of SQLite, the -wal, needs a few megabytes.
-//   - Do not open one file with two SQLite libraries in one process (mattn/go-sqlite3 beside this one, say): when
-//     either closes the file, the other's locks are gone. Other processes may use any library.
-//   - Processes of the Python library may share the file. Their writes name no claim and so are not fenced, and
-//     they know no due times, queues, keys or cancellations.
+//   - A job that runs beside one which kills their process loses an attempt too. Give jobs retries, and keep workers
+//     running: the due times of such jobs are spread over Attempts × visibility.
+//   - Keep a SQLite file on a local disk: network file systems lock badly. Do not move, delete or replace the file, its
+//     -wal or its -shm while a program has it open. If that happens, each call returns an error and stores nothing until
+//     the file is back or the program opens it again. Make a backup with the .backup command of the sqlite3 shell, and
+//     restore it when nobody uses the file.
+//   - When the disk is full, calls return an error that says so, and store nothing. Run logs it and goes on when
+//     there is room. SQLite's log, the -wal, needs a few megabytes.
+//   - Do not open one file with two SQLite libraries in one process (mattn/go-sqlite3 beside this one, say). When
+//     either closes the file, the other loses its locks. Other processes may use any library.
+//   - Processes of the Python library may share the file. Their writes name no claim, so they are not fenced, and
+//     they ignore due times, queues, keys and cancellations.
 //   - Inside a testing/synctest bubble, open the storage in the bubble and set [SQLiteOptions].PollInterval.
+//
+// # For authors of storages
+//
+// A backend is a type with the methods of [Storage]; [Canceler] and [Inspector] are optional. Its Enqueue calls
+// [Job.EncodeArgs] and [NewID], what reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter call [ErrorText].
+// [RegisterScheme] makes [Open] and the command line find it. Run [CheckStorage] in its tests. Nobody else needs these.
 package pinion
 
 import (
@@ -104,173 +109,263 @@ import (
 	"time"
 )
 
-// Status says where a job is in its life.
+// Status is where a job is in its life.
 type Status string
 
 // The four statuses, spelled as they are stored.
 const (
-	StatusPending Status = "PENDING" // waiting to be claimed, perhaps for its due time
+	StatusPending Status = "PENDING" // waits to be claimed, perhaps for its due time
 	StatusRunning Status = "RUNNING" // claimed by a worker
 	StatusSuccess Status = "SUCCESS" // done
-	StatusFailed  Status = "FAILED"  // given up, and the dead-letter queue holds a copy; or canceled
+	StatusFailed  Status = "FAILED"  // given up, with a copy in the dead-letter queue; or canceled
 )
 
-// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the rest.
+// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the others.
 type Job struct {
-	ID       string          `json:"id"`                 // set by Enqueue when empty: UUIDv7 as 32 hex digits, so ids sort by time
-	Task     string          `json:"task"`               // the task's name; looked up without regard to case
-	Args     []any           `json:"args,omitempty"`     // positional arguments; read back, every element is a json.RawMessage
-	Kwargs   map[string]any  `json:"kwargs,omitempty"`   // arguments by name; read back, every value is a json.RawMessage
-	Queue    string          `json:"queue"`              // "" means "default"
-	Priority int             `json:"priority"`           // higher runs first
-	RunAt    time.Time       `json:"run_at,omitzero"`    // not before; zero: at once
-	Key      string          `json:"key,omitempty"`      // optional: at most one unfinished job (PENDING or RUNNING) per key
-	Status   Status          `json:"status"`             // PENDING after Enqueue
-	Attempts int             `json:"attempts"`           // claims so far that count; a released claim does not
-	Claim    int64           `json:"claim"`              // fencing token: larger at each claim, never used twice for a job
-	Worker   string          `json:"worker,omitempty"`   // who holds the claim, or held it last: Worker.Name
-	Canceled bool            `json:"canceled,omitempty"` // Cancel was called for it: it is FAILED, or will be when its claim ends, unless success came first
-	Error    string          `json:"error,omitempty"`    // of the last failed attempt, at most 16 KiB
-	Result   json.RawMessage `json:"result,omitempty"`   // what the task recorded with SetResult, if anything
+	// ID identifies the job. Enqueue sets an empty one to a UUIDv7 of 32 hex digits, so ids sort by time.
+	ID string `json:"id"`
+	// Task is the name of the task, which workers look up without regard to case.
+	Task string `json:"task"`
+	// Args are the positional arguments. Read back from a storage, each is a json.RawMessage.
+	Args []any `json:"args,omitempty"`
+	// Kwargs are the arguments by name. Read back from a storage, each is a json.RawMessage.
+	Kwargs map[string]any `json:"kwargs,omitempty"`
+	// Queue is where the job waits ["default"].
+	Queue string `json:"queue"`
+	// Priority decides what runs first: the higher one.
+	Priority int `json:"priority"`
+	// RunAt is when the job is due [at once].
+	RunAt time.Time `json:"run_at,omitzero"`
+	// Key is optional. At most one unfinished job (PENDING or RUNNING) holds a Key. Keys that begin with "periodic:"
+	// belong to the jobs of [Periodic].
+	Key string `json:"key,omitempty"`
+	// KeyUntilStart makes the job give up its Key, for good, when it is first claimed. The field Key stays as it is.
+	// Such a job is never claimed ahead of a free slot.
+	KeyUntilStart bool `json:"key_until_start,omitempty"`
+	// Meta travels beside the arguments and is not for the task's function: trace context, tenant. Middleware reads
+	// it. It takes at most 4 KiB as JSON.
+	Meta map[string]string `json:"meta,omitempty"`
 
-	// Times are UTC with microseconds, in every storage.
-	CreatedAt   time.Time `json:"created_at,omitzero"`
-	HeartbeatAt time.Time `json:"heartbeat_at,omitzero"` // of the claim, then of the last heartbeat
-	FinishedAt  time.Time `json:"finished_at,omitzero"`
+	// Status is PENDING after Enqueue.
+	Status Status `json:"status"`
+	// Attempts counts the claims, without those that were released.
+	Attempts int `json:"attempts"`
+	// Claim is the fencing token. It is larger at each claim and never used twice for a job.
+	Claim int64 `json:"claim"`
+	// Worker is the Name of the worker that holds the claim, or held it last.
+	Worker string `json:"worker,omitempty"`
+	// Reaped counts the leases that were lost one after the other. An attempt that ends in any other way resets it.
+	Reaped int `json:"reaped,omitempty"`
+	// Canceled means that Cancel was called. The job is FAILED, or becomes so when its claim ends without success.
+	Canceled bool `json:"canceled,omitempty"`
+	// Error is that of the last failed attempt, at most 16 KiB.
+	Error string `json:"error,omitempty"`
+	// Result is what the task recorded with SetResult, while it runs and after it.
+	Result json.RawMessage `json:"result,omitempty"`
+
+	// All times are UTC with microseconds, in every storage.
+
+	CreatedAt time.Time `json:"created_at,omitzero"`
+	// HeartbeatAt is the time of the claim, and then of the last heartbeat.
+	HeartbeatAt time.Time `json:"heartbeat_at,omitzero"`
+	// LeaseUntil is when the claim of a RUNNING job expires. It is zero for claims of the Python library.
+	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// StartedAt is when the task of a RUNNING job started. The first heartbeat stores it: a job that was claimed and
+	// waits for a slot, or whose task is short, has none.
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
 }
 
-// NewJob returns a job for the named task with positional arguments, to be changed as needed and enqueued.
+// NewJob returns a job for the named task with positional arguments. Change it as needed, then enqueue it.
 // [Task.Job] does the same with arguments that the compiler checks.
 func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args} }
 
-// Storage keeps jobs. MemoryStorage and SQLiteStorage are the two that come with this package; a backend of your
-// own needs these ten methods, and [CheckStorage] tells whether they mean what is said here. All methods may be
-// called by many goroutines at once.
+// Storage keeps jobs. This package has [MemoryStorage] and [SQLiteStorage]. Many goroutines may call all methods at once.
 //
-// Once a call has begun to write, ctx no longer matters to it: the answer is that of the commit. In particular a
-// Dequeue whose claim was committed returns the jobs, whatever became of ctx.
+// A verb that ends or prolongs a claim does so only for a job that is RUNNING with the Claim and Attempts of the job
+// handed in. It returns the other jobs as lost and writes nothing for them; a lost job never fails its batch.
 //
-// What ends or prolongs a claim does so only for jobs that are RUNNING with the Claim and Attempts of the job
-// handed in. The others are returned as lost, nothing is written for them, and they never fail their batch.
+// A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what became of
+// the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
 //
-// Optional powers are interfaces of their own, found by type assertion: [Canceler],
-// [Inspector].
+// A storage may have more powers, which are interfaces of their own: [Canceler], [Inspector], [Limiter]. [As] finds
+// them, also behind a storage that wraps another and has a method Unwrap() Storage.
 type Storage interface {
-	// Enqueue stores all the jobs or none, durably when it returns nil. It fills in each job's ID, Queue, Status
-	// and CreatedAt, and encodes the arguments: later changes to them are not seen. Errors: a [DuplicateError]
-	// (ErrDuplicate) for an ID that exists or a Key that an unfinished job holds, ErrTooLarge, ErrBadArgs.
+	// Enqueue stores all the jobs or none, durably when it returns nil. It sets each job's ID, Queue, Status and
+	// CreatedAt, and encodes the arguments, so it does not see later changes to them. It returns a [DuplicateError]
+	// (ErrDuplicate) for an ID that exists or a Key that an unfinished job holds, ErrTooLarge or ErrBadArgs.
 	Enqueue(ctx context.Context, jobs ...*Job) error
-	// Dequeue claims jobs that are due, at most opts.Max and at least one, in the order of priority and then of age,
-	// which is the order of insertion; a retry keeps its age. It waits until a job is due or ctx ends, unless
-	// opts says otherwise.
+	// Dequeue claims jobs that are due: at most opts.Max, the highest priority first and among equals the oldest. Age
+	// is the order of insertion, which a retry keeps. Dequeue waits until a job is due or ctx ends, unless opts say
+	// otherwise.
 	Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error)
-	// MarkDone makes the jobs SUCCESS and records each job's Result.
+	// MarkDone makes the jobs SUCCESS and stores each job's Result.
+	//
+	// Whatever ends a claim clears its lease and its doubt, and whatever makes a row PENDING or ends it wakes the
+	// Dequeues that this may concern.
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
-	// MarkFailed returns the job to PENDING with cause as its Error, due at retryAt. A lost job is ErrLeaseLost.
+	// MarkFailed makes the job PENDING again, due at retryAt, with the ErrorText of cause. It returns ErrLeaseLost for
+	// a lost job.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
-	// DeadLetter makes the job FAILED and copies it into the dead-letter queue, in one step, with the ErrorText of
-	// cause. If cause matches ErrAttemptsUsedUp the job was not run under this claim, and its Attempts are stored
-	// as one less. A lost job is ErrLeaseLost.
+	// DeadLetter makes the job FAILED, with the ErrorText of cause, and copies it into the dead-letter queue, in one
+	// step, with the job's Result if that is not nil, and else with the one that is stored. If cause matches ErrAttemptsUsedUp the job did not run under this claim, and its Attempts become one less.
+	// It returns ErrLeaseLost for a lost job.
 	DeadLetter(ctx context.Context, job *Job, cause error) error
-	// Release gives claims back as if they had never been made: the jobs become PENDING, due at the time at (zero: at
-	// once), with the attempt refunded and the Claim used up. A cause that is not nil becomes their Error. It
-	// returns the jobs that were lost, and those that Cancel was called for, which have ended.
+	// Release gives claims back: the jobs become PENDING, due at the time at (zero: at once), with the attempt
+	// refunded and the Claim used up. A cause that is not nil becomes their Error. Jobs that Cancel was called for end
+	// instead, and are returned as canceled.
 	Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error)
-	// Heartbeat prolongs the claims.
+	// Heartbeat prolongs the claims by their leases. It stores a job's StartedAt, unless one is stored, and its Result,
+	// if that is not nil.
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
-	// ReapStale returns to PENDING, with the Error "lease expired", the jobs whose last heartbeat was more than
-	// visibility before the moment of the call (or as far after it: the clock was set back): at once the first time,
-	// and from a job's second reaping on due at a random moment within Attempts × visibility, so that jobs which
-	// merely ran beside one that kills its process do not share its fate again and again. It reports how many.
+	// ReapStale takes back the claims of workers that are dead, and returns how many.
+	//
+	// A lease belongs to its holder: the claim stores opts.Lease, and whoever reaps goes by that. visibility is for
+	// claims that have none, which are Python's. A lease has expired when its last heartbeat is longer ago than the
+	// lease, or as far in the future, which happens when the clock is set back. ReapStale takes a lease back at
+	// the second look: the first one stores the time as a doubt, which a heartbeat or a claim clears, and a call of the
+	// same storage takes the lease back if it comes after a gap, by the monotonic clock: a fifth of the lease plus a
+	// second, or the lease if that is shorter. The doubt of another process counts when it is a whole lease old.
+	// So a lock, a freeze of all processes, a full disk or a clock that jumps costs no living worker a job.
+	//
+	// The jobs become PENDING with the Error "lease expired": due at once the first time, and from a job's second
+	// lost lease on at a random time within Attempts × lease, so that jobs which merely ran beside one that kills its
+	// process do not die with it again.
 	ReapStale(ctx context.Context, visibility time.Duration) (int, error)
-	// Size counts the PENDING jobs.
+	// Size returns the number of PENDING jobs.
 	Size(ctx context.Context) (int, error)
-	// Close ends the storage's use; whoever waits or calls later gets ErrClosed. What was stored stays.
+	// Close ends the use of the storage. Calls that wait, and later ones, return ErrClosed. What was stored stays.
 	Close() error
 }
 
-// DequeueOptions say what a Dequeue claims. Only Max must be set.
+// DequeueOptions are what a Dequeue claims. Only Max must be set.
 type DequeueOptions struct {
-	// Max is how many jobs to claim at most; a backend may return fewer.
+	// Max is how many jobs to claim at most. A backend may return fewer.
 	Max int
-	// Ahead is how many of Max may be claimed ahead of free slots [0]. Beyond the first Max-Ahead jobs Dequeue stops
-	// before a job that was claimed before: such a job may be the one that kills its process, and whatever waits for a
-	// slot there would lose an attempt with it. With Ahead = Max Dequeue does not wait, and returning no job is
-	// not an error. A backend that claims nothing ahead is correct.
+	// Ahead is how many of Max may be claimed ahead of free slots [0]. Beyond the first Max-Ahead jobs, Dequeue stops
+	// before a job that was claimed before: it may be the one that kills its process, and the jobs that wait for a
+	// slot there would lose an attempt with it. With Ahead = Max, Dequeue does not wait, and may return no job and no
+	// error. A backend that claims nothing ahead is correct.
 	Ahead int
 	// Queues are the queues to claim from [every queue]. "" is the default queue.
 	Queues []string
+	// Tasks are the tasks to claim, without regard to the case of letters [every task]. Jobs of other tasks stay as they
+	// are, for workers that know them, and delay nobody: Dequeue looks past 1,000 of them, and sets more than that aside.
+	Tasks []string
 	// Worker becomes the Worker of the jobs.
 	Worker string
-	// NoWait makes Dequeue return what is due now. Returning no job is not an error then.
+	// Lease is how long a claim lives without a heartbeat [10s].
+	Lease time.Duration
+	// NoWait makes Dequeue return what is due now, perhaps no job and no error.
 	NoWait bool
 }
 
-// Enqueuer stores jobs. Every Storage is one, and so is a [Tx].
+// Enqueuer stores jobs. Every [Storage] is one, and so is a [Tx].
 type Enqueuer interface {
 	Enqueue(ctx context.Context, jobs ...*Job) error
 }
 
-// Tx stores jobs inside a database transaction of the caller's. The jobs exist, and wake workers, when that transaction
-// commits. After a rollback nothing is stored.
+// Tx stores jobs inside a database transaction of the caller's. The jobs become visible, and wake workers, when that
+// transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns one.
 type Tx interface {
 	Enqueuer
+	// Done makes the job of the running task SUCCESS inside the transaction, with its Result so far. ctx is the
+	// task's. So what the task writes in the transaction and the end of the job commit together: the effect happens
+	// exactly once. If the claim is no longer this worker's, Done returns ErrLeaseLost, and the caller must roll back.
+	// The worker records nothing more after the task has returned. Keep the transaction shorter than the lease, because
+	// heartbeats wait for it.
+	Done(ctx context.Context) error
 }
 
-// Canceler is for storages in which jobs can be told to end, which marks them as [Job].Canceled. A PENDING one does so
-// at once: it becomes FAILED with the text of ErrCanceled as its Error, finished now, its Key free, and not in the
-// dead-letter queue. A RUNNING one keeps its Key, and ends in the same way as soon as its claim does: MarkFailed,
-// DeadLetter, Release and ReapStale make it so instead of what they do otherwise, and the first two return
-// ErrCanceled to say that. A MarkDone that comes before counts.
+// Canceler is a [Storage] that can end jobs before they succeed. It marks them as [Job].Canceled. A PENDING job ends at
+// once: it becomes FAILED with the text of ErrCanceled as its Error, its Key is free, and it is not in the dead-letter
+// queue. A RUNNING job keeps its Key and ends in the same way when its claim ends: MarkFailed and DeadLetter do that
+// and return ErrCanceled, Release and ReapStale do it too. A MarkDone that comes first counts.
 type Canceler interface {
-	// Cancel cancels jobs, in one step. It returns the ids of those that have ended now and of those that run and
-	// have been asked to, perhaps before. In neither are those that do not exist or have ended already; neither is
-	// an error, and Inspector.Get tells which.
+	// Cancel cancels jobs, in one step. It returns the ids of the jobs that have ended now, and of those that run and
+	// were asked to end, now or before. It skips jobs that do not exist or have ended; Inspector.Get shows which.
 	Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error)
-	// Canceled returns those of the claimed jobs that have been asked to end. The worker asks with its heartbeats,
-	// so it should cost little. Jobs whose claim is lost are not among them.
+	// Canceled returns those of the claimed jobs that were asked to end, without those whose claim is lost. The
+	// worker calls it with each heartbeat, so it should cost little.
 	Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error)
 }
 
-// Inspector is for storages that can be looked into and tended by hand; the command line needs it. Listings are in
-// the order of age and page by key, so an iterator may be left open for any time; an error ends the sequence.
+// Inspector is a [Storage] that people can look into and tend. The command line needs it. Listings are in the order of
+// age. They read in pages, so an iterator may stay open for any time. An error ends the sequence. A verb that takes a
+// Filter changes at most 500 jobs in a transaction, so that nobody waits for it: each job's step is atomic, the call is
+// not.
 type Inspector interface {
-	// Stats looks at every job, finished ones included, which takes a second or two a million; it is done in pages,
-	// each at a moment of its own, so that nobody waits for it.
+	// Stats counts the jobs that wait and run, and those that ended lately.
 	Stats(ctx context.Context) (Stats, error)
 	// Get returns one job, or ErrNotFound.
 	Get(ctx context.Context, id string) (*Job, error)
 	// Jobs lists the jobs.
 	Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error]
-	// DeadLetters lists the dead-letter queue, oldest first: jobs as they failed, FinishedAt being when. CreatedAt,
-	// RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
+	// DeadLetters lists the dead-letter queue, the oldest letter first. The jobs are as they failed, with FinishedAt as
+	// the time. CreatedAt, RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
 	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
-	// Replay takes jobs out of the dead-letter queue and makes them PENDING, due at once, with no attempts, in one
-	// transaction, the oldest first. One whose Key another unfinished job holds stays. It reports how many.
+	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with no
+	// attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
-	// Purge deletes from the dead-letter queue and reports how many.
+	// Purge deletes dead letters and returns how many.
 	Purge(ctx context.Context, f Filter) (int, error)
-	// Prune deletes the jobs that finished before a time (going by the heartbeat or creation where no finish was
-	// recorded), except FAILED ones whose dead letter stands, and reports how many.
+	// Prune deletes the jobs that finished before a time and returns how many. It spares FAILED jobs with a dead
+	// letter. Where no finish was recorded, the last heartbeat or the creation counts.
 	Prune(ctx context.Context, before time.Time) (int, error)
+	// PruneWhere deletes the finished jobs that match f and returns how many. It spares what Prune spares. After and
+	// Before are about when the jobs finished.
+	PruneWhere(ctx context.Context, f Filter) (int, error)
+	// CancelWhere cancels the PENDING and RUNNING jobs that match f, as Canceler.Cancel does, and returns how many have
+	// ended and how many were asked to end.
+	CancelWhere(ctx context.Context, f Filter) (ended, asked int, err error)
+	// Reschedule makes the PENDING jobs that match f due at a time, zero being at once, and returns how many.
+	Reschedule(ctx context.Context, f Filter, at time.Time) (int, error)
+	// History returns the ends of jobs since a time, by minute, queue and task, the oldest first. Ends that are older
+	// than two hours are merged by the hour. Beyond 1,000 pairs of a queue and a task in a minute, the others are
+	// counted as queue "other" and task "other".
+	History(ctx context.Context, since time.Time) ([]Ends, error)
 }
 
-// Filter narrows a listing; its zero value takes everything, and fields that are set must all match.
+// Ends are the jobs of one queue and task that ended in one minute, or hour.
+type Ends struct {
+	At        time.Time     `json:"at"` // when the minute or hour began
+	Queue     string        `json:"queue"`
+	Task      string        `json:"task"`
+	Succeeded int           `json:"succeeded"`
+	Failed    int           `json:"failed"` // dead-lettered or canceled
+	Took      time.Duration `json:"took"`   // the sum, from the claim to the end
+}
+
+// Limiter is a [Storage] that can bound how many jobs of a queue run at once, over all workers.
+type Limiter interface {
+	// SetLimit lets at most max jobs of a queue be RUNNING. 0 pauses the queue, a negative max lifts the limit. What
+	// runs goes on. A dead worker's job counts until its lease is taken back. A limited queue is never claimed ahead.
+	SetLimit(ctx context.Context, queue string, max int) error
+	// Limits returns the limits by queue.
+	Limits(ctx context.Context) (map[string]int, error)
+}
+
+// Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set.
 type Filter struct {
 	IDs    []string // any of these
-	Status Status   // not for dead letters, which are all FAILED
+	Status Status   // ignored for dead letters, which are all FAILED
 	Queue  string
 	Task   string // without regard to case
-	Limit  int    // 0: no limit
+	Key    string
+	Text   string    // somewhere in the Error
+	After  time.Time // created at this time or later; for dead letters, failed
+	Before time.Time // created before this time; for dead letters, failed
+	Newest bool      // list the newest first
+	Limit  int       // at most so many [no limit]
 }
 
-// Stats are counts of the jobs that there are. Those that were pruned are not among them.
+// Stats are counts of the jobs that wait and run, and of those that ended lately.
 type Stats struct {
 	Total       Counts       `json:"total"`
 	Queues      []QueueStats `json:"queues"` // by name
-	Tasks       []TaskStats  `json:"tasks"`  // by name, as it was enqueued
+	Tasks       []TaskStats  `json:"tasks"`  // by name, as enqueued
 	DeadLetters int          `json:"dead_letters"`
-	LastMinute  [60]int      `json:"last_minute"` // jobs finished in each of the last 60 seconds, the oldest first
+	LastMinute  [60]int      `json:"last_minute"` // jobs finished in each of the last 60 seconds, the oldest second first
 }
 
 // QueueStats are the counts of one queue.
@@ -285,26 +380,28 @@ type TaskStats struct {
 	Counts
 }
 
-// Counts are counts of jobs by status, and what came of them lately.
+// Counts are numbers of jobs by status, and of those that ended lately.
 type Counts struct {
 	Pending     int       `json:"pending"`
+	Due         int       `json:"due"` // of Pending, those that are due
 	Running     int       `json:"running"`
-	Success     int       `json:"success"`
-	Failed      int       `json:"failed"`
-	SuccessHour int       `json:"success_last_hour"` // of Success, those of the last hour
+	Started     int       `json:"started"` // of Running, those with a StartedAt; the others may still wait for a slot
+	SuccessHour int       `json:"success_last_hour"`
 	FailedHour  int       `json:"failed_last_hour"`
-	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED; divided by 60 it is the rate of jobs a second
-	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest pending job
+	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since
+	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest PENDING job
+	OldestDue   time.Time `json:"oldest_due,omitzero"`     // since when the job that is due for the longest has been due
 }
 
-// Errors to match with errors.Is; what is returned adds the job and the reason.
+// Errors to match with errors.Is. What the package returns adds the job and the reason.
 var (
 	// From Enqueue.
+	ErrBusy      = errors.New("pinion: the write lock was not to be had") // for ten seconds
 	ErrDuplicate = errors.New("pinion: duplicate job")
 	ErrTooLarge  = errors.New("pinion: too large")     // more than 1 MiB of encoded arguments, or of a result
 	ErrBadArgs   = errors.New("pinion: bad arguments") // also when they do not fit the task; never retried
 
-	// From Storage.
+	// From a Storage.
 	ErrLeaseLost = errors.New("pinion: lease lost") // the claim is no longer the caller's; also a cause of cancellation
 	ErrNotFound  = errors.New("pinion: job not found")
 	ErrClosed    = errors.New("pinion: storage is closed")
@@ -316,10 +413,10 @@ var (
 	ErrCanceled       = errors.New("pinion: job was canceled") // also from MarkFailed and DeadLetter, see Canceler
 )
 
-// DuplicateError is what Enqueue returns for an ID or a Key that is taken. It matches ErrDuplicate.
+// DuplicateError is the error of an Enqueue whose ID or Key is taken. It matches ErrDuplicate.
 type DuplicateError struct {
-	ID  string // of the job that holds the Key, or simply the ID that is taken
-	Key string // empty if it is the ID that is taken
+	ID  string // of the job that holds the Key, or the ID that is taken
+	Key string // empty if the ID is taken
 }
 
 func (e *DuplicateError) Error() string {
@@ -332,115 +429,21 @@ func (e *DuplicateError) Error() string {
 // Is reports whether target is ErrDuplicate.
 func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
 
-const (
-	defaultQueue = "default"
-	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
-	maxErrorText = 16 << 10 // bytes of a stored error
-	maxName      = 255      // bytes of a worker's name
-)
-
-// accepted fills in what Enqueue owes the caller's job once it is stored.
-func (j *Job) accepted(id, queue string, created time.Time) {
-	j.ID, j.Queue, j.Status, j.CreatedAt = id, queue, StatusPending, created
-}
-
-// check reports options that cannot be meant.
-func (o DequeueOptions) check() error {
-	if o.Max < 1 {
-		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", o.Max)
-	}
-	if o.Ahead < 0 || o.Ahead > o.Max {
-		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to Max, which is %d", o.Ahead, o.Max)
-	}
-	return nil
-}
-
-// attemptsOf returns what DeadLetter stores as the Attempts of the job.
-func attemptsOf(job *Job, cause error) int {
-	if errors.Is(cause, ErrAttemptsUsedUp) { // it was not run under this claim
-		return job.Attempts - 1
-	}
-	return job.Attempts
-}
-
-// add adds n jobs of one queue, task and status to all the sums they belong to; of finished ones so many finished in
-// the last hour and in the last minute.
-func (s *Stats) add(queue, task string, status Status, n int, oldest time.Time, hour, minute int) {
-	q, found := slices.BinarySearchFunc(s.Queues, queue, func(q QueueStats, name string) int { return strings.Compare(q.Queue, name) })
-	if !found {
-		s.Queues = slices.Insert(s.Queues, q, QueueStats{Queue: queue})
-	}
-	t, found := slices.BinarySearchFunc(s.Tasks, task, func(t TaskStats, name string) int { return strings.Compare(t.Task, name) })
-	if !found {
-		s.Tasks = slices.Insert(s.Tasks, t, TaskStats{Task: task})
-	}
-	for _, c := range [...]*Counts{&s.Total, &s.Queues[q].Counts, &s.Tasks[t].Counts} {
-		switch status {
-		case StatusPending:
-			if c.Pending += n; c.Oldest.IsZero() || oldest.Before(c.Oldest) {
-				c.Oldest = oldest
-			}
-		case StatusRunning:
-			c.Running += n
-		case StatusSuccess:
-			c.Success, c.SuccessHour, c.Minute = c.Success+n, c.SuccessHour+hour, c.Minute+minute
-		case StatusFailed:
-			c.Failed, c.FailedHour, c.Minute = c.Failed+n, c.FailedHour+hour, c.Minute+minute
-		}
-	}
-}
-
-// ErrorText is the form in which MarkFailed and DeadLetter store their cause as a job's Error: valid UTF-8 without NUL,
-// which not every database can store, at most 16 KiB. It is for authors of storages.
-func ErrorText(err error) string {
-	if err == nil {
-		return "unknown error"
-	}
-	text := strings.ToValidUTF8(fmt.Sprint(err), "\uFFFD") // Sprint survives an Error method that panics, as a nil one may
-	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
-	if len(text) > maxErrorText {
-		text = strings.ToValidUTF8(text[:maxErrorText-3], "") + "..."
-	}
-	return text
-}
-
-var processName = sync.OnceValue(func() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "localhost"
-	}
-	return fmt.Sprintf("%.200s:%d", strings.ToValidUTF8(host, "\uFFFD"), os.Getpid())
-})
-
-// microTime cuts a time to what every storage keeps.
-func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
-
-// lastID is the time part of the newest id, so that ids made by one process sort in the order of their making even
-// within a microsecond, or when the clock is set back.
-var lastID atomic.Int64
-
-// NewID returns a new job id: a UUIDv7 (RFC 9562, with 12 bits of sub-millisecond time) as 32 hex digits.
-func NewID() string {
-	now := time.Now()
-	stamp := now.UnixMilli()<<12 | int64(now.Nanosecond()%1e6)<<12/1e6
-	last := lastID.Load()
-	for !lastID.CompareAndSwap(last, max(stamp, last+1)) {
-		last = lastID.Load()
-	}
-	stamp = max(stamp, last+1)
-	id := binary.BigEndian.AppendUint64(make([]byte, 0, 16), uint64(stamp>>12<<16|7<<12|stamp&0xfff))
-	return hex.EncodeToString(binary.BigEndian.AppendUint64(id, rand.Uint64()&(1<<62-1)|1<<63))
-}
-
+// schemes are the backends that Open knows, by the scheme that a dsn begins with.
 var (
 	schemesMu sync.Mutex // guards schemes
-	schemes   = map[string]func(context.Context, string) (Storage, error){
-		"memory": func(context.Context, string) (Storage, error) { return NewMemoryStorage(), nil },
+	schemes   = map[string]func(ctx context.Context, dsn string) (Storage, error){
+		"memory": openMemoryScheme,
 		"sqlite": openSQLiteScheme,
 	}
-	// Two letters at least, so that C:\jobs.db is a path.
-	schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 )
+
+// schemePattern wants at least two letters, so that C:\jobs.db is a path.
+var schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
+
+func openMemoryScheme(context.Context, string) (Storage, error) {
+	return NewMemoryStorage(), nil
+}
 
 func openSQLiteScheme(ctx context.Context, dsn string) (Storage, error) {
 	s, err := OpenSQLite(ctx, dsn[len("sqlite:"):], nil)
@@ -450,33 +453,297 @@ func openSQLiteScheme(ctx context.Context, dsn string) (Storage, error) {
 	return s, nil
 }
 
-// Open opens the storage that dsn names: the path of a SQLite file, created if missing; the same as "sqlite:path";
-// "memory:" for a new MemoryStorage; or "scheme:…" for a scheme that a backend has registered. The caller closes
-// it. [OpenSQLite] takes options.
+// Open opens the storage that dsn names. A path, or "sqlite:" and a path, is a SQLite file, which Open creates if it is
+// missing. "memory:" is a new MemoryStorage. "scheme:…" is what a backend registered for that scheme. The caller
+// closes the storage. [OpenSQLite] takes options: Open knows no settings behind a "?", and refuses them.
 func Open(ctx context.Context, dsn string) (Storage, error) {
 	if !schemePattern.MatchString(dsn) {
 		dsn = "sqlite:" + dsn
 	}
-	scheme, _, _ := strings.Cut(strings.ToLower(dsn), ":")
+	scheme, rest, _ := strings.Cut(dsn, ":")
+	scheme = strings.ToLower(scheme)
 	schemesMu.Lock()
-	open, known := schemes[scheme], slices.Sorted(maps.Keys(schemes))
+	open := schemes[scheme]
+	known := slices.Sorted(maps.Keys(schemes))
 	schemesMu.Unlock()
 	if open == nil {
-		// The dsn is not shown: it may hold a password.
+		// The error does not show the dsn, which may hold a password.
 		return nil, fmt.Errorf("pinion: open: no backend for the scheme %q (there are: %s); import the package that "+
 			"registers it, or write sqlite: before the name of a file", scheme, strings.Join(known, ", "))
+	}
+	switch scheme {
+	case "memory":
+		if rest != "" {
+			return nil, fmt.Errorf("pinion: open: %q: memory: takes nothing behind the colon", dsn)
+		}
+	case "sqlite":
+		if err := checkFileName(rest); err != nil {
+			return nil, err
+		}
 	}
 	return open(ctx, dsn)
 }
 
-// RegisterScheme makes Open hand every dsn that starts with "scheme:" to open, the whole dsn. Backends call it in
-// their init. An empty or taken scheme panics.
+// checkFileName refuses the names of files that look like something else.
+func checkFileName(name string) error {
+	switch {
+	case strings.Contains(name, "?"):
+		return fmt.Errorf("pinion: open: %q: a file's name takes no settings behind a ?; use OpenSQLite, which takes "+
+			"options", name)
+	case strings.HasPrefix(name, "//"):
+		return fmt.Errorf("pinion: open: %q: want a path behind sqlite:, such as sqlite:jobs.db or sqlite:/var/jobs.db",
+			"sqlite:"+name)
+	case strings.EqualFold(name, "memory") || strings.EqualFold(name, ":memory:"):
+		return fmt.Errorf("pinion: open: %q: want memory: for a storage in memory, or ./%s for a file of that name",
+			name, strings.Trim(name, ":"))
+	}
+	return nil
+}
+
+// RegisterScheme makes Open pass every dsn that starts with "scheme:" to open, as a whole. It is for authors of storages,
+// who call it in an init function. It panics if the scheme is empty, malformed or taken, or if open is nil.
 func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (Storage, error)) {
 	scheme = strings.ToLower(scheme)
+	if open == nil {
+		panic(fmt.Sprintf("pinion: RegisterScheme(%q): open is nil", scheme))
+	}
+	if schemePattern.FindString(scheme+":") != scheme+":" {
+		panic(fmt.Sprintf("pinion: RegisterScheme(%q): want letters, digits and + . -, at least two", scheme))
+	}
 	schemesMu.Lock()
 	defer schemesMu.Unlock()
-	if open == nil || schemes[scheme] != nil || schemePattern.FindString(scheme+":") != scheme+":" {
-		panic(fmt.Sprintf("pinion: RegisterScheme(%q): it is not a scheme, or is taken, or there is no function", scheme))
+	if schemes[scheme] != nil {
+		panic(fmt.Sprintf("pinion: RegisterScheme(%q): the scheme is registered already", scheme))
 	}
 	schemes[scheme] = open
 }
+
+// As returns s as a T, which is an interface such as [Canceler], [Inspector] or [Limiter]. If s is not a T but has a
+// method Unwrap() Storage, As goes on with what that returns, so that a storage that wraps another keeps the powers of
+// that.
+func As[T any](s Storage) (T, bool) {
+	for s != nil {
+		if power, ok := s.(T); ok {
+			return power, true
+		}
+		wrapper, ok := s.(interface{ Unwrap() Storage })
+		if !ok {
+			break
+		}
+		s = wrapper.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+const (
+	firstLook = 5 * time.Millisecond // between the first two looks of Wait
+	lastLook  = time.Second          // between later ones
+	pythonGap = time.Minute          // how long a Python worker may leave a job FAILED before it makes it PENDING again
+)
+
+// Wait waits until a job has ended and returns it: SUCCESS, canceled, or FAILED with a dead letter. A Python worker
+// makes a job FAILED between two attempts, which is not an end. Wait looks at the storage, at first each 5 ms and later
+// each second. It returns ErrNotFound for an unknown id, the error of a ctx that ends, and errors.ErrUnsupported for a
+// storage that isn't an [Inspector].
+func Wait(ctx context.Context, s Storage, id string) (*Job, error) {
+	in, ok := As[Inspector](s)
+	if !ok {
+		return nil, fmt.Errorf("pinion: wait: %T: %w: it is not an Inspector", s, errors.ErrUnsupported)
+	}
+	for gap := firstLook; ; gap = min(gap*2, lastLook) {
+		job, err := in.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		ended, err := hasEnded(ctx, in, job)
+		if ended || err != nil {
+			return job, err
+		}
+		if !pause(ctx, gap) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// hasEnded reports whether nobody owes the job anything.
+func hasEnded(ctx context.Context, in Inspector, job *Job) (bool, error) {
+	switch {
+	case job.Status == StatusSuccess:
+		return true, nil
+	case job.Status != StatusFailed:
+		return false, nil
+	case job.Canceled:
+		return true, nil
+	}
+	for _, err := range in.DeadLetters(ctx, Filter{IDs: []string{job.ID}}) {
+		return err == nil, err
+	}
+	last := slices.MaxFunc([]time.Time{job.CreatedAt, job.HeartbeatAt, job.FinishedAt}, time.Time.Compare)
+	return time.Since(last) > pythonGap, nil
+}
+
+// lastID is the time in the newest id. With it the ids of one process sort in the order in which they were made, also
+// within a microsecond and when the clock is set back.
+var lastID atomic.Int64
+
+// NewID returns a new job id: a UUIDv7 (RFC 9562, with 12 bits of sub-millisecond time) as 32 hex digits. It is for
+// authors of storages.
+func NewID() string {
+	stamp := nextStamp(time.Now())
+	high := stamp>>12<<16 | 7<<12 | stamp&0xfff // milliseconds, the version, the fraction
+	low := rand.Uint64()&(1<<62-1) | 1<<63      // the variant, and 62 random bits
+	id := binary.BigEndian.AppendUint64(nil, uint64(high))
+	return hex.EncodeToString(binary.BigEndian.AppendUint64(id, low))
+}
+
+// nextStamp returns now as Unix milliseconds with 12 bits of fraction, or the next larger number if it was given out.
+func nextStamp(now time.Time) int64 {
+	fraction := int64(now.Nanosecond()%1e6) << 12 / 1e6
+	stamp := now.UnixMilli()<<12 | fraction
+	for {
+		last := lastID.Load()
+		next := max(stamp, last+1)
+		if lastID.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// ErrorText returns cause as MarkFailed and DeadLetter store it in a job's Error: valid UTF-8 without NUL, which not
+// every database can store, of at most 16 KiB. It is for authors of storages.
+func ErrorText(cause error) string {
+	if cause == nil {
+		return "unknown error"
+	}
+	text := fmt.Sprint(cause) // not cause.Error(): Sprint survives an Error method that panics
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
+	if len(text) > maxErrorText {
+		text = strings.ToValidUTF8(text[:maxErrorText-3], "") + "..."
+	}
+	return text
+}
+
+// What the rooms above this one share.
+
+const (
+	defaultQueue = "default"
+	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
+	maxErrorText = 16 << 10 // bytes of a stored error
+	maxName      = 255      // bytes of a worker's name
+)
+
+// accepted sets what Enqueue promises to set in a job that it has stored.
+func (j *Job) accepted(id, queue string, created time.Time) {
+	j.ID = id
+	j.Queue = queue
+	j.Status = StatusPending
+	j.CreatedAt = created
+}
+
+// check reports options that make no sense.
+func (o DequeueOptions) check() error {
+	if o.Max < 1 {
+		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", o.Max)
+	}
+	if o.Ahead < 0 || o.Ahead > o.Max {
+		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", o.Ahead, o.Max)
+	}
+	return nil
+}
+
+// attemptsOf returns what DeadLetter stores as the job's Attempts.
+func attemptsOf(job *Job, cause error) int {
+	if errors.Is(cause, ErrAttemptsUsedUp) {
+		return job.Attempts - 1 // the job did not run under this claim
+	}
+	return job.Attempts
+}
+
+// checkDistinct reports a job that is handed to one Enqueue twice.
+func checkDistinct(jobs []*Job) error {
+	seen := make(map[*Job]bool, len(jobs))
+	for _, job := range jobs {
+		if job != nil && seen[job] {
+			return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", ErrDuplicate, job.Task)
+		}
+		seen[job] = true
+	}
+	return nil
+}
+
+// defaultLease is how long a claim lives without a heartbeat if nobody says otherwise.
+const defaultLease = 10 * time.Second
+
+// reapGap returns how long after its doubt an expired lease is taken back: see Storage.ReapStale.
+func reapGap(lease time.Duration) time.Duration {
+	return min(lease, lease/5+time.Second)
+}
+
+// statsCounter adds up the Stats of a storage, in time that is linear in the number of names.
+type statsCounter struct {
+	total         Counts
+	queues, tasks map[string]*Counts
+}
+
+// add adds the counts of jobs of one queue and one task.
+func (c *statsCounter) add(queue, task string, counts Counts) {
+	if c.queues == nil {
+		c.queues = make(map[string]*Counts)
+		c.tasks = make(map[string]*Counts)
+	}
+	if c.queues[queue] == nil {
+		c.queues[queue] = new(Counts)
+	}
+	if c.tasks[task] == nil {
+		c.tasks[task] = new(Counts)
+	}
+	c.total.add(counts)
+	c.queues[queue].add(counts)
+	c.tasks[task].add(counts)
+}
+
+// stats returns the sums. DeadLetters and LastMinute are left to the caller.
+func (c *statsCounter) stats() Stats {
+	s := Stats{Total: c.total}
+	for _, name := range slices.Sorted(maps.Keys(c.queues)) {
+		s.Queues = append(s.Queues, QueueStats{name, *c.queues[name]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.tasks)) {
+		s.Tasks = append(s.Tasks, TaskStats{name, *c.tasks[name]})
+	}
+	return s
+}
+
+func (c *Counts) add(o Counts) {
+	c.Pending += o.Pending
+	c.Due += o.Due
+	c.Running += o.Running
+	c.Started += o.Started
+	c.SuccessHour += o.SuccessHour
+	c.FailedHour += o.FailedHour
+	c.Minute += o.Minute
+	c.Oldest = earlier(c.Oldest, o.Oldest)
+	c.OldestDue = earlier(c.OldestDue, o.OldestDue)
+}
+
+// earlier returns the earlier of two times. The zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// processName is the default Name of a worker.
+var processName = sync.OnceValue(func() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%.200s:%d", strings.ToValidUTF8(host, "\uFFFD"), os.Getpid())
+})
+
+// microTime rounds a time down to what every storage keeps.
+func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

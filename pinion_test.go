@@ -296,14 +296,14 @@ func TestRegisterSchemePanicsForMistakes(t *testing.T) {
 		open   func(context.Context, string) (Storage, error)
 		want   string
 	}{
-		{"", open, "not a scheme"},
-		{"c", open, "not a scheme"}, // would take C:\jobs.db
-		{"my scheme", open, "not a scheme"},
-		{"postgres:", open, "not a scheme"},
-		{"7up", open, "not a scheme"},
-		{"none", nil, "no function"},
-		{"SQLite", open, "is taken"},
-		{"memory", open, "is taken"},
+		{"", open, "want letters"},
+		{"c", open, "want letters"}, // would take C:\jobs.db
+		{"my scheme", open, "want letters"},
+		{"postgres:", open, "want letters"},
+		{"7up", open, "want letters"},
+		{"none", nil, "open is nil"},
+		{"SQLite", open, "registered already"},
+		{"memory", open, "registered already"},
 	} {
 		func() {
 			defer func() {

@@ -52,7 +52,7 @@ func (s *SQLiteStorage) Stats(ctx context.Context) (stats Stats, err error) {
 		for v := range q.rows(`SELECT func_name, queue, status, count(*), min(created_at), sum(finished>?), sum(finished>?), max(seq)
 			FROM (SELECT seq, func_name, queue, status, created_at, `+finished+` AS finished`+s.jobs+`WHERE seq>? ORDER BY seq LIMIT 5000)
 			GROUP BY func_name, queue, status`, seconds(now.Add(-time.Hour)), seconds(now.Add(-time.Minute)), last) {
-			stats.add(text(v[1]), text(v[0]), Status(text(v[2])), int(integer(v[3])), fromSeconds(v[4]), int(integer(v[5])), int(integer(v[6])))
+			stats.add(tally{text(v[1]), text(v[0]), Status(text(v[2])), int(integer(v[3])), fromSeconds(v[4]), int(integer(v[5])), int(integer(v[6]))})
 			last, more = max(last, integer(v[7])), true
 		}
 	}
