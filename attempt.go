@@ -1,184 +1,158 @@
 package pinion
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// run is one attempt. It is the context of its task, so that the task can ask for its job. The context of the
-// standard library behind it is made when it is first needed: many tasks never look, and one takes longer to make and
-// to cancel than they run.
-type run struct {
-	tasks   context.Context // its parent
-	timeout time.Duration   // 0: none
-	job     *Job
-	storage Storage
-	ended   atomic.Bool   // the task has returned, or was not run; what is left is to record it
-	took    time.Duration // by the task, if it was run
+// attempt is one attempt at a job. The context of its task carries it, so that the task can ask for its job.
+type attempt struct {
+	job      *Job
+	storage  Storage
+	retry    RetryPolicy             // the task's or the worker's
+	cancel   context.CancelCauseFunc // cancels the task's context
+	stop     context.CancelFunc      // stops the timer of its timeout
+	returned atomic.Bool             // the task has returned or was not run; what is left is to record it
+	took     time.Duration           // by the task; 0: it was not run
 
-	mu     sync.Mutex              // guards the rest
-	ctx    context.Context         // nil: not yet needed
-	stop   context.CancelCauseFunc // of ctx
-	why    error                   // it was cancelled when there was no ctx yet
-	result json.RawMessage         // from SetResult
+	mu     sync.Mutex      // guards result
+	result json.RawMessage // from SetResult
 }
 
-// made returns the context behind r. All that contexts derived from r ask goes there, so that they hang on it as on
-// any other, without a goroutine of their own.
-func (r *run) made() context.Context {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx == nil {
-		parent := r.tasks
-		if r.why != nil {
-			parent = context.WithoutCancel(parent) // which has its own reason by now
-		}
-		ctx, stop := context.WithCancelCause(parent)
-		if r.ctx, r.stop = ctx, stop; r.timeout > 0 {
-			var rest context.CancelFunc
-			r.ctx, rest = context.WithTimeoutCause(ctx, r.timeout, timeoutError(r.timeout))
-			r.stop = func(cause error) { stop(cause); rest() }
-		}
-		if r.why != nil {
-			stop(r.why)
-		}
+type attemptKey struct{} // the key of a context's *attempt
+
+// begin returns the context of the attempt's task. From now on its timeout counts; 0 is none.
+func (a *attempt) begin(parent context.Context, timeout time.Duration) context.Context {
+	a.stop = func() {}
+	ctx := parent
+	if timeout > 0 {
+		ctx, a.stop = context.WithTimeoutCause(ctx, timeout, timeoutError(timeout))
 	}
-	return r.ctx
+	ctx, a.cancel = context.WithCancelCause(ctx)
+	return context.WithValue(ctx, attemptKey{}, a)
 }
 
-func (r *run) Deadline() (time.Time, bool) { return r.made().Deadline() }
+// finish ends the task's context after the task.
+func (a *attempt) finish() {
+	a.cancel(nil)
+	a.stop()
+}
 
-func (r *run) Done() <-chan struct{} { return r.made().Done() }
-
-func (r *run) Err() error { return r.made().Err() }
-
-func (r *run) Value(key any) any {
-	if key == (runKey{}) {
-		return r
+// ended returns the job with the result that the task has set, for MarkDone.
+func (a *attempt) ended() *Job {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.result == nil {
+		return a.job
 	}
-	return r.made().Value(key)
-}
-
-// String keeps fmt (in a mock, say) from reading the fields, which others write.
-func (r *run) String() string { return "pinion.job(" + r.job.ID + ")" }
-
-// cancel cancels the context; nil is context.Canceled.
-func (r *run) cancel(cause error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx != nil {
-		r.stop(cause)
-	} else {
-		r.why = cmp.Or(r.why, cause, context.Canceled)
-	}
-}
-
-// cause is context.Cause.
-func (r *run) cause() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.ctx != nil {
-		return context.Cause(r.ctx)
-	}
-	return cmp.Or(r.why, context.Cause(r.tasks))
-}
-
-type runKey struct{} // the key of a context's *run
-
-// JobFromContext returns a copy of the job that the task is running.
-func JobFromContext(ctx context.Context) (*Job, bool) {
-	r, ok := ctx.Value(runKey{}).(*run)
-	if !ok {
-		return nil, false
-	}
-	return r.job.clone(), true
-}
-
-// clone keeps what a task does to a job from the worker, who still needs its Claim.
-func (j *Job) clone() *Job {
-	job := *j
-	job.Args, job.Kwargs = slices.Clone(j.Args), maps.Clone(j.Kwargs)
+	job := *a.job // a copy, because the storage may be reading the job for a heartbeat
+	job.Result = a.result
 	return &job
 }
 
-// StorageFromContext returns the storage that the task's job came from, to enqueue what follows.
-func StorageFromContext(ctx context.Context) (Storage, bool) {
-	r, ok := ctx.Value(runKey{}).(*run)
+// ---- What a running task may ask of its context ----
+
+func attemptOf(ctx context.Context) (*attempt, bool) {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	return a, ok
+}
+
+// JobFromContext returns a copy of the job that the task is running.
+func JobFromContext(ctx context.Context) (*Job, bool) {
+	a, ok := attemptOf(ctx)
 	if !ok {
 		return nil, false
 	}
-	return r.storage, true
+	return a.job.clone(), true
 }
 
-// SetResult records v, encoded now as JSON of at most 1 MiB (ErrTooLarge), as the job's Result; it is written when the
-// task succeeds, in the same step. The last call counts. It may be called by any goroutine of the task, also after a
-// timeout; after the task's end it does nothing. Outside a task it is an error.
-func SetResult(ctx context.Context, v any) error {
-	r, ok := ctx.Value(runKey{}).(*run)
+// StorageFromContext returns the storage that the task's job came from. Use it to enqueue follow-up jobs.
+func StorageFromContext(ctx context.Context) (Storage, bool) {
+	a, ok := attemptOf(ctx)
 	if !ok {
-		return errors.New("pinion: SetResult: the context is not a task's")
+		return nil, false
+	}
+	return a.storage, true
+}
+
+// SetResult sets the job's Result to v, which is stored when the task succeeds.
+//
+// v is encoded at once, as JSON of at most 1 MiB; a longer text is ErrTooLarge. The last call counts. Any goroutine of
+// the task may call SetResult, also after a timeout. After the task has returned it does nothing. Outside of a task it
+// returns an error.
+func SetResult(ctx context.Context, v any) error {
+	a, ok := attemptOf(ctx)
+	if !ok {
+		return errors.New("pinion: SetResult: the context is not a task's; pass the one that the task was given")
 	}
 	text, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("pinion: SetResult: %w", err)
 	}
 	if len(text) > maxEncoded {
-		return fmt.Errorf("%w: a result of %d bytes, at most %d are taken", ErrTooLarge, len(text), maxEncoded)
+		return fmt.Errorf("%w: SetResult: the result is %d bytes; want at most %d", ErrTooLarge, len(text), maxEncoded)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.result = text
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.result = text
 	return nil
 }
 
-// timeoutError is the cause of a task's cancellation after a time.
+// ---- Timeouts ----
+
+// timeoutError is the cause with which a task's context ends after its timeout.
 type timeoutError time.Duration
 
 func (e timeoutError) Error() string { return fmt.Sprintf("timed out after %v", time.Duration(e)) }
 
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// PanicError is the failure of a task that panicked or called runtime.Goexit.
-type PanicError struct {
-	Value any
-	Stack []byte
+// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is what
+// the error comes from and it does not say so already.
+func withTimeout(err, cause error) error {
+	timedOut := errors.Is(cause, context.DeadlineExceeded)
+	comesFromIt := isCancellation(err) || errors.Is(err, context.DeadlineExceeded)
+	if !timedOut || !comesFromIt || errors.Is(err, cause) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", cause, err)
 }
 
-func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
+// isCancellation reports whether err is what a task returns when it ends because its context was cancelled.
+func isCancellation(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, ErrShutdown)
+}
 
-// Unwrap returns Value if that is an error.
-func (e *PanicError) Unwrap() error { err, _ := e.Value.(error); return err }
+// ---- Panics ----
 
-// protected makes an error of a panic, for the middleware around a task as well as for the worker.
-func protected(next RunFunc) RunFunc {
+// recovering returns a function that calls next and returns a panic of it as a PanicError. It stands around the task,
+// so that middleware sees an error, and around the middleware.
+func recovering(next RunFunc) RunFunc {
 	return func(ctx context.Context, job *Job) (err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				err = &PanicError{v, debug.Stack()}
 			}
 			if err != nil {
-				err = asked(err)
+				err = usable(err)
 			}
 		}()
 		return next(ctx, job)
 	}
 }
 
-// asked asks err what the worker is going to ask it. One that panics then, as a nil *T in an error may, also when a
-// task panicked with it, becomes one that does not.
-func asked(err error) (sound error) {
+// usable returns err, or a PanicError if one of err's methods panics, as those of a nil *T in an error may. It calls
+// whatever the worker will call. A task may also have panicked with such an error.
+func usable(err error) (result error) {
 	defer func() {
 		if v := recover(); v != nil {
-			sound = &PanicError{printed(v), debug.Stack()}
+			result = &PanicError{sprint(v), debug.Stack()}
 		}
 	}()
 	_ = errors.Is(err, ErrShutdown)
@@ -187,8 +161,8 @@ func asked(err error) (sound error) {
 	return err
 }
 
-// printed is fmt.Sprint, which survives a value that panics when it is printed, but not one that panics with another.
-func printed(v any) (text string) {
+// sprint is fmt.Sprint, or the type of a value that panics with yet another such value when it is printed.
+func sprint(v any) (text string) {
 	defer func() {
 		if recover() != nil {
 			text = fmt.Sprintf("%T", v)

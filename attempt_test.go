@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strings"
 	"testing"
@@ -34,6 +35,52 @@ func TestAPanicFailsItsAttemptAndKeepsTheStack(t *testing.T) {
 				t.Errorf("the stack of the panic is not kept:\n%s", stack)
 			}
 		})
+	}
+}
+
+func TestOutsideATaskThereIsNothingToAsk(t *testing.T) {
+	if job, ok := JobFromContext(t.Context()); ok || job != nil {
+		t.Errorf("JobFromContext gave %v", job)
+	}
+	if s, ok := StorageFromContext(t.Context()); ok || s != nil {
+		t.Errorf("StorageFromContext gave %v", s)
+	}
+	if err := SetResult(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "not a task's") {
+		t.Errorf("SetResult: %v, want an error", err)
+	}
+}
+
+func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{(*nilText)(nil), "<nil>"},
+		{(*nilError)(nil), "panic: runtime error"},
+	} {
+		fails := func(RunFunc) RunFunc { return func(context.Context, *Job) error { return c.err } }
+		for _, middleware := range []func(RunFunc) RunFunc{nil, fails} {
+			var registry Registry
+			registry.Add(Task[int]{Name: "task", Run: func(context.Context, int) error { return c.err }})
+			storage := NewMemoryStorage()
+			defer storage.Close()
+			job := NewJob("task", 1)
+			if err := storage.Enqueue(t.Context(), job); err != nil {
+				t.Fatal(err)
+			}
+			worker := &Worker{Storage: storage, Registry: &registry, Middleware: middleware,
+				Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: 1}, Logger: slog.New(slog.DiscardHandler)}
+			if err := worker.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := storage.Get(t.Context(), job.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Status != StatusFailed || got.Attempts != 2 || !strings.HasPrefix(got.Error, c.want) {
+				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q", c.err, got.Status, got.Attempts, got.Error, c.want)
+			}
+		}
 	}
 }
 
@@ -150,50 +197,33 @@ func TestWithoutATimeoutATaskHasNoDeadline(t *testing.T) {
 	})
 }
 
-// The context is made late; nobody is to notice.
-func TestATasksContextEndsWithTheTaskWhateverWasAskedOfIt(t *testing.T) {
-	type key struct{}
-	kept := func(ctx context.Context, cancel context.CancelFunc) context.Context {
-		t.Cleanup(cancel)
-		return ctx
-	}
-	looks := map[string]func(ctx context.Context) context.Context{
-		"nothing": func(ctx context.Context) context.Context { return ctx },
-		"Done":    func(ctx context.Context) context.Context { _ = ctx.Done(); return ctx },
-		"the job": func(ctx context.Context) context.Context { JobFromContext(ctx); return ctx },
-		"a value": func(ctx context.Context) context.Context { return context.WithValue(ctx, key{}, 1) },
-		"a child": func(ctx context.Context) context.Context { return kept(context.WithCancel(ctx)) },
-		"a timer": func(ctx context.Context) context.Context { return kept(context.WithTimeout(ctx, time.Hour)) },
-		"a parent": func(ctx context.Context) context.Context {
-			return kept(context.WithCancel(context.WithValue(ctx, key{}, 1)))
-		},
-	}
-	for name, look := range looks {
-		for _, timeout := range []time.Duration{0, time.Minute} {
-			overMemory(t, func(t *testing.T, s *MemoryStorage) {
-				var seen context.Context
-				w := workerOf(s, taskOf("keeps", func(ctx context.Context) error {
-					before := runtime.NumGoroutine()
-					if seen = look(ctx); name != "nothing" && seen.Err() != nil {
-						t.Errorf("%s, timeout %v: the running task's context ended: %v", name, timeout, seen.Err())
-					}
-					if after := runtime.NumGoroutine(); after > before {
-						t.Errorf("%s, timeout %v: %d goroutines more", name, timeout, after-before)
-					}
-					return nil
-				}))
-				w.TaskTimeout = timeout
-				wantEnd(t, s, drained(t, w, "keeps"), ending{StatusSuccess, 1, ""})
-				select {
-				case <-seen.Done():
-				default:
-					t.Errorf("%s, timeout %v: the context goes on after the task", name, timeout)
+func TestATasksContextEndsWithTheTask(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Minute} {
+		overMemory(t, func(t *testing.T, s *MemoryStorage) {
+			var kept, derived context.Context
+			w := workerOf(s, taskOf("keeps", func(ctx context.Context) error {
+				before := runtime.NumGoroutine()
+				var cancel context.CancelFunc
+				kept = ctx
+				derived, cancel = context.WithCancel(ctx)
+				t.Cleanup(cancel)
+				if derived.Err() != nil {
+					t.Errorf("timeout %v: the running task's context has ended: %v", timeout, derived.Err())
 				}
-				if seen.Err() != context.Canceled || context.Cause(seen) != context.Canceled {
-					t.Errorf("%s, timeout %v: it ended with %v because of %v, want context.Canceled", name, timeout, seen.Err(), context.Cause(seen))
+				if after := runtime.NumGoroutine(); after > before {
+					t.Errorf("timeout %v: a context derived from the task's needs %d goroutines", timeout, after-before)
 				}
-			})
-		}
+				return nil
+			}))
+			w.TaskTimeout = timeout
+			wantEnd(t, s, drained(t, w, "keeps"), ending{StatusSuccess, 1, ""})
+			for _, ctx := range []context.Context{kept, derived} {
+				if ctx.Err() != context.Canceled || context.Cause(ctx) != context.Canceled {
+					t.Errorf("timeout %v: after the task its context ended with %v because of %v, want context.Canceled",
+						timeout, ctx.Err(), context.Cause(ctx))
+				}
+			}
+		})
 	}
 }
 

@@ -3,6 +3,12 @@ package pinion
 import (
 	"context"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,7 +27,8 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 			return OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), nil)
 		}},
 		{"sqlite that polls", func() (Storage, error) {
-			return OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), &SQLiteOptions{PollInterval: time.Millisecond})
+			path := filepath.Join(t.TempDir(), "jobs.db")
+			return OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Millisecond})
 		}},
 	} {
 		t.Run(storage.name, func(t *testing.T) {
@@ -34,480 +41,664 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 	}
 }
 
-func TestCheckStorageAsksForNoOptionalPower(t *testing.T) {
+func TestCheckStorageAcceptsAStorageWithoutOptionalInterfaces(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := CheckStorage(ctx, func() (Storage, error) { return neverAhead{plain{NewMemoryStorage()}}, nil }); err != nil {
+	open := func() (Storage, error) { return neverAhead{plain{NewMemoryStorage()}}, nil }
+	if err := CheckStorage(ctx, open); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestCheckStorageReportsThatItCouldNotOpenOrFinish(t *testing.T) {
+func TestCheckStorageReturnsTheErrorOfOpen(t *testing.T) {
 	broken := errors.New("broken")
-	if err := CheckStorage(t.Context(), func() (Storage, error) { return nil, broken }); !errors.Is(err, broken) {
-		t.Errorf("open fails: got %v, want %v", err, broken)
+	err := CheckStorage(t.Context(), func() (Storage, error) { return nil, broken })
+	if !errors.Is(err, broken) {
+		t.Errorf("got %v, want %v", err, broken)
 	}
+}
+
+func TestCheckStorageReportsThatItsContextHasEnded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := CheckStorage(ctx, func() (Storage, error) { return NewMemoryStorage(), nil })
 	if !errors.Is(err, context.Canceled) {
-		t.Errorf("ctx has ended: got %v, want %v", err, context.Canceled)
+		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
 }
 
-// Each mutant is a MemoryStorage with one fault, named by its type.
-type (
-	withoutOrder   struct{ *MemoryStorage }
-	onlyLastQueue  struct{ *MemoryStorage }
-	halfBatch      struct{ *MemoryStorage }
-	withoutKeys    struct{ *MemoryStorage }
-	withoutDueTime struct{ *MemoryStorage }
-	retryNow       struct{ *MemoryStorage }
-	deafWaiter     struct {
-		*MemoryStorage
-		deadline func()
+// So an author of a storage could write CheckStorage in another package.
+func TestCheckStorageUsesOnlyPublicNamesOfThePackage(t *testing.T) {
+	fset := token.NewFileSet()
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
 	}
-	endedCtxClaims    struct{ *MemoryStorage }
-	forgetsAttempt    struct{ *MemoryStorage }
-	claimReused       struct{ *MemoryStorage }
-	withoutWorker     struct{ *MemoryStorage }
-	doneUnfenced      struct{ *MemoryStorage }
-	deadUnfenced      struct{ *MemoryStorage }
-	heartbeatUnfenced struct{ *MemoryStorage }
-	lostFailsBatch    struct{ *MemoryStorage }
-	reapsTheLiving    struct{ *MemoryStorage }
-	reapsAllAtOnce    struct{ *MemoryStorage }
-	aliasesArgs       struct {
-		*MemoryStorage
-		given *sync.Map // jobs by ID
-	}
-	nanoseconds      struct{ *MemoryStorage }
-	claimsTwice      struct{ *MemoryStorage }
-	openAfterClose   struct{ *MemoryStorage }
-	releaseBurns     struct{ *MemoryStorage }
-	prefetchAll      struct{ *MemoryStorage }
-	cancelsDead      struct{ *MemoryStorage }
-	cancelKeepsKey   struct{ *MemoryStorage }
-	cancelTooLate    struct{ *MemoryStorage }
-	cancelRetried    struct{ *MemoryStorage }
-	cancelReaped     struct{ *MemoryStorage }
-	cancelUnsaid     struct{ *MemoryStorage }
-	canceledUnfenced struct{ *MemoryStorage }
-	canceledAll      struct{ *MemoryStorage }
-	forgetsResult    struct{ *MemoryStorage }
-	withoutDLQ       struct{ *MemoryStorage }
-	countsUnrun      struct{ *MemoryStorage }
-	replaysAttempts  struct{ *MemoryStorage }
-	replaysTakenKeys struct{ *MemoryStorage }
-	prunesDead       struct{ *MemoryStorage }
-	statsOfOneTask   struct{ *MemoryStorage }
-)
-
-func (s withoutOrder) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
-	slices.Reverse(jobs)
-	return jobs, err
-}
-
-func (s onlyLastQueue) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	opts.Queues = opts.Queues[max(len(opts.Queues)-1, 0):]
-	return s.MemoryStorage.Dequeue(ctx, opts)
-}
-
-func (s halfBatch) Enqueue(ctx context.Context, jobs ...*Job) error {
-	for _, job := range jobs {
-		if err := s.MemoryStorage.Enqueue(ctx, job); err != nil {
-			return err
+	var files []*ast.File
+	var check *ast.File
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(fset, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+		if name == "check.go" {
+			check = file
 		}
 	}
-	return nil
-}
-
-func (s withoutKeys) Enqueue(ctx context.Context, jobs ...*Job) error {
-	for _, job := range jobs {
-		key := job.Key
-		job.Key = ""
-		defer func() { job.Key = key }()
-	}
-	return s.MemoryStorage.Enqueue(ctx, jobs...)
-}
-
-func (s withoutDueTime) Enqueue(ctx context.Context, jobs ...*Job) error {
-	for _, job := range jobs {
-		job.RunAt = time.Time{}
-	}
-	return s.MemoryStorage.Enqueue(ctx, jobs...)
-}
-
-func (s retryNow) MarkFailed(ctx context.Context, job *Job, cause error, _ time.Time) error {
-	return s.MemoryStorage.MarkFailed(ctx, job, cause, time.Time{})
-}
-
-// deafWaiter looks once and then waits for ctx alone. To save the test the time until the deadline, it passes now.
-func (s deafWaiter) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	if opts.NoWait {
-		return s.MemoryStorage.Dequeue(ctx, opts)
-	}
-	opts.NoWait = true
-	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
-	if len(jobs) == 0 && err == nil {
-		s.deadline()
-		<-ctx.Done()
-		err = ctx.Err()
-	}
-	return jobs, err
-}
-
-func (s endedCtxClaims) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	if ctx.Err() != nil {
-		ctx = context.WithoutCancel(ctx)
-		opts.NoWait = true
-	}
-	return s.MemoryStorage.Dequeue(ctx, opts)
-}
-
-// dequeueChanged is Dequeue with change, which gets each record claimed and the job handed out for it.
-func (s *MemoryStorage) dequeueChanged(
-	ctx context.Context, opts DequeueOptions, change func(*record, *Job),
-) ([]*Job, error) {
-	jobs, err := s.Dequeue(ctx, opts)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, job := range jobs {
-		change(s.jobs[job.ID], job)
-	}
-	return jobs, err
-}
-
-func (s forgetsAttempt) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	return s.dequeueChanged(ctx, opts, func(rec *record, job *Job) {
-		rec.attempts, job.Attempts = 1, 1
+	// Imports are not resolved, which gives errors that do not matter here.
+	info := &types.Info{Uses: make(map[*ast.Ident]types.Object)}
+	config := types.Config{Error: func(error) {}, Importer: noImports{}}
+	pkg, _ := config.Check("pinion", fset, files, info)
+	public := 0
+	ast.Inspect(check, func(n ast.Node) bool {
+		ident, ok := n.(*ast.Ident)
+		if !ok {
+			return true
+		}
+		used := info.Uses[ident]
+		if used == nil || used.Pkg() != pkg || fset.Position(used.Pos()).Filename == "check.go" {
+			return true
+		}
+		if used.Exported() {
+			public++
+		} else {
+			t.Errorf("%v uses %s", fset.Position(ident.Pos()), ident.Name)
+		}
+		return true
 	})
+	if public == 0 {
+		t.Error("no use of a public name found; the test looks at the wrong file")
+	}
 }
 
-func (s claimReused) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	return s.dequeueChanged(ctx, opts, func(rec *record, job *Job) { rec.claim, job.Claim = 1, 1 })
-}
+// noImports is an importer that finds no package.
+type noImports struct{}
 
-func (s withoutWorker) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	opts.Worker = ""
-	return s.MemoryStorage.Dequeue(ctx, opts)
-}
+func (noImports) Import(string) (*types.Package, error) { return nil, errors.New("not imported") }
 
-// current gives a job the claim that the storage knows, which is not to fence at all.
-func (s *MemoryStorage) current(jobs []*Job) []*Job {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	changed := make([]*Job, len(jobs))
-	for i, job := range jobs {
-		c := *job
-		if rec := s.jobs[job.ID]; rec != nil {
-			c.Claim, c.Attempts = rec.claim, rec.attempts
+// The rules are tens of kilobytes.
+func TestAProgramThatDoesNotCallCheckStorageDoesNotLinkTheRules(t *testing.T) {
+	dir, err := os.MkdirTemp("internal", "linked") // inside the module, so that the program finds this package
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, program := range []struct {
+		name  string
+		calls string
+		want  bool
+	}{
+		{"without", "var _ = pinion.NewMemoryStorage\n\nfunc main() { pinion.NewMemoryStorage().Close() }", false},
+		{"with", "func main() { pinion.CheckStorage(nil, nil) }", true},
+	} {
+		source := "package main\n\nimport \"github.com/pinion-queue/pinion\"\n\n" + program.calls + "\n"
+		file := filepath.Join(dir, program.name+".go")
+		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
+			t.Fatal(err)
 		}
-		changed[i] = &c
-	}
-	return changed
-}
-
-func (s doneUnfenced) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	return s.MemoryStorage.MarkDone(ctx, s.current(jobs)...)
-}
-
-func (s deadUnfenced) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	return s.MemoryStorage.DeadLetter(ctx, s.current([]*Job{job})[0], cause)
-}
-
-func (s heartbeatUnfenced) Heartbeat(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	return s.MemoryStorage.Heartbeat(ctx, s.current(jobs)...)
-}
-
-func (s lostFailsBatch) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	if lost, err := s.Heartbeat(ctx, jobs...); len(lost) > 0 || err != nil {
-		return lost, err
-	}
-	return s.MemoryStorage.MarkDone(ctx, jobs...)
-}
-
-func (s reapsTheLiving) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
-	return s.MemoryStorage.ReapStale(ctx, -time.Hour)
-}
-
-func (s reapsAllAtOnce) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
-	s.mu.Lock()
-	for _, rec := range s.running {
-		rec.reaped = 0
-	}
-	s.mu.Unlock()
-	return s.MemoryStorage.ReapStale(ctx, visibility)
-}
-
-func (s aliasesArgs) Enqueue(ctx context.Context, jobs ...*Job) error {
-	err := s.MemoryStorage.Enqueue(ctx, jobs...)
-	for _, job := range jobs {
-		s.given.Store(job.ID, job)
-	}
-	return err
-}
-
-func (s aliasesArgs) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	return s.dequeueChanged(ctx, opts, func(_ *record, job *Job) {
-		if given, ok := s.given.Load(job.ID); ok {
-			args, kwargs, _ := given.(*Job).EncodeArgs()
-			job.DecodeArgs(args, kwargs)
+		binary := filepath.Join(t.TempDir(), program.name)
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./"+file)
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", build, err, out)
 		}
-	})
-}
-
-func (s nanoseconds) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	return s.dequeueChanged(ctx, opts, func(_ *record, job *Job) {
-		job.HeartbeatAt = job.HeartbeatAt.Add(time.Nanosecond)
-	})
-}
-
-// claimsTwice gives a job to a second caller, too, now and then.
-func (s claimsTwice) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	jobs, err := s.MemoryStorage.Dequeue(ctx, opts)
-	if len(jobs) == 7 {
-		s.Release(context.WithoutCancel(ctx), time.Time{}, nil, jobs[6])
-	}
-	return jobs, err
-}
-
-func (s openAfterClose) Size(ctx context.Context) (int, error) {
-	n, err := s.MemoryStorage.Size(ctx)
-	if errors.Is(err, ErrClosed) {
-		err = nil
-	}
-	return n, err
-}
-
-func (s releaseBurns) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
-	lost, canceled, err = s.MemoryStorage.Release(ctx, at, cause, jobs...)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, job := range jobs {
-		if err == nil && !slices.Contains(lost, job) && !slices.Contains(canceled, job) {
-			s.jobs[job.ID].attempts++
+		linked, err := os.ReadFile(binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rule := storageRules()[0].rule
+		if got := strings.Contains(string(linked), rule); got != program.want {
+			t.Errorf("the program %s a call of CheckStorage contains the rule %q: %v, want %v",
+				program.name, rule, got, program.want)
 		}
 	}
-	return lost, canceled, err
 }
 
-func (s prefetchAll) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
-	if opts.Ahead == opts.Max {
-		opts.NoWait = true
-	}
-	opts.Ahead = 0
-	return s.MemoryStorage.Dequeue(ctx, opts)
-}
-
-// unmarked lets f run while no job is marked as canceled.
-func (s *MemoryStorage) unmarked(f func()) {
-	s.mu.Lock()
-	var marked []*record
-	for _, rec := range s.running {
-		if rec.canceled {
-			rec.canceled, marked = false, append(marked, rec)
-		}
-	}
-	s.mu.Unlock()
-	f()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, rec := range marked {
-		rec.canceled = true
-	}
-}
-
-func (s cancelsDead) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
-	ended, asked, err = s.MemoryStorage.Cancel(ctx, ids...)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, id := range ended {
-		s.finished.line = slices.DeleteFunc(s.finished.line, func(rec *record) bool { return rec.id == id })
-		s.jobs[id].rank = s.nextLocked()
-		s.dead = append(s.dead, s.jobs[id])
-	}
-	return ended, asked, err
-}
-
-func (s cancelKeepsKey) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
-	ended, asked, err = s.MemoryStorage.Cancel(ctx, ids...)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, id := range ended {
-		if rec := s.jobs[id]; rec.key != "" {
-			s.holders[rec.key] = rec
-		}
-	}
-	return ended, asked, err
-}
-
-// MarkDone of cancelTooLate takes no success of a job that was canceled.
-func (s cancelTooLate) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	canceled, err := s.Canceled(ctx, jobs...)
-	if len(canceled) > 0 || err != nil {
-		return canceled, err
-	}
-	return s.MemoryStorage.MarkDone(ctx, jobs...)
-}
-
-func (s cancelRetried) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) (err error) {
-	s.unmarked(func() { err = s.MemoryStorage.MarkFailed(ctx, job, cause, retryAt) })
-	return err
-}
-
-func (s cancelReaped) ReapStale(ctx context.Context, visibility time.Duration) (n int, err error) {
-	s.unmarked(func() { n, err = s.MemoryStorage.ReapStale(ctx, visibility) })
-	return n, err
-}
-
-func (s cancelUnsaid) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
-	err := s.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
-	if errors.Is(err, ErrCanceled) {
-		err = nil
-	}
-	return err
-}
-
-func (s canceledUnfenced) Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	return s.MemoryStorage.Canceled(ctx, s.current(jobs)...)
-}
-
-func (s canceledAll) Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	canceled, err := s.MemoryStorage.Canceled(ctx, jobs...)
-	if len(canceled) > 0 {
-		canceled = jobs
-	}
-	return canceled, err
-}
-
-func (s forgetsResult) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
-	for _, job := range jobs {
-		job.Result = nil
-	}
-	return s.MemoryStorage.MarkDone(ctx, jobs...)
-}
-
-func (s withoutDLQ) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	if err := s.MemoryStorage.DeadLetter(ctx, job, cause); err != nil {
-		return err
-	}
-	_, err := s.Purge(ctx, Filter{IDs: []string{job.ID}})
-	return err
-}
-
-func (s countsUnrun) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	return s.MemoryStorage.DeadLetter(ctx, job, errors.New(cause.Error()))
-}
-
-// replayChanged is Replay with before and after, which get each dead letter.
-func (s *MemoryStorage) replayChanged(ctx context.Context, f Filter, before, after func(*record)) (int, error) {
-	s.mu.Lock()
-	dead := slices.Clone(s.dead)
-	for _, rec := range dead {
-		before(rec)
-	}
-	s.mu.Unlock()
-	n, err := s.Replay(ctx, f)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, rec := range dead {
-		after(rec)
-	}
-	return n, err
-}
-
-func (s replaysAttempts) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.replayChanged(ctx, f, func(*record) {}, func(rec *record) { rec.attempts = 2 })
-}
-
-func (s replaysTakenKeys) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.replayChanged(ctx, f, func(rec *record) { delete(s.holders, rec.key) }, func(*record) {})
-}
-
-func (s prunesDead) Prune(ctx context.Context, before time.Time) (int, error) {
-	if _, err := s.Purge(ctx, Filter{}); err != nil {
-		return 0, err
-	}
-	return s.MemoryStorage.Prune(ctx, before)
-}
-
-func (s statsOfOneTask) Stats(ctx context.Context) (Stats, error) {
-	stats, err := s.MemoryStorage.Stats(ctx)
-	if len(stats.Tasks) > 1 {
-		stats.Tasks = []TaskStats{{stats.Tasks[0].Task, stats.Total}}
-	}
-	return stats, err
-}
+// ---- Mutants ----
 
 func TestCheckStorageFindsEachMutant(t *testing.T) {
-	for _, mutant := range []struct {
-		name   string
-		mutate func(*MemoryStorage) Storage
-		rule   string
-	}{
-		{"loses order", func(m *MemoryStorage) Storage { return withoutOrder{m} }, "in the order of priority"},
-		{"takes from one queue", func(m *MemoryStorage) Storage { return onlyLastQueue{m} }, "as if they were one"},
-		{"stores half a batch", func(m *MemoryStorage) Storage { return halfBatch{m} }, "all the jobs or none"},
-		{"ignores keys", func(m *MemoryStorage) Storage { return withoutKeys{m} }, "held by one job"},
-		{"ignores a due time", func(m *MemoryStorage) Storage { return withoutDueTime{m} }, "before its due time"},
-		{"ignores a retry's due time", func(m *MemoryStorage) Storage { return retryNow{m} }, "before its due time"},
-		{"claims with a ctx that has ended", func(m *MemoryStorage) Storage { return endedCtxClaims{m} }, "a ctx that has ended"},
-		{"forgets an attempt", func(m *MemoryStorage) Storage { return forgetsAttempt{m} }, "counted at the claim"},
-		{"reuses a claim", func(m *MemoryStorage) Storage { return claimReused{m} }, "larger than the last"},
-		{"asks for no worker's name", func(m *MemoryStorage) Storage { return withoutWorker{m} }, "the name of its worker"},
-		{"fences no MarkDone", func(m *MemoryStorage) Storage { return doneUnfenced{m} }, "lost claim"},
-		{"fences no DeadLetter", func(m *MemoryStorage) Storage { return deadUnfenced{m} }, "lost claim"},
-		{"fences no Heartbeat", func(m *MemoryStorage) Storage { return heartbeatUnfenced{m} }, "lost claim"},
-		{"fails a batch for one lost job", func(m *MemoryStorage) Storage { return lostFailsBatch{m} }, "lost claim"},
-		{"reaps the living", func(m *MemoryStorage) Storage { return reapsTheLiving{m} }, "and no others"},
-		{"reaps all at once", func(m *MemoryStorage) Storage { return reapsAllAtOnce{m} }, "within Attempts × visibility"},
-		{"aliases arguments", func(m *MemoryStorage) Storage { return aliasesArgs{m, new(sync.Map)} }, "encoded at Enqueue"},
-		{"keeps nanoseconds", func(m *MemoryStorage) Storage { return nanoseconds{m} }, "with microseconds"},
-		{"claims a job twice", func(m *MemoryStorage) Storage { return claimsTwice{m} }, "never claim a job twice"},
-		{"serves after Close", func(m *MemoryStorage) Storage { return openAfterClose{m} }, "after Close"},
-		{"burns a released attempt", func(m *MemoryStorage) Storage { return releaseBurns{m} }, "refunds the attempt"},
-		{"prefetches everything", func(m *MemoryStorage) Storage { return prefetchAll{m} }, "claimed before"},
-		{"makes a dead letter of a canceled job", func(m *MemoryStorage) Storage { return cancelsDead{m} }, "without a dead letter"},
-		{"keeps the key of a canceled job", func(m *MemoryStorage) Storage { return cancelKeepsKey{m} }, "and frees its Key"},
-		{"refuses the success of a canceled job", func(m *MemoryStorage) Storage { return cancelTooLate{m} }, "MarkDone comes first"},
-		{"retries a canceled job", func(m *MemoryStorage) Storage { return cancelRetried{m} }, "ends when its claim does"},
-		{"reaps a canceled job to run again", func(m *MemoryStorage) Storage { return cancelReaped{m} }, "ends when its claim does"},
-		{"does not say that it was canceled", func(m *MemoryStorage) Storage { return cancelUnsaid{m} }, "ends when its claim does"},
-		{"fences no Canceled", func(m *MemoryStorage) Storage { return canceledUnfenced{m} }, "Canceled names the claimed jobs"},
-		{"names too many as canceled", func(m *MemoryStorage) Storage { return canceledAll{m} }, "Canceled names the claimed jobs"},
-		{"forgets results", func(m *MemoryStorage) Storage { return forgetsResult{m} }, "every step of its life"},
-		{"writes no dead letter", func(m *MemoryStorage) Storage { return withoutDLQ{m} }, "a dead letter keeps the job"},
-		{"counts what was not run", func(m *MemoryStorage) Storage { return countsUnrun{m} }, "a dead letter keeps the job"},
-		{"replays with old attempts", func(m *MemoryStorage) Storage { return replaysAttempts{m} }, "with no attempts"},
-		{"replays a taken key", func(m *MemoryStorage) Storage { return replaysTakenKeys{m} }, "whose Key is taken"},
-		{"counts all tasks as one", func(m *MemoryStorage) Storage { return statsOfOneTask{m} }, "by queue and task"},
-		{"prunes dead letters", func(m *MemoryStorage) Storage { return prunesDead{m} }, "and dead letters"},
-	} {
-		t.Run(mutant.name, func(t *testing.T) {
+	faults := slices.Concat(orderFaults(), claimFaults(), fencingFaults(), cancelFaults(), inspectFaults())
+	for _, fault := range faults {
+		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			var err error
-			for tries := 0; err == nil && tries < 5; tries++ { // a busy machine may be too late to see a wrong time
-				err = CheckStorage(ctx, func() (Storage, error) { return mutant.mutate(NewMemoryStorage()), nil })
+			open := func() (Storage, error) {
+				m := &mutant{MemoryStorage: NewMemoryStorage()}
+				fault.make(m)
+				return m, nil
 			}
-			if err == nil {
-				t.Fatal("CheckStorage found nothing wrong")
+			// A slow machine may be too late to see a wrong time, so each mutant gets several tries.
+			for range 5 {
+				err := CheckStorage(ctx, open)
+				if err == nil {
+					continue
+				}
+				if !strings.Contains(err.Error(), fault.rule) {
+					t.Errorf("CheckStorage reports another rule than %q:\n%v", fault.rule, err)
+				}
+				return
 			}
-			if !strings.Contains(err.Error(), mutant.rule) {
-				t.Errorf("CheckStorage reports another rule than %q:\n%v", mutant.rule, err)
-			}
+			t.Error("CheckStorage returns nil")
 		})
 	}
 }
 
 func TestCheckStorageFindsALostWakeUpAtItsDeadline(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	err := CheckStorage(ctx, func() (Storage, error) { return deafWaiter{NewMemoryStorage(), cancel}, nil })
-	if err == nil || !strings.Contains(err.Error(), "is woken by") {
+	ctx, deadline := context.WithCancel(t.Context())
+	defer deadline()
+	err := CheckStorage(ctx, func() (Storage, error) {
+		m := &mutant{MemoryStorage: NewMemoryStorage()}
+		// This Dequeue looks once and then waits for ctx alone. The deadline passes at once, to save time.
+		m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+			wait := !opts.NoWait
+			opts.NoWait = true
+			jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+			if wait && len(jobs) == 0 && err == nil {
+				deadline()
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return jobs, err
+		}
+		return m, nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "returns as soon as a job is due") {
 		t.Errorf("CheckStorage reports no lost wake-up: %v", err)
 	}
+}
+
+// fault is one way in which a storage can be wrong. To add one, add it to a list below: replace a verb of m
+// by one that calls the right one, m.MemoryStorage, and spoils what goes in or what comes out.
+type fault struct {
+	name string // what is wrong
+	rule string // part of the rule that CheckStorage must report
+	make func(m *mutant)
+}
+
+func orderFaults() []fault {
+	return []fault{
+		{"claims in the reverse order", "in the order of priority", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+				slices.Reverse(jobs)
+				return jobs, err
+			}
+		}},
+		{"claims from one queue only", "as if they were one", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				if n := len(opts.Queues); n > 1 {
+					opts.Queues = opts.Queues[n-1:]
+				}
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"stores half a batch", "all its jobs or none", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				for _, job := range jobs {
+					if err := m.MemoryStorage.Enqueue(ctx, job); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		}},
+		{"ignores keys", "holds its Key", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				for _, job := range jobs {
+					key := job.Key
+					job.Key = ""
+					defer func() { job.Key = key }()
+				}
+				return m.MemoryStorage.Enqueue(ctx, jobs...)
+			}
+		}},
+		{"shares arguments with the caller", "arguments are encoded at Enqueue", func(m *mutant) {
+			var given sync.Map // the callers' jobs, by ID
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				err := m.MemoryStorage.Enqueue(ctx, jobs...)
+				for _, job := range jobs {
+					given.Store(job.ID, job)
+				}
+				return err
+			}
+			m.changeClaims(func(_ *record, job *Job) {
+				if original, ok := given.Load(job.ID); ok {
+					args, kwargs, _ := original.(*Job).EncodeArgs()
+					job.DecodeArgs(args, kwargs)
+				}
+			})
+		}},
+		{"keeps nanoseconds", "whole microseconds", func(m *mutant) {
+			m.changeClaims(func(_ *record, job *Job) { job.HeartbeatAt = job.HeartbeatAt.Add(time.Nanosecond) })
+		}},
+		{"ignores due times", "before its due time", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				for _, job := range jobs {
+					job.RunAt = time.Time{}
+				}
+				return m.MemoryStorage.Enqueue(ctx, jobs...)
+			}
+		}},
+		{"ignores the due times of retries", "before its due time", func(m *mutant) {
+			m.markFailed = func(ctx context.Context, job *Job, cause error, _ time.Time) error {
+				return m.MemoryStorage.MarkFailed(ctx, job, cause, time.Time{})
+			}
+		}},
+	}
+}
+
+func claimFaults() []fault {
+	return []fault{
+		{"claims under a ctx that has ended", "a ctx that has ended", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				if ctx.Err() != nil {
+					ctx = context.WithoutCancel(ctx)
+					opts.NoWait = true
+				}
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"does not count attempts", "counts an attempt", func(m *mutant) {
+			m.changeClaims(func(rec *record, job *Job) {
+				rec.job.Attempts = 1
+				job.Attempts = 1
+			})
+		}},
+		{"uses a Claim again", "larger Claim", func(m *mutant) {
+			m.changeClaims(func(rec *record, job *Job) {
+				rec.job.Claim = 1
+				job.Claim = 1
+			})
+		}},
+		{"ignores the name of the worker", "the name of its worker", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				opts.Worker = ""
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"claims everything ahead", "ahead of free slots", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				if opts.Ahead == opts.Max {
+					opts.NoWait = true
+				}
+				opts.Ahead = 0
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"gives a job to two callers now and then", "none twice", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+				if len(jobs) == 7 {
+					m.Release(context.WithoutCancel(ctx), time.Time{}, nil, jobs[6])
+				}
+				return jobs, err
+			}
+		}},
+		{"reaps living jobs", "and no others", func(m *mutant) {
+			m.reapStale = func(ctx context.Context, _ time.Duration) (int, error) {
+				return m.MemoryStorage.ReapStale(ctx, -time.Hour)
+			}
+		}},
+		{"makes all reaped jobs due at once", "within Attempts × visibility", func(m *mutant) {
+			m.reapStale = func(ctx context.Context, visibility time.Duration) (int, error) {
+				m.changeRunning(func(rec *record) { rec.reaped = 0 })
+				return m.MemoryStorage.ReapStale(ctx, visibility)
+			}
+		}},
+		{"keeps the attempt of a released job", "refunds the attempt", func(m *mutant) {
+			m.release = func(
+				ctx context.Context, at time.Time, cause error, jobs []*Job,
+			) (lost, canceled []*Job, err error) {
+				lost, canceled, err = m.MemoryStorage.Release(ctx, at, cause, jobs...)
+				for _, job := range jobs {
+					if err == nil && !slices.Contains(lost, job) && !slices.Contains(canceled, job) {
+						m.change(job.ID, func(rec *record) { rec.job.Attempts++ })
+					}
+				}
+				return lost, canceled, err
+			}
+		}},
+		{"answers after Close", "after Close", func(m *mutant) {
+			m.size = func(ctx context.Context) (int, error) {
+				n, err := m.MemoryStorage.Size(ctx)
+				if errors.Is(err, ErrClosed) {
+					return 0, nil
+				}
+				return n, err
+			}
+		}},
+	}
+}
+
+func fencingFaults() []fault {
+	return []fault{
+		{"does not fence MarkDone", "a lost claim", func(m *mutant) {
+			m.markDone = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				return m.MemoryStorage.MarkDone(ctx, m.current(jobs)...)
+			}
+		}},
+		{"does not fence DeadLetter", "a lost claim", func(m *mutant) {
+			m.deadLetter = func(ctx context.Context, job *Job, cause error) error {
+				return m.MemoryStorage.DeadLetter(ctx, m.current([]*Job{job})[0], cause)
+			}
+		}},
+		{"does not fence Heartbeat", "a lost claim", func(m *mutant) {
+			m.heartbeat = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				return m.MemoryStorage.Heartbeat(ctx, m.current(jobs)...)
+			}
+		}},
+		{"fails a batch for one lost job", "does not fail its batch", func(m *mutant) {
+			m.markDone = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				lost, err := m.Heartbeat(ctx, jobs...)
+				if len(lost) > 0 || err != nil {
+					return lost, err
+				}
+				return m.MemoryStorage.MarkDone(ctx, jobs...)
+			}
+		}},
+	}
+}
+
+func cancelFaults() []fault {
+	return []fault{
+		{"makes a dead letter of a canceled job", "without a dead letter", func(m *mutant) {
+			m.cancel = func(ctx context.Context, ids []string) (ended, asked []string, err error) {
+				ended, asked, err = m.MemoryStorage.Cancel(ctx, ids...)
+				for _, id := range ended {
+					m.change(id, m.buryLocked)
+				}
+				return ended, asked, err
+			}
+		}},
+		{"keeps the Key of a canceled job", "Cancel ends a PENDING job", func(m *mutant) {
+			m.cancel = func(ctx context.Context, ids []string) (ended, asked []string, err error) {
+				ended, asked, err = m.MemoryStorage.Cancel(ctx, ids...)
+				for _, id := range ended {
+					m.change(id, func(rec *record) { m.takeKeyLocked(rec) })
+				}
+				return ended, asked, err
+			}
+		}},
+		{"refuses the success of a canceled job", "MarkDone of a job that was canceled", func(m *mutant) {
+			m.markDone = func(ctx context.Context, jobs []*Job) (lost []*Job, err error) {
+				canceled, err := m.Canceled(ctx, jobs...)
+				if len(canceled) > 0 || err != nil {
+					return canceled, err
+				}
+				return m.MemoryStorage.MarkDone(ctx, jobs...)
+			}
+		}},
+		{"retries a canceled job", "ends with its claim", func(m *mutant) {
+			m.markFailed = func(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+				m.changeRunning(func(rec *record) { rec.job.Canceled = false })
+				return m.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
+			}
+		}},
+		{"runs a canceled job again after its lease is lost", "ends with its claim", func(m *mutant) {
+			m.reapStale = func(ctx context.Context, visibility time.Duration) (int, error) {
+				m.changeRunning(func(rec *record) { rec.job.Canceled = false })
+				return m.MemoryStorage.ReapStale(ctx, visibility)
+			}
+		}},
+		{"does not report that a failed job was canceled", "ends with its claim", func(m *mutant) {
+			m.markFailed = func(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+				err := m.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
+				if errors.Is(err, ErrCanceled) {
+					return nil
+				}
+				return err
+			}
+		}},
+		{"does not fence Canceled", "Canceled returns", func(m *mutant) {
+			m.canceled = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				return m.MemoryStorage.Canceled(ctx, m.current(jobs)...)
+			}
+		}},
+		{"returns all jobs as canceled if one is", "Canceled returns", func(m *mutant) {
+			m.canceled = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				canceled, err := m.MemoryStorage.Canceled(ctx, jobs...)
+				if len(canceled) > 0 {
+					return jobs, err
+				}
+				return canceled, err
+			}
+		}},
+	}
+}
+
+func inspectFaults() []fault {
+	return []fault{
+		{"forgets results", "every step of its life", func(m *mutant) {
+			m.markDone = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				for _, job := range jobs {
+					job.Result = nil
+				}
+				return m.MemoryStorage.MarkDone(ctx, jobs...)
+			}
+		}},
+		{"writes no dead letter", "a dead letter keeps the job", func(m *mutant) {
+			m.deadLetter = func(ctx context.Context, job *Job, cause error) error {
+				if err := m.MemoryStorage.DeadLetter(ctx, job, cause); err != nil {
+					return err
+				}
+				_, err := m.Purge(ctx, Filter{IDs: []string{job.ID}})
+				return err
+			}
+		}},
+		{"counts an attempt that was not run", "a dead letter keeps the job", func(m *mutant) {
+			m.deadLetter = func(ctx context.Context, job *Job, cause error) error {
+				return m.MemoryStorage.DeadLetter(ctx, job, errors.New(cause.Error()))
+			}
+		}},
+		{"replays with old attempts", "with no attempts", func(m *mutant) {
+			m.replay = func(ctx context.Context, f Filter) (int, error) {
+				dead := m.deadIDs()
+				n, err := m.MemoryStorage.Replay(ctx, f)
+				for _, id := range dead {
+					m.change(id, func(rec *record) { rec.job.Attempts = 2 })
+				}
+				return n, err
+			}
+		}},
+		{"replays a job whose Key is taken", "whose Key is taken", func(m *mutant) {
+			m.replay = func(ctx context.Context, f Filter) (int, error) {
+				for _, id := range m.deadIDs() {
+					m.change(id, func(rec *record) { delete(m.holders, rec.job.Key) })
+				}
+				return m.MemoryStorage.Replay(ctx, f)
+			}
+		}},
+		{"counts all tasks as one", "by queue and by task", func(m *mutant) {
+			m.stats = func(ctx context.Context) (Stats, error) {
+				stats, err := m.MemoryStorage.Stats(ctx)
+				if len(stats.Tasks) > 1 {
+					stats.Tasks = []TaskStats{{stats.Tasks[0].Task, stats.Total}}
+				}
+				return stats, err
+			}
+		}},
+		{"prunes dead letters", "and no dead letters", func(m *mutant) {
+			m.prune = func(ctx context.Context, before time.Time) (int, error) {
+				if _, err := m.Purge(ctx, Filter{}); err != nil {
+					return 0, err
+				}
+				return m.MemoryStorage.Prune(ctx, before)
+			}
+		}},
+	}
+}
+
+// mutant is a MemoryStorage in which some verbs are replaced, those whose function is set.
+type mutant struct {
+	*MemoryStorage
+	enqueue    func(ctx context.Context, jobs []*Job) error
+	dequeue    func(ctx context.Context, opts DequeueOptions) ([]*Job, error)
+	markDone   func(ctx context.Context, jobs []*Job) (lost []*Job, err error)
+	markFailed func(ctx context.Context, job *Job, cause error, retryAt time.Time) error
+	deadLetter func(ctx context.Context, job *Job, cause error) error
+	release    func(ctx context.Context, at time.Time, cause error, jobs []*Job) (lost, canceled []*Job, err error)
+	heartbeat  func(ctx context.Context, jobs []*Job) (lost []*Job, err error)
+	reapStale  func(ctx context.Context, visibility time.Duration) (int, error)
+	size       func(ctx context.Context) (int, error)
+	cancel     func(ctx context.Context, ids []string) (ended, asked []string, err error)
+	canceled   func(ctx context.Context, jobs []*Job) ([]*Job, error)
+	stats      func(ctx context.Context) (Stats, error)
+	replay     func(ctx context.Context, f Filter) (int, error)
+	prune      func(ctx context.Context, before time.Time) (int, error)
+}
+
+// change changes a stored job under the lock.
+func (m *mutant) change(id string, change func(*record)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(m.jobs[id])
+}
+
+// changeRunning changes all RUNNING jobs under the lock.
+func (m *mutant) changeRunning(change func(*record)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, rec := range m.running {
+		change(rec)
+	}
+}
+
+// changeClaims replaces Dequeue by one that changes each claimed job, as it is stored and as it is returned.
+func (m *mutant) changeClaims(change func(*record, *Job)) {
+	m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+		jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+		for _, job := range jobs {
+			m.change(job.ID, func(rec *record) { change(rec, job) })
+		}
+		return jobs, err
+	}
+}
+
+// current returns copies of jobs under the claims that are the right ones now, so that nothing is fenced.
+func (m *mutant) current(jobs []*Job) []*Job {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var current []*Job
+	for _, job := range jobs {
+		c := *job
+		if rec := m.jobs[job.ID]; rec != nil {
+			c.Claim = rec.job.Claim
+			c.Attempts = rec.job.Attempts
+		}
+		current = append(current, &c)
+	}
+	return current
+}
+
+// deadIDs returns the ids of all dead letters.
+func (m *mutant) deadIDs() []string {
+	var ids []string
+	for job := range m.DeadLetters(context.Background(), Filter{}) {
+		ids = append(ids, job.ID)
+	}
+	return ids
+}
+
+func (m *mutant) Enqueue(ctx context.Context, jobs ...*Job) error {
+	if m.enqueue != nil {
+		return m.enqueue(ctx, jobs)
+	}
+	return m.MemoryStorage.Enqueue(ctx, jobs...)
+}
+
+func (m *mutant) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+	if m.dequeue != nil {
+		return m.dequeue(ctx, opts)
+	}
+	return m.MemoryStorage.Dequeue(ctx, opts)
+}
+
+func (m *mutant) MarkDone(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	if m.markDone != nil {
+		return m.markDone(ctx, jobs)
+	}
+	return m.MemoryStorage.MarkDone(ctx, jobs...)
+}
+
+func (m *mutant) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+	if m.markFailed != nil {
+		return m.markFailed(ctx, job, cause, retryAt)
+	}
+	return m.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
+}
+
+func (m *mutant) DeadLetter(ctx context.Context, job *Job, cause error) error {
+	if m.deadLetter != nil {
+		return m.deadLetter(ctx, job, cause)
+	}
+	return m.MemoryStorage.DeadLetter(ctx, job, cause)
+}
+
+func (m *mutant) Release(
+	ctx context.Context, at time.Time, cause error, jobs ...*Job,
+) (lost, canceled []*Job, err error) {
+	if m.release != nil {
+		return m.release(ctx, at, cause, jobs)
+	}
+	return m.MemoryStorage.Release(ctx, at, cause, jobs...)
+}
+
+func (m *mutant) Heartbeat(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	if m.heartbeat != nil {
+		return m.heartbeat(ctx, jobs)
+	}
+	return m.MemoryStorage.Heartbeat(ctx, jobs...)
+}
+
+func (m *mutant) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
+	if m.reapStale != nil {
+		return m.reapStale(ctx, visibility)
+	}
+	return m.MemoryStorage.ReapStale(ctx, visibility)
+}
+
+func (m *mutant) Size(ctx context.Context) (int, error) {
+	if m.size != nil {
+		return m.size(ctx)
+	}
+	return m.MemoryStorage.Size(ctx)
+}
+
+func (m *mutant) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	if m.cancel != nil {
+		return m.cancel(ctx, ids)
+	}
+	return m.MemoryStorage.Cancel(ctx, ids...)
+}
+
+func (m *mutant) Canceled(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	if m.canceled != nil {
+		return m.canceled(ctx, jobs)
+	}
+	return m.MemoryStorage.Canceled(ctx, jobs...)
+}
+
+func (m *mutant) Stats(ctx context.Context) (Stats, error) {
+	if m.stats != nil {
+		return m.stats(ctx)
+	}
+	return m.MemoryStorage.Stats(ctx)
+}
+
+func (m *mutant) Replay(ctx context.Context, f Filter) (int, error) {
+	if m.replay != nil {
+		return m.replay(ctx, f)
+	}
+	return m.MemoryStorage.Replay(ctx, f)
+}
+
+func (m *mutant) Prune(ctx context.Context, before time.Time) (int, error) {
+	if m.prune != nil {
+		return m.prune(ctx, before)
+	}
+	return m.MemoryStorage.Prune(ctx, before)
 }

@@ -137,8 +137,7 @@ func TestReapStalePrunesWhatFinishedLongerAgoThanRetention(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := NewMemoryStorage()
-				s.Retention = c.retention
+				s := &MemoryStorage{Retention: c.retention}
 				start := time.Now()
 				mustEnqueue(t, s, NewJob("first"), NewJob("second"), NewJob("dead"), NewJob("pending"))
 				mustFinish(t, s)
@@ -159,10 +158,53 @@ func TestReapStalePrunesWhatFinishedLongerAgoThanRetention(t *testing.T) {
 	}
 }
 
+func TestReapStalePurgesDeadLettersOlderThanDeadLetterRetention(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		retention time.Duration
+		want      []string
+	}{
+		{"the default, for ever", 0, []string{"first", "second"}},
+		{"a day", 24 * time.Hour, []string{"second"}},
+		{"negative, for ever", -1, []string{"first", "second"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &MemoryStorage{DeadLetterRetention: c.retention}
+				start := time.Now()
+				mustEnqueue(t, s, NewJob("first"), NewJob("second"))
+				for range 2 {
+					if err := s.DeadLetter(t.Context(), mustDequeue(t, s, 1)[0], errCheck); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Hour)
+				}
+				time.Sleep(time.Until(start.Add(24*time.Hour + time.Minute)))
+				if _, err := s.ReapStale(t.Context(), time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				var got []string
+				for job, err := range s.DeadLetters(t.Context(), Filter{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, job.Task)
+				}
+				if diff := gocmp.Diff(c.want, got); diff != "" {
+					t.Errorf("dead letters left (-want +got):\n%s", diff)
+				}
+				// A purged job is old enough to be pruned, too.
+				if diff := gocmp.Diff(c.want, stored(t, s)); diff != "" {
+					t.Errorf("jobs left (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
 func TestReapStalePrunesAllThatIsDueHoweverMuchItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := NewMemoryStorage()
-		s.Retention = time.Minute
+		s := &MemoryStorage{Retention: time.Minute}
 		jobs := make([]*Job, 3000) // three batches, of which the last is full
 		for i := range jobs {
 			jobs[i] = NewJob("old")

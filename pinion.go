@@ -661,6 +661,20 @@ func attemptsOf(job *Job, cause error) int {
 	return job.Attempts
 }
 
+// ofOne returns the error of a verb that takes one job, for which a lost or a canceled job is an error.
+func ofOne(lost, canceled []*Job, err error) error {
+	if err != nil {
+		return err
+	}
+	if len(lost) > 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, lost[0].ID)
+	}
+	if len(canceled) > 0 {
+		return fmt.Errorf("%w: job %s", ErrCanceled, canceled[0].ID)
+	}
+	return nil
+}
+
 // checkDistinct reports a job that is handed to one Enqueue twice.
 func checkDistinct(jobs []*Job) error {
 	seen := make(map[*Job]bool, len(jobs))
@@ -747,3 +761,28 @@ var processName = sync.OnceValue(func() string {
 
 // microTime rounds a time down to what every storage keeps.
 func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// PanicError is the failure of a task that panicked or called runtime.Goexit.
+type PanicError struct {
+	Value any    // what panic was called with
+	Stack []byte // as debug.Stack returns it
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
+
+// Unwrap returns Value if it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// pause waits for d or until ctx ends, and reports whether ctx is still live.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}

@@ -2,7 +2,6 @@ package pinion
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -59,133 +58,6 @@ func TestIDsSortInTheOrderOfTheirMakingAndNeverRepeat(t *testing.T) {
 	}
 	if len(seen) != makers*each {
 		t.Errorf("%d ids have %d times", makers*each, len(seen))
-	}
-}
-
-func TestArgumentsAreEncodedAsOneArrayAndOneObject(t *testing.T) {
-	for _, c := range []struct {
-		name         string
-		job          *Job
-		args, kwargs string
-	}{
-		{"none", NewJob("x"), `[]`, `{}`},
-		{"empty", &Job{Task: "x", Args: []any{}, Kwargs: map[string]any{}}, `[]`, `{}`},
-		{"of all kinds", &Job{Task: "x", Args: []any{1, "a", nil, 1.5, []int{1}, addArgs{1, 2}}, Kwargs: map[string]any{"b": 2, "a": true}},
-			`[1,"a",null,1.5,[1],{"A":1,"B":2}]`, `{"a":true,"b":2}`},
-		{"readable", NewJob("x", "<a href=\"b&c\">é\u2028"), `["<a href=\"b&c\">é\u2028"]`, `{}`},
-		{"JSON as it is, without its spaces", NewJob("x", json.RawMessage(` { "b" : 1e999, "a" : "\ufffd" } `)), `[{"b":1e999,"a":"\ufffd"}]`, `{}`},
-		{"a big number", NewJob("x", json.Number("123456789012345678901234567890")), `[123456789012345678901234567890]`, `{}`},
-		{"U+FFFD, and the text of its escape", NewJob("x", "\uFFFD", `\ufffd`), "[\"\uFFFD\",\"\\\\ufffd\"]", `{}`},
-		{"the most that is taken", NewJob("x", strings.Repeat("x", maxEncoded-6)), `["` + strings.Repeat("x", maxEncoded-6) + `"]`, `{}`},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			args, kwargs, err := c.job.EncodeArgs()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff([]string{c.args, c.kwargs}, []string{args, kwargs}); diff != "" {
-				t.Errorf("encoded (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestJobsThatCannotBeStoredAreRefused(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		job  *Job
-		want error
-		text string
-	}{
-		{"no job", nil, ErrBadArgs, "must name its task"},
-		{"no task", &Job{}, ErrBadArgs, "must name its task"},
-		{"an id that is not UTF-8", &Job{Task: "x", ID: "\xff"}, ErrBadArgs, `"\xff" is not valid UTF-8`},
-		{"a task that is not UTF-8", NewJob("\xff"), ErrBadArgs, "not valid UTF-8"},
-		{"a queue that is not UTF-8", &Job{Task: "x", Queue: "\xff"}, ErrBadArgs, "not valid UTF-8"},
-		{"a key that is not UTF-8", &Job{Task: "x", Key: "\xff"}, ErrBadArgs, "not valid UTF-8"},
-		{"JSON that is not UTF-8", NewJob("x", json.RawMessage("\"\xff\"")), ErrBadArgs, `task "x": not valid UTF-8`},
-		{"text that is not UTF-8", NewJob("x", 1, "\xff"), ErrBadArgs, "not valid UTF-8"},
-		{"text inside that is not UTF-8", NewJob("x", []any{map[string]any{"a": [1]string{"\\\xff"}}}), ErrBadArgs, "not valid UTF-8"},
-		{"a name that is not UTF-8", &Job{Task: "x", Kwargs: map[string]any{"\xff": 1}}, ErrBadArgs, "not valid UTF-8"},
-		{"malformed JSON", NewJob("x", json.RawMessage("{")), ErrBadArgs, "unexpected end"},
-		{"a channel", NewJob("x", make(chan int)), ErrBadArgs, "unsupported type"},
-		{"a function by name", &Job{Task: "x", Kwargs: map[string]any{"f": func() {}}}, ErrBadArgs, "unsupported type"},
-		{"one byte too many", NewJob("x", strings.Repeat("x", maxEncoded-5)), ErrTooLarge, "1048577 bytes, at most 1048576 are taken"},
-		{"too much in both", &Job{Task: "x", Args: []any{strings.Repeat("x", maxEncoded/2)},
-			Kwargs: map[string]any{"a": strings.Repeat("x", maxEncoded/2)}}, ErrTooLarge, `task "x"`},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, _, err := c.job.EncodeArgs()
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
-				t.Errorf("%v, want %v with %q", err, c.want, c.text)
-			}
-		})
-	}
-}
-
-func TestStoredArgumentsAreReadBackUndecoded(t *testing.T) {
-	raw := func(s string) any { return json.RawMessage(s) }
-	for _, c := range []struct {
-		args, kwargs string
-		want         *Job
-	}{
-		{`[]`, `{}`, &Job{}},
-		{` [ ] `, ` { } `, &Job{}},
-		{`[1, "a,]" ,{"b":[ ]}]`, `{}`, &Job{Args: []any{raw(`1`), raw(`"a,]"`), raw(`{"b":[ ]}`)}}},
-		{`[null]`, `{"a\n":null,"b":1e999}`, &Job{Args: []any{raw(`null`)}, Kwargs: map[string]any{"a\n": raw(`null`), "b": raw(`1e999`)}}},
-	} {
-		got := &Job{Args: []any{"old"}, Kwargs: map[string]any{"old": true}}
-		if err := got.DecodeArgs(c.args, c.kwargs); err != nil {
-			t.Errorf("%s %s: %v", c.args, c.kwargs, err)
-		} else if diff := cmp.Diff(c.want, got); diff != "" {
-			t.Errorf("%s %s (-want +got):\n%s", c.args, c.kwargs, diff)
-		}
-	}
-}
-
-func TestStoredArgumentsThatAreNoneAreRefused(t *testing.T) {
-	for _, c := range [][2]string{
-		{``, `{}`}, {`[`, `{}`}, {`{}`, `{}`}, {`null`, `{}`}, {`1`, `{}`}, {`[1] 2`, `{}`}, {`[1,]`, `{}`},
-		{`[]`, ``}, {`[]`, `{`}, {`[]`, `[]`}, {`[]`, `null`}, {`[]`, `{"a"}`}, {`[]`, `{"a":1}}`},
-		{"[\"\xff\"]", `{}`}, {`[]`, "{\"\xff\":1}"}, // which encoding/json would mend in silence
-	} {
-		if err := new(Job).DecodeArgs(c[0], c[1]); !errors.Is(err, ErrBadArgs) {
-			t.Errorf("args %s and kwargs %s: %v, want ErrBadArgs", c[0], c[1], err)
-		}
-	}
-}
-
-func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want string
-	}{
-		{(*nilText)(nil), "<nil>"},
-		{(*nilError)(nil), "panic: runtime error"},
-	} {
-		fails := func(RunFunc) RunFunc { return func(context.Context, *Job) error { return c.err } }
-		for _, middleware := range []func(RunFunc) RunFunc{nil, fails} {
-			var registry Registry
-			registry.Add(Task[int]{Name: "task", Run: func(context.Context, int) error { return c.err }})
-			storage := NewMemoryStorage()
-			defer storage.Close()
-			job := NewJob("task", 1)
-			if err := storage.Enqueue(t.Context(), job); err != nil {
-				t.Fatal(err)
-			}
-			worker := &Worker{Storage: storage, Registry: &registry, Middleware: middleware,
-				Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: 1}, Logger: slog.New(slog.DiscardHandler)}
-			if err := worker.Drain(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			got, err := storage.Get(t.Context(), job.ID)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got.Status != StatusFailed || got.Attempts != 2 || !strings.HasPrefix(got.Error, c.want) {
-				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q", c.err, got.Status, got.Attempts, got.Error, c.want)
-			}
-		}
 	}
 }
 
@@ -341,9 +213,9 @@ func documentedDefaults(t *testing.T, file, structName string) map[string]string
 }
 
 func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
-	worker := func(w *Worker) *shift {
+	worker := func(w *Worker) settings {
 		w.Storage = &MemoryStorage{}
-		s, err := w.newShift(false)
+		s, err := w.settings()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -359,25 +231,25 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 		"Registry":          "DefaultRegistry",
 		"Queues":            "every queue",
 		"Name":              "host:pid",
-		"Concurrency":       fmt.Sprint(len(s.slots)),
+		"Concurrency":       fmt.Sprint(s.concurrency),
 		"Retry":             "DefaultRetry",
 		"TaskTimeout":       "none",
 		"VisibilityTimeout": s.visibility.String(),
 		"HeartbeatInterval": "a third of VisibilityTimeout, at most 1s",
 		"ReapInterval":      s.reap.String(),
-		"ShutdownTimeout":   s.grace.String(),
+		"ShutdownTimeout":   s.shutdown.String(),
 		"Middleware":        "none",
 		"Logger":            "slog.Default",
 	}
 	if diff := cmp.Diff(want, documentedDefaults(t, "worker.go", "Worker")); diff != "" {
 		t.Errorf("Worker (-code +comments):\n%s", diff)
 	}
-	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.timeout != 0 || s.log != slog.Default() ||
+	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.taskTimeout != 0 || s.log != slog.Default() ||
 		s.name != fmt.Sprintf("%s:%d", host, os.Getpid()) {
 		t.Errorf("a Worker's defaults in words are not what its comments say: %+v", s)
 	}
 	for visibility, beat := range map[time.Duration]time.Duration{0: time.Second, 900 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {
-		if got := worker(&Worker{VisibilityTimeout: visibility}).beat; got != beat {
+		if got := worker(&Worker{VisibilityTimeout: visibility}).heartbeat; got != beat {
 			t.Errorf("a VisibilityTimeout of %v makes a HeartbeatInterval of %v, want %v", visibility, got, beat)
 		}
 	}

@@ -1,9 +1,9 @@
 package pinion
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,51 +11,57 @@ import (
 	"time"
 )
 
-// Task is a function that jobs can name. Only Name and Run are needed.
+// Task is a function that jobs can name. Only Name and Run must be set.
 //
-// A is the type of the arguments, usually a struct: elements of a job's Args fill its exported fields in the order
-// of declaration, entries of its Kwargs fill them by their JSON names, and both may be mixed, positional first. So
-// NewJob("add", 1, 2), the command line's --kwargs '{"a":1,"b":2}' and Add.Job(AddArgs{1, 2}) run the same task
-// alike. Fields that are not given stay zero. Too many elements, an unknown name, a field given twice and a value
-// that does not fit are ErrBadArgs, which is permanent.
+// A is the type of the arguments, usually a struct. The elements of a job's Args fill its exported fields in
+// the order of declaration. The entries of its Kwargs fill them by their JSON names. Both may be mixed,
+// positional arguments first. So NewJob("add", 1, 2), the command line's --kwargs '{"a":1,"b":2}' and
+// Add.Job(AddArgs{1, 2}) run the same task alike. Fields that are not given stay zero. Too many elements, an
+// unknown name, a field given twice and a value that does not fit are ErrBadArgs, which is permanent.
 //
-// An A that is no struct, or that decodes itself (time.Time), takes exactly one element; struct{} takes none; *Job
-// takes a copy of the job as it is. Numbers keep their precision: where an argument's type is an interface they arrive as
-// json.Number.
+// An A that isn't a struct, or that decodes itself (time.Time), takes exactly one element. struct{} takes
+// none. *Job takes a copy of the job as it is. Numbers keep their precision: where an argument's type is an
+// interface they arrive as json.Number.
 type Task[A any] struct {
 	Name    string // looked up without regard to case
 	Run     func(ctx context.Context, args A) error
 	Queue   string        // where Job and Enqueue put its jobs [default]
-	Timeout time.Duration // after which ctx is cancelled; over the worker's TaskTimeout
-	Retry   *RetryPolicy  // over the worker's
+	Timeout time.Duration // after which ctx is cancelled [the worker's TaskTimeout]
+	Retry   *RetryPolicy  // [the worker's]
 }
 
 // Register registers run as the task called name on the DefaultRegistry. It panics as [Registry.Add] does.
 //
-// A package-level var whose function enqueues the same task again is an initialisation cycle for the compiler.
-// Declare the variable alone and call Register in func init then.
+// If run enqueues its own task, a package-level var cannot be set to Register(…): the compiler reports an
+// initialization cycle. Declare the variable alone then, and call Register in func init.
 func Register[A any](name string, run func(ctx context.Context, args A) error) Task[A] {
 	return RegisterTask(Task[A]{Name: name, Run: run})
 }
 
-// RegisterTask adds t to the DefaultRegistry, usually in a package-level var, and returns it. It panics as
-// [Registry.Add] does.
+// RegisterTask adds t to the DefaultRegistry and returns it. It panics as [Registry.Add] does. Call it in a
+// package-level var, usually.
 func RegisterTask[A any](t Task[A]) Task[A] {
 	DefaultRegistry.Add(t)
 	return t
 }
 
-// Job returns a job of this task that has yet to be enqueued, for setting Key, RunAt, Priority and so on. The
-// arguments are encoded now: a struct as Kwargs, anything else as one element of Args; of a *Job its Args and Kwargs
-// are taken. Arguments that JSON cannot express are reported by Enqueue.
+// Job returns a job of this task that isn't enqueued yet, so that Key, RunAt, Priority and so on can be set.
+// It encodes the arguments at once: a struct as Kwargs, anything else as one element of Args. A task of *Job
+// takes over the Args and Kwargs of that job. Enqueue reports arguments that JSON cannot express.
 func (t Task[A]) Job(args A) *Job {
 	job := &Job{Task: t.Name, Queue: t.Queue}
 	if whole, ok := any(&args).(**Job); ok {
-		given := cmp.Or(*whole, job)
-		job.Args, job.Kwargs = given.Args, given.Kwargs
-	} else if text, err := encode(&args); err != nil { // by pointer: a big.Int, say, encodes itself only so
-		job.Args = []any{&args} // Enqueue meets the same trouble and says so
-	} else if !isFields(reflect.TypeFor[A]()) || job.DecodeArgs("[]", string(text)) != nil {
+		if *whole != nil {
+			job.Args, job.Kwargs = (*whole).Args, (*whole).Kwargs
+		}
+		return job
+	}
+	text, err := encode(&args) // by pointer: some types, such as big.Int, encode themselves only so
+	if err != nil {
+		job.Args = []any{&args} // Enqueue encodes them again and returns the error
+		return job
+	}
+	if !hasFields(reflect.TypeFor[A]()) || job.DecodeArgs("[]", string(text)) != nil {
 		job.Args = []any{text}
 	}
 	return job
@@ -73,7 +79,7 @@ func (t Task[A]) Enqueue(ctx context.Context, e Enqueuer, args A) (*Job, error) 
 // AnyTask is a Task[A] of any A, so that one Registry holds tasks of all types. Nothing else implements it.
 type AnyTask interface{ handler() handler }
 
-// handler is a Task[A] with A gone from its type.
+// handler is a Task[A] without the A in its type.
 type handler struct {
 	name    string
 	run     RunFunc // decodes the job's arguments and calls Task.Run
@@ -85,40 +91,49 @@ type handler struct {
 // RunFunc runs a job. Middleware wraps one in another.
 type RunFunc func(ctx context.Context, job *Job) error
 
+// handler checks the task, which panics for a mistake, and returns its handler.
 func (t Task[A]) handler() handler {
-	p := &params{task: t.Name}
-	switch err := cmp.Or(t.Retry, &DefaultRetry).check(); {
-	case t.Name == "" || t.Run == nil:
-		p.refuse("Name and Run must be set")
-	case t.Timeout < 0:
-		p.refuse("Timeout is negative")
-	case err != nil:
-		p.refuse("Retry: %v", err)
+	params := paramsOf(t.Name, reflect.TypeFor[A]())
+	if t.Name == "" || t.Run == nil {
+		params.refuse("Name and Run must be set")
 	}
-	p.learn(reflect.TypeFor[A]())
-	return handler{t.Name, func(ctx context.Context, job *Job) error {
-		var args A
-		if whole, ok := any(&args).(**Job); ok {
-			*whole = job.clone()
-		} else if err := p.decode(job, &args); err != nil {
+	if t.Timeout < 0 {
+		params.refuse("Timeout is negative")
+	}
+	if t.Retry != nil {
+		if err := t.Retry.check(); err != nil {
+			params.refuse("Retry: %v", err)
+		}
+	}
+	run := func(ctx context.Context, job *Job) error {
+		args, err := argsOf[A](params, job)
+		if err != nil {
 			return err
 		}
 		return t.Run(ctx, args)
-	}, t.Queue, t.Timeout, t.Retry}
+	}
+	return handler{name: t.Name, run: run, queue: t.Queue, timeout: t.Timeout, retry: t.Retry}
 }
 
-// once reports whether a registered task allows its jobs no retry.
-func (r *Registry) once() (once bool) {
-	r.handlers.Range(func(_, h any) bool {
-		retry := h.(handler).retry
-		once = once || retry != nil && retry.MaxRetries == 0
-		return !once
-	})
-	return once
+// argsOf returns the arguments of a job as an A.
+func argsOf[A any](params *params, job *Job) (args A, err error) {
+	if whole, ok := any(&args).(**Job); ok {
+		*whole = job.clone()
+		return args, nil
+	}
+	err = params.decode(job, &args)
+	return args, err
 }
 
-// Registry holds tasks by name. The zero value is empty and ready; a Registry may be added to and used by workers
-// at once.
+// clone returns a copy of the job for a task. The worker still needs its own: it acts by the job's Claim.
+func (j *Job) clone() *Job {
+	job := *j
+	job.Args, job.Kwargs = slices.Clone(j.Args), maps.Clone(j.Kwargs)
+	return &job
+}
+
+// Registry holds tasks by name. The zero value is empty and ready to use. Tasks may be added while workers
+// use it.
 type Registry struct {
 	handlers sync.Map // of handler, by the name in lower case
 }
@@ -126,19 +141,20 @@ type Registry struct {
 // DefaultRegistry is where Register and RegisterTask put tasks, and where a Worker without a Registry looks.
 var DefaultRegistry = new(Registry)
 
-// Add registers tasks. An empty or taken name, a missing Run and an argument type that JSON cannot express, or in
-// which two fields have one JSON name, panic, as http.Handle does: they are mistakes in the program, there whenever
-// it starts.
+// Add registers tasks. Like http.Handle it panics for mistakes in the program, which are there whenever it
+// starts: an empty or taken name, a missing Run, and an argument type that JSON cannot express or in which
+// two fields have one JSON name.
 func (r *Registry) Add(ts ...AnyTask) {
 	for _, t := range ts {
 		added := t.handler()
-		if taken, ok := r.handlers.LoadOrStore(strings.ToLower(added.name), added); ok {
+		taken, ok := r.handlers.LoadOrStore(strings.ToLower(added.name), added)
+		if ok {
 			panic(fmt.Sprintf("pinion: task %q is registered already, as %q", added.name, taken.(handler).name))
 		}
 	}
 }
 
-// Names lists the registered tasks, sorted.
+// Names returns the names of the registered tasks, sorted.
 func (r *Registry) Names() []string {
 	var names []string
 	for _, h := range r.handlers.Range {
@@ -148,16 +164,28 @@ func (r *Registry) Names() []string {
 	return names
 }
 
-// Queue returns the Queue of the registered task: "" if none is set, or if there is no such task.
+// Queue returns the Queue of the named task. It returns "" if the task has none or isn't registered.
 func (r *Registry) Queue(task string) string {
 	h, _ := r.lookup(task)
 	return h.queue
 }
 
+// lookup returns the handler of the named task.
 func (r *Registry) lookup(name string) (handler, bool) {
 	found, ok := r.handlers.Load(strings.ToLower(name))
-	h, _ := found.(handler)
-	return h, ok
+	if !ok {
+		return handler{}, false
+	}
+	return found.(handler), true
 }
 
-// What a running task can ask of its context.
+// once reports whether a registered task allows its jobs no retry.
+func (r *Registry) once() bool {
+	for _, h := range r.handlers.Range {
+		retry := h.(handler).retry
+		if retry != nil && retry.MaxRetries == 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
+
+const module = "github.com/pinion-queue/pinion"
 
 var update = flag.Bool("update", false, "write testdata/godoc.golden anew")
 
@@ -135,27 +138,63 @@ func exportedReceiver(f *ast.FuncDecl) bool {
 	return exported
 }
 
-// between cuts out of Go source what stands between two lines.
-func between(t *testing.T, source, start, end string) string {
+// block returns the first block of a Markdown file that is fenced as the given language.
+func block(t *testing.T, file, language string) string {
 	t.Helper()
-	_, rest, started := strings.Cut(source, start+"\n")
-	text, _, ended := strings.Cut(rest, "\n"+end+"\n")
+	_, rest, started := strings.Cut(read(t, file), "\n```"+language+"\n")
+	text, _, ended := strings.Cut(rest, "\n```\n")
 	if !started || !ended {
-		t.Fatalf("no %q, or no %q after it", start, end)
+		t.Fatalf("%s has no block of %s", file, language)
 	}
-	return text
+	return text + "\n"
 }
 
-func TestTheProgramInTheREADMEIsTheExample(t *testing.T) {
-	example := read(t, "example_program_test.go")
-	program := between(t, read(t, "README.md"), "```go", "```") + "\n"
-	if diff := cmp.Diff(between(t, example, "func Example() {", "\t// Output: 3"), between(t, program, "func main() {", "}")); diff != "" {
-		t.Errorf("func main of the README's program (-example +README):\n%s", diff)
+// What a reader copies from the README must compile against this checkout, run, and do what it says.
+func TestTheProgramInTheREADMERuns(t *testing.T) {
+	dir := t.TempDir()
+	root, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if diff := cmp.Diff(between(t, example, ")", "})"), between(t, program, ")", "})")); diff != "" {
-		t.Errorf("the task of the README's program (-example +README):\n%s", diff)
+	files := map[string]string{
+		"main.go": block(t, "README.md", "go"),
+		"go.mod":  read(t, "go.mod") + "\nrequire " + module + " v0.0.0\nreplace " + module + " => " + root + "\n",
+		"go.sum":  read(t, "go.sum"),
 	}
-	if diff := cmp.Diff(between(t, example, "import (", ")"), between(t, program, "import (", ")")); diff != "" {
-		t.Errorf("the imports of the README's program (-example +README):\n%s", diff)
+	files["go.mod"] = strings.Replace(files["go.mod"], "module "+module+"\n", "module example.com/program\n", 1)
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "run", "-mod=mod", ".")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	cmd.Stderr = new(bytes.Buffer)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, cmd.Stderr)
+	}
+	if string(out) != "3\n" {
+		t.Errorf("the program prints %q, want 3", out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "jobs.db")); err != nil {
+		t.Errorf("the program leaves no jobs.db: %v", err)
+	}
+}
+
+// Links between the documents must lead somewhere.
+func TestTheLinksOfTheDocumentsLeadToFiles(t *testing.T) {
+	documents, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
+	for _, document := range append(documents, "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
+		for _, match := range link.FindAllStringSubmatch(read(t, document), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(document), match[1])); err != nil {
+				t.Errorf("%s links to %s: %v", document, match[1], err)
+			}
+		}
 	}
 }

@@ -68,7 +68,7 @@ func TestDelayNeverOverflows(t *testing.T) {
 	}
 }
 
-func TestWhatFollowsAFailedAttempt(t *testing.T) {
+func TestAFailedAttemptIsRetriedUnlessItIsTheLastOrPermanent(t *testing.T) {
 	policy := RetryPolicy{MaxRetries: 2, BaseDelay: time.Second, Cap: time.Minute}
 	failed := errors.New("failed")
 	for _, c := range []struct {

@@ -27,8 +27,8 @@ type SQLiteStorage struct {
 	readers *sql.DB
 	jobs    string // what listings select from
 	letters string
-	opened  []os.FileInfo // of the file and, unless read-only, of its -wal and -shm: see moved
-	indexed bool          // not a file of Python's that must stay as it is
+	opened  []openedFile // the file and, unless read-only, its -wal and -shm
+	indexed bool         // not a file of Python's that must stay as it is
 
 	mu      sync.Mutex    // guards the next three
 	queue   []*call       // to be taken into the next transaction
@@ -54,6 +54,8 @@ type SQLiteOptions struct {
 	Synchronous string
 	// Retention is how long finished jobs are kept before running workers prune them [24h]; negative: for ever.
 	Retention time.Duration
+	// DeadLetterRetention is how long dead letters are kept before running workers purge them [for ever].
+	DeadLetterRetention time.Duration
 	// PollInterval set makes a waiting Dequeue look for other processes' jobs this often [0: be woken by the
 	// operating system where it can, which is Linux; elsewhere look every 20 ms].
 	PollInterval time.Duration
@@ -408,7 +410,7 @@ func (s *SQLiteStorage) enqueueTx(ctx context.Context, tx *sql.Tx, jobs []*Job) 
 			file = text(v[2])
 		}
 	}
-	q.fail(s.moved(3))
+	q.fail(s.checkReplaced())
 	if !sameFile(file, s.path) {
 		q.fail(fmt.Errorf("the transaction is on %q and the queue is %q; they must be one file", file, s.path))
 	}
@@ -771,7 +773,7 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 	now := time.Now()
 	before := seconds(now.Add(-visibility))
 	ahead := func(now time.Time) float64 { return seconds(now.Add(visibility)) } // before the clock was set back
-	if first, err := s.look(ctx, "reap", `SELECT 1`+stale+` LIMIT 1`, before, ahead(now)); err != nil || first == nil {
+	if first, err := s.readValue(ctx, "reap", `SELECT 1`+stale+` LIMIT 1`, before, ahead(now)); err != nil || first == nil {
 		return 0, cmp.Or(err, s.pruneOld(ctx, now))
 	}
 	err = s.do(ctx, "reap", func() {

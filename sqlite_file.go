@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,235 +19,456 @@ import (
 	"modernc.org/sqlite"
 )
 
-func (s *SQLiteStorage) open(ctx context.Context, path string) (err error) {
-	s.opts.Synchronous = strings.ToUpper(cmp.Or(s.opts.Synchronous, "FULL"))
-	s.opts.Retention = cmp.Or(s.opts.Retention, 24*time.Hour)
-	switch {
-	case s.opts.Synchronous != "FULL" && s.opts.Synchronous != "NORMAL":
-		return fmt.Errorf("the setting Synchronous is %q; it must be FULL or NORMAL", s.opts.Synchronous)
-	case s.opts.PollInterval < 0:
-		return errors.New("PollInterval is negative; 0 means the default")
-	case path == "" || path == ":memory:":
-		return errors.New("not a file; memory: is the storage in memory")
-	}
-	if s.path, err = filepath.Abs(path); err != nil {
-		return err
-	}
-	if err := s.prepareFile(); err != nil {
-		return err
-	}
-	if s.path, err = filepath.EvalSymlinks(s.path); err != nil { // the -wal to be watched is beside the file itself
-		return err
-	}
-	_, err = os.Stat(s.path + "-wal")
-	atRest := errors.Is(err, fs.ErrNotExist)
-	mode := "rw" // only a connection that may write takes an empty -wal away again
-	if s.opts.ReadOnly && !atRest {
-		mode = "ro"
-	}
-	if err = s.openReaders(ctx, mode); s.opts.ReadOnly && atRest && (isCode(err, codeReadOnly) || isCode(err, codeCantOpen)) {
-		// In a folder that this user cannot write there is no room for a -wal, so nobody of the kind is writing.
-		s.readers.Close()
-		err = s.openReaders(ctx, "ro&immutable=1")
-	}
-	if err != nil || s.opts.ReadOnly {
-		return cmp.Or(err, s.remember(""))
-	}
-	// busy_timeout starves: SQLite's sleeps grow while others take the lock. The retries are ours.
-	if s.w.conn, err = s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)")); err != nil {
-		return err
-	}
-	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
-	s.w.stmts = make(map[string]statement)
-	for _, query := range []string{"PRAGMA journal_mode=WAL", "PRAGMA synchronous=" + s.opts.Synchronous, "BEGIN IMMEDIATE"} {
-		for s.w.exec(query); isCode(s.w.err, codeBusy); s.w.exec(query) {
-			if !pause(ctx, lockPause()) {
-				return fmt.Errorf("another process holds its lock: %w", ctx.Err())
-			}
-			s.w.err = nil
-		}
-	}
-	s.inspectSchema(&s.w.session, true)
-	s.w.heedTriggers()
-	s.w.exec("COMMIT")
-	return cmp.Or(s.w.err, s.remember("", "-wal", "-shm"))
-}
+// ---- Opening ----
 
-// creating keeps the others in this process from a new file until it is closed again: see prepareFile.
-var creating sync.Mutex
-
-func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) (err error) {
-	if s.readers, err = sql.Open("sqlite", s.dsn("mode="+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)")); err != nil {
+// open opens the file at path and its connections. After an error the caller calls disconnect.
+func (s *SQLiteStorage) open(ctx context.Context, path string) error {
+	if err := s.opts.complete(); err != nil {
 		return err
 	}
-	s.readers.SetMaxOpenConns(4)
-	return s.inspectSchema(s.reader(ctx), false)
-}
-
-// prepareFile refuses what is no file and creates what is missing. It never opens a file that exists: closing it
-// again would drop the locks that SQLite holds on it elsewhere in this process.
-func (s *SQLiteStorage) prepareFile() error {
-	creating.Lock()
-	defer creating.Unlock()
-	info, err := os.Stat(s.path)
-	if errors.Is(err, fs.ErrNotExist) && !s.opts.ReadOnly {
-		f, err := os.OpenFile(s.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err == nil {
-			err = f.Close()
-		} else if errors.Is(err, fs.ErrExist) {
-			err = nil // another process was faster
-		}
+	if err := s.findFile(path); err != nil {
 		return err
 	}
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("it is a directory or some other thing that is no regular file")
-	}
-	return err
-}
-
-// remember keeps what is open, to tell it from what may get its name later.
-func (s *SQLiteStorage) remember(ends ...string) error {
-	for _, end := range ends {
-		info, err := os.Stat(s.path + end)
-		if err != nil {
+	if s.opts.ReadOnly {
+		if err := s.openReadOnly(ctx); err != nil {
 			return err
 		}
-		s.opened = append(s.opened, info)
+		return s.rememberFiles("")
 	}
+	// The readers come first: they refuse a file that is not ours before anything is written to it.
+	if err := s.openReaders(ctx, "rw"); err != nil {
+		return err
+	}
+	if err := s.openWriter(ctx); err != nil {
+		return err
+	}
+	return s.rememberFiles("", "-wal", "-shm")
+}
+
+// complete sets the defaults and refuses settings that cannot be meant.
+func (o *SQLiteOptions) complete() error {
+	o.Synchronous = strings.ToUpper(cmp.Or(o.Synchronous, "FULL"))
+	if o.Synchronous != "FULL" && o.Synchronous != "NORMAL" {
+		return fmt.Errorf("option Synchronous is %q; want FULL or NORMAL", o.Synchronous)
+	}
+	if o.PollInterval < 0 {
+		return fmt.Errorf("option PollInterval is %v; want 0 (the default) or more", o.PollInterval)
+	}
+	o.Retention = cmp.Or(o.Retention, defaultRetention)
 	return nil
 }
 
-// moved tells whether the first n of the files that are open still have their names. If not, what is stored in them is
-// lost to everybody else. It opens nothing: closing would drop SQLite's locks. The path is not opened anew either,
-// because the -wal of one file beside another makes SQLite damage that.
-func (s *SQLiteStorage) moved(n int) error {
-	if runtime.GOOS == "windows" {
-		return nil // there an open file can be neither deleted nor replaced
-	}
-	for i, was := range s.opened[:min(n, len(s.opened))] {
-		name := s.path + [...]string{"", "-wal", "-shm"}[i]
-		if now, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(was, now) {
-			return fmt.Errorf("the file %s was deleted or replaced while it was in use: put it back, or stop every program that uses "+
-				"the queue, remove the -wal and -shm files that are left beside it, and start again", name)
-		}
-	}
-	return nil
-}
+const defaultRetention = 24 * time.Hour
 
-// movedLately is moved for each transaction: a microsecond for all three files is too much for that.
-func (s *SQLiteStorage) movedLately() error {
-	if s.w.now.Sub(s.w.checked) < moveCheck {
-		return s.moved(1)
+// findFile sets s.path to the absolute path of the file itself, and creates the file if it is missing. A
+// symbolic link is followed here, once, because SQLite keeps the -wal beside the file and not beside the
+// link.
+func (s *SQLiteStorage) findFile(path string) error {
+	switch path {
+	case "":
+		return errors.New("the path is empty; want that of a file")
+	case ":memory:":
+		return errors.New("it is not a file; use memory: for the storage in memory")
 	}
-	err := s.moved(3)
-	if err == nil {
-		s.w.checked = s.w.now
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
 	}
+	if err := checkOrCreate(path, s.opts.ReadOnly); err != nil {
+		return err
+	}
+	s.path, err = filepath.EvalSymlinks(path)
 	return err
 }
 
+// creating is held while a file is created. A second OpenSQLite in this process must not lock the new file
+// before the first has closed it: see checkOrCreate.
+var creating sync.Mutex
+
+// checkOrCreate refuses a path that is not a regular file, and creates a missing file with mode 0600. It
+// never opens a file that exists: POSIX drops all of a process's locks on a file when the process closes
+// any descriptor of it, and with them the locks that SQLite holds on it elsewhere in this process.
+func checkOrCreate(path string, readOnly bool) error {
+	creating.Lock()
+	defer creating.Unlock()
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && !readOnly {
+		return createFile(path)
+	}
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return errors.New("it is a directory; want a file")
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("it is not a regular file")
+	}
+	return nil
+}
+
+// createFile creates an empty file, unless another process was faster.
+func createFile(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// openReadOnly opens the readers of a storage that never writes.
+func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
+	_, err := os.Stat(s.path + "-wal")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return s.openReaders(ctx, "ro")
+	}
+	// SQLite makes an empty -wal to read a file in WAL mode, and only a connection that may write removes
+	// it again.
+	err = s.openReaders(ctx, "rw")
+	if !isCode(err, codeReadOnly) && !isCode(err, codeCantOpen) {
+		return err
+	}
+	// The user may not make files in this folder. Nobody else has made a -wal, so nobody writes: no locks
+	// are needed.
+	s.readers.Close()
+	return s.openReaders(ctx, "ro&immutable=1")
+}
+
+// openReaders opens the connections that read, and refuses a file that is not ours. The mode is SQLite's:
+// ro or rw.
+func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
+	dsn := s.dsn("mode=" + mode + "&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
+	readers, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return err
+	}
+	readers.SetMaxOpenConns(4)
+	s.readers = readers
+	_, err = s.inspectSchema(s.reader(ctx))
+	return err
+}
+
+// openWriter opens the connection that writes, and migrates the file in one transaction.
+func (s *SQLiteStorage) openWriter(ctx context.Context) error {
+	// SQLite's own busy_timeout starves: its sleeps grow while others take the lock. The retries are ours.
+	conn, err := s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)"))
+	if err != nil {
+		return err
+	}
+	s.w.conn = conn
+	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
+	s.w.stmts = make(map[string]statement)
+	q := &s.w.session
+	for _, statement := range []string{
+		"PRAGMA journal_mode=WAL",
+		"PRAGMA synchronous=" + s.opts.Synchronous,
+		"BEGIN IMMEDIATE",
+	} {
+		if err := execPatiently(ctx, q, statement); err != nil {
+			return err
+		}
+	}
+	if err := s.migrate(q); err != nil {
+		return err
+	}
+	s.w.heedTriggers()
+	q.exec("COMMIT")
+	return q.err
+}
+
+// execPatiently runs a statement again and again while another process holds the lock that it needs.
+func execPatiently(ctx context.Context, q *session, statement string) error {
+	for {
+		q.exec(statement)
+		if !isCode(q.err, codeBusy) {
+			return q.err
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("another process holds its lock: %w", err)
+		}
+		q.err = nil
+		time.Sleep(lockPause()) // a few milliseconds at most
+	}
+}
+
+// dsn returns the driver's name for the file. Only an escaped path may hold the characters ? and #.
 func (s *SQLiteStorage) dsn(settings string) string {
 	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?" + settings
 }
 
-func (s *SQLiteStorage) disconnect() (err error) {
+// disconnect closes what open has opened.
+func (s *SQLiteStorage) disconnect() error {
 	s.w.watch.close()
 	for _, stmt := range s.w.stmts {
-		stmt.Close() // or SQLite keeps the connection, and so the -wal file
+		stmt.Close() // or SQLite keeps the connection, and with it the -wal
 	}
+	var errs []error
 	if s.readers != nil {
-		err = s.readers.Close()
+		errs = append(errs, s.readers.Close())
 	}
 	if s.w.conn != nil {
-		err = errors.Join(err, s.w.conn.Close())
+		errs = append(errs, s.w.conn.Close())
 	}
+	return errors.Join(errs...)
+}
+
+// ---- Files that are moved while they are open ----
+
+// rememberFiles notes which files are open: the file itself, and unless the storage is read-only its -wal
+// and -shm.
+func (s *SQLiteStorage) rememberFiles(suffixes ...string) error {
+	for _, suffix := range suffixes {
+		info, err := os.Stat(s.path + suffix)
+		if err != nil {
+			return err
+		}
+		s.opened = append(s.opened, openedFile{s.path + suffix, info})
+	}
+	return nil
+}
+
+// openedFile is a file that SQLite holds open.
+type openedFile struct {
+	name string
+	info os.FileInfo
+}
+
+// checkReplaced returns an error if one of the open files no longer has its name: nobody else would see
+// what SQLite stores in it.
+func (s *SQLiteStorage) checkReplaced() error {
+	for _, f := range s.opened {
+		if err := f.checkReplaced(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkReplacedAt is checkReplaced for each COMMIT, at the time now. It looks at the -wal and the -shm only
+// once a second: a microsecond for all three files is too much for a small transaction. The writer calls
+// it.
+func (s *SQLiteStorage) checkReplacedAt(now time.Time) error {
+	if now.Sub(s.w.checked) < moveCheck {
+		return s.opened[0].checkReplaced()
+	}
+	if err := s.checkReplaced(); err != nil {
+		return err
+	}
+	s.w.checked = now
+	return nil
+}
+
+// checkReplaced compares the file that has the name now with the one that is open. It does not open the
+// name: closing it again would drop SQLite's locks. Nor does the storage open the path anew, because SQLite
+// damages a file that it finds beside the -wal of another.
+func (f openedFile) checkReplaced() error {
+	if runtime.GOOS == "windows" {
+		return nil // there nobody can delete or replace an open file
+	}
+	now, err := os.Stat(f.name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil // this does not show that the file is gone
+	}
+	if err == nil && os.SameFile(f.info, now) {
+		return nil
+	}
+	return fmt.Errorf("the file %s was deleted or replaced while it was in use: put it back, or stop every "+
+		"program that uses the queue, remove the -wal and -shm that are left beside it, and start again", f.name)
+}
+
+// ---- The schema ----
+
+// pythonTables are the Python library's tables. They keep their names, types and meanings.
+var pythonTables = []string{
+	`CREATE TABLE IF NOT EXISTS jobs (
+		id TEXT PRIMARY KEY,
+		func_name TEXT NOT NULL,
+		args TEXT NOT NULL,
+		kwargs TEXT NOT NULL,
+		status TEXT NOT NULL,
+		attempts INTEGER NOT NULL,
+		created_at REAL NOT NULL,
+		error TEXT,
+		heartbeat_at REAL)`,
+	`CREATE TABLE IF NOT EXISTS dlq (
+		id TEXT PRIMARY KEY,
+		func_name TEXT NOT NULL,
+		args TEXT NOT NULL,
+		kwargs TEXT NOT NULL,
+		attempts INTEGER NOT NULL,
+		error TEXT NOT NULL,
+		failed_at REAL NOT NULL)`,
+}
+
+// pythonColumns are those by which we know that a table jobs or dlq is a queue's.
+var pythonColumns = []string{"id", "func_name", "args", "kwargs", "attempts", "error"}
+
+// migration is what one version of the schema adds to the version before it.
+type migration struct {
+	tables  []string
+	jobs    []column // of the table jobs
+	dlq     []column // of the table dlq
+	indexes []string
+}
+
+// column is a column that Python's tables lack. Python inserts rows without it, so the initial value must
+// mean "an ordinary job, due now".
+type column struct{ name, kind, initial string }
+
+// migrations are append-only: migrations[n] makes version n+1 of version n, which PRAGMA user_version
+// counts. Version 0 is the Python library's, or an empty file. To change the condition of an index, add one
+// under a new name and drop the old one.
+var migrations = [...]migration{
+	{
+		tables: pythonTables,
+		jobs: []column{
+			{"heartbeat_at", "REAL", "NULL"}, // files of Python's 0.1 lack it
+			{"queue", "TEXT NOT NULL", "'default'"},
+			{"priority", "INTEGER NOT NULL", "0"},
+			{"key", "TEXT", "NULL"},
+			{"run_at", "REAL NOT NULL", "0"},
+			// 1: not ready before run_at. An index cannot look at the clock.
+			{"future", "INTEGER NOT NULL", "0"},
+			{"claim", "INTEGER NOT NULL", "0"},
+			{"reaped", "INTEGER NOT NULL", "0"}, // how often
+			{"finished_at", "REAL", "NULL"},
+			{"result", "TEXT", "NULL"},
+		},
+		dlq: []column{
+			{"queue", "TEXT NOT NULL", "'default'"},
+			{"priority", "INTEGER NOT NULL", "0"},
+			{"key", "TEXT", "NULL"},
+		},
+		indexes: []string{
+			// Claims follow the order of this index, whose last column is the rowid, the order of insertion.
+			`CREATE INDEX IF NOT EXISTS jobs_ready ON jobs(queue, priority DESC)
+				WHERE status='PENDING' AND future=0`,
+			`CREATE INDEX IF NOT EXISTS jobs_future ON jobs(run_at)
+				WHERE status='PENDING' AND future=1`,
+			// By claim, which only grows, and not by heartbeat_at: every heartbeat would move its row.
+			`CREATE INDEX IF NOT EXISTS jobs_running ON jobs(claim)
+				WHERE status='RUNNING'`,
+			`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs(key)
+				WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING')`,
+			`CREATE INDEX IF NOT EXISTS jobs_finished ON jobs(status, ` + finished + `)
+				WHERE status IN ('SUCCESS','FAILED')`,
+		},
+	},
+	{
+		jobs: []column{
+			{"worker", "TEXT NOT NULL", "''"},
+			{"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
+		},
+	},
+}
+
+const schemaVersion = len(migrations)
+
+// inspectSchema refuses a file that is not ours and returns its version. It notes what listings select
+// from: the tables, with the initial values of the columns that an older file lacks.
+func (s *SQLiteStorage) inspectSchema(q *session) (version int, err error) {
+	jobs, dlq := columnsOf(q, "jobs"), columnsOf(q, "dlq")
+	version = int(integer(q.value("PRAGMA user_version")))
+	if q.err != nil {
+		return 0, q.err
+	}
+	if err := s.checkTable("jobs", jobs); err != nil {
+		return 0, err
+	}
+	if err := s.checkTable("dlq", dlq); err != nil {
+		return 0, err
+	}
+	if version > schemaVersion { // after the tables: other programs count their versions, too
+		return 0, fmt.Errorf("its schema (PRAGMA user_version) is version %d, from a newer Pinion or another"+
+			" program; want at most %d: update this program, or give the queue a file of its own",
+			version, schemaVersion)
+	}
+	s.indexed = version == schemaVersion
+	var missingJobs, missingDLQ []column
+	for _, m := range migrations {
+		missingJobs = append(missingJobs, missing(m.jobs, jobs)...)
+		missingDLQ = append(missingDLQ, missing(m.dlq, dlq)...)
+	}
+	s.jobs = listingFrom("jobs", missingJobs)
+	s.letters = listingFrom("dlq", missingDLQ)
+	return version, nil
+}
+
+// columnsOf returns the names of the columns of a table, none if there is no such table.
+func columnsOf(q *session, table string) map[string]bool {
+	columns := make(map[string]bool)
+	for row := range q.rows(`SELECT name FROM pragma_table_info(?)`, table) {
+		columns[text(row[0])] = true
+	}
+	return columns
+}
+
+// missing returns those of the columns that a table does not have.
+func missing(columns []column, has map[string]bool) []column {
+	return slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return has[c.name] })
+}
+
+// checkTable refuses a table of another program. A table that is missing will be made, unless the storage
+// is read-only.
+func (s *SQLiteStorage) checkTable(table string, has map[string]bool) error {
+	if len(has) == 0 && s.opts.ReadOnly {
+		return fmt.Errorf("it holds no queue: there is no table %q", table)
+	}
+	if len(has) == 0 {
+		return nil
+	}
+	for _, column := range pythonColumns {
+		if !has[column] {
+			return fmt.Errorf("its table %q belongs to another program: it has no column %q", table, column)
+		}
+	}
+	return nil
+}
+
+// listingFrom returns a FROM clause of all columns of a table, with the rowid as seq.
+func listingFrom(table string, missing []column) string {
+	columns := "rowid AS seq, *"
+	for _, c := range missing {
+		columns += ", " + c.initial + " AS " + c.name
+	}
+	return " FROM (SELECT " + columns + " FROM " + table + ") "
+}
+
+// migrate brings the file to schemaVersion, inside the caller's transaction.
+func (s *SQLiteStorage) migrate(q *session) error {
+	version, err := s.inspectSchema(q) // again: another process may have migrated the file meanwhile
+	if err != nil || version == schemaVersion {
+		return err
+	}
+	for _, m := range migrations[version:] {
+		for _, create := range m.tables {
+			q.exec(create)
+		}
+		addColumns(q, "jobs", m.jobs)
+		addColumns(q, "dlq", m.dlq)
+		for _, create := range m.indexes {
+			q.exec(create)
+		}
+	}
+	q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
+	if q.err != nil {
+		return q.err
+	}
+	_, err = s.inspectSchema(q)
 	return err
 }
 
-const schemaVersion = 2 // 1: without worker and cancel
-
-type column struct{ name, kind, zero string }
-
-// Python's two tables. Every later column must have a default that means "an ordinary job, due now", because
-// Python inserts rows without it.
-const (
-	pythonJobs = `CREATE TABLE IF NOT EXISTS jobs (id TEXT PRIMARY KEY, func_name TEXT NOT NULL, args TEXT NOT NULL, kwargs TEXT NOT NULL,
-		status TEXT NOT NULL, attempts INTEGER NOT NULL, created_at REAL NOT NULL, error TEXT, heartbeat_at REAL)`
-	pythonDLQ = `CREATE TABLE IF NOT EXISTS dlq (id TEXT PRIMARY KEY, func_name TEXT NOT NULL, args TEXT NOT NULL, kwargs TEXT NOT NULL,
-		attempts INTEGER NOT NULL, error TEXT NOT NULL, failed_at REAL NOT NULL)`
-)
-
-var (
-	addedJobs = []column{
-		{"heartbeat_at", "REAL", "NULL"}, // lacking in files of Python's 0.1
-		{"queue", "TEXT NOT NULL", "'default'"}, {"priority", "INTEGER NOT NULL", "0"}, {"key", "TEXT", "NULL"},
-		{"run_at", "REAL NOT NULL", "0"},
-		{"future", "INTEGER NOT NULL", "0"}, // 1: not ready before run_at; an index cannot look at the clock
-		{"claim", "INTEGER NOT NULL", "0"},
-		{"reaped", "INTEGER NOT NULL", "0"}, // how often
-		{"finished_at", "REAL", "NULL"}, {"result", "TEXT", "NULL"},
-		{"worker", "TEXT NOT NULL", "''"}, {"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
+// addColumns adds columns to a table, unless it has them.
+func addColumns(q *session, table string, columns []column) {
+	for _, c := range missing(columns, columnsOf(q, table)) {
+		q.exec("ALTER TABLE " + table + " ADD COLUMN " + c.name + " " + c.kind + " DEFAULT " + c.initial)
 	}
-	addedDLQ = []column{{"queue", "TEXT NOT NULL", "'default'"}, {"priority", "INTEGER NOT NULL", "0"}, {"key", "TEXT", "NULL"}}
-	indexes  = []string{
-		// The order of claims is that of this index; its last column is the rowid, the order of insertion.
-		`CREATE INDEX IF NOT EXISTS jobs_ready ON jobs(queue, priority DESC) WHERE status='PENDING' AND future=0`,
-		`CREATE INDEX IF NOT EXISTS jobs_future ON jobs(run_at) WHERE status='PENDING' AND future=1`,
-		// By claim, which grows, and not by heartbeat_at, which every heartbeat would move.
-		`CREATE INDEX IF NOT EXISTS jobs_running ON jobs(claim) WHERE status='RUNNING'`,
-		`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs(key) WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING')`,
-		`CREATE INDEX IF NOT EXISTS jobs_finished ON jobs(status, ` + finished + `) WHERE status IN ('SUCCESS','FAILED')`,
-	}
-)
-
-// inspectSchema refuses files that are not ours and, if it may, brings others to schemaVersion, inside the caller's
-// transaction; later versions append their steps. It finds what listings select from: the tables, with the columns
-// that one of Python's files lacks, where that must stay as it is.
-func (s *SQLiteStorage) inspectSchema(q *session, migrate bool) error {
-	version := integer(q.value("PRAGMA user_version"))
-	s.indexed = migrate || version > 0
-	for _, t := range []struct {
-		name, create string
-		added        []column
-		from         *string
-	}{{"jobs", pythonJobs, addedJobs, &s.jobs}, {"dlq", pythonDLQ, addedDLQ, &s.letters}} {
-		if migrate && version < schemaVersion {
-			q.exec(t.create)
-		}
-		has := make(map[string]bool)
-		for v := range q.rows(`SELECT name FROM pragma_table_info(?)`, t.name) {
-			has[text(v[0])] = true
-		}
-		for _, c := range []string{"id", "func_name", "args", "kwargs", "attempts", "error"} {
-			if !has[c] && (len(has) > 0 || migrate || s.opts.ReadOnly) {
-				if len(has) == 0 {
-					q.fail(fmt.Errorf("it holds no queue: there is no table %q", t.name))
-				}
-				q.fail(fmt.Errorf("its table %q belongs to another program: it has no column %q", t.name, c))
-			}
-		}
-		selected := "rowid AS seq, *"
-		for _, c := range t.added {
-			if !has[c.name] && migrate {
-				q.exec("ALTER TABLE " + t.name + " ADD COLUMN " + c.name + " " + c.kind + " DEFAULT " + c.zero)
-			} else if !has[c.name] {
-				selected += ", " + c.zero + " AS " + c.name
-			}
-		}
-		*t.from = " FROM (SELECT " + selected + " FROM " + t.name + ") "
-	}
-	if version > schemaVersion { // after the tables: other programs count their versions, too
-		q.fail(fmt.Errorf("its schema (PRAGMA user_version) is version %d, from a newer Pinion or of another program; "+
-			"this one knows %d: update this program, or give the queue a file of its own", version, schemaVersion))
-	}
-	if migrate && version < schemaVersion {
-		for _, index := range indexes {
-			q.exec(index)
-		}
-		q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
-	}
-	return q.err
 }
+
+// ---- Errors ----
 
 // Primary result codes of SQLite, https://www.sqlite.org/rescode.html.
 const (
@@ -260,35 +482,40 @@ const (
 	codeNotADB     = 26
 )
 
+// isCode reports whether err is an error of SQLite with a primary result code.
 func isCode(err error, code int) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && e.Code()&0xff == code
 }
 
-// wrap names the verb that failed, unless the error is one of ours, which says enough.
-func wrap(name string, err error) error {
+// wrap adds the name of the verb that failed, unless the error is one of ours, which says enough.
+func wrap(verb string, err error) error {
 	if err == nil || strings.HasPrefix(err.Error(), "pinion: ") {
 		return err
 	}
-	return fmt.Errorf("pinion: %s: %w", name, explain(err))
+	return fmt.Errorf("pinion: %s: %w", verb, explain(err))
 }
 
-// explain puts into a user's words what SQLite says in its own.
+// explain adds to an error of SQLite what it means for the user.
 func explain(err error) error {
-	switch {
-	case isCode(err, codeNotADB):
-		return fmt.Errorf("it is not a SQLite database: %w", err)
-	case isCode(err, codeReadOnly):
-		return fmt.Errorf("the file or its folder is read-only for this user: %w", err)
-	case isCode(err, codeCantOpen):
-		return fmt.Errorf("the file cannot be opened; it is missing, its folder cannot be written, or this user may not use it: %w", err)
-	case isCode(err, codeFull):
-		return fmt.Errorf("the disk is full; nothing can be stored until there is room: %w", err)
-	case isCode(err, codeIOErr):
-		return fmt.Errorf("the disk is full, or this user's share of it, or it fails; look for room and into the system's log: %w", err)
-	case isCode(err, codeCorrupt):
-		return fmt.Errorf("the file is damaged; stop every program that uses it and restore a backup, or save what can be read "+
-			"with the .recover command of the sqlite3 shell: %w", err)
+	for _, e := range explanations {
+		if isCode(err, e.code) {
+			return fmt.Errorf("%s: %w", e.meaning, err)
+		}
 	}
 	return err
+}
+
+var explanations = []struct {
+	code    int
+	meaning string
+}{
+	{codeNotADB, "it is not a SQLite database"},
+	{codeReadOnly, "the file or its folder is read-only for this user"},
+	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, " +
+		"or its folder cannot be written"},
+	{codeFull, "the disk is full; nothing can be stored until there is room"},
+	{codeIOErr, "I/O error: the disk is full, over quota or failing; check free space and the system log"},
+	{codeCorrupt, "the file is damaged; stop every program that uses it and restore a backup, " +
+		"or save what can be read with the .recover command of the sqlite3 shell"},
 }

@@ -20,7 +20,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-func TestAFreshFileIsPrivateDurableAndOfThisVersion(t *testing.T) {
+func TestANewFileIsPrivateDurableAndOfTheNewestSchema(t *testing.T) {
 	for asked, want := range map[string]int64{"": 2, "FULL": 2, "NORMAL": 1, "normal": 1} {
 		t.Run("synchronous="+asked, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
@@ -41,24 +41,24 @@ func TestAFreshFileIsPrivateDurableAndOfThisVersion(t *testing.T) {
 	}
 }
 
-func TestOptionsThatCannotBeMeantAreRefused(t *testing.T) {
+func TestOpenSQLiteRefusesBadOptions(t *testing.T) {
 	dir := t.TempDir()
 	for _, test := range []struct {
 		opts SQLiteOptions
 		says string
 	}{
 		{SQLiteOptions{Synchronous: "OFF"}, `Synchronous is "OFF"`},
-		{SQLiteOptions{PollInterval: -1}, "PollInterval is negative"},
+		{SQLiteOptions{PollInterval: -1}, "PollInterval is -1ns; want 0"},
 	} {
 		_, err := OpenSQLite(t.Context(), filepath.Join(dir, "q.db"), &test.opts)
 		wantError(t, err, test.says)
 	}
 	if found := folder(t, dir); len(found) > 0 {
-		t.Errorf("they left %v", slices.Collect(maps.Keys(found)))
+		t.Errorf("the folder holds %v, want nothing", slices.Collect(maps.Keys(found)))
 	}
 }
 
-func TestAPathIsTakenAsItIs(t *testing.T) {
+func TestAPathMayHoldAnyCharacter(t *testing.T) {
 	for _, name := range []string{"with space.db", "what?mode=memory.db", "a#b.db", "100%25.db", "%", "ünï-日本.db", `quote'".db`,
 		"a;b&c=d.db", "file:x.db", "-rf", "sqlite:x"} {
 		for _, relative := range []bool{false, true} {
@@ -109,17 +109,17 @@ func TestASymbolicLinkIsFollowed(t *testing.T) {
 		<-waiting
 		onWriter(t, s, func(w *writer) {
 			if w.watch == nil {
-				t.Error("writes through the other name are polled for, not told by the operating system")
+				t.Error("writes through the other name are polled for; want the operating system to report them")
 			}
 		})
 	}
 }
 
-func TestWhatIsNoFileIsRefused(t *testing.T) {
+func TestOpenSQLiteRefusesAPathThatIsNotAFile(t *testing.T) {
 	dir := t.TempDir()
 	for _, test := range []struct{ path, says string }{
-		{"", "not a file; memory: is the storage in memory"},
-		{":memory:", "not a file; memory: is the storage in memory"},
+		{"", "the path is empty"},
+		{":memory:", "it is not a file; use memory: for the storage in memory"},
 		{dir, "it is a directory"},
 		{filepath.Join(dir, "missing", "q.db"), "no such file or directory"},
 		{filepath.Join(dir, "nul\x00.db"), "invalid argument"},
@@ -130,11 +130,11 @@ func TestWhatIsNoFileIsRefused(t *testing.T) {
 		}
 	}
 	if found := folder(t, dir); len(found) > 0 {
-		t.Errorf("they left %v", slices.Collect(maps.Keys(found)))
+		t.Errorf("the folder holds %v, want nothing", slices.Collect(maps.Keys(found)))
 	}
 }
 
-func TestAFileThatIsNotOursIsRefusedAndLeftAsItIs(t *testing.T) {
+func TestOpenSQLiteRefusesAForeignFileAndLeavesItUnchanged(t *testing.T) {
 	sqlite := func(script string) func(t *testing.T, path string) {
 		return func(t *testing.T, path string) { python(t, path, script) }
 	}
@@ -153,7 +153,7 @@ func TestAFileThatIsNotOursIsRefusedAndLeftAsItIs(t *testing.T) {
 		{"a long text", content(strings.Repeat("Dear diary,\n", 1000)), "it is not a SQLite database"},
 		{"a short text", content("Dear diary"), "it is not a SQLite database"},
 		{"a SQLite header and nothing that follows from it", content("SQLite format 3\x00" + strings.Repeat("?", 4080)), "it is not a SQLite database"},
-		{"a newer version", sqlite(python02 + "PRAGMA user_version=3;"), "from a newer Pinion or of another program; this one knows 2"},
+		{"a newer version", sqlite(python02 + "PRAGMA user_version=3;"), "is version 3, from a newer Pinion or another program; want at most 2"},
 		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=3; PRAGMA journal_mode=WAL;"), "is version 3, from a newer Pinion"},
 		{"jobs of another program", sqlite("CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO jobs VALUES (1, 'cook');"), `its table "jobs" belongs to another program: it has no column "func_name"`},
 		{"jobs of another program in WAL mode", sqlite("PRAGMA journal_mode=WAL; CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT);"), `its table "jobs" belongs to another program`},
@@ -200,7 +200,7 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 			_, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: true})
 			wantError(t, err, "no such file")
 			if found := folder(t, dir); len(found) > 0 {
-				t.Errorf("opening what is missing made %v", found)
+				t.Errorf("opening a missing file made %v", found)
 			}
 
 			python(t, path, script)
@@ -250,7 +250,7 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 	}
 }
 
-func TestReadOnlyReadsTheLogOfACrashAndLeavesItThere(t *testing.T) {
+func TestReadOnlyReadsTheWALOfACrashAndKeepsIt(t *testing.T) {
 	s, path := newSQLite(t)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -283,7 +283,7 @@ func TestReadOnlyReadsTheLogOfACrashAndLeavesItThere(t *testing.T) {
 	}
 }
 
-func TestManyOpenAndMigrateAFileAtOnce(t *testing.T) {
+func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
 	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
@@ -329,7 +329,7 @@ func TestManyOpenAndMigrateAFileAtOnce(t *testing.T) {
 	}
 }
 
-// adder is a registry for the jobs in python02. Its tasks tell what they did.
+// adder returns a registry for the jobs in python02. did returns what its tasks did.
 func adder() (registry *Registry, did func() string) {
 	var mu sync.Mutex
 	var log []string
@@ -384,7 +384,7 @@ func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
 	}
 }
 
-func TestPythonGoesOnWritingWhileAWorkerRuns(t *testing.T) {
+func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
 	python(t, path, python02)
 	s := sqliteStorage(t, path, &SQLiteOptions{Retention: -1})
@@ -421,7 +421,7 @@ func TestPythonGoesOnWritingWhileAWorkerRuns(t *testing.T) {
 	o.want(`tell|["x"]|{"k": 1}|SUCCESS|1||real`, "SELECT func_name, args, kwargs, status, attempts, error, typeof(heartbeat_at) FROM jobs WHERE id='f00d'")
 }
 
-func TestPythonsClaimsAreFencedByTheAttempts(t *testing.T) {
+func TestTheAttemptsFenceOffPythonsClaims(t *testing.T) {
 	const reap = `UPDATE jobs SET status='PENDING' WHERE status='RUNNING';`
 	const claim = `UPDATE jobs SET status='RUNNING', attempts=attempts+1, heartbeat_at=unixepoch('subsec')
 		WHERE id=(SELECT id FROM jobs WHERE status='PENDING' ORDER BY created_at LIMIT 1);`
@@ -465,7 +465,7 @@ func TestPythonsClaimsAreFencedByTheAttempts(t *testing.T) {
 	}
 }
 
-func TestADeadLetterThatPythonHasReplayedStaysAndSoDoesTheJob(t *testing.T) {
+func TestReplaySkipsADeadLetterThatPythonHasReplayed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
 	python(t, path, python02+`UPDATE jobs SET status='PENDING', attempts=0 WHERE status='FAILED';`)
 	s := sqliteStorage(t, path, nil)

@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 )
+
+// ---- Listings ----
 
 func TestListingsPageWhileRowsComeAndGo(t *testing.T) {
 	s, path := newSQLite(t)
@@ -24,45 +27,65 @@ func TestListingsPageWhileRowsComeAndGo(t *testing.T) {
 		jobs[i] = &Job{ID: fmt.Sprintf("%04d", i), Task: strconv.Itoa(i)}
 	}
 	mustEnqueue(t, s, jobs...)
-	o.exec(`INSERT INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at) SELECT id, func_name, args, kwargs, 1, 'x', 1 FROM jobs`)
-	for table, listing := range map[string]iter.Seq2[*Job, error]{"jobs": s.Jobs(t.Context(), Filter{}), "dlq": s.DeadLetters(t.Context(), Filter{})} {
-		want, got, last := make(map[string]bool), make(map[string]bool), ""
+	o.exec(`INSERT INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at)
+		SELECT id, func_name, args, kwargs, 1, 'x', 1 FROM jobs`)
+	for _, test := range []struct {
+		table, insert string
+		listing       iter.Seq2[*Job, error]
+	}{
+		{"jobs", `INSERT INTO jobs (id, func_name, args, kwargs, attempts, status, created_at)
+			VALUES (?, 'added', '[]', '{}', 1, 'PENDING', 1)`, s.Jobs(t.Context(), Filter{})},
+		{"dlq", `INSERT INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at)
+			VALUES (?, 'added', '[]', '{}', 1, 'x', 1)`, s.DeadLetters(t.Context(), Filter{})},
+	} {
+		want, got := make(map[string]bool), make(map[string]bool)
 		for _, job := range jobs {
 			want[job.ID] = true
 		}
-		for job, err := range listing {
+		last := ""
+		for job, err := range test.listing {
 			if err != nil {
 				t.Fatal(err)
 			}
 			if job.ID <= last {
-				t.Fatalf("%s: %s comes after %s", table, job.ID, last)
+				t.Fatalf("%s: %s comes after %s", test.table, job.ID, last)
 			}
-			if last = job.ID; len(got)%100 == 0 {
-				// One is deleted behind, one two pages ahead, which will then not be listed, and one is added.
+			last = job.ID
+			if len(got)%100 == 0 {
+				// Another program deletes this row and one two pages ahead, and adds one at the end.
 				ahead := fmt.Sprintf("%04d", len(got)+450)
 				delete(want, ahead)
-				o.exec("DELETE FROM "+table+" WHERE id IN (?, ?)", job.ID, ahead)
-				o.exec("INSERT INTO "+table+" (id, func_name, args, kwargs, attempts"+map[string]string{"jobs": ", status, created_at", "dlq": ", error, failed_at"}[table]+
-					") VALUES (?, 'added', '[]', '{}', 1, 'PENDING', 1)", fmt.Sprintf("9%04d", len(got)))
+				o.exec("DELETE FROM "+test.table+" WHERE id IN (?, ?)", job.ID, ahead)
+				o.exec(test.insert, fmt.Sprintf("9%04d", len(got)))
 			}
 			got[job.ID] = true
 		}
 		if last < "9" {
-			t.Errorf("%s: what was added to the end is not listed", table)
+			t.Errorf("%s: the rows added at the end are not listed", test.table)
 		}
 		maps.DeleteFunc(got, func(id string, _ bool) bool { return id > "9" })
 		if diff := gocmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", table, diff)
+			t.Errorf("%s (-want +got):\n%s", test.table, diff)
 		}
 	}
+}
+
+func TestAListingEndsAtItsLimit(t *testing.T) {
+	s, _ := newSQLite(t)
+	jobs := make([]*Job, 500)
+	for i := range jobs {
+		jobs[i] = NewJob("a")
+	}
+	mustEnqueue(t, s, jobs...)
 	n := 0
 	for _, err := range s.Jobs(t.Context(), Filter{Limit: 450}) {
-		if n++; err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
+		n++
 	}
 	if n != 450 {
-		t.Errorf("with a limit of 450 %d are listed", n)
+		t.Errorf("with Limit 450, %d jobs are listed", n)
 	}
 }
 
@@ -95,7 +118,9 @@ func TestAListingLeftOpenHoldsNoTransaction(t *testing.T) {
 	}
 }
 
-func TestReapStalePrunesAfterRetentionAndSparesDeadLetters(t *testing.T) {
+// ---- Pruning ----
+
+func TestReapStalePrunesAfterRetentionAndSparesJobsWithADeadLetter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
 		mustEnqueue(t, s, NewJob("done"), NewJob("letter"), NewJob("purged"), NewJob("running"), NewJob("pending"))
@@ -111,10 +136,11 @@ func TestReapStalePrunesAfterRetentionAndSparesDeadLetters(t *testing.T) {
 		if n, err := s.Purge(t.Context(), Filter{IDs: []string{jobs[2].ID}}); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
-		// Python finishes without telling when; its heartbeat, or else the creation, has to do.
+		// Python does not record when a job finished: the last heartbeat counts, or the creation.
 		o := otherProgram(t, path)
 		ago := func(d time.Duration) float64 { return seconds(time.Now().Add(-d)) }
-		const insert = `INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, heartbeat_at) VALUES (?, ?, '[]', '{}', 'SUCCESS', 1, ?, ?)`
+		const insert = `INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, heartbeat_at)
+			VALUES (?, ?, '[]', '{}', 'SUCCESS', 1, ?, ?)`
 		o.exec(insert, "1", "old", ago(25*time.Hour), nil)
 		o.exec(insert, "2", "old beaten of late", ago(25*time.Hour), ago(time.Hour))
 		reap := func() string {
@@ -139,7 +165,7 @@ func TestReapStalePrunesAfterRetentionAndSparesDeadLetters(t *testing.T) {
 			}
 		}
 
-		// When there is nothing to prune or to reap no lock is needed.
+		// Without anything to prune or to reap, ReapStale needs no lock.
 		time.Sleep(2 * time.Minute)
 		defer o.lock()()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -150,7 +176,7 @@ func TestReapStalePrunesAfterRetentionAndSparesDeadLetters(t *testing.T) {
 	})
 }
 
-func TestANegativeRetentionIsForEver(t *testing.T) {
+func TestANegativeRetentionKeepsJobsForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := sqliteStorage(t, filepath.Join(t.TempDir(), "q.db"), &SQLiteOptions{PollInterval: time.Hour, Retention: -1})
 		mustEnqueue(t, s, NewJob("a"))
@@ -165,7 +191,44 @@ func TestANegativeRetentionIsForEver(t *testing.T) {
 	})
 }
 
-func TestPruningGoesOnInSmallTransactionsUntilAllIsGone(t *testing.T) {
+func TestDeadLettersAreKeptForTheDeadLetterRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "q.db")
+		s := sqliteStorage(t, path, &SQLiteOptions{
+			PollInterval: time.Hour, Retention: time.Hour, DeadLetterRetention: 48 * time.Hour})
+		bury := func(task string) {
+			t.Helper()
+			mustEnqueue(t, s, NewJob(task))
+			if err := s.DeadLetter(t.Context(), mustDequeue(t, s, 1)[0], errors.New("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bury("first")
+		time.Sleep(24 * time.Hour)
+		bury("second")
+		for _, test := range []struct {
+			after time.Duration
+			left  string
+		}{
+			{24*time.Hour - time.Minute, "first second"},
+			{2 * time.Minute, "second"},
+			{24 * time.Hour, ""},
+		} {
+			time.Sleep(test.after)
+			if _, err := s.ReapStale(t.Context(), time.Second); err != nil {
+				t.Fatal(err)
+			}
+			if got := listed(t, s.DeadLetters(t.Context(), Filter{})); got != test.left {
+				t.Errorf("the dead letters are %q, want %q", got, test.left)
+			}
+			if got := listed(t, s.Jobs(t.Context(), Filter{})); got != test.left {
+				t.Errorf("the jobs are %q, want %q: Retention ended long ago", got, test.left)
+			}
+		}
+	})
+}
+
+func TestPruneDeletesEverythingInSmallTransactions(t *testing.T) {
 	s, path := newSQLite(t)
 	jobs := make([]*Job, 2500)
 	for i := range jobs {
@@ -181,5 +244,223 @@ func TestPruningGoesOnInSmallTransactionsUntilAllIsGone(t *testing.T) {
 	}
 	if n := commits(t, path); n != 3 {
 		t.Errorf("it took %d transactions, want 3", n)
+	}
+}
+
+// ---- Stats ----
+
+func TestStatsCountWhatFinishedInTheLastHourAndEachSecondOfTheLastMinute(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		finish := func(fail bool) {
+			t.enqueue("a")
+			job := mustDequeue(t.T, t.storage, 1)[0]
+			var err error
+			if fail {
+				err = t.storage.DeadLetter(t.Context(), job, errors.New("broken"))
+			} else {
+				_, err = t.storage.MarkDone(t.Context(), job)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := func(hour, failedHour, minute int, seconds ...int) {
+			t.Helper()
+			stats, err := t.storage.Stats(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			counts := Counts{Success: 2, Failed: 1, SuccessHour: hour, FailedHour: failedHour, Minute: minute}
+			wanted := Stats{
+				Total:       counts,
+				Queues:      []QueueStats{{"default", counts}},
+				Tasks:       []TaskStats{{"a", counts}},
+				DeadLetters: 1,
+			}
+			for _, second := range seconds {
+				wanted.LastMinute[second]++
+			}
+			if diff := gocmp.Diff(wanted, stats); diff != "" {
+				t.Errorf("after %v (-want +got):\n%s", t.since(), diff)
+			}
+		}
+		finish(false) // at 0s
+		t.sleep(30 * time.Second)
+		finish(true) // at 30s
+		t.sleep(29500 * time.Millisecond)
+		finish(false) // at 59.5s
+		want(2, 1, 3, 0, 30, 59)
+		t.sleep(400 * time.Millisecond)
+		want(2, 1, 3, 0, 30, 59)
+		t.sleep(100 * time.Millisecond) // at 60s
+		want(2, 1, 2, 29, 59)
+		t.sleep(time.Second)
+		want(2, 1, 2, 28, 58)
+		t.sleep(time.Hour - 62*time.Second)
+		want(2, 1, 0)
+		t.sleep(time.Second)
+		want(1, 1, 0)
+		t.sleep(time.Hour)
+		want(0, 0, 0)
+	})
+}
+
+func TestStatsCountOverManyPages(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		const n = 12_000 // more than two pages
+		jobs := make([]*Job, n)
+		for i := range jobs {
+			jobs[i] = &Job{Task: fmt.Sprint("t", i%2), Queue: fmt.Sprint("q", i%3)}
+		}
+		mustEnqueue(t.T, t.storage, jobs...)
+		stats, err := t.storage.Stats(t.Context())
+		if err != nil || stats.Total.Pending != n || len(stats.Queues) != 3 || stats.Queues[2].Pending != n/3 ||
+			len(stats.Tasks) != 2 || stats.Tasks[1].Pending != n/2 {
+			t.Errorf("%+v, error %v", stats, err)
+		}
+	})
+}
+
+// Another program may write a time of any type, or one that is still to come.
+func TestStatsAcceptAnyStoredTime(t *testing.T) {
+	s, path := newSQLite(t)
+	o := otherProgram(t, path)
+	for i, finished := range []string{"NULL", "'soon'", "x'ff'", "9e999", "-9e999", "1e300", "4000000000"} {
+		o.exec(fmt.Sprintf(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, finished_at)
+			VALUES (%d, 'a', '[]', '{}', 'SUCCESS', 1, 'then', %s)`, i, finished))
+	}
+	stats, err := s.Stats(t.Context())
+	if err != nil || stats.Total.Success != 7 {
+		t.Errorf("%+v, error %v", stats, err)
+	}
+}
+
+// This holds for a read-only storage too, and beside Python's indexes.
+func TestStatsCountTheLastMinuteByAnIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := ""
+		for _, readOnly := range []bool{false, true} {
+			var s *SQLiteStorage
+			if s, path = newSQLite(t); readOnly {
+				s = sqliteStorage(t, path, &SQLiteOptions{ReadOnly: true})
+			}
+			o := otherProgram(t, path)
+			o.exec(pythonIndexes)
+			r := recordReaders(s)
+			if _, err := s.Stats(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			looked := 0
+			for query := range r.queries {
+				if !strings.Contains(query, "GROUP BY age") {
+					continue
+				}
+				looked++
+				plan := o.all("EXPLAIN QUERY PLAN "+query, 0, "SUCCESS", 0)
+				if !strings.Contains(plan, "SEARCH jobs USING INDEX jobs_finished (status=? AND <expr>>?)") {
+					t.Errorf("the plan of\n%s\nis\n%s", query, plan)
+				}
+			}
+			if looked != 1 {
+				t.Errorf("%d queries for the last minute, want 1", looked)
+			}
+		}
+	})
+}
+
+// ---- Check ----
+
+func TestCheckFindsNothingWrongWithASoundFile(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("a"), NewJob("b"))
+	mustDequeue(t, s, 1)
+	s2 := sqliteStorage(t, path, &SQLiteOptions{ReadOnly: true})
+	for _, s := range []*SQLiteStorage{s, s2} {
+		got, err := s.Check(t.Context())
+		want := SQLiteReport{Schema: schemaVersion, Newest: schemaVersion, Journal: "wal", Size: got.Size}
+		if diff := gocmp.Diff(want, got); diff != "" || err != nil || got.Size < 4096 {
+			t.Errorf("error %v (-want +got):\n%s", err, diff)
+		}
+	}
+}
+
+func TestCheckReportsAPythonFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	python(t, path, python02)
+	s := sqliteStorage(t, path, &SQLiteOptions{ReadOnly: true})
+	got, err := s.Check(t.Context())
+	want := SQLiteReport{Newest: schemaVersion, Journal: "delete", Size: got.Size}
+	if diff := gocmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("error %v (-want +got):\n%s", err, diff)
+	}
+}
+
+func TestCheckNamesTheJobsThatNoWorkerCanRun(t *testing.T) {
+	s, path := newSQLite(t)
+	o := otherProgram(t, path)
+	insert := func(id, args, status, attempts, queue string) {
+		o.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue)
+			VALUES (` + id + `, 'a', ` + args + `, '{}', ` + status + `, ` + attempts + `, 1, ` + queue + `)`)
+	}
+	insert("'args'", "'none'", "'PENDING'", "0", "'q'")
+	insert("'attempts'", "'[]'", "'RUNNING'", "'many'", "'q'")
+	insert("'status'", "'[]'", "'DONE'", "0", "'q'")
+	insert("'queue'", "'[]'", "'PENDING'", "0", "x'41'")
+	insert("'finished'", "'none'", "'SUCCESS'", "1", "'q'")
+	insert("'good'", "'[]'", "'PENDING'", "0", "'q'")
+	got, err := s.Check(t.Context())
+	if err != nil || len(got.Unusable) != 4 {
+		t.Fatalf("error %v, %q", err, got.Unusable)
+	}
+	for i, want := range []string{
+		"args: pinion: bad arguments",
+		"attempts: pinion: a stored job with id",
+		`status: its status is "DONE"`,
+		`queue: its queue "A" is of type blob`,
+	} {
+		if !strings.HasPrefix(got.Unusable[i], want) {
+			t.Errorf("%q, want %s …", got.Unusable[i], want)
+		}
+	}
+	o.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at)
+		WITH n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n < 3000) SELECT n, 'a', '', '', 'PENDING', 0, 1 FROM n`)
+	if got, err := s.Check(t.Context()); err != nil || len(got.Unusable) != 100 {
+		t.Errorf("error %v, %d; want 100", err, len(got.Unusable))
+	}
+}
+
+func TestCheckFindsDamage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s, err := OpenSQLite(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		mustEnqueue(t, s, NewJob("a", strings.Repeat("x", 3000)))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.WriteAt([]byte(strings.Repeat("\x55", 4096)), info.Size()-3*4096)
+	}
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err = OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got, err := s.Check(t.Context()); len(got.Damage) == 0 && err == nil {
+		t.Errorf("no damage found: %+v", got)
 	}
 }

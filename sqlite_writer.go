@@ -323,7 +323,7 @@ func (s *SQLiteStorage) await() bool {
 		case <-timer.C:
 			s.turn.Lock()
 			version := integer(w.value("PRAGMA data_version"))
-			w.look = due || w.err != nil || version != w.version || s.moved(3) != nil
+			w.look = due || w.err != nil || version != w.version || s.checkReplaced() != nil
 			w.version = version
 		}
 		timer.Stop()
@@ -416,7 +416,7 @@ func (s *SQLiteStorage) transact() {
 		return
 	}
 	w.serve()
-	w.fail(s.movedLately())
+	w.fail(s.checkReplacedAt(w.now))
 	w.exec("COMMIT")
 	err := w.err
 	if err != nil {

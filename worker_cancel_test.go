@@ -12,8 +12,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// These tests run in synctest bubbles like those of lease_test.go, where their helpers are. What the storages do by
-// themselves is for CheckStorage.
+// These tests run in synctest bubbles. CheckStorage tests what the storages do by themselves.
 
 func TestACanceledJobsTaskIsToldAtTheNextHeartbeatAndWhatItAnswersButSuccessIsTheSame(t *testing.T) {
 	overStorages(t, func(t *scene) {

@@ -14,8 +14,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// Every test here runs in a synctest bubble, where times are exact and which fails if a goroutine is left. Where no
-// other setting is given, a lease lasts 10s, heartbeats are sent each 1s, and lost leases are looked for each 2s.
+// Each test runs in a synctest bubble, where times are exact and a goroutine that is left over fails the test. Where a
+// test sets nothing else, a lease lasts 10s, the worker sends heartbeats each 1s and looks for lost leases each 2s.
 
 func TestHeartbeatsKeepTheLeaseOfALongTask(t *testing.T) {
 	overStorages(t, func(t *scene) {
@@ -209,7 +209,7 @@ func TestTheDueTimesOfReapedJobsAreWholeMicroseconds(t *testing.T) {
 			}
 		}
 		if s, ok := t.storage.(*SQLiteStorage); ok {
-			n, err := s.look(t.Context(), "count", "SELECT count(*) FROM jobs WHERE run_at <> round(run_at, 6)")
+			n, err := s.readValue(t.Context(), "count", "SELECT count(*) FROM jobs WHERE run_at <> round(run_at, 6)")
 			if n != int64(0) || err != nil {
 				t.Errorf("%v due times lie between two microseconds, error %v", n, err)
 			}
@@ -416,14 +416,19 @@ func TestAWorkerWhoseTasksTurnedOutSlowClaimsNoMoreAhead(t *testing.T) {
 func TestAJobClaimedBeforeGoesBackIfItsSlotWasTakenMeanwhile(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.enqueueOld()
-		s, err := workerOf(t.storage).newShift(false)
+		r, err := workerOf(t.storage).newRun(false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.held, s.asked = len(s.slots), 1
-		s.dispatch(t.Context(), 1, 0, mustDequeue(t.T, t.storage, 1))
-		if s.held != len(s.slots) || s.asked != 0 || len(s.ready) != 0 {
-			t.Errorf("%d jobs are held, %d slots asked for and %d jobs ready; want %d, 0 and 0", s.held, s.asked, len(s.ready), len(s.slots))
+		want := request{slots: 1}
+		in := &r.slots.intake
+		in.asked(want)
+		in.held, in.open = in.slots, in.slots
+		back := r.slots.deliver(want, mustDequeue(t.T, t.storage, 1))
+		r.giveBack(t.Context(), back)
+		if in.held != in.slots || in.open != in.slots || !in.pending.none() || len(r.slots.waiting) != 0 {
+			t.Errorf("%d jobs are held, %d open, %+v asked for and %d waiting; want %d, %d, nothing and 0",
+				in.held, in.open, in.pending, len(r.slots.waiting), in.slots, in.slots)
 		}
 		if job := mustDequeue(t.T, t.storage, 1)[0]; job.Attempts != 2 {
 			t.Errorf("claimed again, the job counts %d attempts, want 2: what went back does not count", job.Attempts)

@@ -15,8 +15,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// These tests run in synctest bubbles like those of lease_test.go, where their helpers are. Where no other setting is
-// given, ShutdownTimeout is 10s.
+// These tests run in synctest bubbles. Where a test sets nothing else, ShutdownTimeout is 10s.
 
 func TestAnIdleWorkerStopsAtOnce(t *testing.T) {
 	for name, stop := range map[string]func(*runningWorker){
@@ -424,22 +423,21 @@ func TestSuccessesThatComeWhileOthersAreRecordedAreRecordedBeforeRunReturns(t *t
 	}
 }
 
-// The news of a success and that of the end may come at once, and either may be heard first.
+// The last success and the end of the run may come at the same time, and the recorder may see either first.
 func TestASuccessThatComesWithTheEndOfTheLastTaskIsRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, ended, job := &shift{flush: make(chan struct{}, 1)}, make(chan struct{}), NewJob("a")
+		c, job := &successes{wake: make(chan struct{}, 1)}, NewJob("a")
+		busy := func() bool { return false }
 		go func() {
-			synctest.Wait() // until gather has seen that there is nothing yet
-			s.mu.Lock()
-			s.done = append(s.done, job)
-			s.mu.Unlock()
-			close(ended)
+			synctest.Wait() // until batch has seen that there is nothing yet
+			c.add(job)
+			c.close()
 		}()
-		if got := s.gather(nil, ended); len(got) != 1 || got[0] != job {
-			t.Errorf("gathered %d successes, want the one that there is", len(got))
+		if got := c.batch(nil, busy); len(got) != 1 || got[0] != job {
+			t.Errorf("the batch has %d successes, want the one that there is", len(got))
 		}
-		if got := s.gather(nil, ended); len(got) != 0 {
-			t.Errorf("gathered %d successes, want none", len(got))
+		if got := c.batch(nil, busy); len(got) != 0 {
+			t.Errorf("the batch after the last has %d successes, want none", len(got))
 		}
 	})
 }
@@ -590,7 +588,7 @@ func TestASecondRunAtOnceIsAnErrorAndTheFirstGoesOn(t *testing.T) {
 		run := t.run(worker, t.task("a", func(context.Context, *Job) error { return nil }))
 		t.sleep(time.Second)
 		for name, work := range map[string]func(context.Context) error{"Run": worker.Run, "Drain": worker.Drain} {
-			if err := work(t.Context()); err == nil || !strings.Contains(err.Error(), "running already") {
+			if err := work(t.Context()); err == nil || !strings.Contains(err.Error(), "already running") {
 				t.Errorf("%s beside a Run returned %v; want an error that says so", name, err)
 			}
 		}

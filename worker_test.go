@@ -300,39 +300,27 @@ func TestDrainWaitsForItsOwnRetriesWhileOtherJobsRun(t *testing.T) {
 	}
 }
 
-// whenDone is a context that calls hook when it is first asked for its Done.
-type whenDone struct {
-	context.Context
-	hook func()
-}
-
-func (c whenDone) Done() <-chan struct{} {
-	c.hook()
-	return c.Context.Done()
-}
-
-// All slots become free after it was decided to claim ahead of them; but the next job, which was claimed before, is not to
-// be had ahead.
+// All slots may become free after it was decided to claim ahead of them. A job that was claimed before is not given to
+// such a claim, so that the claim finds nothing although there is something.
 func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.enqueueOld()
-		s, err := workerOf(t.storage).newShift(true)
+		r, err := workerOf(t.storage).newRun(true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.known, s.held = true, len(s.slots)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		hooked := whenDone{ctx, sync.OnceFunc(func() { s.count(-len(s.slots), 0) })}
-		ended := make(chan struct{})
-		go func() { s.claimAll(hooked, ctx); close(ended) }()
-		synctest.Wait()
-		if s.mu.Lock(); len(s.ready) != 1 {
-			t.Errorf("%d jobs were claimed, want the one that is due", len(s.ready))
+		jobs, last, err := r.claim(t.Context(), request{ahead: 1})
+		if len(jobs) > 0 || last || err != nil {
+			t.Errorf("a claim ahead returned %d jobs, last %t, error %v; want none and not the last", len(jobs), last, err)
 		}
-		s.mu.Unlock()
-		cancel()
-		<-ended
+		jobs, _, err = r.claim(t.Context(), request{slots: 1})
+		if len(jobs) != 1 || err != nil {
+			t.Errorf("a claim for a slot returned %d jobs, error %v; want the one that is due", len(jobs), err)
+		}
+		_, last, err = r.claim(t.Context(), request{slots: 1})
+		if !last || err != nil {
+			t.Errorf("a claim for a slot that found nothing: last %t, error %v; want the last", last, err)
+		}
 	})
 }
 
@@ -782,6 +770,46 @@ level=ERROR msg="job dead-lettered" task=works job=USED attempts=3 error="pinion
 	})
 }
 
+func TestRunLogsItsStartAndItsStop(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }), flaky("flaky", 1))
+		w.Name, w.Queues = "one", []string{"a", "b"}
+		var log bytes.Buffer
+		w.Logger = logTo(&log, slog.LevelInfo)
+		stop := started(t, w)
+		time.Sleep(90*time.Minute + 1234567*time.Nanosecond)
+		stop()
+		mustDrain(t, w) // Drain logs neither
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Run(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Errorf("Run on a closed storage: %v, want ErrClosed", err)
+		}
+		const want = `
+level=INFO msg="worker started" worker=one concurrency=10 queues=a,b tasks=flaky,works
+level=INFO msg="worker stopped" worker=one after=1h30m0.001s
+level=INFO msg="worker started" worker=one concurrency=10 queues=a,b tasks=flaky,works
+level=INFO msg="worker stopped" worker=one after=0s error="pinion: storage is closed"
+`
+		got := lines(log.String(), "level=INFO")
+		if diff := cmp.Diff(want, "\n"+got); diff != "" {
+			t.Errorf("the log (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// lines returns the lines of a text that begin so.
+func lines(text, begin string) string {
+	var found strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, begin) {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
+}
+
 func TestAWorkerWithoutALoggerUsesTheDefaultOne(t *testing.T) {
 	var log bytes.Buffer
 	defer slog.SetDefault(slog.Default())
@@ -840,22 +868,22 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 		set  func(w *Worker)
 	}{
 		{"Storage is not set", func(w *Worker) { w.Storage = nil }},
-		{"the Concurrency is -1; 0 means 10, and 100,000 is the most", func(w *Worker) { w.Concurrency = -1 }},
-		{"the Concurrency is 9223372036854775807; 0 means 10, and 100,000 is the most", func(w *Worker) { w.Concurrency = math.MaxInt }},
-		{`the Name is "\xff"; it must be valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
-		{`the Name is "` + strings.Repeat("x", 256) + `"; it must be valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = strings.Repeat("x", 256) }},
-		{"the Middleware returns no function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},
-		{"TaskTimeout is -1s; 0 means the default", func(w *Worker) { w.TaskTimeout = -time.Second }},
-		{"VisibilityTimeout is -1s; 0 means the default", func(w *Worker) { w.VisibilityTimeout = -time.Second }},
-		{"HeartbeatInterval is -1s; 0 means the default", func(w *Worker) { w.HeartbeatInterval = -time.Second }},
-		{"ReapInterval is -1s; 0 means the default", func(w *Worker) { w.ReapInterval = -time.Second }},
-		{"ShutdownTimeout is -1s; 0 means the default", func(w *Worker) { w.ShutdownTimeout = -time.Second }},
-		{"HeartbeatInterval (10s) must be shorter than VisibilityTimeout (10s)", func(w *Worker) { w.HeartbeatInterval = 10 * time.Second }},
-		{"HeartbeatInterval (2s) must be shorter than VisibilityTimeout (1s)",
+		{"Concurrency is -1; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = -1 }},
+		{"Concurrency is 9223372036854775807; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = math.MaxInt }},
+		{`Name is "\xff"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
+		{`Name is "` + strings.Repeat("x", 256) + `"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = strings.Repeat("x", 256) }},
+		{"Middleware returned nil; want a function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},
+		{"TaskTimeout is -1s; want 0 (the default) or more", func(w *Worker) { w.TaskTimeout = -time.Second }},
+		{"VisibilityTimeout is -1s; want 0 (the default) or more", func(w *Worker) { w.VisibilityTimeout = -time.Second }},
+		{"HeartbeatInterval is -1s; want 0 (the default) or more", func(w *Worker) { w.HeartbeatInterval = -time.Second }},
+		{"ReapInterval is -1s; want 0 (the default) or more", func(w *Worker) { w.ReapInterval = -time.Second }},
+		{"ShutdownTimeout is -1s; want 0 (the default) or more", func(w *Worker) { w.ShutdownTimeout = -time.Second }},
+		{"HeartbeatInterval is 10s; want less than VisibilityTimeout, which is 10s", func(w *Worker) { w.HeartbeatInterval = 10 * time.Second }},
+		{"HeartbeatInterval is 2s; want less than VisibilityTimeout, which is 1s",
 			func(w *Worker) { w.HeartbeatInterval, w.VisibilityTimeout = 2*time.Second, time.Second }},
-		{"in Retry: MaxRetries is negative; 0 means no retry", func(w *Worker) { w.Retry = &RetryPolicy{MaxRetries: -1} }},
-		{"in Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{BaseDelay: -1} }},
-		{"in Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{Cap: -1} }},
+		{"Retry: MaxRetries is negative; 0 means no retry", func(w *Worker) { w.Retry = &RetryPolicy{MaxRetries: -1} }},
+		{"Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{BaseDelay: -1} }},
+		{"Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{Cap: -1} }},
 	} {
 		overMemory(t, func(t *testing.T, s *MemoryStorage) {
 			w := workerOf(s, taskOf("works", func(context.Context) error { return nil }))
@@ -900,7 +928,7 @@ func TestAWorkerRunsOnceAtATime(t *testing.T) {
 		stop := started(t, w)
 		synctest.Wait()
 		for _, call := range []func(context.Context) error{w.Run, w.Drain} {
-			if err := call(t.Context()); err == nil || err.Error() != "pinion: worker: it is running already" {
+			if err := call(t.Context()); err == nil || err.Error() != "pinion: worker is already running" {
 				t.Errorf("a second one at once: %v", err)
 			}
 		}
@@ -1173,15 +1201,3 @@ func (e panicsWithItself) Error() string { panic(e) }
 
 func (e panicsWithItselfTwice) Error() string { panic(e) }
 func (e panicsWithItselfTwice) Unwrap() error { panic(e) }
-
-func TestATasksContextCanBePrintedAtAnyTime(t *testing.T) {
-	r := &run{job: &Job{ID: "1"}, tasks: t.Context()}
-	var wg sync.WaitGroup
-	wg.Go(func() { r.cancel(ErrCanceled) }) // at once: for the race detector
-	for _, ctx := range []context.Context{r, context.WithoutCancel(r)} {
-		if got := fmt.Sprint(ctx); !strings.HasPrefix(got, "pinion.job(1)") {
-			t.Errorf("the context is printed as %.100q, want the job's id and nothing of the worker", got)
-		}
-	}
-	wg.Wait()
-}

@@ -18,7 +18,7 @@ const urlEnv = "PINION_POSTGRES_URL"
 
 // TestMain says once what the tests need, where they have not got it.
 func TestMain(m *testing.M) {
-	crashlab.Child()
+	crashlab.ChildMain()
 	child()
 	code := m.Run()
 	if os.Getenv(urlEnv) == "" {

@@ -11,39 +11,51 @@ import (
 )
 
 var (
-	modelSequences = flag.Int("model.sequences", 5, "how many random sequences TestModel runs")
-	modelSeed      = flag.Uint64("model.seed", 0, "their seed; 0: another one each time")
-	modelFirst     = flag.Int("model.first", 0, "the number of the first")
+	modelSequences = flag.Int("model.sequences", 5, "how many random sequences TestModel plays")
+	modelSeed      = flag.Uint64("model.seed", 0, "the random seed of the sequences [a new one]")
+	modelFirst     = flag.Int("model.first", 0, "the number of the first sequence")
 )
 
-// modelOf is a model of this storage. A server on the network knows no bubble, so time is real.
-func modelOf(t *testing.T) crashlab.Model {
-	seed, url := *modelSeed, schemaURL(t)
-	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
+// newModel returns a model of this storage. Time is real, because a bubble cannot contain a server.
+func newModel(t *testing.T) crashlab.Model {
+	t.Helper()
+	url := schemaURL(t)
+	open := func(ctx context.Context) (pinion.Storage, error) {
+		clear(t, url)
+		return Open(ctx, url, &Options{Retention: -1})
 	}
-	t.Logf("to repeat it: go test -run '^%s$' -model.seed=%d -model.sequences=%d .", t.Name(), seed, *modelSequences)
-	return crashlab.Model{Seed: seed, First: *modelFirst, Sequences: *modelSequences, RealTime: true, Steps: 40, Sleep: time.Sleep,
-		Storages: []crashlab.Opener{{Name: "PostgreSQL", Open: func(ctx context.Context) (pinion.Storage, error) {
-			clear(t, url)
-			return Open(ctx, url, &Options{Retention: -1})
-		}}}}
+	return crashlab.Model{
+		First:     *modelFirst,
+		Sequences: *modelSequences,
+		Steps:     40,
+		Storages:  []crashlab.Opener{{Name: "PostgreSQL", Open: open}},
+		Sleep:     time.Sleep,
+		RealTime:  true,
+	}
 }
 
-// TestModel runs random sequences of all the verbs on this storage and on a plain reference: each answer and each state
-// at the end must be the same.
 func TestModel(t *testing.T) {
-	if err := modelOf(t).Check(t.Context()); err != nil {
+	m := newModel(t)
+	m.Seed = *modelSeed
+	if m.Seed == 0 {
+		m.Seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("to repeat it: go test -run '^TestModel$' -model.seed=%d -model.sequences=%d .", m.Seed, m.Sequences)
+	if err := m.Check(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
 
-// playModel is called by the tests that TestModel prints when it fails.
+func TestNoKnownFault(t *testing.T) {
+	for _, fault := range crashlab.KnownFaults {
+		t.Run(fault.Name, func(t *testing.T) { playModel(t, fault.Steps...) })
+	}
+}
+
+// playModel plays a sequence on this storage. The tests that a Difference prints call it.
 func playModel(t *testing.T, steps ...crashlab.Step) {
 	t.Helper()
-	if err := modelOf(t).Play(t.Context(), steps...); err != nil {
+	if err := newModel(t).Play(t.Context(), steps...); err != nil {
 		t.Error(err)
 	}
 }
-
-var _ = playModel

@@ -11,76 +11,72 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// Tended is what both of Pinion's storages are.
-type Tended interface {
-	pinion.Storage
-	pinion.Inspector
-}
+// ErrFlaky is the error of a Flaky's calls that fail.
+var ErrFlaky = errors.New("crashlab: this call fails at random")
 
-// ErrFlaky is what the methods of a Flaky return when they fail.
-var ErrFlaky = errors.New("crashlab: the storage fails, as it does now and then")
-
-// Flaky is a storage whose every method fails at random: before its work is done, or after, when only the answer is lost,
-// as when the network or the power fails at the wrong moment.
+// Flaky is a storage whose calls fail at random. Half of the failures come before the call has done anything.
+// The other half come after it, so that only the answer is lost, as when a network fails at the wrong moment.
 type Flaky struct {
-	storage Tended
+	storage Storage
 	rate    float64
 
-	mu     sync.Mutex // guards the rest
+	mu     sync.Mutex // guards random and failed
 	random *rand.Rand
-	failed int // calls
+	failed int
 }
 
-var _ Tended = (*Flaky)(nil)
+var _ Storage = (*Flaky)(nil)
 
-// NewFlaky wraps a storage, of which a share of the calls then fails: rate, between 0 and 1.
-func NewFlaky(storage Tended, rate float64, seed uint64) *Flaky {
+// NewFlaky wraps a storage. Rate is the share of the calls that fail, between 0 and 1.
+func NewFlaky(storage Storage, rate float64, seed uint64) *Flaky {
 	return &Flaky{storage: storage, rate: rate, random: rand.New(rand.NewPCG(seed, 0))}
 }
 
-// Failed counts the calls that failed.
+// Failed returns how many calls have failed.
 func (f *Flaky) Failed() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.failed
 }
 
-// toss decides how a call goes.
-func (f *Flaky) toss() (before, after bool) {
+// chance decides whether a call fails, and whether it does so before or after it has done its work.
+func (f *Flaky) chance() (failBefore, failAfter bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.random.Float64() >= f.rate {
 		return false, false
 	}
 	f.failed++
-	before = f.random.IntN(2) == 0
-	return before, !before
+	failBefore = f.random.IntN(2) == 0
+	return failBefore, !failBefore
 }
 
-// try makes a call that returns a value.
-func try[T any](f *Flaky, call func() (T, error)) (answer T, err error) {
+// callFor makes a call that returns a value, unless chance lets it fail.
+func callFor[T any](f *Flaky, do func() (T, error)) (T, error) {
 	var none T
-	before, after := f.toss()
-	if before {
+	failBefore, failAfter := f.chance()
+	if failBefore {
 		return none, ErrFlaky
 	}
-	if answer, err = call(); after && err == nil {
+	value, err := do()
+	if err == nil && failAfter {
 		return none, ErrFlaky
 	}
-	return answer, err
+	return value, err
 }
 
-// do makes a call that returns none.
-func (f *Flaky) do(call func() error) error {
-	_, err := try(f, func() (struct{}, error) { return struct{}{}, call() })
+// call makes a call that returns only an error, unless chance lets it fail.
+func (f *Flaky) call(do func() error) error {
+	_, err := callFor(f, func() (struct{}, error) { return struct{}{}, do() })
 	return err
 }
 
-// list is a listing that may break off anywhere.
-func (f *Flaky) list(jobs iter.Seq2[*pinion.Job, error]) iter.Seq2[*pinion.Job, error] {
+// listing lists jobs. Chance lets it fail at any job.
+func (f *Flaky) listing(jobs iter.Seq2[*pinion.Job, error]) iter.Seq2[*pinion.Job, error] {
 	return func(yield func(*pinion.Job, error) bool) {
 		for job, err := range jobs {
-			if before, after := f.toss(); err == nil && (before || after) {
+			failBefore, failAfter := f.chance()
+			if err == nil && (failBefore || failAfter) {
 				yield(nil, ErrFlaky)
 				return
 			}
@@ -91,79 +87,99 @@ func (f *Flaky) list(jobs iter.Seq2[*pinion.Job, error]) iter.Seq2[*pinion.Job, 
 	}
 }
 
-// Enqueue may have stored jobs whose error it returns: ask again with the same IDs, until it is nil or ErrDuplicate.
+// Enqueue may store the jobs and still return ErrFlaky. The caller can repeat the call with the same IDs
+// until it returns nil or pinion.ErrDuplicate.
 func (f *Flaky) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
-	return f.do(func() error { return f.storage.Enqueue(ctx, jobs...) })
+	return f.call(func() error { return f.storage.Enqueue(ctx, jobs...) })
 }
 
 func (f *Flaky) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
-	return try(f, func() ([]*pinion.Job, error) { return f.storage.Dequeue(ctx, opts) })
+	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.Dequeue(ctx, opts) })
 }
 
 func (f *Flaky) MarkDone(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
-	return try(f, func() ([]*pinion.Job, error) { return f.storage.MarkDone(ctx, jobs...) })
+	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.MarkDone(ctx, jobs...) })
 }
 
 func (f *Flaky) MarkFailed(ctx context.Context, job *pinion.Job, cause error, retryAt time.Time) error {
-	return f.do(func() error { return f.storage.MarkFailed(ctx, job, cause, retryAt) })
+	return f.call(func() error { return f.storage.MarkFailed(ctx, job, cause, retryAt) })
 }
 
 func (f *Flaky) DeadLetter(ctx context.Context, job *pinion.Job, cause error) error {
-	return f.do(func() error { return f.storage.DeadLetter(ctx, job, cause) })
+	return f.call(func() error { return f.storage.DeadLetter(ctx, job, cause) })
 }
 
 func (f *Flaky) Heartbeat(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
-	return try(f, func() ([]*pinion.Job, error) { return f.storage.Heartbeat(ctx, jobs...) })
+	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.Heartbeat(ctx, jobs...) })
 }
 
-func (f *Flaky) Release(ctx context.Context, at time.Time, cause error, jobs ...*pinion.Job) (lost, canceled []*pinion.Job, err error) {
-	err = f.do(func() (err error) {
+func (f *Flaky) Release(
+	ctx context.Context, at time.Time, cause error, jobs ...*pinion.Job,
+) (lost, canceled []*pinion.Job, err error) {
+	err = f.call(func() (err error) {
 		lost, canceled, err = f.storage.Release(ctx, at, cause, jobs...)
 		return err
 	})
-	return lost, canceled, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return lost, canceled, nil
 }
 
 func (f *Flaky) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
-	return try(f, func() (int, error) { return f.storage.ReapStale(ctx, visibility) })
+	return callFor(f, func() (int, error) { return f.storage.ReapStale(ctx, visibility) })
 }
 
 func (f *Flaky) Size(ctx context.Context) (int, error) {
-	return try(f, func() (int, error) { return f.storage.Size(ctx) })
+	return callFor(f, func() (int, error) { return f.storage.Size(ctx) })
+}
+
+func (f *Flaky) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
+	type answer struct{ ended, asked []string }
+	a, err := callFor(f, func() (a answer, err error) {
+		a.ended, a.asked, err = f.storage.Cancel(ctx, ids...)
+		return a, err
+	})
+	return a.ended, a.asked, err
+}
+
+func (f *Flaky) Canceled(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
+	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.Canceled(ctx, jobs...) })
 }
 
 func (f *Flaky) Stats(ctx context.Context) (pinion.Stats, error) {
-	return try(f, func() (pinion.Stats, error) { return f.storage.Stats(ctx) })
+	return callFor(f, func() (pinion.Stats, error) { return f.storage.Stats(ctx) })
 }
 
 func (f *Flaky) Get(ctx context.Context, id string) (*pinion.Job, error) {
-	return try(f, func() (*pinion.Job, error) { return f.storage.Get(ctx, id) })
+	return callFor(f, func() (*pinion.Job, error) { return f.storage.Get(ctx, id) })
 }
 
 func (f *Flaky) Jobs(ctx context.Context, filter pinion.Filter) iter.Seq2[*pinion.Job, error] {
-	return f.list(f.storage.Jobs(ctx, filter))
+	return f.listing(f.storage.Jobs(ctx, filter))
 }
 
 func (f *Flaky) DeadLetters(ctx context.Context, filter pinion.Filter) iter.Seq2[*pinion.Job, error] {
-	return f.list(f.storage.DeadLetters(ctx, filter))
+	return f.listing(f.storage.DeadLetters(ctx, filter))
 }
 
 func (f *Flaky) Replay(ctx context.Context, filter pinion.Filter) (int, error) {
-	return try(f, func() (int, error) { return f.storage.Replay(ctx, filter) })
+	return callFor(f, func() (int, error) { return f.storage.Replay(ctx, filter) })
 }
 
 func (f *Flaky) Purge(ctx context.Context, filter pinion.Filter) (int, error) {
-	return try(f, func() (int, error) { return f.storage.Purge(ctx, filter) })
+	return callFor(f, func() (int, error) { return f.storage.Purge(ctx, filter) })
 }
 
 func (f *Flaky) Prune(ctx context.Context, before time.Time) (int, error) {
-	return try(f, func() (int, error) { return f.storage.Prune(ctx, before) })
+	return callFor(f, func() (int, error) { return f.storage.Prune(ctx, before) })
 }
 
-// Close closes the storage in any case.
+// Close always closes the wrapped storage, even if it then returns ErrFlaky.
 func (f *Flaky) Close() error {
 	err := f.storage.Close()
-	if before, after := f.toss(); err == nil && (before || after) {
+	failBefore, failAfter := f.chance()
+	if err == nil && (failBefore || failAfter) {
 		return ErrFlaky
 	}
 	return err

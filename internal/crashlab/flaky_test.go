@@ -1,4 +1,4 @@
-package crashlab
+package crashlab_test
 
 import (
 	"context"
@@ -14,122 +14,184 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/crashlab"
 )
 
-// Producers and workers use a storage that fails at every fifth call, in a bubble, which also finds a goroutine that is
-// left. Each job ends once, as its task wants it, and runs no more often than its task fails.
-func TestWorkersAndProducersOutliveAStorageThatFailsAtRandom(t *testing.T) {
+// Each job ends once, as its task wants it, and runs no more often than its task fails. The bubble also finds
+// goroutines that are left over.
+func TestWorkersAndProducersSurviveAStorageThatFailsAtRandom(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("the seed is %d", seed)
-	over(t, func(t *testing.T, storage Tended) {
-		flaky := NewFlaky(storage, 0.2, seed)
-		var mu sync.Mutex // guards runs and atOnce
-		runs, atOnce := make(map[string]int), make(map[string]int)
-		var registry pinion.Registry
-		for name, run := range map[string]func(ctx context.Context, job *pinion.Job) error{
-			"good": func(context.Context, *pinion.Job) error { return nil },
-			"slow": func(ctx context.Context, _ *pinion.Job) error { time.Sleep(3 * time.Second); return ctx.Err() },
-			"bad":  func(context.Context, *pinion.Job) error { return pinion.Permanent(errors.New("bad")) },
-			"bad at first": func(_ context.Context, job *pinion.Job) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if runs[job.ID] == 1 {
-					return errors.New("bad at first")
-				}
-				return nil
-			},
-		} {
-			registry.Add(pinion.Task[*pinion.Job]{Name: name, Run: func(ctx context.Context, job *pinion.Job) error {
-				mu.Lock()
-				runs[job.ID]++
-				if atOnce[job.ID]++; atOnce[job.ID] > 1 {
-					t.Errorf("job %s runs twice at once", job.ID)
-				}
-				mu.Unlock()
-				defer func() {
-					mu.Lock()
-					defer mu.Unlock()
-					atOnce[job.ID]--
-				}()
-				return run(ctx, job)
-			}})
-		}
+	const jobsOfATask = 25
+	type end struct {
+		Status pinion.Status
+		Runs   int
+	}
+	want := map[string]end{ // by task
+		"good":         {pinion.StatusSuccess, 1},
+		"slow":         {pinion.StatusSuccess, 1},
+		"bad":          {pinion.StatusFailed, 1},
+		"bad at first": {pinion.StatusSuccess, 2},
+	}
+	overStorages(t, func(t *testing.T, storage crashlab.Storage) {
+		flaky := crashlab.NewFlaky(storage, 0.2, seed)
+		runs := newRunCounter(t)
+		registry := runs.registry()
 		ctx, stop := context.WithCancel(context.Background())
+		defer stop()
 		var workers sync.WaitGroup
 		for range 3 {
-			w := &pinion.Worker{Storage: flaky, Registry: &registry, Concurrency: 4, VisibilityTimeout: 30 * time.Second,
-				Retry: &pinion.RetryPolicy{MaxRetries: 99}, Logger: slog.New(slog.DiscardHandler)}
+			worker := &pinion.Worker{
+				Storage:           flaky,
+				Registry:          registry,
+				Concurrency:       4,
+				VisibilityTimeout: 30 * time.Second,
+				Retry:             &pinion.RetryPolicy{MaxRetries: 99},
+				Logger:            slog.New(slog.DiscardHandler),
+			}
 			workers.Go(func() {
-				if err := w.Run(ctx); err != nil {
+				if err := worker.Run(ctx); err != nil {
 					t.Errorf("Run: %v", err)
 				}
 			})
 		}
-		const each = 25
-		kinds := []string{"good", "slow", "bad", "bad at first"}
 		var producers sync.WaitGroup
-		for _, kind := range kinds {
+		for task := range want {
 			producers.Go(func() {
-				for range each {
+				for range jobsOfATask {
 					time.Sleep(100 * time.Millisecond)
-					job := pinion.NewJob(kind)
-					job.ID = pinion.NewID()
-					for err := error(ErrFlaky); errors.Is(err, ErrFlaky); {
-						if err = flaky.Enqueue(ctx, job); err != nil && !errors.Is(err, ErrFlaky) && !errors.Is(err, pinion.ErrDuplicate) {
-							t.Error(err)
-						}
-					}
+					enqueueUntilStored(t, flaky, task)
 				}
 			})
 		}
 		producers.Wait()
-		time.Sleep(3 * time.Hour)
+		time.Sleep(3 * time.Hour) // time in a bubble costs nothing
 		stop()
 		workers.Wait()
-		type end struct {
-			Status     pinion.Status
-			Runs, Jobs int
-		}
-		got, want := make(map[string]end), map[string]end{"good": {"SUCCESS", 1, each}, "slow": {"SUCCESS", 1, each},
-			"bad": {"FAILED", 1, each}, "bad at first": {"SUCCESS", 2, each}}
+
+		jobs := make(map[string]int) // by task
 		for job, err := range storage.Jobs(context.Background(), pinion.Filter{}) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got[job.Task] = end{job.Status, runs[job.ID], got[job.Task].Jobs + 1}
-			if w := want[job.Task]; job.Status != w.Status || runs[job.ID] != w.Runs {
-				t.Errorf("%s is %s after %d runs, want %s after %d", job.Task, job.Status, runs[job.ID], w.Status, w.Runs)
+			jobs[job.Task]++
+			got := end{job.Status, runs.of(job.ID)}
+			if diff := cmp.Diff(want[job.Task], got); diff != "" {
+				t.Errorf("the end of a job of the task %q (-want +got):\n%s", job.Task, diff)
 			}
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("the last of each kind, and how many there are (-want +got):\n%s", diff)
+		for task := range want {
+			if jobs[task] != jobsOfATask {
+				t.Errorf("%d jobs of the task %q are stored, want %d", jobs[task], task, jobsOfATask)
+			}
 		}
-		if stats, err := storage.Stats(context.Background()); err != nil || stats.DeadLetters != each {
-			t.Errorf("%d dead letters, error %v; want %d and none", stats.DeadLetters, err, each)
+		stats, err := storage.Stats(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stats.DeadLetters != jobsOfATask {
+			t.Errorf("%d dead letters, want %d", stats.DeadLetters, jobsOfATask)
 		}
 		if n := flaky.Failed(); n < 50 {
-			t.Errorf("%d calls have failed; that shows little", n)
+			t.Errorf("only %d calls failed, which shows little", n)
 		}
 	})
 }
 
-// With no failures a Flaky is the storage that it wraps.
-func TestAFlakyThatNeverFailsMeansTheSame(t *testing.T) {
-	if err := pinion.CheckStorage(t.Context(), func() (pinion.Storage, error) {
-		return NewFlaky(pinion.NewMemoryStorage(), 0, 0), nil
-	}); err != nil {
+// enqueueUntilStored enqueues a job again and again until the storage says that it is stored.
+func enqueueUntilStored(t *testing.T, flaky *crashlab.Flaky, task string) {
+	job := pinion.NewJob(task)
+	job.ID = pinion.NewID()
+	for {
+		err := flaky.Enqueue(context.Background(), job)
+		if err == nil || errors.Is(err, pinion.ErrDuplicate) {
+			return
+		}
+		if !errors.Is(err, crashlab.ErrFlaky) {
+			t.Errorf("Enqueue: %v", err)
+			return
+		}
+	}
+}
+
+// runCounter counts how often each job runs, and fails the test if a job runs twice at the same time.
+type runCounter struct {
+	t       *testing.T
+	mu      sync.Mutex // guards runs and running
+	runs    map[string]int
+	running map[string]bool
+}
+
+func newRunCounter(t *testing.T) *runCounter {
+	return &runCounter{t: t, runs: make(map[string]int), running: make(map[string]bool)}
+}
+
+func (c *runCounter) of(id string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.runs[id]
+}
+
+func (c *runCounter) begin(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.runs[id]++
+	if c.running[id] {
+		c.t.Errorf("job %s runs twice at the same time", id)
+	}
+	c.running[id] = true
+}
+
+func (c *runCounter) end(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running[id] = false
+}
+
+// registry returns tasks that succeed and fail in different ways.
+func (c *runCounter) registry() *pinion.Registry {
+	registry := new(pinion.Registry)
+	for name, run := range map[string]func(ctx context.Context, job *pinion.Job) error{
+		"good": func(context.Context, *pinion.Job) error { return nil },
+		"slow": func(ctx context.Context, _ *pinion.Job) error {
+			time.Sleep(3 * time.Second)
+			return ctx.Err()
+		},
+		"bad": func(context.Context, *pinion.Job) error { return pinion.Permanent(errors.New("bad")) },
+		"bad at first": func(_ context.Context, job *pinion.Job) error {
+			if c.of(job.ID) == 1 {
+				return errors.New("bad at first")
+			}
+			return nil
+		},
+	} {
+		counted := func(ctx context.Context, job *pinion.Job) error {
+			c.begin(job.ID)
+			defer c.end(job.ID)
+			return run(ctx, job)
+		}
+		registry.Add(pinion.Task[*pinion.Job]{Name: name, Run: counted})
+	}
+	return registry
+}
+
+func TestAFlakyThatNeverFailsBehavesLikeItsStorage(t *testing.T) {
+	open := func() (pinion.Storage, error) { return crashlab.NewFlaky(pinion.NewMemoryStorage(), 0, 0), nil }
+	if err := pinion.CheckStorage(t.Context(), open); err != nil {
 		t.Error(err)
 	}
 }
 
-// over runs test in a bubble over each storage.
-func over(t *testing.T, test func(t *testing.T, storage Tended)) {
+// overStorages runs a test in a bubble on each storage of this module.
+func overStorages(t *testing.T, test func(t *testing.T, storage crashlab.Storage)) {
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { test(t, pinion.NewMemoryStorage()) })
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s, err := pinion.OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "q.db"), &pinion.SQLiteOptions{PollInterval: time.Second, Retention: -1})
+			path := filepath.Join(t.TempDir(), "q.db")
+			opts := &pinion.SQLiteOptions{PollInterval: time.Second, Retention: -1}
+			s, err := pinion.OpenSQLite(t.Context(), path, opts)
 			if err != nil {
 				t.Fatal(err)
 			}

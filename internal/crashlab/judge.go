@@ -3,10 +3,10 @@
 package crashlab
 
 import (
-	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
-	"math"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,466 +15,399 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// Report is what came of an experiment.
-type Report struct {
-	Seed          uint64
-	Kills         int            // by the parent, at random moments
-	Suicides      map[string]int // by children, in the call they were fated to die in
-	Poisonings    int            // by tasks
-	Stops         int            // SIGSTOP beyond the visibility timeout
-	Dealing, Took time.Duration  // while kills were dealt; and with what was left
+// judge collects the evidence and fills in the report.
+func (e *experiment) judge(ctx context.Context) error {
+	ev, err := e.collect(ctx)
+	if err != nil {
+		return err
+	}
+	ev.judge(&e.report)
 
-	Jobs       int // acknowledged
-	Succeeded  int
-	Dead       int // in the dead-letter queue
-	Innocent   int // of these: jobs that would have succeeded, had no process died around them
-	Starts     int
-	Duplicates int // starts after an attempt of which no end was recorded
-	Unrecorded int // of these: the attempt had ended, but its process came to harm before it could record that
-	Lost       int // acknowledged and gone
-	Stale      int // ends recorded for a claim that was not the newest
-
-	Wait             time.Duration // the longest of a write
-	WaitAfterStop    time.Duration // the same, while or soon after a process was stopped
-	Reaping          time.Duration // the longest from a lease's end until it was taken back
-	ReapingAfterStop time.Duration
-
-	Violations []string
+	wait := laxWait
+	if e.Strict {
+		wait = strictWait
+	}
+	violation := func(format string, args ...any) {
+		e.report.Violations = append(e.report.Violations, fmt.Sprintf(format, args...))
+	}
+	if e.report.LongestCall > wait {
+		violation("a call waited %v for the storage, want at most %v", e.report.LongestCall, wait)
+	}
+	if most := reapInterval(e.Visibility) + wait; e.report.LongestExpired > most {
+		violation("a lease was taken back %v after it expired, want at most %v", e.report.LongestExpired, most)
+	}
+	for _, problem := range e.problems {
+		violation("%s", problem)
+	}
+	if printed := e.stderr.String(); printed != "" {
+		violation("the children printed:\n%.4000s", printed)
+	}
+	return nil
 }
 
-func (r Report) String() string {
-	suicides := 0
-	var verbs []string
-	for verb, n := range r.Suicides {
-		suicides += n
-		verbs = append(verbs, fmt.Sprintf("%s %d", verb, n))
+func (e *experiment) collect(ctx context.Context) (*evidence, error) {
+	lines, err := readLog(e.logPath())
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(verbs)
-	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
-	return fmt.Sprintf(`seed %d: %d kills at random moments, %d in a chosen call (%s), %d by tasks, %d stops; %v, then %v for the rest
-%d jobs acknowledged: %d succeeded, %d dead (%d of them innocent), %d lost, %d ended under a stale claim
-%d starts, %d of them after an attempt of which no end was recorded (%d of those attempts had ended)
-longest write %v (%v around stops); leases taken back at most %v after their end (%v around stops)`,
-		r.Seed, r.Kills, suicides, strings.Join(verbs, ", "), r.Poisonings, r.Stops, ms(r.Dealing), ms(r.Took-r.Dealing),
-		r.Jobs, r.Succeeded, r.Dead, r.Innocent, r.Lost, r.Stale, r.Starts, r.Duplicates, r.Unrecorded,
-		ms(r.Wait), ms(r.WaitAfterStop), ms(r.Reaping), ms(r.ReapingAfterStop))
+	ev := &evidence{
+		lines:         lines,
+		rows:          make(map[string]*pinion.Job),
+		letters:       make(map[string]*pinion.Job),
+		owed:          e.Owed,
+		visibility:    e.Visibility,
+		slots:         e.Slots,
+		poisonRetries: e.PoisonRetries,
+		strict:        e.Strict,
+		keepLeases:    e.KeepLeases,
+	}
+	inspector := e.storage.(pinion.Inspector)
+	for job, err := range inspector.Jobs(ctx, pinion.Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		ev.rows[job.ID] = job
+	}
+	for job, err := range inspector.DeadLetters(ctx, pinion.Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		ev.letters[job.ID] = job
+	}
+	return ev, nil
 }
 
 // evidence is all that is known after an experiment.
 type evidence struct {
-	lines         []line
-	jobs, letters map[string]*pinion.Job // in the storage
-	owed          map[string]string      // ids and tasks of jobs that were there before
+	lines   []logLine
+	rows    map[string]*pinion.Job // jobs in the storage, by id
+	letters map[string]*pinion.Job // dead letters in the storage, by id
+
+	// Settings of the experiment.
+	owed          map[string]string
 	visibility    time.Duration
 	slots         int
 	poisonRetries int
-	strict        bool // what depends on the machine's speed counts too
+	strict        bool
+	keepLeases    bool
 
-	files  map[string]*file
-	order  []*file    // the files, in the order in which the jobs came
-	stops  [][2]int64 // Unix microseconds
-	harmed map[int]string
-	cut    map[int]int // by child: attempts that it did not end, and that were followed by others
+	// What read finds in the lines.
+	histories    map[string]*history // by id
+	inOrder      []*history          // the same, in the order in which the log first names the jobs
+	stops        []span              // times in which a process was stopped alone
+	disturbances []span              // times in which all were stopped together or another program held the lock
+	harms        map[int][]harm      // by child
+
 	report *Report
 }
 
-// file is what the log says of a job.
-type file struct {
-	id, kind     string
-	acknowledged bool
-	tries        int // the number of its try, to find who was enqueued with it
-	starts       []start
-	starting     map[int64]int    // claims by the index of the line of their start
-	ending       map[int64]ending // claims whose end somebody began to record
-	ended        map[int64]string // claims whose end was recorded: the verb
-	over         int64            // the claim under which it ended for good; 0: none
-	saw          string           // the claim and the result under which the pruner saw it succeed
-	lost         map[int64]bool   // claims that their worker was told it had lost
-	outcome      map[int64]string // how tasks ended
-	releases     int
+// judge compares the log with what is stored.
+func (ev *evidence) judge(report *Report) {
+	ev.report = report
+	ev.read()
+	ev.judgeTrouble()
+	for _, h := range ev.inOrder {
+		ev.judgeEnd(h)
+		ev.judgeAttempts(h)
+		ev.judgeRepeats(h)
+		ev.judgeTaken(h)
+	}
+	ev.judgeCutShort()
+	ev.judgeBatches()
+	ev.judgeStrangers()
+	ev.findLongestCalls()
 }
 
-type start struct {
-	claim, claimed int64
-	attempt, who   int
+// violation reports a broken promise about a job, with all that is known about the job.
+func (ev *evidence) violation(h *history, format string, args ...any) {
+	const mostDetailed = 5 // so that a report with many violations can still be read
+	text := fmt.Sprintf("job %s (%s): %s", h.id, h.kind, fmt.Sprintf(format, args...))
+	if len(ev.report.Violations) < mostDetailed {
+		text += ev.details(h)
+	}
+	ev.report.Violations = append(ev.report.Violations, text)
 }
 
-type ending struct {
-	line int
-	who  int
-	verb string
-}
-
-func kindNames() []string {
-	names := []string{"poison", "poison once"}
-	for _, k := range kinds {
-		names = append(names, k.name)
-	}
-	return names
-}
-
-// kills tells the tasks that kill their process.
-func (f *file) kills() bool { return strings.HasPrefix(f.kind, "poison") }
-
-// fails tells the tasks that never succeed.
-func (f *file) fails() bool { return f.kind == "doomed" || f.kind == "hopeless" || f.kind == "poison" }
-
-func (e *evidence) judge(report *Report) {
-	e.report, e.cut = report, make(map[int]int)
-	e.findStops()
-	e.read()
-	for _, f := range e.order {
-		e.judgeJob(f)
-	}
-	e.judgeBatches()
-	e.judgeStrangers()
-	for who, n := range e.cut {
-		if n > e.slots {
-			e.report.Violations = append(e.report.Violations, fmt.Sprintf(
-				"%d jobs started again that child %d had begun and not ended; it had %d slots", n, who, e.slots))
-		}
-	}
-	e.judgeWaits()
-}
-
-// read sorts the log by jobs.
-func (e *evidence) read() {
-	e.files, e.harmed, e.report.Suicides = make(map[string]*file), make(map[int]string), make(map[string]int)
-	for id, kind := range e.owed {
-		e.file(id).kind, e.file(id).acknowledged = kind, true
-	}
-	for i, l := range e.lines {
-		switch l.verb {
-		case "try":
-			for _, w := range l.words {
-				id, kind, _ := strings.Cut(w, ":")
-				f := e.file(id)
-				f.kind, f.tries = kind, i
-			}
-		case "ack":
-			for _, id := range l.words {
-				e.file(id).acknowledged = true
-			}
-		case "start":
-			f, claim := e.claim(l.words[0])
-			s := start{claim: claim, who: l.who}
-			s.attempt, _ = strconv.Atoi(l.words[1])
-			s.claimed, _ = strconv.ParseInt(l.words[2], 10, 64)
-			f.starts = append(f.starts, s)
-			f.starting[claim] = i
-			if e.report.Starts++; f.over > 0 && claim > f.over {
-				e.accuse(f, "it ran again after its end had been recorded")
-			}
-		case "end":
-			f, claim := e.claim(l.words[0])
-			if f.outcome[claim] = l.words[1]; l.words[1] == "killed" {
-				e.report.Poisonings++
-				e.harmed[l.who] = "its own task"
-			}
-		case "ending":
-			for _, w := range l.words[1:] {
-				f, claim := e.claim(w)
-				f.ending[claim] = ending{i, l.who, l.words[0]}
-				if l.words[0] == "release" {
-					f.releases++
-				}
-			}
-		case "ended":
-			for _, w := range l.words[1:] {
-				e.end(l.words[0], w, i)
-			}
-		case "lost":
-			for _, w := range l.words {
-				f, claim := e.claim(w)
-				f.lost[claim] = true
-			}
-		case "saw":
-			for _, w := range l.words {
-				f, _ := e.claim(w[:strings.LastIndex(w, ":")])
-				_, f.saw, _ = strings.Cut(w, ":")
-			}
-		case "kill", "stop":
-			who, _ := strconv.Atoi(l.words[0])
-			e.harmed[who] = l.verb
-		case "dying":
-			e.harmed[l.who] = l.verb
-			e.report.Suicides[l.words[0]]++
-		}
-	}
-	for _, l := range e.lines {
-		waited := l.verb == "unclean" || l.verb == "gave up"
-		if l.verb == "unclean" {
-			e.harmed[l.who] = "its shutdown was not clean"
-		}
-		if l.verb == "trouble" || waited && e.strict && !e.nearStop(l.at-(10*time.Second).Microseconds(), l.at) {
-			e.report.Violations = append(e.report.Violations, "a worker was in trouble: "+l.String())
-		}
-	}
-}
-
-// end notes an end that the storage has accepted. One for which a later claim had started before it was even asked
-// for was accepted for a stale claim.
-func (e *evidence) end(verb, claimed string, i int) {
-	f, claim := e.claim(claimed)
-	begun, known := f.ending[claim]
-	if !known {
-		begun.line = i
-	}
-	if f.over > 0 && (verb == "done" || verb == "dead") {
-		e.accuse(f, "it was ended twice")
-	}
-	for later, at := range f.starting {
-		if later > claim && at < begun.line {
-			e.report.Stale++
-			e.accuse(f, fmt.Sprintf("its end (%s) was recorded under claim %d, after claim %d", verb, claim, later))
-		}
-	}
-	f.ended[claim] = verb
-	if verb == "done" || verb == "dead" {
-		f.over = claim
-	}
-}
-
-func (e *evidence) file(id string) *file {
-	f := e.files[id]
-	if f == nil {
-		f = &file{id: id, tries: -1, starting: make(map[int64]int), ending: make(map[int64]ending), ended: make(map[int64]string),
-			lost: make(map[int64]bool), outcome: make(map[int64]string)}
-		e.files[id] = f
-		e.order = append(e.order, f)
-	}
-	return f
-}
-
-// claim is the reverse of ref.
-func (e *evidence) claim(ref string) (*file, int64) {
-	at := strings.LastIndex(ref, ":")
-	claim, _ := strconv.ParseInt(ref[at+1:], 10, 64)
-	return e.file(ref[:at]), claim
-}
-
-// accuse reports a violation with all that is known of the job.
-func (e *evidence) accuse(f *file, what string) {
-	const most = 5 // stories; the rest are counted
-	text := fmt.Sprintf("job %s (%s): %s", f.id, f.kind, what)
-	if len(e.report.Violations) < most {
-		text += e.story(f)
-	}
-	e.report.Violations = append(e.report.Violations, text)
-}
-
-func (e *evidence) story(f *file) string {
+// details returns every line of the log that names a job, what happened to the children that wrote these
+// lines, and what is stored.
+func (ev *evidence) details(h *history) string {
 	var b strings.Builder
-	who := make(map[int]bool)
-	for _, l := range e.lines {
-		if slices.ContainsFunc(l.words, func(w string) bool { return strings.HasPrefix(w, f.id) }) {
-			if who[l.who] = true; len(l.words) > 12 {
-				l.words = append(slices.DeleteFunc(slices.Clone(l.words[1:]), func(w string) bool { return !strings.HasPrefix(w, f.id) }), l.words[0], "and others")
-			}
-			fmt.Fprintf(&b, "\n\t%v", l)
+	children := make(map[int]bool)
+	for _, line := range ev.lines {
+		namesJob := func(word string) bool { return strings.HasPrefix(word, h.id) }
+		if !slices.ContainsFunc(line.words, namesJob) {
+			continue
+		}
+		children[line.child] = true
+		if len(line.words) > 12 { // leave out the other jobs
+			namesOther := func(word string) bool { return !namesJob(word) }
+			ours := slices.DeleteFunc(slices.Clone(line.words), namesOther)
+			line.words = append(ours, "(and others)")
+		}
+		fmt.Fprintf(&b, "\n\t%v", line)
+	}
+	for _, child := range slices.Sorted(maps.Keys(children)) {
+		for _, harm := range ev.harms[child] {
+			fmt.Fprintf(&b, "\n\tchild %d came to harm: %s", child, harm.what)
 		}
 	}
-	for who := range who {
-		if harm := e.harmed[who]; harm != "" {
-			fmt.Fprintf(&b, "\n\tchild %d came to harm: %s", who, harm)
-		}
-	}
-	for name, rows := range map[string]map[string]*pinion.Job{"row": e.jobs, "dead letter": e.letters} {
-		if row := rows[f.id]; row != nil {
-			text, _ := json.Marshal(row)
-			fmt.Fprintf(&b, "\n\tits %s: %s", name, text)
-		} else {
-			fmt.Fprintf(&b, "\n\tits %s: none", name)
-		}
-	}
+	fmt.Fprintf(&b, "\n\tits row: %s", asJSON(ev.rows[h.id]))
+	fmt.Fprintf(&b, "\n\tits dead letter: %s", asJSON(ev.letters[h.id]))
 	return b.String()
 }
 
-func (e *evidence) retries(f *file) int {
-	if f.kind == "poison" {
-		return e.poisonRetries
+func asJSON(job *pinion.Job) string {
+	if job == nil {
+		return "none"
 	}
-	return retries
+	text, err := json.Marshal(job)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
-// judgeJob holds against one job what was promised.
-func (e *evidence) judgeJob(f *file) {
-	row, letter := e.jobs[f.id], e.letters[f.id]
-	if f.acknowledged {
-		e.report.Jobs++
+// attemptsAllowed returns how many attempts the retry policy of a job allows.
+func (ev *evidence) attemptsAllowed(h *history) int {
+	if h.kind == kindPoison {
+		return 1 + ev.poisonRetries
 	}
-	last := slices.MaxFunc(append(f.starts, start{}), func(a, b start) int { return cmp.Compare(a.claim, b.claim) })
-	verb := f.ended[last.claim]
-	switch {
-	case row == nil && letter == nil && f.saw == "" && verb != "done":
-		if f.acknowledged {
-			e.report.Lost++
-			e.accuse(f, "it was acknowledged and is gone")
-		} else if len(f.starts) > 0 {
-			e.accuse(f, "it ran and is gone")
+	return 1 + retries
+}
+
+// judgeTrouble looks for calls that failed and for shutdowns that were not clean.
+func (ev *evidence) judgeTrouble() {
+	// A call gives up after ten seconds at the latest, so what made it wait may be that long ago.
+	const mostPatience = 10 * time.Second
+	for _, line := range ev.lines {
+		from := line.at - mostPatience.Microseconds()
+		var isViolation bool
+		switch line.verb {
+		case logTrouble, logError:
+			// A worker that was stopped alone is not an excuse: it does not hold the lock for so long.
+			isViolation = !isNear(ev.disturbances, from, line.at)
+		case logUnclean, logGaveUp:
+			isViolation = ev.strict && !ev.isDisturbed(from, line.at)
 		}
-		return
+		if isViolation {
+			ev.report.Violations = append(ev.report.Violations, "a process was in trouble: "+line.String())
+		}
+	}
+}
+
+// judgeEnd checks that a job has ended, only once, and in the state in which it had to end.
+func (ev *evidence) judgeEnd(h *history) {
+	row, letter := ev.rows[h.id], ev.letters[h.id]
+	newest := h.newestStart()
+	if h.acknowledged {
+		ev.report.Jobs++
+	}
+	succeeded := false
+	switch {
 	case row == nil && letter != nil:
-		e.accuse(f, "its dead letter stands, and its row is gone")
-	case row == nil: // pruned
-		e.report.Succeeded++
+		ev.violation(h, "it is in the dead-letter queue, but its row is gone")
+	case row == nil && (h.saw != "" || h.ended[newest.claim] == "done"):
+		succeeded = true // and a pruner deleted it
+	case row == nil && h.acknowledged:
+		ev.report.Lost++
+		ev.violation(h, "it was acknowledged and is gone")
+		return
+	case row == nil && len(h.starts) > 0:
+		ev.violation(h, "it ran and is gone")
+		return
+	case row == nil: // it was never stored
+		return
 	case row.Status == pinion.StatusSuccess:
-		e.report.Succeeded++
+		succeeded = true
 		if letter != nil {
-			e.accuse(f, "it succeeded and is in the dead-letter queue")
+			ev.violation(h, "it succeeded and is in the dead-letter queue")
 		}
 		if result := string(row.Result); result != strconv.FormatInt(row.Claim, 10) {
-			e.accuse(f, fmt.Sprintf("it was finished by claim %s, and its newest is %d", result, row.Claim))
+			ev.violation(h, "claim %s finished it, but its newest claim is %d", result, row.Claim)
 		}
+	case row.Status == pinion.StatusFailed && letter == nil:
+		ev.violation(h, "it is FAILED, but not in the dead-letter queue")
 	case row.Status == pinion.StatusFailed:
-		if letter == nil {
-			e.accuse(f, "it FAILED and is not in the dead-letter queue")
-		} else {
-			e.judgeDead(f, letter)
-		}
+		ev.judgeDead(h, letter)
 	default:
-		e.accuse(f, "it never ended")
+		ev.violation(h, "it never ended")
 	}
-	if claim, result, pruned := strings.Cut(f.saw, ":"); pruned && claim != result {
-		e.accuse(f, fmt.Sprintf("the pruner saw that it was finished by claim %s, and its newest was %s", result, claim))
+	if claim, result, pruned := strings.Cut(h.saw, ":"); pruned && claim != result {
+		ev.violation(h, "the pruner saw that claim %s finished it, but its newest claim was %s", result, claim)
 	}
-	if row != nil && row.Claim < last.claim {
-		e.accuse(f, fmt.Sprintf("it ran under claim %d, and its newest is %d", last.claim, row.Claim))
+	if row != nil && row.Claim < newest.claim {
+		ev.violation(h, "it ran under claim %d, but its newest claim is %d", newest.claim, row.Claim)
 	}
-	if succeeded := row == nil || row.Status == pinion.StatusSuccess; succeeded && f.fails() {
-		e.accuse(f, "it succeeded, which it never does")
-	} else if succeeded && len(f.starts) == 0 {
-		e.accuse(f, "it succeeded, and never ran")
-	}
-	e.judgeAttempts(f, row)
-}
-
-func (e *evidence) judgeDead(f *file, letter *pinion.Job) {
-	e.report.Dead++
-	usedUp := strings.HasPrefix(letter.Error, pinion.ErrAttemptsUsedUp.Error())
-	if !f.fails() {
-		if e.report.Innocent++; !usedUp {
-			e.accuse(f, "it is in the dead-letter queue for an error that it does not have at its last attempt")
+	if succeeded {
+		ev.report.Succeeded++
+		if neverSucceeds(h.kind) {
+			ev.violation(h, "it succeeded, but its task never does")
+		} else if len(h.starts) == 0 {
+			ev.violation(h, "it succeeded, but it never ran")
 		}
-	}
-	if len(f.starts) == 0 && !f.kills() {
-		e.accuse(f, "it is in the dead-letter queue, never killed anything, and never ran")
-	}
-	if most := e.retries(f) + 1; letter.Attempts > most || letter.Attempts < most && f.kind != "hopeless" {
-		e.accuse(f, fmt.Sprintf("it was given up after %d attempts, and has %d", letter.Attempts, most))
 	}
 }
 
-// judgeAttempts looks at the starts: not more than the policy has, none without a reason, none before its time.
-func (e *evidence) judgeAttempts(f *file, row *pinion.Job) {
-	most := e.retries(f) + 1
-	if row != nil && row.Attempts > most && row.Status != pinion.StatusFailed {
-		e.accuse(f, fmt.Sprintf("%d attempts are counted, and the policy has %d", row.Attempts, most))
+// judgeDead checks that a dead job had to die.
+func (ev *evidence) judgeDead(h *history, letter *pinion.Job) {
+	ev.report.Dead++
+	if !neverSucceeds(h.kind) {
+		ev.report.Innocent++
+		if !strings.HasPrefix(letter.Error, pinion.ErrAttemptsUsedUp.Error()) {
+			ev.violation(h, "it was dead-lettered with an error that its last attempt does not return")
+		}
 	}
-	if n := len(f.starts); n > most+f.releases {
-		e.accuse(f, fmt.Sprintf("it ran %d times, was released %d times, and has %d attempts", n, f.releases, most))
+	if len(h.starts) == 0 && !killsProcess(h.kind) {
+		ev.violation(h, "it was dead-lettered, but it never ran and kills no process")
 	}
-	slices.SortFunc(f.starts, func(a, b start) int { return cmp.Compare(a.claim, b.claim) }) // one that was stopped starts late
-	claims := make(map[int64]bool)
-	for i, s := range f.starts {
-		if claims[s.claim] {
-			e.accuse(f, fmt.Sprintf("claim %d was used twice", s.claim))
+	allowed := ev.attemptsAllowed(h)
+	tooMany := letter.Attempts > allowed
+	tooFew := letter.Attempts < allowed && h.kind != "hopeless"
+	if tooMany || tooFew {
+		ev.violation(h, "it was dead-lettered after %d attempts, want %d", letter.Attempts, allowed)
+	}
+}
+
+// judgeAttempts checks that no job ran more often than its policy allows, and that no claim was used twice.
+func (ev *evidence) judgeAttempts(h *history) {
+	allowed := ev.attemptsAllowed(h)
+	row := ev.rows[h.id]
+	if row != nil && row.Status != pinion.StatusFailed && row.Attempts > allowed {
+		ev.violation(h, "%d attempts are counted, but the policy allows %d", row.Attempts, allowed)
+	}
+	if n := len(h.starts); n > allowed+h.releases {
+		ev.violation(h, "it ran %d times, but it has %d attempts and was released %d times", n, allowed, h.releases)
+	}
+	seen := make(map[int64]bool)
+	for _, s := range h.starts {
+		if seen[s.claim] {
+			ev.violation(h, "claim %d was used twice", s.claim)
 		}
-		claims[s.claim] = true
-		if s.attempt > most {
-			e.accuse(f, fmt.Sprintf("it ran in attempt %d, and the policy has %d", s.attempt, most))
+		seen[s.claim] = true
+		if s.attempt > allowed {
+			ev.violation(h, "it ran in attempt %d, but the policy allows %d", s.attempt, allowed)
 		}
-		if i == len(f.starts)-1 {
-			break
-		}
-		next := f.starts[i+1]
-		recording := f.ending[s.claim].verb
-		if ended := f.ended[s.claim]; ended == "failed" || recording == "release" {
+	}
+}
+
+// judgeRepeats checks that a job whose end was not recorded ran again only for a reason, and not before its
+// lease had expired.
+func (ev *evidence) judgeRepeats(h *history) {
+	for i := range len(h.starts) - 1 {
+		s, next := h.starts[i], h.starts[i+1]
+		if h.hadToRunAgain(s) {
 			continue
 		}
-		e.report.Duplicates++
-		if end := f.outcome[s.claim]; end == "" || end == "killed" {
-			e.cut[s.who]++
-		} else {
-			e.report.Unrecorded++
+		ev.report.Repeated++
+		if !s.cutShort(h) {
+			ev.report.Unrecorded++
 		}
-		if e.harmed[s.who] == "" && !f.lost[s.claim] && f.outcome[s.claim] != "lost" {
-			e.accuse(f, fmt.Sprintf("it ran again after claim %d, whose process (child %d) came to no harm and knows of no lost lease", s.claim, s.who))
+		knowsOfLoss := h.lost[s.claim] || h.outcome[s.claim] == outcomeLost
+		if len(ev.harms[s.child]) == 0 && !knowsOfLoss {
+			ev.violation(h, "it ran again after claim %d, but child %d, which had that claim, "+
+				"came to no harm and was not told that it lost the lease", s.claim, s.child)
 		}
-		if early := e.visibility.Microseconds() - (next.claimed - s.claimed); early > 1000 && recording != "failed" {
-			e.accuse(f, fmt.Sprintf("the lease of claim %d was taken away %d µs before its time", s.claim, early))
+		// A process that is frozen between looking at the clock and claiming stores a time that is too early.
+		timesAreRight := !isNear(ev.disturbances, s.claimedAt, next.at)
+		lasted := time.Duration(next.claimedAt-s.claimedAt) * time.Microsecond
+		early := ev.visibility - lasted
+		if early > time.Millisecond && timesAreRight && h.endings[s.claim].call != "failed" {
+			ev.violation(h, "the lease of claim %d was taken back %v before it expired", s.claim, early)
 		}
 	}
 }
 
-// judgeBatches looks whether each call of Enqueue that was not acknowledged stored all of its jobs or none.
-func (e *evidence) judgeBatches() {
-	stored := make(map[int][2]int)
-	of := make(map[int]*file)
-	for _, f := range e.order {
-		if f.acknowledged || f.tries < 0 {
+// judgeTaken counts the leases that were taken back from workers that were alive: the job was claimed again,
+// though its first worker had not ended the claim and had come to no harm. Locks, freezes of all and busy
+// machines do not excuse that, but a worker that was stopped alone must expect it.
+func (ev *evidence) judgeTaken(h *history) {
+	for i := range len(h.claims) - 1 {
+		c, next := h.claims[i], h.claims[i+1]
+		ended := h.ended[c.claim] != "" || h.endings[c.claim].call == "release"
+		if ended || ev.wasHarmed(c.child, c.at, next.at) {
 			continue
 		}
-		n := stored[f.tries]
-		there := 0
-		if e.jobs[f.id] != nil || e.letters[f.id] != nil || len(f.starts) > 0 || f.saw != "" {
-			there = 1
-		}
-		stored[f.tries], of[f.tries] = [2]int{n[0] + there, n[1] + 1}, f
-	}
-	for try, n := range stored {
-		if n[0] > 0 && n[0] < n[1] {
-			e.accuse(of[try], fmt.Sprintf("of its call of Enqueue %d of %d jobs were stored", n[0], n[1]))
+		ev.report.Taken++
+		if ev.keepLeases {
+			ev.violation(h, "the lease of claim %d was taken back, though child %d was alive", c.claim, c.child)
 		}
 	}
 }
 
-// judgeStrangers looks for jobs of ours that nobody enqueued.
-func (e *evidence) judgeStrangers() {
-	names := kindNames()
-	statuses := []pinion.Status{pinion.StatusPending, pinion.StatusRunning, pinion.StatusSuccess, pinion.StatusFailed}
-	for id, row := range e.jobs {
-		if slices.Contains(names, row.Task) && slices.Contains(statuses, row.Status) && (e.files[id] == nil || e.files[id].kind == "") {
-			e.accuse(e.file(id), "nobody enqueued it")
-		}
-	}
-}
-
-// judgeWaits finds the longest write, apart from those around a stop.
-func (e *evidence) judgeWaits() {
-	for _, l := range e.lines {
-		if l.verb != "call" {
-			continue
-		}
-		took, _ := strconv.ParseInt(l.words[1], 10, 64)
-		longest := &e.report.Wait
-		if e.nearStop(l.at-took, l.at) {
-			longest = &e.report.WaitAfterStop
-		}
-		*longest = max(*longest, time.Duration(took)*time.Microsecond)
-	}
-}
-
-// findStops finds the times while which a process was stopped.
-func (e *evidence) findStops() {
-	stopped := make(map[string]int64)
-	for _, l := range e.lines {
-		switch l.verb {
-		case "stop":
-			stopped[l.words[0]] = l.at
-		case "resume":
-			if at, ok := stopped[l.words[0]]; ok {
-				e.stops = append(e.stops, [2]int64{at, l.at})
+// judgeCutShort checks that no child began more jobs that it did not end than it had slots.
+func (ev *evidence) judgeCutShort() {
+	cutShort := make(map[int]int) // by child
+	for _, h := range ev.inOrder {
+		for i := range len(h.starts) - 1 {
+			s := h.starts[i]
+			if s.cutShort(h) && !h.hadToRunAgain(s) {
+				cutShort[s.child]++
 			}
-			delete(stopped, l.words[0])
 		}
 	}
-	for _, at := range stopped {
-		e.stops = append(e.stops, [2]int64{at, math.MaxInt64 / 2})
+	for child, n := range cutShort {
+		if n > ev.slots {
+			text := fmt.Sprintf("%d jobs ran again that child %d had begun and not ended, but it had %d slots",
+				n, child, ev.slots)
+			ev.report.Violations = append(ev.report.Violations, text)
+		}
 	}
 }
 
-// nearStop reports whether a process was stopped between two moments, or shortly before.
-func (e *evidence) nearStop(from, to int64) bool {
-	return slices.ContainsFunc(e.stops, func(stop [2]int64) bool { return stop[0] <= to && from <= stop[1]+settleTime.Microseconds() })
+// judgeBatches checks that each call of Enqueue that was not acknowledged stored all of its jobs or none.
+func (ev *evidence) judgeBatches() {
+	type batch struct {
+		jobs, stored int
+		first        *history
+	}
+	batches := make(map[int]*batch) // by line of the try
+	for _, h := range ev.inOrder {
+		if h.acknowledged || h.try < 0 {
+			continue
+		}
+		b := batches[h.try]
+		if b == nil {
+			b = &batch{first: h}
+			batches[h.try] = b
+		}
+		b.jobs++
+		if ev.rows[h.id] != nil || ev.letters[h.id] != nil || len(h.starts) > 0 || h.saw != "" {
+			b.stored++
+		}
+	}
+	for _, b := range batches {
+		if b.stored > 0 && b.stored < b.jobs {
+			ev.violation(b.first, "Enqueue stored %d of the %d jobs that it was called with", b.stored, b.jobs)
+		}
+	}
+}
+
+// judgeStrangers looks for jobs of our tasks that nobody enqueued.
+func (ev *evidence) judgeStrangers() {
+	for id, row := range ev.rows {
+		switch row.Status {
+		case pinion.StatusPending, pinion.StatusRunning, pinion.StatusSuccess, pinion.StatusFailed:
+		default:
+			continue // a row of another program
+		}
+		enqueued := ev.histories[id] != nil && ev.histories[id].kind != ""
+		if isOurTask(row.Task) && !enqueued {
+			ev.violation(ev.history(id), "nobody enqueued it")
+		}
+	}
+}
+
+// findLongestCalls finds the longest call, and the longest of those around a disturbance.
+func (ev *evidence) findLongestCalls() {
+	for _, line := range ev.lines {
+		if line.verb != logCall {
+			continue
+		}
+		µs, _ := strconv.ParseInt(line.words[1], 10, 64)
+		longest := &ev.report.LongestCall
+		if ev.isDisturbed(line.at-µs, line.at) {
+			longest = &ev.report.LongestCallDisturbed
+		}
+		*longest = max(*longest, time.Duration(µs)*time.Microsecond)
+	}
 }

@@ -12,16 +12,16 @@ import (
 	"testing"
 )
 
-func TestAFifoIsRefusedAndNotWaitedFor(t *testing.T) {
+func TestOpenSQLiteRefusesAFifoAndDoesNotWaitForIt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, err := OpenSQLite(t.Context(), path, nil)
-	wantError(t, err, "pinion: open "+path+": ", "no regular file")
+	wantError(t, err, "pinion: open "+path+": ", "it is not a regular file")
 }
 
-// asNobody runs f as a user whom permissions bind, also if the tests run as root.
+// asNobody runs f as a user to whom permissions apply, also if the tests run as root.
 func asNobody(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -36,7 +36,7 @@ func asNobody(f func()) {
 	<-done
 }
 
-func TestAFileOrFolderThatMayNotBeWrittenIsRefused(t *testing.T) {
+func TestOpenSQLiteRefusesAFileOrFolderThatItMayNotWrite(t *testing.T) {
 	for _, test := range []struct {
 		name         string
 		file, folder os.FileMode
@@ -77,7 +77,7 @@ func TestAFileOrFolderThatMayNotBeWrittenIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFileInAFolderThatMayNotBeWrittenCanBeLookedAt(t *testing.T) {
+func TestReadOnlyOpensAFileInAFolderThatItMayNotWrite(t *testing.T) {
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, NewJob("there"))
 	if err := s.Close(); err != nil {
@@ -95,7 +95,7 @@ func TestAFileInAFolderThatMayNotBeWrittenCanBeLookedAt(t *testing.T) {
 			return
 		}
 		if got := listed(t, s.Jobs(context.Background(), Filter{})); got != "there" {
-			t.Errorf("there are %q", got)
+			t.Errorf("Jobs lists %q, want there", got)
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -109,19 +109,19 @@ func TestAFileInAFolderThatMayNotBeWrittenCanBeLookedAt(t *testing.T) {
 	}
 }
 
-func TestALinkToNothingAndADeviceAreRefusedAndMakeNoFile(t *testing.T) {
+func TestOpenSQLiteRefusesADanglingLinkAndADevice(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "q.db")
 	if err := os.Symlink(filepath.Join(dir, "nothing"), link); err != nil {
 		t.Fatal(err)
 	}
-	for path, says := range map[string]string{link: "no such file or directory", "/dev/null": "no regular file"} {
+	for path, says := range map[string]string{link: "no such file or directory", "/dev/null": "it is not a regular file"} {
 		for _, readOnly := range []bool{false, true} {
 			_, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: readOnly})
 			wantError(t, err, "pinion: open "+path+": ", says)
 		}
 	}
 	if found := slices.Collect(maps.Keys(folder(t, dir))); !slices.Equal(found, []string{"q.db"}) {
-		t.Errorf("there is now %q", found)
+		t.Errorf("the folder holds %q, want q.db alone", found)
 	}
 }

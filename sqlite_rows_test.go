@@ -16,13 +16,13 @@ import (
 const laxTables = `CREATE TABLE jobs (id PRIMARY KEY, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at);
 	CREATE TABLE dlq (id PRIMARY KEY, func_name, args, kwargs, attempts, error, failed_at)`
 
-// hostile is a storage and another program that writes its file.
-type hostile struct {
+// shared is a storage whose file another program writes too.
+type shared struct {
 	*SQLiteStorage
 	db *sql.DB
 }
 
-func newHostile(f *testing.F, tables string) *hostile {
+func newShared(f *testing.F, tables string) *shared {
 	path := filepath.Join(f.TempDir(), "q.db")
 	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)&_pragma=synchronous(0)")
 	if err != nil {
@@ -37,11 +37,11 @@ func newHostile(f *testing.F, tables string) *hostile {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { s.Close(); db.Close() })
-	return &hostile{s, db}
+	return &shared{s, db}
 }
 
-// write stores a row in which kinds, three bits a column, choose what is odd.
-func (h *hostile) write(table string, columns []string, row map[string]any, kinds uint64, text string, n int64, real float64) {
+// write stores a row. Three bits of kinds for each column choose whether the column keeps its value.
+func (h *shared) write(table string, columns []string, row map[string]any, kinds uint64, text string, n int64, real float64) {
 	for _, column := range columns {
 		switch kinds & 7 {
 		case 1:
@@ -62,11 +62,11 @@ func (h *hostile) write(table string, columns []string, row map[string]any, kind
 	for name, value := range row {
 		names, marks, values = append(names, name), append(marks, "?"), append(values, value)
 	}
-	// What a constraint refuses was not written by anybody.
+	// A row that a constraint refuses is one that no program can write.
 	_, _ = h.db.Exec("INSERT OR IGNORE INTO "+table+" ("+strings.Join(names, ", ")+") VALUES ("+strings.Join(marks, ", ")+")", values...)
 }
 
-func (h *hostile) count(t *testing.T, query string, args ...any) (n int) {
+func (h *shared) count(t *testing.T, query string, args ...any) (n int) {
 	t.Helper()
 	if err := h.db.QueryRow(query, args...).Scan(&n); err != nil {
 		t.Fatal(err)
@@ -74,10 +74,10 @@ func (h *hostile) count(t *testing.T, query string, args ...any) (n int) {
 	return n
 }
 
-// FuzzRows writes rows into the tables as no Pinion would, between two jobs of ours. Those must run, every verb must
-// go on, and of the odd rows a worker gets only such as it can handle; the others leave the way or are dead-lettered.
+// FuzzRows writes odd rows into the tables, between two good jobs. The good jobs must run and every verb
+// must work. A worker gets only rows that it can handle; the other rows block nobody, or are dead-lettered.
 func FuzzRows(f *testing.F) {
-	storages := map[bool]*hostile{false: newHostile(f, pythonJobs+";"+pythonDLQ), true: newHostile(f, laxTables)}
+	storages := map[bool]*shared{false: newShared(f, strings.Join(pythonTables, ";")), true: newShared(f, laxTables)}
 	seed := func(columns []string, column string, kind uint64, text string, n int64, real float64) {
 		kinds := kind << (3 * slices.Index(columns, column))
 		f.Add(true, kinds, kinds, text, n, real)
@@ -115,7 +115,7 @@ func FuzzRows(f *testing.F) {
 			"error": "boom", "failed_at": 1.7e9}, letterKinds, text, n, real)
 		ok("Enqueue", h.Enqueue(ctx, &Job{ID: "last", Task: "last"}))
 
-		// all goes through what can be looked at.
+		// all calls every verb that reads.
 		all := func() {
 			t.Helper()
 			_, err := h.Stats(ctx)
@@ -140,7 +140,8 @@ func FuzzRows(f *testing.F) {
 				}
 			}
 		}
-		// drain runs what is due, each job in another way, and returns what ours there were.
+		// drain runs the jobs that are due, each one ends in another way, and returns which good ones there
+		// were.
 		drain := func() (ran string) {
 			t.Helper()
 			for range 20 {
@@ -207,8 +208,8 @@ func FuzzRows(f *testing.F) {
 	})
 }
 
-// hostileTexts are what no name should be, and what nothing forbids.
-var hostileTexts = map[string]string{
+// oddTexts are names that are allowed and surprise somebody.
+var oddTexts = map[string]string{
 	"quotes":           `'";--` + "`\\",
 	"lines and tabs":   "a\r\n\tb",
 	"escapes":          "\x1b[2J\x1b]0;title\a\u009b31m",
@@ -220,14 +221,14 @@ var hostileTexts = map[string]string{
 	"patterns":         "%_*?[a",
 }
 
-func TestHostileTextIsStoredAsItIsInEveryPlace(t *testing.T) {
+func TestNamesOfAnyTextAreStoredUnchanged(t *testing.T) {
 	for name, s := range map[string]interface {
 		Storage
 		Inspector
 	}{"memory": NewMemoryStorage(), "SQLite": func() *SQLiteStorage { s, _ := newSQLite(t); return s }()} {
 		t.Run(name, func(t *testing.T) {
 			mustEnqueue(t, s, &Job{ID: "a", Task: "a", Queue: "a", Key: "a"})
-			for name, text := range hostileTexts {
+			for name, text := range oddTexts {
 				ctx := t.Context()
 				job := &Job{ID: text, Task: text, Queue: text, Key: text}
 				if len(text) < 100_000 {

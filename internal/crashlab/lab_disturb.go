@@ -1,0 +1,128 @@
+//go:build unix
+
+package crashlab
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"syscall"
+	"time"
+)
+
+// disturbance is a fault that concerns all children at once. Only one is under way at any time.
+type disturbance struct {
+	afterKills int           // it begins after so many kills
+	lock       *lockPlan     // another program holds the write lock; or, if this is nil:
+	freeze     time.Duration // all children are stopped together for so long
+}
+
+// planDisturbances spreads the Lab's locks and freezes evenly over its kills, in a random order.
+func (e *experiment) planDisturbances() error {
+	if e.Locks > 0 {
+		if _, err := os.Stat(e.DSN); err != nil {
+			return fmt.Errorf("crashlab: Locks is %d, but DSN is not the path of a SQLite file: %w", e.Locks, err)
+		}
+	}
+	for range e.Locks {
+		e.disturbances = append(e.disturbances, disturbance{lock: e.planLock()})
+	}
+	for range e.Freezes {
+		d := logUniform(e.random, 300*time.Millisecond, 15*time.Second)
+		e.disturbances = append(e.disturbances, disturbance{freeze: d})
+	}
+	n := len(e.disturbances)
+	e.random.Shuffle(n, func(i, j int) {
+		e.disturbances[i], e.disturbances[j] = e.disturbances[j], e.disturbances[i]
+	})
+	for i := range e.disturbances {
+		e.disturbances[i].afterKills = e.Kills * (i + 1) / (n + 1)
+	}
+	return nil
+}
+
+// isDisturbed reports whether a disturbance is under way.
+func (e *experiment) isDisturbed() bool { return e.locker != nil || e.thawTimer != nil }
+
+// isDisturbanceDue reports whether the next disturbance should begin.
+func (e *experiment) isDisturbanceDue() bool {
+	return len(e.disturbances) > 0 && e.report.Kills >= e.disturbances[0].afterKills
+}
+
+// beginDisturbance begins the next disturbance.
+func (e *experiment) beginDisturbance(ctx context.Context) error {
+	next := e.disturbances[0]
+	e.disturbances = e.disturbances[1:]
+	if next.lock != nil {
+		return e.startLock(ctx, *next.lock)
+	}
+	e.freeze(next.freeze)
+	return nil
+}
+
+// logUniform returns a random duration between two others. It prefers short ones: each doubling of the
+// duration is as likely as another.
+func logUniform(random *rand.Rand, from, to time.Duration) time.Duration {
+	ratio := float64(to) / float64(from)
+	return time.Duration(float64(from) * math.Pow(ratio, random.Float64()))
+}
+
+// ---- Locks ----
+
+// planLock plans a lock of 1 to 15 seconds. In one of three plans the other program gives the lock back for a
+// moment, in which a worker can look for lost leases, but hardly every worker can send its heartbeats.
+func (e *experiment) planLock() *lockPlan {
+	plan := &lockPlan{UntilReap: e.random.IntN(2) == 0}
+	if e.random.IntN(3) == 0 {
+		plan.Holds = []time.Duration{
+			logUniform(e.random, time.Second, 7*time.Second),
+			logUniform(e.random, time.Second, 7*time.Second),
+		}
+	} else {
+		plan.Holds = []time.Duration{logUniform(e.random, time.Second, 15*time.Second)}
+	}
+	return plan
+}
+
+// startLock starts the other program. Its end ends the disturbance.
+func (e *experiment) startLock(ctx context.Context, plan lockPlan) error {
+	e.report.Locks++
+	e.born++
+	config := childConfig{Number: e.born, Role: roleLock, DSN: e.DSN, LogPath: e.logPath(), Lock: plan}
+	p, err := e.startProcess(ctx, config)
+	e.locker = p
+	return err
+}
+
+// ---- Freezes ----
+
+// freeze stops all children together, as docker pause does.
+func (e *experiment) freeze(d time.Duration) {
+	e.report.Freezes++
+	e.log.write(logFreeze)
+	e.signalAll(syscall.SIGSTOP)
+	e.thawTimer = time.NewTimer(d)
+}
+
+// thawIfDue lets all children go on if the time of the freeze is over.
+func (e *experiment) thawIfDue() {
+	if e.thawTimer == nil {
+		return
+	}
+	select {
+	case <-e.thawTimer.C:
+		e.thawTimer = nil
+		e.log.write(logThaw)
+		e.signalAll(syscall.SIGCONT)
+	default:
+	}
+}
+
+// signalAll sends a signal to all children, in a random order.
+func (e *experiment) signalAll(signal syscall.Signal) {
+	for _, i := range e.random.Perm(len(e.children)) {
+		e.signal(e.children[i], signal)
+	}
+}

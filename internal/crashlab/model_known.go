@@ -1,0 +1,56 @@
+package crashlab
+
+import (
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+// KnownFault is a sequence in which a storage once differed from the reference.
+type KnownFault struct {
+	Name  string // what is right, as a sentence
+	Steps []Step
+}
+
+// KnownFaults are the faults that a [Model] has found. The tests of every storage play them, so that no
+// storage has one of them again.
+var KnownFaults = []KnownFault{
+	{"a filter's status says nothing about dead letters", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
+		{Verb: "Dequeue", Worker: 1, Max: 1},
+		{Verb: "DeadLetter", Worker: 1, Claims: []int{0}},
+		{Verb: "DeadLetters", Filter: pinion.Filter{Status: "RUNNING"}},
+		{Verb: "Replay", Filter: pinion.Filter{Status: "RUNNING"}},
+	}},
+	{"a filter ignores the case of every letter in a task, not only of ASCII letters", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "Ärger"}, {Task: "other"}}},
+		{Verb: "Jobs", Filter: pinion.Filter{Task: "äRGER"}},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "DeadLetter", Claims: []int{0}},
+		{Verb: "DeadLetters", Filter: pinion.Filter{Task: "ärger"}},
+		{Verb: "Replay", Filter: pinion.Filter{Task: "ÄRGER"}},
+	}},
+	{"a job whose first lease is taken back has no due time", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t", Due: 1}}},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "Sleep", For: 2 * time.Second},
+		{Verb: "ReapStale", For: 1 * time.Second},
+	}},
+	{"Prune compares times in whole microseconds", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "MarkDone", Claims: []int{0}},
+		{Verb: "Prune"},
+	}},
+	{"a key that a batch uses twice and a stored job holds is reported with the stored job's id", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t", Key: "l"}}},
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t", Key: "l"}, {Task: "t", Key: "l"}}},
+	}},
+	{"with a negative visibility, a lease that is taken back for the second time is due at once", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "ReapStale", For: -1 * time.Second},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "ReapStale", For: -1 * time.Second},
+	}},
+}

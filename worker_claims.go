@@ -1,0 +1,136 @@
+package pinion
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// troublePause is the time between two tries while the storage returns errors.
+const troublePause = time.Second
+
+// claimLoop claims jobs until ctx ends or, in a Drain, nothing is left to do.
+func (r *workerRun) claimLoop(ctx, writes context.Context) {
+	for {
+		want := r.slots.reserve()
+		if want.none() {
+			return
+		}
+		jobs, last, err := r.claim(ctx, want)
+		r.retries.remove(jobs...)
+		r.giveBack(writes, r.slots.deliver(want, jobs))
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && (r.drain || errors.Is(err, ErrClosed)):
+			r.fail(err)
+			return
+		case err != nil:
+			r.trouble.report("claiming jobs", err)
+			pause(ctx, troublePause)
+		case last && len(jobs) == 0:
+			return
+		}
+	}
+}
+
+// claim makes one claim. It reports whether a Drain is over if the claim returned nothing.
+func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last bool, err error) {
+	opts := DequeueOptions{Max: want.slots + want.ahead, Ahead: want.ahead, Queues: r.queues, Worker: r.name}
+	if !r.drain {
+		jobs, err = r.storage.Dequeue(ctx, opts)
+		return jobs, false, err
+	}
+	waiting, cancel, idle := r.drainContext(ctx)
+	defer cancel()
+	opts.NoWait = idle
+	jobs, err = r.storage.Dequeue(waiting, opts)
+	if err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err()) {
+		err = nil // it waited for as long as it should
+	}
+	// A claim that is only ahead of slots leaves out jobs that were claimed before, so it cannot be the last.
+	return jobs, idle && want.slots > 0, err
+}
+
+// drainContext returns the context in which the next claim of a Drain waits.
+//
+//   - While jobs run, which may enqueue more, it ends when the last of them has ended and is recorded.
+//   - Otherwise it ends when the next of the Drain's own retries is due.
+//   - If there is none either, the run is idle: the claim must not wait, and if it finds nothing the Drain is over.
+func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, cancel context.CancelFunc, idle bool) {
+	waiting, cancel = context.WithCancel(ctx)
+	if r.slots.whenIdle(cancel) {
+		return waiting, cancel, false
+	}
+	due, found := r.retries.next(time.Now())
+	if !found {
+		return waiting, cancel, true
+	}
+	cancel()
+	waiting, cancel = context.WithDeadline(ctx, due.Add(time.Millisecond))
+	return waiting, cancel, false
+}
+
+// ownRetries are the retries that a Drain has scheduled, for which it waits. In a Run it stays empty.
+type ownRetries struct {
+	mu  sync.Mutex           // guards due
+	due map[string]time.Time // by job id
+}
+
+func (o *ownRetries) add(job *Job, due time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.due == nil {
+		o.due = make(map[string]time.Time)
+	}
+	o.due[job.ID] = due
+}
+
+func (o *ownRetries) remove(jobs ...*Job) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.due) == 0 {
+		return
+	}
+	for _, job := range jobs {
+		delete(o.due, job.ID)
+	}
+}
+
+// next returns when the earliest retry is due. It forgets those that were due before now: a claim has not found them,
+// so another worker has them.
+func (o *ownRetries) next(now time.Time) (earliest time.Time, found bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, due := range o.due {
+		if !due.After(now) {
+			delete(o.due, id)
+		} else if !found || due.Before(earliest) {
+			earliest, found = due, true
+		}
+	}
+	return earliest, found
+}
+
+// sweepInterval is the time between two sweeps, which give back the jobs that have waited for a slot since the one
+// before: other workers can start them sooner. No heartbeats are sent for jobs that wait. One may start after almost
+// two intervals, and must get its first heartbeat before its lease expires.
+func (r *workerRun) sweepInterval() time.Duration {
+	return max(min(r.heartbeat, (r.visibility-r.heartbeat)/2), time.Millisecond)
+}
+
+// giveBack releases jobs that did not start.
+func (r *workerRun) giveBack(ctx context.Context, jobs []*Job) {
+	if len(jobs) == 0 {
+		return
+	}
+	r.slots.withdrawn(len(jobs))
+	r.save(ctx, "releasing jobs", len(jobs), func() error { return r.release(ctx, jobs) })
+}
+
+// release gives claims back with the attempt refunded.
+func (r *workerRun) release(ctx context.Context, jobs []*Job) error {
+	_, _, err := r.storage.Release(ctx, time.Time{}, nil, jobs...)
+	return err
+}
