@@ -128,7 +128,7 @@ func argsOf[A any](params *params, job *Job) (args A, err error) {
 // clone returns a copy of the job for a task. The worker still needs its own: it acts by the job's Claim.
 func (j *Job) clone() *Job {
 	job := *j
-	job.Args, job.Kwargs = slices.Clone(j.Args), maps.Clone(j.Kwargs)
+	job.Args, job.Kwargs, job.Meta = slices.Clone(j.Args), maps.Clone(j.Kwargs), maps.Clone(j.Meta)
 	return &job
 }
 

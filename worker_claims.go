@@ -3,6 +3,9 @@ package pinion
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -37,7 +40,14 @@ func (r *workerRun) claimLoop(ctx, writes context.Context) {
 
 // claim makes one claim. It reports whether a Drain is over if the claim returned nothing.
 func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last bool, err error) {
-	opts := DequeueOptions{Max: want.slots + want.ahead, Ahead: want.ahead, Queues: r.queues, Worker: r.name}
+	opts := DequeueOptions{
+		Max:    want.slots + want.ahead,
+		Ahead:  want.ahead,
+		Queues: r.queues,
+		Tasks:  r.registry.Names(), // each time, because tasks may be added while the worker runs
+		Worker: r.name,
+		Lease:  r.visibility,
+	}
 	if !r.drain {
 		jobs, err = r.storage.Dequeue(ctx, opts)
 		return jobs, false, err
@@ -57,19 +67,70 @@ func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last 
 //
 //   - While jobs run, which may enqueue more, it ends when the last of them has ended and is recorded.
 //   - Otherwise it ends when the next of the Drain's own retries is due.
+//   - Otherwise, while a dead worker's lease has expired and is not yet taken back, it ends after the next reaping.
 //   - If there is none either, the run is idle: the claim must not wait, and if it finds nothing the Drain is over.
 func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, cancel context.CancelFunc, idle bool) {
 	waiting, cancel = context.WithCancel(ctx)
 	if r.slots.whenIdle(cancel) {
 		return waiting, cancel, false
 	}
-	due, found := r.retries.next(time.Now())
+	until, found := r.retries.next(time.Now())
+	if !found && r.leaseHasExpired(ctx) {
+		until, found = time.Now().Add(r.reap), true
+	}
 	if !found {
 		return waiting, cancel, true
 	}
 	cancel()
-	waiting, cancel = context.WithDeadline(ctx, due.Add(time.Millisecond))
+	waiting, cancel = context.WithDeadline(ctx, until.Add(time.Millisecond))
 	return waiting, cancel, false
+}
+
+// drainWait is how soon a retry must be due for the Drain that scheduled it to wait for it.
+const drainWait = 5 * time.Second
+
+// unknownMost is how many PENDING jobs are looked at to find those whose tasks are not known.
+const unknownMost = 200
+
+// unknownDue returns an ErrTaskNotFound that names the tasks of due jobs that this worker does not know, or nil.
+func (r *workerRun) unknownDue(ctx context.Context) error {
+	names, err := r.unknownTasks(ctx, 50*unknownMost)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %q: jobs of these tasks are due, and this worker does not know them", ErrTaskNotFound, names)
+}
+
+// unknownTasks returns the names of tasks that this worker does not know and whose jobs are due, sorted. It looks at no
+// more than most PENDING jobs.
+func (r *workerRun) unknownTasks(ctx context.Context, most int) ([]string, error) {
+	in, ok := As[Inspector](r.storage)
+	if !ok {
+		return nil, nil
+	}
+	found := make(map[string]bool)
+	now := time.Now()
+	for job, err := range in.Jobs(ctx, Filter{Status: StatusPending, Limit: most}) {
+		if err != nil {
+			return nil, err
+		}
+		_, known := r.registry.lookup(job.Task)
+		if !known && !job.RunAt.After(now) && r.serves(job.Queue) {
+			found[job.Task] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}
+
+// serves reports whether this worker claims from a queue.
+func (r *workerRun) serves(queue string) bool {
+	if len(r.queues) == 0 || slices.Contains(r.queues, queue) {
+		return true
+	}
+	return queue == defaultQueue && slices.Contains(r.queues, "")
 }
 
 // ownRetries are the retries that a Drain has scheduled, for which it waits. In a Run it stays empty.
@@ -126,11 +187,8 @@ func (r *workerRun) giveBack(ctx context.Context, jobs []*Job) {
 		return
 	}
 	r.slots.withdrawn(len(jobs))
-	r.save(ctx, "releasing jobs", len(jobs), func() error { return r.release(ctx, jobs) })
-}
-
-// release gives claims back with the attempt refunded.
-func (r *workerRun) release(ctx context.Context, jobs []*Job) error {
-	_, _, err := r.storage.Release(ctx, time.Time{}, nil, jobs...)
-	return err
+	_ = r.save(ctx, "releasing jobs", len(jobs), func() error {
+		_, _, err := r.storage.Release(ctx, time.Time{}, nil, jobs...)
+		return err
+	})
 }

@@ -18,6 +18,7 @@ type intake struct {
 
 	held    int           // jobs that run or wait for a slot
 	open    int           // held jobs, and ended ones whose end is not yet recorded
+	ending  int           // calls of OnEnd that wait or run
 	pending request       // the sum of the claims under way
 	dry     bool          // the last claim returned nothing
 	pace    time.Duration // how long a task takes, a moving average; 0: not yet known
@@ -35,6 +36,9 @@ func (r request) none() bool { return r.slots == 0 && r.ahead == 0 }
 func (in *intake) next() request {
 	if unrecorded := in.open - in.held; unrecorded >= 2*batchMost {
 		return request{} // the storage does not keep up
+	}
+	if in.ending >= endsMost {
+		return request{} // OnEnd does not keep up
 	}
 	free := in.slots - in.held - in.pending.slots
 	if free > 0 {
@@ -65,6 +69,9 @@ func (in *intake) roomAhead() int {
 	waiting := max(in.held-in.slots, 0)
 	return max(in.mostAhead()-in.pending.ahead-waiting, 0)
 }
+
+// idle reports whether nothing is left to do but claim.
+func (in *intake) idle() bool { return in.open == 0 && in.ending == 0 }
 
 // asked notes that a claim is under way.
 func (in *intake) asked(r request) {
