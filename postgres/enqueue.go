@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -243,13 +242,7 @@ func (b *batch) columns() []any {
 
 // holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is none.
 func (s *Storage) holder(ctx context.Context, q querier, b *batch) error {
-	var ids, keys []string
-	for _, n := range b.jobs {
-		ids = append(ids, n.id)
-		if n.key != nil {
-			keys = append(keys, *n.key)
-		}
-	}
+	ids, keys := b.names()
 	var taken pinion.DuplicateError
 	err := q.QueryRow(ctx, s.sql(idTakenSQL), ids).Scan(&taken.ID)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -262,6 +255,18 @@ func (s *Storage) holder(ctx context.Context, q querier, b *batch) error {
 		return err
 	}
 	return &taken
+}
+
+// names returns the ids of the batch, and its keys.
+func (b *batch) names() (ids, keys []string) {
+	ids, keys = []string{}, []string{} // not nil, which would be NULL
+	for _, n := range b.jobs {
+		ids = append(ids, n.id)
+		if n.key != nil {
+			keys = append(keys, *n.key)
+		}
+	}
+	return ids, keys
 }
 
 // nameHolder returns the error of newBatch. If two jobs of the batch have the same Key and a job holds it already, the
