@@ -94,7 +94,7 @@ const (
 	claimFromSomeSQL = `WITH ` + bestOfSomeSQL + ` ready AS (` + readyOfSomeSQL + `),
 		outside AS MATERIALIZED ((` + asideOfSomeSQL + `) UNION ALL (` + asideOfEverySQL + `)), aside AS (` + lockAsideSQL + `),` + mergeSQL
 
-	claimedSQL = `SELECT j.seq, ` + jobColumns + ` FROM @jobs j WHERE j.status='RUNNING' AND j.grab=$3`
+	claimedSQL = `SELECT j.seq, ` + jobColumns + ` FROM @jobs j WHERE j.status='RUNNING' AND j.grab=$1`
 )
 
 const defaultLease = 10 * time.Second
@@ -246,6 +246,11 @@ func (s *Storage) sendClaim(ctx context.Context, conn *pgx.Conn, w *wish, number
 	rows []row, limited bool, err error,
 ) {
 	var batch pgx.Batch
+	if s.opts.NoListen { // the session's settings are not ours
+		for _, plan := range refusedPlans {
+			batch.Queue(`SELECT set_config($1, 'off', true)`, plan)
+		}
+	}
 	batch.Queue(s.sql(promoteSQL))
 	batch.Queue(s.sql(lockLimitsSQL), w.queues)
 	batch.Queue(s.sql(anyLimitsSQL), w.queues).QueryRow(func(found pgx.Row) error { return found.Scan(&limited) })

@@ -42,8 +42,10 @@ func TestAClaimCostsTheSameWhateverTheBacklog(t *testing.T) {
 			SELECT 'a', 'q' || n%3, n%2, '["' || repeat('x', 100) || '"]' FROM generate_series(1, $1::int) n`), pending); err != nil {
 			t.Fatal(err)
 		}
-		for what, sql := range map[string]string{"any": claimFromAllSQL, "one": claimFromOneSQL, "some": claimFromSomeSQL} {
-			sql = strings.NewReplacer("$5::text[]", "ARRAY['q0','q2']", "$1", "8", "$2", "8", "$3", "1", "$4", "''", "$5", "'q1'").Replace(s.sql(sql))
+		for what, sql := range map[string]string{"all": claimFromAllSQL, "one": claimFromOneSQL, "some": claimFromSomeSQL,
+			"some with limits": claimLimitedSQL} {
+			sql = strings.NewReplacer("$1::text[]", "ARRAY['a','b']", "$2::text[]", "ARRAY['q0','q2']", "$3", "8", "$4", "8", "$5", "1",
+				"$6", "''", "$7", "'10s'", "$8", "'q1'").Replace(s.sql(sql))
 			var plan []struct {
 				Plan struct {
 					Hit  int `json:"Shared Hit Blocks"`
@@ -53,7 +55,9 @@ func TestAClaimCostsTheSameWhateverTheBacklog(t *testing.T) {
 			if err := s.pool.QueryRow(ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+sql).Scan(&plan); err != nil {
 				t.Fatalf("claim of %s: %v", what, err)
 			}
-			hit += plan[0].Plan.Hit + plan[0].Plan.Read
+			pages := plan[0].Plan.Hit + plan[0].Plan.Read
+			t.Logf("claim of %s: %d pages", what, pages)
+			hit += pages
 		}
 		return hit
 	}

@@ -87,7 +87,7 @@ func clear(t testing.TB, url string) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.pool.Exec(t.Context(), inSchema(s.opts.Schema, `TRUNCATE @jobs RESTART IDENTITY`)); err != nil {
+	if _, err := s.pool.Exec(t.Context(), inSchema(s.opts.Schema, `DELETE FROM @jobs; DELETE FROM @limits; DELETE FROM @ends`)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -199,11 +199,15 @@ func (s *Storage) configure(config *pgxpool.Config, url string) error {
 	params["default_transaction_isolation"] = "read committed" // a statement must see what others committed before it
 	// Prepared plans outlive what the planner knew: a table that was empty a second ago may hold a million rows now.
 	// All statements can use an index, and without these alternatives the planner always does.
-	for _, plan := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin"} {
+	for _, plan := range refusedPlans {
 		params[plan] = "off"
 	}
 	return nil
 }
+
+// refusedPlans are what the planner may choose for a table that it believes to be empty. A bitmap scan reads all jobs that
+// are ready and sorts them, to find the first.
+var refusedPlans = []string{"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"}
 
 // check returns an error for options out of their range.
 func (o *Options) check() error {

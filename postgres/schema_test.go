@@ -60,10 +60,12 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	}
 	for what, sql := range map[string]string{
 		"promote": promoteSQL, "claim from all queues": claimFromAllSQL, "claim from one queue": claimFromOneSQL,
-		"claim from some queues": claimFromSomeSQL, "claimed": claimedSQL, "next due": nextDueSQL,
+		"claim from some queues": claimFromSomeSQL, "claim with limits": claimLimitedSQL, "claimed": claimedSQL,
+		"is front unknown": isFrontUnknownSQL, "set aside": setAsideSQL, "next due": nextDueSQL,
 		"mark done": markDoneSQL, "mark failed": markFailedSQL, "dead letter": deadLetterSQL, "heartbeat": heartbeatSQL,
-		"release": releaseSQL, "reap": reapStaleSQL, "cancel": cancelSQL, "canceled": canceledOfHeldSQL,
+		"release": releaseSQL, "doubt": doubtSQL, "reap": reapSQL, "cancel": cancelSQL, "canceled": canceledSQL,
 		"job stored": jobStoredSQL, "id taken": idTakenSQL, "key taken": keyTakenSQL, "size": countPendingSQL,
+		"replay": replaySQL, "purge": purgeSQL, "reschedule": rescheduleSQL, "prune chosen": pruneChosenSQL,
 	} {
 		t.Run(what, func(t *testing.T) {
 			err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {

@@ -44,8 +44,10 @@ const (
 func (s *Storage) Stats(ctx context.Context) (stats pinion.Stats, err error) {
 	err = s.read(ctx, "stats", func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `SET LOCAL enable_seqscan=on`); err != nil {
-				return err
+			for _, plan := range refusedPlans { // here they are better
+				if _, err := tx.Exec(ctx, `SELECT set_config($1, 'on', true)`, plan); err != nil {
+					return err
+				}
 			}
 			stats, err = s.count(ctx, tx)
 			return err
