@@ -2,7 +2,10 @@ package pinion_test
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"expvar"
@@ -11,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +24,11 @@ import (
 
 // The examples say nothing but what they print.
 var quiet = slog.New(slog.DiscardHandler)
+
+func must[T any](value T, err error) T {
+	check(err)
+	return value
+}
 
 func check(err error) {
 	if err != nil {
@@ -60,6 +69,101 @@ func ExampleTask() {
 	// Output:
 	// resizing dog.jpg to 200 pixels
 	// resizing cat.jpg to 800 pixels
+}
+
+// Call runs a task in a test, without a worker and a storage.
+func ExampleTask_Call() {
+	count := pinion.Task[string]{Name: "count", Run: func(ctx context.Context, text string) error {
+		if text == "" {
+			return pinion.Permanent(errors.New("nothing to count"))
+		}
+		return pinion.SetResult(ctx, map[string]int{"words": len(strings.Fields(text))})
+	}}
+
+	result, err := count.Call(context.Background(), "to be or not to be")
+	fmt.Println(string(result), err)
+	_, err = count.Call(context.Background(), "")
+	fmt.Println(err)
+	// Output:
+	// {"words":6} <nil>
+	// nothing to count
+}
+
+// ArgsOf answers the question of many tests: was the job enqueued with these arguments?
+func ExampleTask_ArgsOf() {
+	type welcomeArgs struct{ To string }
+	welcome := pinion.Task[welcomeArgs]{Name: "welcome"}
+	signUp := func(ctx context.Context, queue pinion.Enqueuer, address string) error {
+		_, err := welcome.Enqueue(ctx, queue, welcomeArgs{To: address})
+		return err
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(signUp(ctx, storage, "ada@example.com"))
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Task: "welcome"}) {
+		check(err)
+		args, err := welcome.ArgsOf(job)
+		check(err)
+		fmt.Println("a welcome to", args.To)
+	}
+	// Output: a welcome to ada@example.com
+}
+
+// sealed is text that only programs with the key can read. In a program the key comes from outside.
+type sealed string
+
+var sealKey = must(aes.NewCipher([]byte("0123456789abcdef0123456789abcdef")))
+
+func (s sealed) MarshalText() ([]byte, error) {
+	gcm, err := cipher.NewGCMWithRandomNonce(sealKey)
+	if err != nil {
+		return nil, err
+	}
+	return base64.StdEncoding.AppendEncode(nil, gcm.Seal(nil, nil, []byte(s), nil)), nil
+}
+
+func (s *sealed) UnmarshalText(text []byte) error {
+	gcm, err := cipher.NewGCMWithRandomNonce(sealKey)
+	if err != nil {
+		return err
+	}
+	box, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return err
+	}
+	opened, err := gcm.Open(nil, nil, box, nil)
+	*s = sealed(opened)
+	return err
+}
+
+// An argument that encodes itself can encrypt itself. The storage, its backups and the command line never see the text.
+func ExampleTask_encryptedArguments() {
+	type chargeArgs struct {
+		Amount int
+		Card   sealed
+	}
+	charge := pinion.Register("charge card", func(ctx context.Context, args chargeArgs) error {
+		fmt.Println("charging", args.Amount, "to", args.Card)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	job, err := charge.Enqueue(ctx, storage, chargeArgs{Amount: 20, Card: "4000 1234"})
+	check(err)
+
+	stored, err := storage.Get(ctx, job.ID)
+	check(err)
+	fmt.Println("stored in the clear:", strings.Contains(fmt.Sprintf("%s", stored.Kwargs), "4000"))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// stored in the clear: false
+	// charging 20 to 4000 1234
 }
 
 // Positional arguments fill the fields of a struct in the order of declaration. A task of one argument needs no
@@ -149,6 +253,32 @@ func ExamplePermanent() {
 	m := worker.Metrics()
 	fmt.Println("retried", m.Retried, "dead-lettered", m.DeadLettered)
 	// Output: retried 0 dead-lettered 1
+}
+
+// A task that cannot run yet asks for later. That uses no attempt.
+func ExampleSnooze() {
+	open := false
+	pinion.Register("deliver", func(ctx context.Context, parcel int) error {
+		job, _ := pinion.JobFromContext(ctx)
+		if !open {
+			fmt.Println("closed at attempt", job.Attempts)
+			open = true
+			return pinion.Snooze(10 * time.Millisecond)
+		}
+		fmt.Println("delivered at attempt", job.Attempts)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("deliver", 7)))
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// closed at attempt 1
+	// delivered at attempt 1
 }
 
 // Jobs that failed for good wait in the dead-letter queue until somebody has mended what ailed them.
@@ -396,4 +526,93 @@ func ExampleSetResult() {
 	check(json.Unmarshal(done.Result, &result))
 	fmt.Println(done.Status, result.Length)
 	// Output: SUCCESS 9
+}
+
+// A report for each hour. Any number of workers may have the schedule: there is one job for each hour.
+func ExamplePeriodic() {
+	pinion.Register("report", func(ctx context.Context, hour time.Time) error { return nil })
+	hourly := pinion.Periodic{
+		Name:     "hourly report",
+		Schedule: pinion.Every(time.Hour),
+		Job:      func(at time.Time) *pinion.Job { return pinion.NewJob("report", at) },
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	worker := &pinion.Worker{Storage: storage, Periodic: []pinion.Periodic{hourly}, Logger: quiet}
+	check(worker.Drain(ctx)) // a program calls Run
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusPending}) {
+		check(err)
+		fmt.Println(job.Task, "is due at a whole hour:", job.RunAt.Equal(job.RunAt.Truncate(time.Hour)))
+	}
+	// Output: report is due at a whole hour: true
+}
+
+// A schedule is any type with a method Next.
+func ExampleSchedule() {
+	var schedule pinion.Schedule = weekdays{hour: 9}
+	friday := time.Date(2026, time.March, 6, 12, 0, 0, 0, time.UTC)
+	fmt.Println(schedule.Next(friday).Format(time.RFC1123))
+	// Output: Mon, 09 Mar 2026 09:00:00 UTC
+}
+
+// weekdays is a schedule with a time for each day from Monday to Friday.
+type weekdays struct{ hour int }
+
+func (w weekdays) Next(after time.Time) time.Time {
+	for day := after.Day(); ; day++ {
+		at := time.Date(after.Year(), after.Month(), day, w.hour, 0, 0, 0, after.Location())
+		weekend := at.Weekday() == time.Saturday || at.Weekday() == time.Sunday
+		if at.After(after) && !weekend {
+			return at
+		}
+	}
+}
+
+// OnEnd sees how each attempt ended: for counters by task, an alarm, or a notification.
+func ExampleEnd() {
+	pinion.Register("pay", func(ctx context.Context, cents int) error {
+		if cents > 1000 {
+			return pinion.Permanent(errors.New("card declined"))
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("pay", 500), pinion.NewJob("pay", 5000)))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	worker.OnEnd = func(ctx context.Context, job *pinion.Job, end pinion.End) {
+		fmt.Println(job.Task, end.Outcome, end.Err)
+	}
+	check(worker.Drain(ctx))
+	// Unordered output:
+	// pay succeeded <nil>
+	// pay dead-lettered card declined
+}
+
+// What a task logs names its job.
+func ExampleLogger() {
+	pinion.Register("shrink", func(ctx context.Context, image string) error {
+		pinion.Logger(ctx).Info("resized", "image", image)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, &pinion.Job{ID: "job-1", Task: "shrink", Args: []any{"cat.png"}}))
+	withoutTime := func(_ []string, attr slog.Attr) slog.Attr {
+		if attr.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return attr
+	}
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	worker := &pinion.Worker{Storage: storage, Logger: log}
+	check(worker.Drain(ctx))
+	// Output: level=INFO msg=resized job=job-1 task=shrink attempt=1 image=cat.png
 }

@@ -31,7 +31,7 @@ func TestMemoryStorageSharesNothingWithItsCallers(t *testing.T) {
 	if _, err := s.MarkDone(t.Context(), claimed); err != nil {
 		t.Fatal(err)
 	}
-	want.Status, want.Result = StatusSuccess, json.RawMessage("[1]")
+	want.Status, want.Result, want.LeaseUntil = StatusSuccess, json.RawMessage("[1]"), time.Time{}
 	claimed.Result[1], claimed.Task = '2', "changed"
 	for range 2 {
 		got, err := s.Get(t.Context(), "1")

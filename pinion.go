@@ -650,6 +650,9 @@ func (o DequeueOptions) check() error {
 	if o.Ahead < 0 || o.Ahead > o.Max {
 		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", o.Ahead, o.Max)
 	}
+	if o.Lease < 0 {
+		return fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", o.Lease, defaultLease)
+	}
 	return nil
 }
 

@@ -8,9 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,9 +18,11 @@ import (
 	"modernc.org/sqlite"
 )
 
-// SQLiteStorage keeps jobs in one SQLite file, which any number of processes may share. It is the file of the
-// Python library with columns added. One connection writes; verbs that are called concurrently share a transaction,
-// and each returns after its COMMIT. Listings have read-only connections of their own and never wait for writers.
+// SQLiteStorage keeps jobs in one SQLite file, which any number of processes may share. The file is that of the Python
+// library with columns added.
+//
+// One connection writes. Verbs that are called at the same time share a transaction, and each returns after its COMMIT.
+// Listings have read-only connections of their own and never wait for writers.
 type SQLiteStorage struct {
 	path    string
 	opts    SQLiteOptions
@@ -30,60 +32,55 @@ type SQLiteStorage struct {
 	opened  []openedFile // the file and, unless read-only, its -wal and -shm
 	indexed bool         // not a file of Python's that must stay as it is
 
-	mu      sync.Mutex    // guards the next three
-	queue   []*call       // to be taken into the next transaction
-	closed  bool          // nothing is queued any more
-	pruned  time.Time     // when Retention was last enforced
-	kick    chan struct{} // capacity 1: queue or closed has changed, or a call is gone
-	stopped chan struct{} // closed when the writer has returned
+	// What a lease hangs on reads through a connection of its own, which listings cannot use up.
+	leases *sql.DB
 
-	turn sync.Mutex // guards w, and is taken before mu; the writer keeps it when it returns
-	w    writer
+	w       *writer    // nil if read-only
+	claims  claims     // the Dequeues that wait
+	ends    endCounter // guarded by the writer's connMu
+	checked time.Time  // when the -wal and -shm were last looked for; guarded by the writer's connMu
+
+	mu     sync.Mutex // guards the rest
+	closed bool
+	pruned time.Time           // when Retention was last enforced
+	doubts map[doubt]time.Time // when this storage stored them
 }
 
 var _ interface {
 	Storage
 	Canceler
 	Inspector
+	Limiter
 } = (*SQLiteStorage)(nil)
 
-// SQLiteOptions are settings of OpenSQLite; the zero value is the default.
+// SQLiteOptions are settings of OpenSQLite. The zero value is the default.
 type SQLiteOptions struct {
 	// Synchronous is SQLite's setting of that name: FULL [the default], or NORMAL, which is up to three times
-	// faster and may lose the last commits when the power fails, though not when the process dies.
+	// faster. With NORMAL the last commits may be lost when the power fails, though not when the process dies.
 	Synchronous string
 	// Retention is how long finished jobs are kept before running workers prune them [24h]; negative: for ever.
 	Retention time.Duration
 	// DeadLetterRetention is how long dead letters are kept before running workers purge them [for ever].
 	DeadLetterRetention time.Duration
-	// PollInterval set makes a waiting Dequeue look for other processes' jobs this often [0: be woken by the
-	// operating system where it can, which is Linux; elsewhere look every 20 ms].
+	// PollInterval is how often a waiting Dequeue looks for jobs of other processes [0]. With 0 the operating system
+	// wakes it where it can, which is on Linux; elsewhere it looks every 20 ms.
 	PollInterval time.Duration
-	// ReadOnly opens an existing file to look at: it is never created, migrated or written.
+	// ReadOnly opens an existing file to look at it. The file is never created, migrated or written.
 	ReadOnly bool
 }
 
-const (
-	backstopPoll = time.Second            // behind the operating system's wake-ups
-	defaultPoll  = 20 * time.Millisecond  // where there are none
-	lockRetry    = 2 * time.Millisecond   // at most, between two tries for the write lock
-	lockNap      = 100 * time.Microsecond // the same, for the first lockNaps tries, and from lockLong on
-	lockNaps     = 10
-	lockLong     = 100 * time.Millisecond
-	lockPatience = 5 * time.Second // before a claim says that another program holds that lock
-	moveCheck    = time.Second     // between two looks whether the -wal and -shm are still there
-)
-
-// OpenSQLite opens the queue in the file at path, creating it with mode 0600 if it is missing. A file of the Python
-// library is brought up to date, which Python does not notice, and so is one of an older Pinion, which goes on where it
-// has the file open but cannot open it again. nil opts are the defaults. The caller closes the storage.
+// OpenSQLite opens the queue in the file at path, and creates the file with mode 0600 if it is missing. nil opts are the
+// defaults. The caller closes the storage.
 //
-// Refused, with an error that says which, are a file that is not SQLite, one from a newer Pinion, and one whose jobs
-// table belongs to another program. A file may hold other tables too, for Tx, but its PRAGMA user_version is
-// Pinion's. A symbolic link is followed, once, here, and the -wal and -shm stand beside the file itself, with its
-// mode; a link to nothing and what is no regular file (a directory, a fifo, a device) are refused.
+// OpenSQLite migrates files of the Python library and of older Pinions. Python programs keep working on them; an older
+// Pinion that has the file open goes on, and cannot open it again.
+//
+// It returns an error for a file that is not SQLite, for one from a newer Pinion, and for one whose jobs table belongs
+// to another program. The file may hold other tables too, which Tx is for, but its PRAGMA user_version is Pinion's. A
+// symbolic link is followed once, here; the -wal and -shm stand beside the file itself and have its mode. A link to
+// nothing, a directory, a fifo and a device are errors.
 func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteStorage, error) {
-	s := &SQLiteStorage{kick: make(chan struct{}, 1), stopped: make(chan struct{})}
+	s := new(SQLiteStorage)
 	if opts != nil {
 		s.opts = *opts
 	}
@@ -91,69 +88,150 @@ func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteS
 		s.disconnect()
 		return nil, fmt.Errorf("pinion: open %s: %w", path, explain(err))
 	}
-	if s.opts.ReadOnly {
-		close(s.stopped) // there is no writer
-	} else {
-		go s.write()
+	if s.w != nil {
+		s.claims = claims{
+			w:       s.w,
+			file:    s.path,
+			poll:    s.opts.PollInterval,
+			intact:  s.checkReplaced,
+			bury:    s.bury,
+			stopped: make(chan struct{}),
+		}
+		s.w.beforeCommit = s.beforeCommit
+		s.w.ended = s.ended
+		s.w.allowInline = s.claims.noneWaits
+		s.w.sleepOnly = s.opts.PollInterval != 0
+		s.w.start()
 	}
 	return s, nil
 }
 
-// Close waits for the transaction under way, answers everybody else with ErrClosed and closes the file. Closing
-// again does nothing.
+// Close waits for the transaction under way, ends all other calls with ErrClosed, and closes the file. Closing again
+// does nothing.
 func (s *SQLiteStorage) Close() error {
 	s.mu.Lock()
 	again := s.closed
 	s.closed = true
 	s.mu.Unlock()
-	s.wakeWriter()
-	<-s.stopped
+	if s.w != nil {
+		s.w.stop()
+	}
 	if again {
 		return nil
+	}
+	if s.w != nil {
+		s.claims.stop()
 	}
 	return s.disconnect()
 }
 
+// write runs a verb in a transaction and returns after its COMMIT. An error that the verb leaves in tx undoes it. If
+// ctx ends before the verb has begun, write returns the error of ctx.
+func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *transaction)) error {
+	if s.w == nil {
+		return wrap(name, errReadOnly)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return wrap(name, s.w.do(ctx, verb))
+}
+
+// beforeCommit ends each transaction of the writer.
+func (s *SQLiteStorage) beforeCommit(tx *transaction) {
+	s.claims.serveDue(tx)
+	s.ends.beforeCommit(tx)
+	tx.fail(s.checkReplacedAt(tx.now))
+}
+
+// ended follows each transaction of the writer.
+func (s *SQLiteStorage) ended(committed bool) {
+	s.ends.ended(committed)
+	s.claims.ended(committed)
+}
+
+// leaseReader returns a session on the connection that only leases use. It waits for no writer and for no listing.
+func (s *SQLiteStorage) leaseReader(ctx context.Context) *session {
+	q := s.reader(ctx)
+	q.query = queries(ctx, s.leases)
+	return q
+}
+
 // ---- Enqueue ----
 
-// newRow is a job on its way into the table.
+// newRow is a job that is about to be stored.
 type newRow struct {
 	job          *Job
 	id, queue    string
 	args, kwargs string
+	meta         any // nil or JSON
 	created      time.Time
 	runAt        float64
-	key          any   // nil or string
-	to           *call // the claim that gets it at once; nil: it becomes PENDING
 }
 
 func newRows(jobs []*Job) ([]*newRow, error) {
-	rows, now := make([]*newRow, len(jobs)), microTime(time.Now())
-	ids, keys := make(map[string]bool), make(map[string]string) // those that the callers chose, to find them twice
+	if err := checkDistinct(jobs); err != nil {
+		return nil, err
+	}
+	rows := make([]*newRow, len(jobs))
+	created := microTime(time.Now())
 	for i, job := range jobs {
 		args, kwargs, err := job.EncodeArgs()
 		if err != nil {
 			return nil, err
 		}
-		r := &newRow{job, cmp.Or(job.ID, NewID()), cmp.Or(job.Queue, defaultQueue), args, kwargs, now, seconds(job.RunAt), nil, nil}
-		if job.ID != "" {
-			if ids[job.ID] {
-				return nil, &DuplicateError{ID: job.ID}
-			}
-			ids[job.ID] = true
+		rows[i] = &newRow{
+			job:     job,
+			id:      cmp.Or(job.ID, NewID()),
+			queue:   cmp.Or(job.Queue, defaultQueue),
+			args:    args,
+			kwargs:  kwargs,
+			created: created,
+			runAt:   seconds(job.RunAt),
 		}
-		if job.Key != "" {
-			if keys[job.Key] != "" {
-				return nil, &DuplicateError{ID: keys[job.Key], Key: job.Key}
+		if len(job.Meta) > 0 {
+			meta, err := json.Marshal(job.Meta)
+			if err != nil {
+				return nil, err
 			}
-			keys[job.Key], r.key = r.id, job.Key
+			rows[i].meta = string(meta)
 		}
-		rows[i] = r
 	}
 	return rows, nil
 }
 
-// accept fills in the callers' jobs.
+// key returns the job's Key as it is stored.
+func (r *newRow) key() any {
+	if r.job.Key == "" {
+		return nil
+	}
+	return r.job.Key
+}
+
+// running returns the job as a claim gets it.
+func (r *newRow) running(c *claim, now time.Time) *Job {
+	job := &Job{
+		ID:            r.id,
+		Task:          r.job.Task,
+		Queue:         r.queue,
+		Priority:      r.job.Priority,
+		RunAt:         fromSeconds(r.runAt),
+		Key:           r.job.Key,
+		KeyUntilStart: r.job.KeyUntilStart,
+		Meta:          maps.Clone(r.job.Meta),
+		Status:        StatusRunning,
+		Attempts:      1,
+		Claim:         now.UnixMicro(),
+		Worker:        c.worker,
+		CreatedAt:     r.created,
+		HeartbeatAt:   microTime(now),
+		LeaseUntil:    microTime(now).Add(c.lease),
+	}
+	job.splitArgs(r.args, r.kwargs)
+	return job
+}
+
+// accept fills in the callers' jobs after the COMMIT.
 func accept(rows []*newRow) {
 	for _, r := range rows {
 		r.job.accepted(r.id, r.queue, r.created)
@@ -164,215 +242,136 @@ func accept(rows []*newRow) {
 func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	rows, err := newRows(jobs)
 	if err != nil {
-		return s.reader(ctx).nameHolder(err)
-	} else if len(rows) == 0 {
-		return cmp.Or(ctx.Err(), s.reader(ctx).err)
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return s.reader(ctx).err
+	}
+	if s.w == nil {
+		return wrap("enqueue", errReadOnly)
 	}
 	var duplicate error
-	c := &call{producer: true, verb: func() {
-		s.w.insert(rows, len(rows) == 1) // of several, the claims choose by priority
-		if duplicate = nil; errors.Is(s.w.err, ErrDuplicate) {
-			if duplicate = s.w.err; len(rows) == 1 {
-				s.w.err = nil // one statement, which wrote nothing: no reason to roll back
-			}
+	giveUp := rows[0].created.Add(busyPatience)
+	err = s.w.doInline(ctx, giveUp, func(tx *transaction) {
+		duplicate = findDuplicate(&tx.session, rows)
+		if duplicate == nil {
+			s.store(tx, rows)
 		}
-	}}
-	if len(rows) == 1 && jobs[0].ID == "" && jobs[0].Key == "" {
-		c.row = rows[0]
+	})
+	if err == errLocked {
+		return fmt.Errorf("%w within %v: another program holds the lock on %s (a transaction left open in a sqlite3 shell, say), or a "+
+			"transaction of this program does; if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
 	}
-	err = s.doCall(ctx, "enqueue", c)
+	if err != nil {
+		return wrap("enqueue", err)
+	}
 	if duplicate != nil {
 		return duplicate
 	}
-	if err == nil {
-		accept(rows)
-	}
-	return err
+	accept(rows)
+	return nil
 }
 
-// insert stores rows, and gives those that it may to claims that wait.
-func (w *writer) insert(rows []*newRow, give bool) {
-	for _, r := range rows {
-		r.to = nil // the transaction may have been begun before
-	}
-	if give {
-		w.give(rows)
-	}
-	w.insertRows(rows, w.now)
-	for _, r := range rows {
-		if r.to == nil {
-			w.look = true
-		} else if w.err != nil {
-			r.to.jobs = r.to.jobs[:len(r.to.jobs)-1]
+// busyPatience is how long Enqueue waits for the write lock.
+const busyPatience = 10 * time.Second
+
+// store inserts the rows. A single job may go to a claim that waits; of several jobs the claims choose by priority.
+func (s *SQLiteStorage) store(tx *transaction, rows []*newRow) {
+	if len(rows) == 1 {
+		holder := s.claims.handOver(tx, rows[0])
+		if holder != nil {
+			insertRunning(tx, rows[0], holder)
+			return
 		}
 	}
-}
-
-// give finds claims for jobs that are due now, one after the other, if nothing else is due for these claims. Such a job
-// becomes RUNNING as it is stored, which saves the claim its own statements.
-func (w *writer) give(rows []*newRow) {
-	if len(w.waiting) == 0 {
-		return
-	}
-	w.look = w.look || !w.sighted
-	w.serve()
+	insertPending(&tx.session, rows, tx.now)
 	for _, r := range rows {
-		found := slices.IndexFunc(w.waiting, func(c *call) bool {
-			return r.runAt <= seconds(w.now) && !c.full && len(c.jobs) < c.max && (len(c.queues) == 0 || slices.Contains(c.queues, r.queue))
-		})
-		if found < 0 {
-			continue
-		}
-		r.to = w.waiting[found]
-		job := &Job{ID: r.id, Task: r.job.Task, Queue: r.queue, Priority: r.job.Priority, RunAt: fromSeconds(r.runAt), Key: r.job.Key,
-			Status: StatusRunning, Attempts: 1, Claim: w.now.UnixMicro(), Worker: r.to.worker, CreatedAt: r.created, HeartbeatAt: microTime(w.now)}
-		job.splitArgs(r.args, r.kwargs)
-		r.to.jobs = append(r.to.jobs, job)
+		s.claims.changed(r.queue)
 	}
 }
 
-// perStatement is how many rows go into one statement, which is 40 % faster than one row each; more add little.
+const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING') AND key_until_start<2`
+
+// findDuplicate returns a DuplicateError for the first row whose ID exists, or whose Key another unfinished job holds,
+// in the table or in rows. q must hold the write lock.
+func findDuplicate(q *session, rows []*newRow) error {
+	ids := make(map[string]bool)
+	keys := make(map[string]string) // the IDs of the rows that have them
+	for _, r := range rows {
+		if r.job.ID != "" {
+			if ids[r.id] || q.value(`SELECT 1 FROM jobs WHERE id=?`, r.id) != nil {
+				return &DuplicateError{ID: r.id}
+			}
+			ids[r.id] = true
+		}
+		if r.job.Key != "" {
+			holder := keys[r.job.Key]
+			if found := q.value(holderOf, r.job.Key); found != nil {
+				holder = text(found)
+			}
+			if holder != "" {
+				return &DuplicateError{ID: holder, Key: r.job.Key}
+			}
+			keys[r.job.Key] = r.id
+		}
+	}
+	return nil
+}
+
+// perStatement is how many rows go into one statement, which is 40 % faster than one row each. More add little.
 const perStatement = 8
 
-// insertKind is what the text of an INSERT depends on.
-type insertKind struct {
-	rows           int // that differ in their own columns only
-	plain, running bool
-}
+// The rows of an INSERT are those of a subquery, so that it undoes itself when it fails. A plain INSERT of one row would
+// roll back all of a user's transaction when the disk is full.
+const (
+	insertColumns = `INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at,
+		run_at, future, status, attempts) `
+	pendingRow  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
+	insertOne   = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `)`
+	insertEight = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` +
+		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `)`
+)
 
-// statement binds no more than it must: what the text holds, or a column's default, need not be bound, which would be a
-// tenth of the time of a batch.
-func (k insertKind) statement(orFail string) string {
-	shared, own, rest, values := []string{"func_name", "queue", "created_at"}, "id, args", "status, attempts", ", 'PENDING', 0"
-	if k.running {
-		shared, values = append(shared, "claim", "heartbeat_at", "worker"), ", 'RUNNING', 1"
-	}
-	if k.plain {
-		rest, values = rest+", kwargs", values+", '{}'"
-	} else {
-		shared, own = append(shared, "priority", "run_at", "future"), own+", kwargs, key"
-	}
-	first, next, bound := "", "", "?"+strings.Repeat(", ?", strings.Count(own, ","))
-	for i := range shared {
-		first, next = first+"?, ", next+fmt.Sprintf("?%d, ", i+1)
-	}
-	into := "INTO jobs (" + strings.Join(shared, ", ") + ", " + own + ", " + rest + ") "
-	rows := "VALUES (" + first + bound + values + ")" + strings.Repeat(", ("+next+bound+values+")", k.rows-1)
-	switch {
-	case orFail == undone: // a single row of VALUES alone would not be: a full disk would end the whole transaction
-		return "INSERT " + into + "SELECT * FROM (" + rows + ")"
-	case k.rows == 1: // writes all or nothing
-		return "INSERT " + into + rows
-	}
-	return "INSERT " + orFail + into + rows
-}
-
-// plain reports whether a row is nothing but a task, its arguments and a queue, as most are.
-func (r *newRow) plain() bool {
-	return r.job.Priority == 0 && r.runAt == 0 && r.kwargs == "{}" && r.key == nil
-}
-
-// alike reports whether two rows differ only in what is their own.
-func (r *newRow) alike(o *newRow) bool {
-	return r.job.Task == o.job.Task && r.queue == o.queue && r.job.Priority == o.job.Priority && r.created.Equal(o.created) && r.runAt == o.runAt && r.to == o.to
-}
-
-// inOneStatement is how many of the first rows may share one, which only those may that are alike: a power of two, so that
-// there are few statements.
-func inOneStatement[T any](rows []T, most int, alike func(a, b T) bool) int {
-	n := 1
-	for 2*n <= min(most, len(rows)) && !slices.ContainsFunc(rows[n:2*n], func(o T) bool { return !alike(rows[0], o) }) {
-		n *= 2
-	}
-	return n
-}
-
-// insertRows works on the writer and in a transaction of the user's. After an error some rows may be written.
-func (q *session) insertRows(rows []*newRow, now time.Time) {
-	args := make([]any, 0, 9+4*perStatement)
+func insertPending(q *session, rows []*newRow, now time.Time) {
+	args := make([]any, 0, 12*min(len(rows), perStatement))
 	for len(rows) > 0 {
-		r, n := rows[0], inOneStatement(rows, perStatement, (*newRow).alike)
-		kind := insertKind{n, !slices.ContainsFunc(rows[:n], func(o *newRow) bool { return !o.plain() }), r.to != nil}
-		args = append(args[:0], r.job.Task, r.queue, seconds(r.created))
-		if kind.running {
-			args = append(args, now.UnixMicro(), seconds(now), r.to.worker)
+		n, query := 1, insertOne
+		if len(rows) >= perStatement {
+			n, query = perStatement, insertEight
 		}
-		if !kind.plain {
-			args = append(args, r.job.Priority, r.runAt, r.runAt > seconds(now))
-		}
+		args = args[:0]
 		for _, r := range rows[:n] {
-			if args = append(args, r.id, r.args); !kind.plain {
-				args = append(args, r.kwargs, r.key)
-			}
-		}
-		query, ok := q.inserts[kind]
-		if !ok {
-			query = kind.statement(q.orFail)
-			q.inserts[kind] = query
+			args = append(args, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(),
+				r.job.KeyUntilStart, r.meta, seconds(r.created), r.runAt, r.runAt > seconds(now))
 		}
 		q.exec(query, args...)
-		q.nameDuplicate(rows[:n])
 		rows = rows[n:]
 	}
 }
 
-// insertTogether stores the jobs of producers who came at the same time. If that fails each is to try alone, to know whose
-// error it is.
-func (w *writer) insertTogether(calls []*call) {
-	if len(calls) == 0 {
-		return
+// insertRunning inserts a job that was handed to a claim.
+func insertRunning(tx *transaction, r *newRow, c *claim) {
+	keyUntilStart := 0
+	if r.job.KeyUntilStart {
+		keyUntilStart = 2 // it gives up its key at once
 	}
-	last := slices.MaxFunc(calls, func(a, b *call) int { return a.row.created.Compare(b.row.created) }).row.created
-	rows := make([]*newRow, len(calls))
-	for i, c := range calls {
-		rows[i], c.row.created = c.row, last // or no two would be alike
-	}
-	if w.insert(rows, true); w.err != nil {
-		for _, c := range calls {
-			c.row = nil
-		}
-	}
-}
-
-// nameDuplicate turns the error of a refused INSERT into one that names the job in the way.
-func (q *session) nameDuplicate(rows []*newRow) {
-	refused := q.err
-	if !isCode(refused, codeConstraint) {
-		return
-	}
-	q.err = nil
-	if q.orFail != undone { // it stopped at the row behind those that it stored
-		stored := min(int(integer(q.value(`SELECT changes()`))), len(rows)-1)
-		rows = rows[stored : stored+1]
-	}
-	for _, r := range rows {
-		if q.value(`SELECT 1 FROM jobs WHERE id=?`, r.id) != nil {
-			q.fail(&DuplicateError{ID: r.id})
-		}
-		if holder := q.value(holderOf, r.key); holder != nil {
-			q.fail(&DuplicateError{ID: text(holder), Key: r.job.Key})
-		}
-	}
-	q.fail(refused)
-}
-
-const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING')`
-
-// nameHolder has the error about a Key that a batch gives twice name the job that holds it already, if one does.
-func (q *session) nameHolder(err error) error {
-	if d, ok := errors.AsType[*DuplicateError](err); ok && d.Key != "" {
-		if holder := q.value(holderOf, d.Key); holder != nil {
-			d.ID = text(holder)
-		}
-	}
-	return err
+	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at, run_at,
+			status, attempts, claim, heartbeat_at, worker, lease)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?)`,
+		r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta, seconds(r.created), r.runAt,
+		tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
 }
 
 // Tx returns what enqueues inside tx, a transaction of modernc.org/sqlite on the same file; on another file Enqueue
 // returns an error. The jobs become visible, and wake workers, when tx commits. After a rollback nothing is stored.
-// All jobs of a call are stored or none. Errors are those of Enqueue and of tx. While tx is open the storage's own
-// verbs that write wait for it, so do not call Enqueue on the storage before its end. Open the database with
-// "?_pragma=busy_timeout(5000)&_txlock=immediate", so that tx waits for other writers, workers among them.
+// All jobs of a call are stored or none. Errors are those of Enqueue and of tx.
+//
+// While tx is open the storage's own verbs that write wait for it, so do not call Enqueue on the storage before its end.
+// Open the database with "?_pragma=busy_timeout(5000)&_txlock=immediate", so that tx waits for other writers, workers
+// among them.
 func (s *SQLiteStorage) Tx(tx *sql.Tx) Tx { return sqliteTx{s, tx} }
 
 type sqliteTx struct {
@@ -382,57 +381,110 @@ type sqliteTx struct {
 
 // Enqueue implements [Enqueuer].
 func (t sqliteTx) Enqueue(ctx context.Context, jobs ...*Job) error {
-	return t.storage.enqueueTx(ctx, t.tx, jobs)
-}
-
-func (s *SQLiteStorage) enqueueTx(ctx context.Context, tx *sql.Tx, jobs []*Job) error {
 	rows, err := newRows(jobs)
-	if err != nil || len(rows) == 0 {
-		return s.reader(ctx).nameHolder(err) // not by tx, in which a read that comes first may forbid the write
+	if err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	unbroken := context.WithoutCancel(ctx) // an interrupted INSERT would end the user's transaction
-	q := &session{query: queries(unbroken, tx), orFail: undone, inserts: make(map[insertKind]string)}
-	q.change = func(query string, args []any) (sql.Result, error) {
-		for {
-			res, err := tx.ExecContext(unbroken, query, args...)
-			// Not for what an earlier read of tx has made too old to write: that stays so.
-			if e, ok := errors.AsType[*sqlite.Error](err); !ok || e.Code() != codeBusy || !pause(ctx, lockPause()) {
-				return res, err
-			}
-		}
+	if len(rows) == 0 {
+		return t.storage.reader(ctx).err
 	}
+	if err := t.insert(ctx, rows); err != nil {
+		return wrap("enqueue", err)
+	}
+	accept(rows)
+	return nil
+}
+
+// insert stores all rows or none, and leaves the transaction as it was after an error.
+func (t sqliteTx) insert(ctx context.Context, rows []*newRow) error {
+	q := t.session(ctx)
+	if err := t.checkFile(q); err != nil {
+		return err
+	}
+	q.exec("SAVEPOINT pinion")
+	// This changes no row and takes the write lock. A read that comes first might forbid the write.
+	q.exec("UPDATE jobs SET status=status WHERE 0")
+	q.fail(findDuplicate(q, rows))
+	insertPending(q, rows, time.Now())
+	err := q.err
+	q.err = nil
+	if err != nil {
+		q.exec("ROLLBACK TO pinion")
+	}
+	q.exec("RELEASE pinion")
+	if err == nil {
+		err = q.err
+	}
+	return err
+}
+
+// Done implements [Tx].
+func (t sqliteTx) Done(ctx context.Context) error {
+	return EndInTx(ctx, func(job *Job) error { return wrap("done in a transaction", t.markDone(ctx, job)) })
+}
+
+// markDone makes the job SUCCESS if it is still under its claim.
+func (t sqliteTx) markDone(ctx context.Context, job *Job) error {
+	q := t.session(ctx)
+	if err := t.checkFile(q); err != nil {
+		return err
+	}
+	now := time.Now()
+	updated := q.exec(`UPDATE jobs SET `+markDone+underClaim, seconds(now), storedResult(job), job.ID, job.Claim, job.Attempts)
+	if q.err == nil && updated == 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, job.ID)
+	}
+	addEnds(q, now.Truncate(time.Minute).Unix(), endPair{job.Queue, job.Task}, endCount{succeeded: 1, took: sinceClaim(job.Claim, now)})
+	return q.err
+}
+
+// session returns a session in the transaction. Where the transaction itself does not wait for the write lock, the
+// session does, until ctx ends. Nothing else is interrupted: an INSERT that is would end the user's transaction.
+func (t sqliteTx) session(ctx context.Context) *session {
+	uninterrupted := context.WithoutCancel(ctx)
+	return &session{
+		query: queries(uninterrupted, t.tx),
+		change: func(query string, args []any) (sql.Result, error) {
+			for {
+				result, err := t.tx.ExecContext(uninterrupted, query, args...)
+				// Other codes of BUSY do not go away: an earlier read of the transaction is too old for a write.
+				e, ok := errors.AsType[*sqlite.Error](err)
+				if !ok || e.Code() != codeBusy || !pause(ctx, lockPause()) {
+					return result, err
+				}
+			}
+		},
+	}
+}
+
+// checkFile returns an error if the transaction is on another file. It reads no page, because a read that comes before
+// the first write may forbid that.
+func (t sqliteTx) checkFile(q *session) error {
 	file := ""
-	for v := range q.rows("PRAGMA database_list") { // which reads no page: a read that comes first may forbid the write
+	for v := range q.rows("PRAGMA database_list") {
 		if text(v[1]) == "main" {
 			file = text(v[2])
 		}
 	}
-	q.fail(s.checkReplaced())
-	if !sameFile(file, s.path) {
-		q.fail(fmt.Errorf("the transaction is on %q and the queue is %q; they must be one file", file, s.path))
+	if q.err != nil {
+		return q.err
 	}
-	q.exec("SAVEPOINT pinion")
-	if err = q.err; err == nil {
-		q.insertRows(rows, time.Now())
-		if err = q.err; err != nil {
-			q.err = nil
-			q.exec("ROLLBACK TO pinion")
-		}
-		q.exec("RELEASE pinion")
+	if err := t.storage.checkReplaced(); err != nil {
+		return err
 	}
-	if err = cmp.Or(err, q.err); err == nil {
-		accept(rows)
+	if !sameFile(file, t.storage.path) {
+		return fmt.Errorf("the transaction is on %q and the queue is %q; they must be one file", file, t.storage.path)
 	}
-	return wrap("enqueue", err)
+	return nil
 }
 
 func sameFile(a, b string) bool {
-	ia, errA := os.Stat(a)
-	ib, errB := os.Stat(b)
-	return errA == nil && errB == nil && os.SameFile(ia, ib)
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // ---- Dequeue ----
@@ -445,232 +497,151 @@ func (s *SQLiteStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Jo
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	names := slices.Clone(opts.Queues)
-	for i, name := range names {
-		names[i] = cmp.Or(name, defaultQueue)
+	if s.w == nil {
+		return nil, wrap("dequeue", errReadOnly)
 	}
-	slices.Sort(names)
-	slots := opts.Max - opts.Ahead
-	c := &call{worker: opts.Worker, queues: slices.Compact(names), slots: slots, max: opts.Max, once: slots == 0 || opts.NoWait}
-	err := s.submit(ctx, c)
-	if err == nil {
+	c := newClaim(opts)
+	err := s.claims.serve(ctx, c)
+	switch {
+	case err == nil:
 		return c.jobs, nil
+	case errors.Is(err, context.Cause(ctx)), errors.Is(err, ctx.Err()):
+		return nil, ctx.Err()
+	default:
+		return nil, wrap("dequeue", err)
 	}
-	if err == ctx.Err() {
-		return nil, err
-	}
-	return nil, wrap("dequeue", err)
-}
-
-// serve gives those who wait what is due, in the order in which they came.
-func (w *writer) serve() {
-	if !w.look && !w.asked || len(w.waiting) == 0 {
-		return
-	}
-	if w.look || !w.sighted {
-		w.glance()
-		if due, _ := w.there.due.(float64); w.there.due != nil && due <= seconds(w.now) {
-			w.exec(`UPDATE jobs SET future=0 WHERE rowid IN (SELECT rowid FROM jobs INDEXED BY jobs_future
-				WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1000)`, seconds(w.now))
-			w.glance()
-		}
-	}
-	w.look, w.asked = false, false
-	for i, c := range w.waiting {
-		// What found nothing for one, finds nothing for the next; but a claim ahead must leave what the next may take.
-		if known := i > 0 && w.waiting[i-1].slots > 0 && len(w.waiting[i-1].jobs) == 0 && slices.Equal(w.waiting[i-1].queues, c.queues); !known && len(c.jobs) == 0 {
-			w.claim(c)
-		}
-	}
-	due, _ := w.there.due.(float64)
-	if w.nextDue = fromSeconds(due); seconds(w.nextDue) < due {
-		w.nextDue = w.nextDue.Add(time.Microsecond) // it is due only then: a look before would find nothing, over and over
-	}
-}
-
-// sight is what a glance at the indexes tells.
-type sight struct {
-	first, last any // queues with ready jobs, by name; nil: there are none
-	due         any // of the next future job; nil: there is none
-}
-
-// glance asks in one statement what is mostly all there is to know.
-func (w *writer) glance() {
-	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue>='' AND queue<x'' ORDER BY queue `
-	for v := range w.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1), (SELECT run_at FROM jobs INDEXED BY jobs_future
-		WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1)`) {
-		w.there, w.sighted = sight{v[0], v[1], v[2]}, true
-	}
-}
-
-// head is the next ready job of one queue.
-type head struct {
-	queue    string
-	priority int
-	rowid    int64
-}
-
-// compare is the order of claims.
-func (h head) compare(o head) int {
-	return cmp.Or(cmp.Compare(o.priority, h.priority), cmp.Compare(h.rowid, o.rowid))
-}
-
-// claim takes ready jobs of several queues, or of all, in the order of priority and age over them together. One
-// query with "queue IN (…)" or without a queue would sort the whole backlog; this seeks each queue's head in the
-// index and takes from the best queue for as long as it stays the best.
-func (w *writer) claim(c *call) {
-	heads := w.heads(c.queues)
-	for len(heads) > 0 && len(c.jobs) < c.max && w.err == nil {
-		slices.SortFunc(heads, head.compare)
-		next := w.claimRun(c, heads)
-		if len(next) > 0 && next[0] == heads[0] {
-			c.full = true
-			return
-		}
-		heads = append(next, heads[1:]...)
-	}
-}
-
-func (w *writer) heads(queues []string) (heads []head) {
-	if w.there.first == nil {
-		return nil
-	}
-	if len(queues) == 0 && w.there.first == w.there.last {
-		queues = []string{text(w.there.first)}
-	}
-	if len(queues) == 1 { // it has no rival, so its head need not be known
-		return []head{{queue: queues[0], rowid: math.MinInt64}}
-	}
-	const first = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue`
-	add := func(query, queue string) bool {
-		for v := range w.rows(first+query, queue) {
-			heads = append(heads, head{text(v[0]), int(integer(v[1])), integer(v[2])})
-			return true
-		}
-		return false
-	}
-	for _, queue := range queues {
-		add(`=? ORDER BY priority DESC, rowid LIMIT 1`, queue)
-	}
-	for from := ""; len(queues) == 0 && add(`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from); {
-		from = heads[len(heads)-1].queue + "\x00" // the name that sorts next; bytes sort behind all text
-	}
-	return heads
-}
-
-// claimRun takes jobs of the first head's queue up to the head of the next queue in line, and returns the head at
-// which it left off, if any.
-func (w *writer) claimRun(c *call, heads []head) (next []head) {
-	var taken []any
-	bad := make(map[int64]error)
-	for v := range w.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue=? ORDER BY priority DESC, rowid`, heads[0].queue) {
-		rowid, job, refused := jobOf(v)
-		at := head{heads[0].queue, job.Priority, rowid}
-		mustWait := refused == nil && len(c.jobs) >= c.slots && (job.Attempts > 0 || job.Claim > 0)
-		if mustWait || len(heads) > 1 && len(taken)+len(bad) > 0 && heads[1].compare(at) < 0 {
-			next = []head{at}
-			break
-		}
-		if refused != nil {
-			bad[rowid] = refused
-			continue
-		}
-		job.Status, job.Attempts, job.Claim = StatusRunning, job.Attempts+1, max(job.Claim+1, w.now.UnixMicro())
-		job.HeartbeatAt, job.Worker = microTime(w.now), c.worker
-		c.jobs, taken = append(c.jobs, job), append(taken, rowid)
-		if len(c.jobs) == c.max {
-			break
-		}
-	}
-	for rowid, reason := range bad {
-		w.bury(rowid, reason)
-	}
-	for chunk := range slices.Chunk(taken, perStatement) {
-		for len(chunk) < perStatement {
-			chunk = append(slices.Clip(chunk), chunk[0]) // one statement for any number: a rowid may be named twice
-		}
-		w.exec(`UPDATE `+w.orFail+`jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?
-			WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, append([]any{w.now.UnixMicro(), seconds(w.now), c.worker}, chunk...)...)
-	}
-	return next
-}
-
-const toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at, queue, priority, key)
-	SELECT id, func_name, args, kwargs, attempts, error, finished_at, queue, priority, key FROM jobs WHERE `
-
-// bury dead-letters a row that somebody else wrote and that no worker could run, so that it does not stand in the
-// way of those behind it.
-func (w *writer) bury(rowid int64, reason error) {
-	w.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=? WHERE rowid=?`, ErrorText(reason), seconds(w.now), rowid)
-	w.exec(toDLQ+`rowid=?`, rowid)
 }
 
 // ---- The end of a claim ----
 
 const (
+	// underClaim takes the job's ID, Claim and Attempts.
 	underClaim = ` WHERE id=? AND status='RUNNING' AND claim=? AND attempts=?`
-	cancelRow  = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1`
+	// underOneClaim takes perStatement IDs, and the Claim and Attempts that they share. The + keeps the planner on the
+	// IDs; an index on the others finds more jobs.
+	underOneClaim = ` WHERE id IN (?, ?, ?, ?, ?, ?, ?, ?) AND +status='RUNNING' AND +claim=? AND attempts=?`
+
+	// claimEnds clears what belongs to a claim.
+	claimEnds = `, lease=0, doubted_at=NULL, started_at=NULL`
+
+	markDone  = `status='SUCCESS', finished_at=?, result=?` + claimEnds
+	cancelRow = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1` + claimEnds
+
+	toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at, queue, priority, key, key_until_start, meta, result)
+		SELECT id, func_name, args, kwargs, attempts, error, finished_at, queue, priority, key, key_until_start, meta, result FROM jobs WHERE `
 )
 
-// underClaims are underClaim for several ids; the + keeps the planner on these, for there are more jobs of one claim.
-var underClaims = func() (conditions [perStatement + 1]string) {
-	for n := 1; n <= perStatement; n *= 2 {
-		conditions[n] = ` WHERE id IN (?` + strings.Repeat(`, ?`, n-1) + `) AND +status='RUNNING' AND +claim=? AND attempts=?`
+// storedResult returns a job's Result as it is stored: as text, because bytes would become a BLOB.
+func storedResult(job *Job) any {
+	if job.Result == nil {
+		return nil
 	}
-	return conditions
-}()
+	return string(job.Result)
+}
 
+// bury dead-letters a row that another program wrote and that no worker can run, so that it does not block those behind
+// it.
+func (s *SQLiteStorage) bury(tx *transaction, rowid int64, job *Job, reason error) {
+	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, buried=1 WHERE rowid=?`, ErrorText(reason), seconds(tx.now), rowid)
+	tx.exec(toDLQ+`rowid=?`, rowid)
+	s.ends.add(job.Queue, job.Task, StatusFailed, 0)
+}
+
+// errSomeLost is the error of a statement for several jobs of which some are not under their claim.
 var errSomeLost = errors.New("some jobs are no longer under their claims")
 
-// claimed runs a statement for the jobs that are still under their claims, and returns the others. Neighbours that differ
-// in their ids alone, as most do that were claimed together, share a statement, which does not tell the lost from the others:
-// if there are any, all is rolled back and goes one by one.
-func (s *SQLiteStorage) claimed(ctx context.Context, name string, jobs []*Job, set string, args func(*Job) []any) (lost []*Job, err error) {
-	for most := perStatement; ; most = 1 {
-		err = s.do(ctx, name, func() {
-			lost = nil
-			for rest := jobs; len(rest) > 0; {
-				n := inOneStatement(rest, most, func(a, b *Job) bool {
-					return a.Claim == b.Claim && a.Attempts == b.Attempts && bytes.Equal(a.Result, b.Result)
-				})
-				bound := args(rest[0])
-				for _, job := range rest[:n] {
-					bound = append(bound, job.ID)
-				}
-				if changed := s.w.exec(`UPDATE `+s.w.orFail+`jobs SET `+set+underClaims[n], append(bound, rest[0].Claim, rest[0].Attempts)...); changed < n && n > 1 {
-					s.w.fail(errSomeLost)
-				} else if changed < n {
-					lost = append(lost, rest[0])
-				}
-				rest = rest[n:]
+// updateHeld sets columns of the jobs that are still under their claims, and returns the others. Jobs that were claimed
+// together share statements. Such a statement does not say which jobs are lost; if one finds too few, all is rolled
+// back, and the jobs get statements of their own.
+func (s *SQLiteStorage) updateHeld(ctx context.Context, name string, jobs []*Job, u heldUpdate) (lost []*Job, err error) {
+	err = s.write(ctx, name, func(tx *transaction) {
+		for group := range claimedTogether(jobs) {
+			updated := updateGroup(tx, group, u.set, u.args(tx, group[0]))
+			if updated < len(group) {
+				tx.fail(errSomeLost)
 			}
-		})
-		if !errors.Is(err, errSomeLost) {
-			break
+			u.updated(tx, group...)
 		}
+	})
+	if !errors.Is(err, errSomeLost) {
+		return nil, err
 	}
+	err = s.write(ctx, name, func(tx *transaction) {
+		lost = nil
+		for _, job := range jobs {
+			bound := append(u.args(tx, job), job.ID, job.Claim, job.Attempts)
+			if tx.exec(`UPDATE jobs SET `+u.set+underClaim, bound...) > 0 {
+				u.updated(tx, job)
+			} else {
+				lost = append(lost, job)
+			}
+		}
+	})
 	if err != nil {
 		return nil, err
 	}
 	return lost, nil
 }
 
-// letGo is like claimed, for the verbs that do not end in success. Each statement is followed by after, and jobs to be
-// canceled end instead, and are returned as well.
-func (s *SQLiteStorage) letGo(ctx context.Context, name string, jobs []*Job, update, after string, args func(*Job) []any) (lost, canceled []*Job, err error) {
-	update += underClaim + ` AND cancel=0`
-	err = s.do(ctx, name, func() {
+// heldUpdate is what updateHeld does with jobs.
+type heldUpdate struct {
+	set     string                                // the columns
+	args    func(tx *transaction, job *Job) []any // their values, which jobs with equal Result and StartedAt share
+	updated func(tx *transaction, jobs ...*Job)   // is called for the jobs that were updated
+}
+
+// claimedTogether yields the jobs in groups of at most perStatement for which endsAlike holds.
+func claimedTogether(jobs []*Job) func(yield func(group []*Job) bool) {
+	return func(yield func([]*Job) bool) {
+		for len(jobs) > 0 {
+			n := 1
+			for n < min(len(jobs), perStatement) && endsAlike(jobs[0], jobs[n]) {
+				n++
+			}
+			if !yield(jobs[:n]) {
+				return
+			}
+			jobs = jobs[n:]
+		}
+	}
+}
+
+// endsAlike reports whether two jobs differ in nothing that a heldUpdate stores, and have the same Claim and Attempts.
+func endsAlike(a, b *Job) bool {
+	return a.Claim == b.Claim && a.Attempts == b.Attempts && a.StartedAt.Equal(b.StartedAt) && bytes.Equal(a.Result, b.Result)
+}
+
+// updateGroup sets columns of jobs that are under one claim, and returns how many are.
+func updateGroup(tx *transaction, jobs []*Job, set string, args []any) int {
+	if len(jobs) == 1 {
+		args = append(args, jobs[0].ID, jobs[0].Claim, jobs[0].Attempts)
+		return tx.exec(`UPDATE jobs SET `+set+underClaim, args...)
+	}
+	for i := range perStatement {
+		if i < len(jobs) {
+			args = append(args, jobs[i].ID)
+		} else {
+			args = append(args, nil) // equals nothing
+		}
+	}
+	args = append(args, jobs[0].Claim, jobs[0].Attempts)
+	return tx.exec(`UPDATE jobs SET `+set+underOneClaim, args...)
+}
+
+// endClaims calls end for each job; end runs an UPDATE with heldAndNotCanceled, and reports whether it changed the job.
+// Jobs that Cancel was called for become FAILED instead and are returned as canceled.
+func (s *SQLiteStorage) endClaims(ctx context.Context, name string, jobs []*Job, end func(tx *transaction, job *Job) bool) (lost, canceled []*Job, err error) {
+	err = s.write(ctx, name, func(tx *transaction) {
 		lost, canceled = nil, nil
 		for _, job := range jobs {
-			switch {
-			case s.w.exec(update, append(args(job), job.ID, job.Claim, job.Attempts)...) > 0:
-				if after != "" {
-					s.w.exec(after, job.ID)
-				}
-			case s.w.exec(cancelRow+underClaim, ErrCanceled.Error(), seconds(s.w.now), job.ID, job.Claim, job.Attempts) > 0:
+			s.claims.claimEnded()
+			if end(tx, job) {
+				continue
+			}
+			if tx.exec(cancelRow+underClaim, ErrCanceled.Error(), seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0 {
+				s.ends.add(job.Queue, job.Task, StatusFailed, sinceClaim(job.Claim, tx.now))
 				canceled = append(canceled, job)
-			default:
+			} else {
 				lost = append(lost, job)
 			}
 		}
@@ -681,58 +652,120 @@ func (s *SQLiteStorage) letGo(ctx context.Context, name string, jobs []*Job, upd
 	return lost, canceled, nil
 }
 
+const heldAndNotCanceled = underClaim + ` AND cancel=0`
+
 // MarkDone records success; see [Storage].
 func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "mark done", jobs, `status='SUCCESS', finished_at=?, result=?`, func(job *Job) []any {
-		if job.Result == nil {
-			return []any{seconds(s.w.now), nil}
-		}
-		return []any{seconds(s.w.now), string(job.Result)} // as text: bytes would become a BLOB
+	return s.updateHeld(ctx, "mark done", jobs, heldUpdate{
+		set:  markDone,
+		args: func(tx *transaction, job *Job) []any { return []any{seconds(tx.now), storedResult(job)} },
+		updated: func(tx *transaction, jobs ...*Job) {
+			s.claims.claimEnded()
+			for _, job := range jobs {
+				s.ends.add(job.Queue, job.Task, StatusSuccess, sinceClaim(job.Claim, tx.now))
+			}
+		},
 	})
 }
 
 // MarkFailed records a failure that is to be retried; see [Storage].
 func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
-	text := ErrorText(cause)
-	return ofOne(s.letGo(ctx, "mark failed", []*Job{job}, `UPDATE jobs SET status='PENDING', error=?, run_at=?, future=?`, "", func(*Job) []any {
-		s.w.look = true
-		return []any{text, seconds(retryAt), seconds(retryAt) > seconds(s.w.now)}
+	errorText := ErrorText(cause) // not in the transaction: it runs code of the user's
+	return ofOne(s.endClaims(ctx, "mark failed", []*Job{job}, func(tx *transaction, job *Job) bool {
+		s.claims.changed(job.Queue)
+		return tx.exec(`UPDATE jobs SET status='PENDING', error=?, reaped=0, run_at=?, future=?`+claimEnds+heldAndNotCanceled,
+			errorText, seconds(retryAt), seconds(retryAt) > seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0
 	}))
 }
 
 // DeadLetter gives a job up; see [Storage].
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
-	attempts, text := attemptsOf(job, cause), ErrorText(cause) // not in the transaction: it is somebody else's code
-	return ofOne(s.letGo(ctx, "dead-letter", []*Job{job}, `UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`,
-		toDLQ+`id=?`, func(*Job) []any { return []any{text, seconds(s.w.now), attempts} }))
-}
-
-// Heartbeat prolongs claims; see [Storage].
-func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.claimed(ctx, "heartbeat", jobs, `heartbeat_at=?`, func(*Job) []any { return []any{seconds(s.w.now)} })
+	attempts, errorText := attemptsOf(job, cause), ErrorText(cause)
+	return ofOne(s.endClaims(ctx, "dead-letter", []*Job{job}, func(tx *transaction, job *Job) bool {
+		updated := tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?, buried=1,
+			result=coalesce(?, result)`+claimEnds+heldAndNotCanceled,
+			errorText, seconds(tx.now), attempts, storedResult(job), job.ID, job.Claim, job.Attempts)
+		if updated == 0 {
+			return false
+		}
+		tx.exec(toDLQ+`id=?`, job.ID)
+		s.ends.add(job.Queue, job.Task, StatusFailed, sinceClaim(job.Claim, tx.now))
+		return true
+	}))
 }
 
 // Release gives claims back; see [Storage].
 func (s *SQLiteStorage) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
-	var text any // NULL leaves the error as it is
+	var errorText any // NULL leaves the error as it is
 	if cause != nil {
-		text = ErrorText(cause)
+		errorText = ErrorText(cause)
 	}
-	return s.letGo(ctx, "release", jobs, `UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), run_at=?, future=?`, "",
-		func(*Job) []any {
-			s.w.look = true
-			return []any{text, seconds(at), seconds(at) > seconds(s.w.now)}
-		})
+	return s.endClaims(ctx, "release", jobs, func(tx *transaction, job *Job) bool {
+		s.claims.changed(job.Queue)
+		return tx.exec(`UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), reaped=0, run_at=?, future=?`+
+			claimEnds+heldAndNotCanceled,
+			errorText, seconds(at), seconds(at) > seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0
+	})
 }
 
-// Cancel tells jobs to end; see [Canceler].
+// ---- Leases ----
+
+// Heartbeat prolongs claims; see [Storage].
+func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
+	return s.updateHeld(ctx, "heartbeat", jobs, heldUpdate{
+		set: `heartbeat_at=?, doubted_at=NULL, started_at=coalesce(started_at, ?), result=coalesce(?, result)`,
+		args: func(tx *transaction, job *Job) []any {
+			var started any
+			if !job.StartedAt.IsZero() {
+				started = seconds(job.StartedAt)
+			}
+			return []any{seconds(tx.now), started, storedResult(job)}
+		},
+		updated: func(*transaction, ...*Job) {},
+	})
+}
+
+// ---- Limits ----
+
+// SetLimit bounds how many jobs of a queue run at once; see [Limiter].
+func (s *SQLiteStorage) SetLimit(ctx context.Context, queue string, max int) error {
+	queue = cmp.Or(queue, defaultQueue)
+	return s.write(ctx, "set limit", func(tx *transaction) {
+		if max < 0 {
+			tx.exec(`DELETE FROM pinion_limits WHERE queue=?`, queue)
+		} else {
+			tx.exec(`INSERT INTO pinion_limits (queue, most) VALUES (?, ?) ON CONFLICT (queue) DO UPDATE SET most=excluded.most`, queue, max)
+		}
+		s.claims.changed(queue)
+	})
+}
+
+// Limits returns the limits by queue; see [Limiter].
+func (s *SQLiteStorage) Limits(ctx context.Context) (map[string]int, error) {
+	limits := make(map[string]int)
+	if !s.indexed { // an older file has no such table
+		return limits, nil
+	}
+	q := s.reader(ctx)
+	for v := range q.rows(`SELECT queue, most FROM pinion_limits`) {
+		limits[text(v[0])] = int(integer(v[1]))
+	}
+	if q.err != nil {
+		return nil, wrap("limits", q.err)
+	}
+	return limits, nil
+}
+
+// ---- Cancellation ----
+
+// Cancel cancels jobs; see [Canceler].
 func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
-	err = s.do(ctx, "cancel", func() {
+	err = s.write(ctx, "cancel", func(tx *transaction) {
 		ended, asked = nil, nil
 		for _, id := range ids {
-			if s.w.exec(cancelRow+` WHERE id=? AND status='PENDING'`, ErrCanceled.Error(), seconds(s.w.now), id) > 0 {
+			if s.cancelPending(tx, id) {
 				ended = append(ended, id)
-			} else if s.w.exec(`UPDATE jobs SET cancel=1 WHERE id=? AND status='RUNNING'`, id) > 0 {
+			} else if tx.exec(`UPDATE jobs SET cancel=1 WHERE id=? AND status='RUNNING'`, id) > 0 {
 				asked = append(asked, id)
 			}
 		}
@@ -743,122 +776,111 @@ func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 	return ended, asked, nil
 }
 
-// Canceled tells which jobs have been asked to end; see [Canceler]. It reads, and waits for no writer.
+// cancelPending ends a job if it is PENDING.
+func (s *SQLiteStorage) cancelPending(tx *transaction, id string) (ended bool) {
+	for v := range tx.rows(cancelRow+` WHERE id=? AND status='PENDING' RETURNING queue, func_name`, ErrCanceled.Error(), seconds(tx.now), id) {
+		ended = true
+		s.claims.changed(text(v[0]))
+		s.ends.add(text(v[0]), text(v[1]), StatusFailed, 0)
+	}
+	return ended
+}
+
+// Canceled returns the jobs that Cancel was called for; see [Canceler]. It only reads, so it waits for no writer.
 func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []*Job, err error) {
 	ids := make([]string, len(jobs))
 	for i, job := range jobs {
-		ids[i] = strings.ToValidUTF8(job.ID, "") // it is not this job's fault that another's is none
+		ids[i] = strings.ToValidUTF8(job.ID, "") // an ID that is not UTF-8 must not spoil the others' answer
 	}
-	bound, err := encode(ids)
+	encoded, err := encode(ids)
 	if err != nil {
 		return nil, err
 	}
-	q := s.reader(ctx)
+	q := s.leaseReader(ctx)
+	// The + keeps the planner on the IDs.
 	for v := range q.rows(`SELECT json_each.key, claim, attempts FROM json_each(?) CROSS JOIN jobs ON jobs.id=value
-		WHERE +status='RUNNING' AND cancel<>0`, string(bound)) { // the + keeps the planner on the ids
-		if job := jobs[integer(v[0])]; job.Claim == integer(v[1]) && job.Attempts == int(integer(v[2])) {
+		WHERE +status='RUNNING' AND cancel<>0`, string(encoded)) {
+		job := jobs[integer(v[0])]
+		if job.Claim == integer(v[1]) && job.Attempts == int(integer(v[2])) {
 			canceled = append(canceled, job)
 		}
 	}
 	return canceled, wrap("canceled", q.err)
 }
 
-// ReapStale takes back lost leases (see [Storage]) and prunes some of what was finished longer ago than Retention.
-// When there is neither, it takes no lock.
-func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
-	const stale = ` FROM jobs INDEXED BY jobs_running WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
-	if s.opts.ReadOnly {
-		return 0, wrap("reap", errReadOnly)
-	}
-	now := time.Now()
-	before := seconds(now.Add(-visibility))
-	ahead := func(now time.Time) float64 { return seconds(now.Add(visibility)) } // before the clock was set back
-	if first, err := s.readValue(ctx, "reap", `SELECT 1`+stale+` LIMIT 1`, before, ahead(now)); err != nil || first == nil {
-		return 0, cmp.Or(err, s.pruneOld(ctx, now))
-	}
-	err = s.do(ctx, "reap", func() {
-		s.w.look = true
-		reaped = s.w.exec(cancelRow+` WHERE rowid IN (SELECT rowid`+stale+` AND cancel<>0)`, ErrCanceled.Error(), seconds(s.w.now), before, ahead(s.w.now))
-		// At most a thousand periods, so that nobody waits for ever; random() is any int64. In whole microseconds, as
-		// all times are: the clock of the claims has no others.
-		reaped += s.w.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1, future=reaped>0, run_at=CASE reaped
-			WHEN 0 THEN 0 ELSE (? + abs(random() % (min(max(attempts, 1), 1000) * ? + 1))) / 1e6 END
-			WHERE rowid IN (SELECT rowid`+stale+`)`, s.w.now.UnixMicro(), max(visibility.Microseconds(), 0), before, ahead(s.w.now))
-	})
-	if err != nil {
-		return 0, err
-	}
-	return reaped, s.pruneOld(ctx, now)
-}
+// ---- Rows ----
 
 const (
-	// A claim sets the other columns, or a job that waits has nothing in them; the driver takes its time for each.
-	claimColumns  = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel`
-	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker`
-	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0, 'FAILED', NULL, failed_at, NULL, ''`
+	// A claim sets the other columns, or they are empty in a job that waits. The driver takes time for each column.
+	claimColumns  = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel, key_until_start, meta, reaped`
+	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker, lease, started_at`
+	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0, key_until_start, meta, 0,
+		'FAILED', NULL, failed_at, result, '', 0, NULL`
 )
 
-// ---- Rows and values ----
-
-// jobOf reads a rowid and jobColumns or claimColumns; refused says why no worker should have the job.
-func jobOf(v []any) (rowid int64, job *Job, refused error) {
+// jobOf reads a rowid and claimColumns or jobColumns. unusable says why no worker can run the job.
+func jobOf(v []any) (rowid int64, job *Job, unusable error) {
 	rowid, v = integer(v[0]), v[1:]
-	job = &Job{ID: text(v[0]), Task: text(v[1]), Attempts: int(integer(v[4])), Claim: integer(v[5]), CreatedAt: fromSeconds(v[6]),
-		Error: text(v[7]), Queue: text(v[8]), Priority: int(integer(v[9])), RunAt: fromSeconds(v[10]), Key: text(v[11]),
-		Canceled: integer(v[12]) != 0}
-	if len(v) > 13 {
-		job.Status, job.HeartbeatAt, job.FinishedAt, job.Worker = Status(text(v[13])), fromSeconds(v[14]), fromSeconds(v[15]), text(v[17])
-		if result := text(v[16]); result != "" && json.Valid([]byte(result)) {
-			job.Result = json.RawMessage(result)
-		}
+	job = &Job{
+		ID:        text(v[0]),
+		Task:      text(v[1]),
+		Attempts:  int(integer(v[4])),
+		Claim:     integer(v[5]),
+		CreatedAt: fromSeconds(v[6]),
+		Error:     text(v[7]),
+		Queue:     text(v[8]),
+		Priority:  int(integer(v[9])),
+		RunAt:     fromSeconds(v[10]),
+		Key:       text(v[11]),
+		Canceled:  integer(v[12]) != 0,
+
+		KeyUntilStart: integer(v[13]) > 0,
+		Meta:          metaOf(v[14]),
+		Reaped:        int(integer(v[15])),
 	}
-	if refused = job.DecodeArgs(text(v[2]), text(v[3])); refused != nil {
+	if len(v) > 16 {
+		readEnd(job, v[16:])
+	}
+	unusable = job.DecodeArgs(text(v[2]), text(v[3]))
+	if unusable != nil {
 		shown, _ := encode(strings.ToValidUTF8(text(v[2])+" "+text(v[3]), "\uFFFD"))
 		job.Args, job.Kwargs = []any{json.RawMessage(shown)}, nil
 	}
-	_, isText := v[0].(string)
-	attempts, counted := v[4].(int64)
-	claim, numbered := v[5].(int64)
-	if !isText || !counted || !numbered || attempts < 0 || attempts > math.MaxInt32 || claim < 0 || claim > math.MaxInt64/2 {
-		refused = fmt.Errorf("pinion: a stored job with id %v, attempts %v and claim %v", v[0], v[4], v[5])
+	_, idOK := v[0].(string)
+	attempts, attemptsOK := v[4].(int64)
+	claim, claimOK := v[5].(int64)
+	attemptsOK = attemptsOK && attempts >= 0 && attempts <= math.MaxInt32
+	claimOK = claimOK && claim >= 0 && claim <= math.MaxInt64/2
+	if !idOK || !attemptsOK || !claimOK {
+		unusable = fmt.Errorf("pinion: a stored job with id %v, attempts %v and claim %v", v[0], v[4], v[5])
 	}
-	return rowid, job, refused
+	return rowid, job, unusable
 }
 
-func text(v any) string {
-	if b, ok := v.([]byte); ok {
-		return string(b)
+// readEnd reads the columns that jobColumns has and claimColumns lacks.
+func readEnd(job *Job, v []any) {
+	job.Status = Status(text(v[0]))
+	job.HeartbeatAt = fromSeconds(v[1])
+	job.FinishedAt = fromSeconds(v[2])
+	result := text(v[3])
+	if result != "" && json.Valid([]byte(result)) {
+		job.Result = json.RawMessage(result)
 	}
-	if s, ok := v.(string); ok || v == nil {
-		return s
+	job.Worker = text(v[4])
+	lease, _ := v[5].(float64)
+	if job.Status == StatusRunning && lease > 0 {
+		job.LeaseUntil = job.HeartbeatAt.Add(fromFloat(lease))
 	}
-	return fmt.Sprint(v)
+	job.StartedAt = fromSeconds(v[6])
 }
 
-func integer(v any) int64 {
-	if f, ok := v.(float64); ok {
-		return int64(min(max(f, math.MinInt64/2), math.MaxInt64/2))
+// metaOf returns a stored Meta, or nil if another program has stored something else there.
+func metaOf(v any) (meta map[string]string) {
+	if v == nil {
+		return nil
 	}
-	n, _ := v.(int64)
-	return n
-}
-
-// seconds is a time as the file has it: Unix seconds, in which microseconds are exact. The zero time is 0.
-func seconds(t time.Time) float64 {
-	if t.IsZero() {
-		return 0
+	if err := json.Unmarshal([]byte(text(v)), &meta); err != nil {
+		return nil
 	}
-	return float64(t.UnixMicro()) / 1e6
-}
-
-// fromSeconds is the reverse for any stored value; what is no year of four digits becomes the nearest that is.
-func fromSeconds(v any) time.Time {
-	f, ok := v.(float64)
-	if n, isInt := v.(int64); isInt {
-		f, ok = float64(n), true
-	}
-	if !ok || f == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(int64(math.Round(min(max(f, -62135596800), 253402300799) * 1e6))).UTC()
+	return meta
 }

@@ -134,6 +134,7 @@ func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
 	// The user may not make files in this folder. Nobody else has made a -wal, so nobody writes: no locks
 	// are needed.
 	s.readers.Close()
+	s.leases.Close()
 	return s.openReaders(ctx, "ro&immutable=1")
 }
 
@@ -147,6 +148,11 @@ func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
 	}
 	readers.SetMaxOpenConns(4)
 	s.readers = readers
+	s.leases, err = sql.Open("sqlite", dsn)
+	if err != nil {
+		return err
+	}
+	s.leases.SetMaxOpenConns(1)
 	_, err = s.inspectSchema(s.reader(ctx))
 	return err
 }
@@ -158,10 +164,8 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.w.conn = conn
-	s.w.session = session{query: s.w.queryKept, change: s.w.changeKept, inserts: make(map[insertKind]string)}
-	s.w.stmts = make(map[string]statement)
-	q := &s.w.session
+	s.w = newWriter(conn)
+	q := &s.w.tx.session
 	for _, statement := range []string{
 		"PRAGMA journal_mode=WAL",
 		"PRAGMA synchronous=" + s.opts.Synchronous,
@@ -174,7 +178,6 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	if err := s.migrate(q); err != nil {
 		return err
 	}
-	s.w.heedTriggers()
 	q.exec("COMMIT")
 	return q.err
 }
@@ -201,16 +204,15 @@ func (s *SQLiteStorage) dsn(settings string) string {
 
 // disconnect closes what open has opened.
 func (s *SQLiteStorage) disconnect() error {
-	s.w.watch.close()
-	for _, stmt := range s.w.stmts {
-		stmt.Close() // or SQLite keeps the connection, and with it the -wal
-	}
 	var errs []error
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
 	}
-	if s.w.conn != nil {
-		errs = append(errs, s.w.conn.Close())
+	if s.leases != nil {
+		errs = append(errs, s.leases.Close())
+	}
+	if s.w != nil {
+		errs = append(errs, s.w.conn.close())
 	}
 	return errors.Join(errs...)
 }
@@ -247,17 +249,20 @@ func (s *SQLiteStorage) checkReplaced() error {
 	return nil
 }
 
+// moveCheck is the time between two looks at the -wal and the -shm.
+const moveCheck = time.Second
+
 // checkReplacedAt is checkReplaced for each COMMIT, at the time now. It looks at the -wal and the -shm only
 // once a second: a microsecond for all three files is too much for a small transaction. The writer calls
 // it.
 func (s *SQLiteStorage) checkReplacedAt(now time.Time) error {
-	if now.Sub(s.w.checked) < moveCheck {
+	if now.Sub(s.checked) < moveCheck {
 		return s.opened[0].checkReplaced()
 	}
 	if err := s.checkReplaced(); err != nil {
 		return err
 	}
-	s.w.checked = now
+	s.checked = now
 	return nil
 }
 
@@ -306,66 +311,108 @@ var pythonTables = []string{
 // pythonColumns are those by which we know that a table jobs or dlq is a queue's.
 var pythonColumns = []string{"id", "func_name", "args", "kwargs", "attempts", "error"}
 
-// migration is what one version of the schema adds to the version before it.
+// migration makes a newer version of the schema.
 type migration struct {
-	tables  []string
-	jobs    []column // of the table jobs
-	dlq     []column // of the table dlq
-	indexes []string
+	tables []string // statements
+	jobs   []column // of the table jobs
+	dlq    []column // of the table dlq
+	then   []string // statements that need the columns
 }
 
-// column is a column that Python's tables lack. Python inserts rows without it, so the initial value must
-// mean "an ordinary job, due now".
+// column is a column that Python's tables lack. Python inserts rows without it, so the initial value must mean "an
+// ordinary job, due now". A column that a file has already is not added again.
 type column struct{ name, kind, initial string }
 
-// migrations are append-only: migrations[n] makes version n+1 of version n, which PRAGMA user_version
-// counts. Version 0 is the Python library's, or an empty file. To change the condition of an index, add one
-// under a new name and drop the old one.
+// firstVersion is the version that migrations[0] makes of any older file. Version 0 is the Python library's, or an
+// empty file. Versions 1 and 2 were never released.
+const firstVersion = 3
+
+// schemaVersion is the newest version, as PRAGMA user_version counts.
+const schemaVersion = firstVersion + len(migrations) - 1
+
+// migrations are append-only: each one makes the next version. To change the condition of an index, drop it and make
+// another under a new name, because CREATE INDEX IF NOT EXISTS changes none.
 var migrations = [...]migration{
 	{
-		tables: pythonTables,
+		tables: slices.Concat(pythonTables, []string{
+			// How many jobs of a queue may be RUNNING at once.
+			`CREATE TABLE IF NOT EXISTS pinion_limits (
+				queue TEXT PRIMARY KEY,
+				most INTEGER NOT NULL)`,
+			// The ends of jobs, by minute or hour: at is when that began, in Unix seconds; took is in seconds.
+			`CREATE TABLE IF NOT EXISTS pinion_ends (
+				at INTEGER NOT NULL,
+				queue TEXT NOT NULL,
+				task TEXT NOT NULL,
+				succeeded INTEGER NOT NULL DEFAULT 0,
+				failed INTEGER NOT NULL DEFAULT 0,
+				took REAL NOT NULL DEFAULT 0,
+				PRIMARY KEY (at, queue, task)) WITHOUT ROWID`,
+		}),
 		jobs: []column{
 			{"heartbeat_at", "REAL", "NULL"}, // files of Python's 0.1 lack it
 			{"queue", "TEXT NOT NULL", "'default'"},
 			{"priority", "INTEGER NOT NULL", "0"},
 			{"key", "TEXT", "NULL"},
+			// 0: holds no key, or holds it until it ends; 1: holds it until it starts; 2: has given it up.
+			{"key_until_start", "INTEGER NOT NULL", "0"},
+			{"meta", "TEXT", "NULL"}, // JSON
 			{"run_at", "REAL NOT NULL", "0"},
 			// 1: not ready before run_at. An index cannot look at the clock.
 			{"future", "INTEGER NOT NULL", "0"},
+			// 0: ready. Otherwise a worker that does not know the task has set the job aside until then.
+			{"aside", "REAL NOT NULL", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
-			{"reaped", "INTEGER NOT NULL", "0"}, // how often
+			{"worker", "TEXT NOT NULL", "''"},
+			{"lease", "REAL NOT NULL", "0"}, // seconds without a heartbeat; 0: Python's claim
+			{"doubted_at", "REAL", "NULL"},  // when somebody found the lease expired
+			{"started_at", "REAL", "NULL"},
+			{"reaped", "INTEGER NOT NULL", "0"}, // how many leases were lost one after the other
+			{"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
 			{"finished_at", "REAL", "NULL"},
 			{"result", "TEXT", "NULL"},
+			{"buried", "INTEGER NOT NULL", "0"}, // 1: a dead letter stands, so the job is not to be pruned
 		},
 		dlq: []column{
 			{"queue", "TEXT NOT NULL", "'default'"},
 			{"priority", "INTEGER NOT NULL", "0"},
 			{"key", "TEXT", "NULL"},
+			{"key_until_start", "INTEGER NOT NULL", "0"},
+			{"meta", "TEXT", "NULL"},
+			{"result", "TEXT", "NULL"},
 		},
-		indexes: []string{
+		then: []string{
+			// Of versions 1 and 2.
+			`DROP INDEX IF EXISTS jobs_ready`,
+			`DROP INDEX IF EXISTS jobs_running`,
+			`DROP INDEX IF EXISTS jobs_key`,
+			`DROP INDEX IF EXISTS jobs_finished`,
+			`UPDATE jobs SET buried=1 WHERE status='FAILED' AND id IN (SELECT id FROM dlq)`,
+
 			// Claims follow the order of this index, whose last column is the rowid, the order of insertion.
-			`CREATE INDEX IF NOT EXISTS jobs_ready ON jobs(queue, priority DESC)
-				WHERE status='PENDING' AND future=0`,
+			`CREATE INDEX IF NOT EXISTS jobs_ready3 ON jobs(queue, priority DESC)
+				WHERE status='PENDING' AND future=0 AND aside=0`,
+			// Jobs that were set aside, for those who know the task.
+			`CREATE INDEX IF NOT EXISTS jobs_aside ON jobs(func_name, queue, priority DESC)
+				WHERE status='PENDING' AND future=0 AND aside>0`,
+			// The next due time, and all that is due.
 			`CREATE INDEX IF NOT EXISTS jobs_future ON jobs(run_at)
 				WHERE status='PENDING' AND future=1`,
-			// By claim, which only grows, and not by heartbeat_at: every heartbeat would move its row.
-			`CREATE INDEX IF NOT EXISTS jobs_running ON jobs(claim)
+			// The most urgent of what is due, if that is more than is made ready at once.
+			`CREATE INDEX IF NOT EXISTS jobs_urgent ON jobs(priority DESC, run_at)
+				WHERE status='PENDING' AND future=1`,
+			// All that runs, and how many of a queue. Not by heartbeat_at: every heartbeat would move its row.
+			`CREATE INDEX IF NOT EXISTS jobs_running3 ON jobs(queue)
 				WHERE status='RUNNING'`,
-			`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs(key)
-				WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING')`,
-			`CREATE INDEX IF NOT EXISTS jobs_finished ON jobs(status, ` + finished + `)
-				WHERE status IN ('SUCCESS','FAILED')`,
-		},
-	},
-	{
-		jobs: []column{
-			{"worker", "TEXT NOT NULL", "''"},
-			{"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
+			`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key3 ON jobs(key)
+				WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING') AND key_until_start<2`,
+			// What may be pruned. Standing dead letters are not in the way.
+			`CREATE INDEX IF NOT EXISTS jobs_finished3 ON jobs(` + finished + `)
+				WHERE status IN ('SUCCESS','FAILED') AND buried=0`,
+			`CREATE INDEX IF NOT EXISTS dlq_failed ON dlq(failed_at)`,
 		},
 	},
 }
-
-const schemaVersion = len(migrations)
 
 // inspectSchema refuses a file that is not ours and returns its version. It notes what listings select
 // from: the tables, with the initial values of the columns that an older file lacks.
@@ -434,7 +481,7 @@ func listingFrom(table string, missing []column) string {
 	for _, c := range missing {
 		columns += ", " + c.initial + " AS " + c.name
 	}
-	return " FROM (SELECT " + columns + " FROM " + table + ") "
+	return " FROM (SELECT " + columns + " FROM " + table + ") AS " + table + " "
 }
 
 // migrate brings the file to schemaVersion, inside the caller's transaction.
@@ -443,14 +490,14 @@ func (s *SQLiteStorage) migrate(q *session) error {
 	if err != nil || version == schemaVersion {
 		return err
 	}
-	for _, m := range migrations[version:] {
-		for _, create := range m.tables {
-			q.exec(create)
+	for _, m := range migrations[max(version+1-firstVersion, 0):] {
+		for _, statement := range m.tables {
+			q.exec(statement)
 		}
 		addColumns(q, "jobs", m.jobs)
 		addColumns(q, "dlq", m.dlq)
-		for _, create := range m.indexes {
-			q.exec(create)
+		for _, statement := range m.then {
+			q.exec(statement)
 		}
 	}
 	q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))

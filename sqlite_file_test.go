@@ -31,9 +31,9 @@ func TestANewFileIsPrivateDurableAndOfTheNewestSchema(t *testing.T) {
 					t.Errorf("q.db%s has mode %v, error %v; want %v", end, info.Mode(), err, os.FileMode(0o600))
 				}
 			}
-			otherProgram(t, path).want("wal|2", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
-			onWriter(t, s, func(w *writer) {
-				if got := w.value("PRAGMA synchronous"); got != want {
+			otherProgram(t, path).want("wal|3", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
+			inTransaction(t, s, func(tx *transaction) {
+				if got := tx.value("PRAGMA synchronous"); got != want {
 					t.Errorf("PRAGMA synchronous is %v, want %d", got, want)
 				}
 			})
@@ -107,8 +107,8 @@ func TestASymbolicLinkIsFollowed(t *testing.T) {
 		awaitSleep(t, s)
 		mustEnqueue(t, sqliteStorage(t, file, nil), NewJob("b"))
 		<-waiting
-		onWriter(t, s, func(w *writer) {
-			if w.watch == nil {
+		inTransaction(t, s, func(*transaction) {
+			if s.claims.watch == nil {
 				t.Error("writes through the other name are polled for; want the operating system to report them")
 			}
 		})
@@ -153,8 +153,8 @@ func TestOpenSQLiteRefusesAForeignFileAndLeavesItUnchanged(t *testing.T) {
 		{"a long text", content(strings.Repeat("Dear diary,\n", 1000)), "it is not a SQLite database"},
 		{"a short text", content("Dear diary"), "it is not a SQLite database"},
 		{"a SQLite header and nothing that follows from it", content("SQLite format 3\x00" + strings.Repeat("?", 4080)), "it is not a SQLite database"},
-		{"a newer version", sqlite(python02 + "PRAGMA user_version=3;"), "is version 3, from a newer Pinion or another program; want at most 2"},
-		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=3; PRAGMA journal_mode=WAL;"), "is version 3, from a newer Pinion"},
+		{"a newer version", sqlite(python02 + "PRAGMA user_version=4;"), "is version 4, from a newer Pinion or another program; want at most 3"},
+		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=4; PRAGMA journal_mode=WAL;"), "is version 4, from a newer Pinion"},
 		{"jobs of another program", sqlite("CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO jobs VALUES (1, 'cook');"), `its table "jobs" belongs to another program: it has no column "func_name"`},
 		{"jobs of another program in WAL mode", sqlite("PRAGMA journal_mode=WAL; CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT);"), `its table "jobs" belongs to another program`},
 		{"a dlq of another program", sqlite("CREATE TABLE dlq (id TEXT PRIMARY KEY, letter TEXT);"), "belongs to another program"},
@@ -193,7 +193,7 @@ func TestAnEmptyFileBecomesAQueueUnlessReadOnly(t *testing.T) {
 }
 
 func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
-	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1} {
+	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "q.db")
@@ -222,9 +222,16 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 			}
 			stats, err := s.Stats(ctx)
 			first, second := time.UnixMicro(1700000001123456).UTC(), time.UnixMicro(1700000002500000).UTC()
-			total := Counts{Pending: 2, Running: 1, Success: 1, Failed: 1, Oldest: first}
-			want := Stats{DeadLetters: 1, Total: total, Queues: []QueueStats{{"default", total}}, Tasks: []TaskStats{
-				{"ADD", Counts{Pending: 1, Oldest: first}}, {"add", Counts{Pending: 1, Running: 1, Success: 1, Oldest: second}}, {"greet", Counts{Failed: 1}}}}
+			total := Counts{Pending: 2, Due: 2, Running: 1, Oldest: first, OldestDue: first}
+			want := Stats{
+				Total:  total,
+				Queues: []QueueStats{{"default", total}},
+				Tasks: []TaskStats{
+					{"ADD", Counts{Pending: 1, Due: 1, Oldest: first, OldestDue: first}},
+					{"add", Counts{Pending: 1, Due: 1, Running: 1, Oldest: second, OldestDue: second}},
+				},
+				DeadLetters: 1,
+			}
 			if diff := gocmp.Diff(want, stats); diff != "" || err != nil {
 				t.Errorf("Stats: %v (-want +got):\n%s", err, diff)
 			}
@@ -284,7 +291,7 @@ func TestReadOnlyReadsTheWALOfACrashAndKeepsIt(t *testing.T) {
 }
 
 func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
-	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1} {
+	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
 			before := 0
@@ -321,7 +328,7 @@ func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
 			s := sqliteStorage(t, path, nil)
 			o := otherProgram(t, path)
 			o.want(strconv.Itoa(before+processes+goroutines), "SELECT count(*) FROM jobs WHERE queue='default' AND future=0 AND claim=0")
-			o.want("2", "PRAGMA user_version")
+			o.want("3", "PRAGMA user_version")
 			if n, err := s.Size(t.Context()); err != nil || n < processes+goroutines {
 				t.Errorf("Size: %d, %v", n, err)
 			}
@@ -354,7 +361,7 @@ func adder() (registry *Registry, did func() string) {
 var silent = slog.New(slog.DiscardHandler)
 
 func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
-	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1} {
+	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
 			python(t, path, script)

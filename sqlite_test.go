@@ -29,10 +29,10 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// onWriter runs f where the writer's state may be touched.
-func onWriter(t *testing.T, s *SQLiteStorage, f func(w *writer)) {
+// inTransaction runs f in a transaction of the storage's, where it may look at the writer and the claims.
+func inTransaction(t *testing.T, s *SQLiteStorage, f func(tx *transaction)) {
 	t.Helper()
-	if err := s.do(context.WithoutCancel(t.Context()), "test", func() { f(&s.w) }); err != nil {
+	if err := s.write(context.WithoutCancel(t.Context()), "test", f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -69,7 +69,9 @@ func dequeueLater(ctx context.Context, s Storage, max int, queues ...string) <-c
 func awaitSleep(t *testing.T, s *SQLiteStorage) {
 	t.Helper()
 	for asleep := false; !asleep; runtime.Gosched() {
-		onWriter(t, s, func(w *writer) { asleep = len(w.waiting) == 1 && w.watched && !w.look })
+		inTransaction(t, s, func(*transaction) {
+			asleep = len(s.claims.waiting) == 1 && s.claims.timer != nil && s.claims.version != 0 && !s.claims.mayBeDue
+		})
 	}
 }
 
@@ -164,7 +166,7 @@ func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
 	t.Helper()
 	r := recordReaders(s)
 	workout(t, s)
-	onWriter(t, s, func(w *writer) { statements = slices.Collect(maps.Keys(w.stmts)) })
+	inTransaction(t, s, func(*transaction) { statements = slices.Collect(maps.Keys(s.w.conn.stmts)) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Sorted(maps.Keys(maps.Collect(func(yield func(string, bool) bool) {
@@ -177,11 +179,11 @@ func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
 // TestEveryHotStatementGoesByAnIndex also where Python's indexes would tempt SQLite, and with its statistics.
 func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 	// What a plan may say of the table jobs: seeks by a row's identity and by our indexes, the ranges of those for
-	// which that is enough, and the whole of jobs_running, which is no longer than the workers' hands are full.
+	// which that is enough, and the whole of jobs_running3, which is no longer than the workers' hands are full.
 	allowed := regexp.MustCompile(`^(SEARCH jobs USING (INTEGER PRIMARY KEY \(rowid=\?\)|(COVERING )?INDEX sqlite_autoindex_jobs_1 \(id=\?\))` +
-		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key \(key=\?\)|jobs_finished \(status=\? AND <expr><\?\))` +
-		`|SCAN jobs USING INDEX jobs_running|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING COVERING INDEX jobs_(ready|future)` +
-		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
+		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready3 \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key3 \(key=\?\)|jobs_finished3 \(<expr><\?\))` +
+		`|SCAN jobs USING INDEX jobs_running3|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING (COVERING )?INDEX jobs_(ready3|future|aside)` +
+		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|CO-ROUTINE \(subquery-\d+\)|SCAN \(subquery-\d+\)|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
 	synctest.Test(t, func(t *testing.T) {
 		for _, analyzed := range []bool{false, true} {
 			s, path := newSQLite(t)
@@ -195,6 +197,9 @@ func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 			}
 			for _, statement := range statements {
 				if !regexp.MustCompile("^(SELECT|INSERT|UPDATE|DELETE)").MatchString(statement) {
+					continue
+				}
+				if slices.Contains(migrations[0].then, statement) { // it runs once
 					continue
 				}
 				plan := o.all("EXPLAIN QUERY PLAN "+statement, make([]any, strings.Count(statement, "?"))...)
@@ -213,7 +218,7 @@ func TestNothingIsPreparedAgainAfterAWarmUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newSQLite(t)
 		texts := func() (kept []string) {
-			onWriter(t, s, func(w *writer) { kept = slices.Sorted(maps.Keys(w.stmts)) })
+			inTransaction(t, s, func(*transaction) { kept = slices.Sorted(maps.Keys(s.w.conn.stmts)) })
 			return kept
 		}
 		workout(t, s)
@@ -792,8 +797,9 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, queue := range stats.Queues {
-			if done = queue.Success; queue.Failed > 0 {
-				t.Fatalf("%d jobs have failed", queue.Failed)
+			done = queue.SuccessHour
+			if queue.FailedHour > 0 {
+				t.Fatalf("%d jobs have failed", queue.FailedHour)
 			}
 		}
 	}

@@ -1,536 +1,404 @@
 package pinion
 
 import (
-	"cmp"
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
 	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
-// session runs statements and keeps the first error, after which the rest do nothing (as bufio.Writer does), so
-// that a verb reads as its statements.
-type session struct {
-	query  func(query string, args []any, yield func([]any) bool) error
-	change func(query string, args []any) (sql.Result, error)
-	err    error
+// writer is the connection that writes. Calls that come at the same time share a transaction, because a COMMIT costs
+// more than all of their statements together. The writer knows transactions; it does not know jobs.
+//
+// A call is a function. The goroutine loop runs the calls that wait in one transaction, and answers them after the
+// COMMIT. When a call fails, the transaction is rolled back, the caller gets the error, and the other calls run again
+// without it. A caller that finds the connection free may commit in its own goroutine: see commitInline.
+type writer struct {
+	// beforeCommit runs in each transaction, after its calls. It may run statements, and it may fail the transaction.
+	beforeCommit func(tx *transaction)
+	// ended runs after each transaction, before its calls are answered.
+	ended func(committed bool)
+	// allowInline reports whether a caller may commit in its own goroutine now. It runs between transactions.
+	allowInline func() bool
+	// sleepOnly makes the writer wait with time.Sleep alone, which a testing/synctest bubble can see.
+	sleepOnly bool
 
-	orFail  string                // what statements of several rows say between their first words: see undone
-	inserts map[insertKind]string // their texts, as they are needed
+	mu           sync.Mutex // guards the next three
+	queue        []*call    // the calls that wait, oldest first
+	closed       bool       // no call is queued any more
+	blockedSince time.Time  // since when another process has held the write lock; zero if it was free at the last try
+
+	wake    chan struct{} // capacity 1: queue or closed has changed
+	stopped chan struct{} // closed when loop has returned
+
+	connMu     sync.Mutex // guards the rest; whoever makes a transaction holds it throughout; locked before mu
+	conn       *preparedConn
+	tx         transaction
+	expected   int // how many calls the last transaction had
+	skipYields int // how many transactions to come do not yield
 }
 
-// undone has a statement that fails leave nothing behind, which is for transactions that go on after an error, as a user's
-// may, and for files with triggers, whose own OR clauses an outer one would override. All else rolls the transaction
-// back in any case, and spares SQLite the copies of all pages that the statement changes: up to a quarter of its time.
-const undone = ""
-
-func (q *session) fail(err error) { q.err = cmp.Or(q.err, err) }
-
-// exec runs a statement and returns how many rows it changed.
-func (q *session) exec(query string, args ...any) int {
-	if q.err != nil {
-		return 0
-	}
-	res, err := q.change(query, args)
-	if err != nil {
-		q.err = err
-		return 0
-	}
-	n, _ := res.RowsAffected()
-	return int(n)
+// transaction is what a call gets: a session in the transaction under way. If a call leaves an error in it, all of the
+// transaction is rolled back.
+type transaction struct {
+	session
+	now    time.Time // when it began
+	number int64     // 1 for the first one
 }
 
-// rows ranges over the rows of a query; the slice is reused. Any value is taken in any column: in SQLite, in a file
-// that others write too, types are a habit, and a row that could not be read would stand in the way of all behind.
-func (q *session) rows(query string, args ...any) iter.Seq[[]any] {
-	return func(yield func([]any) bool) {
-		if q.err == nil {
-			q.fail(q.query(query, args, yield))
-		}
-	}
+// call is a function on its way through the writer.
+type call struct {
+	run       func(tx *transaction)
+	giveUp    time.Time  // when to stop waiting for the write lock; zero: never
+	abandoned bool       // its ctx has ended; guarded by the writer's mu
+	answer    chan error // capacity 1; gets one value
 }
 
-// queries makes the query of a session of a database or a transaction of database/sql.
-func queries(ctx context.Context, db interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}) func(query string, args []any, yield func([]any) bool) error {
-	return func(query string, args []any, yield func([]any) bool) error {
-		rows, err := db.QueryContext(ctx, query, args...)
-		if err != nil {
-			return err
-		}
-		columns, err := rows.Columns()
-		v, targets := make([]any, len(columns)), make([]any, len(columns))
-		for i := range v {
-			targets[i] = &v[i]
-		}
-		for err == nil && rows.Next() {
-			if err = rows.Scan(targets...); err == nil && !yield(v) {
-				break
-			}
-		}
-		return cmp.Or(err, rows.Err(), rows.Close())
-	}
-}
-
-// value returns the first value of a query's first row, or nil.
-func (q *session) value(query string, args ...any) any {
-	for v := range q.rows(query, args...) {
-		return v[0]
-	}
-	return nil
-}
+const (
+	lockRetry    = 2 * time.Millisecond   // the longest pause between two tries for the write lock
+	shortRetry   = 100 * time.Microsecond // the same, where a commit is likely to end soon
+	shortRetries = 10                     // how many tries come after short pauses
+	longWait     = 100 * time.Millisecond // after which pauses are short again
+	lockPatience = 5 * time.Second        // after which a lock is not that of a commit
+)
 
 var (
 	errReadOnly = errors.New("the file is open read-only")
 	errLocked   = errors.New("another program holds the file's write lock (a transaction left open in a sqlite3 shell, say)")
-	errGone     = errors.New("gone") // the writer's answer to a call that nobody wants any more
+
+	errAbandoned = errors.New("the call was abandoned") // never leaves the writer
 )
 
-// call is one verb on its way through the writer, which always answers, once.
-type call struct {
-	verb     func()      // runs inside the transaction; an error rolls that back, and the verbs beside it run again
-	producer bool        // it is an Enqueue: see alone
-	row      *newRow     // of an Enqueue of one job that cannot be a duplicate: see insertTogether
-	gone     atomic.Bool // the caller's ctx has ended: no longer wanted, if it has not yet been run
-	answer   chan error  // capacity 1
-
-	// Of a claim, which has no verb and waits until something is due:
-	worker     string
-	queues     []string
-	slots, max int
-	once       bool // answer even if nothing is due
-	full       bool // the next job must wait for a free slot
-	jobs       []*Job
+// newWriter returns a writer on a connection. Until start is called the caller may use tx itself.
+func newWriter(conn driver.Conn) *writer {
+	w := &writer{
+		wake:    make(chan struct{}, 1),
+		stopped: make(chan struct{}),
+		conn:    &preparedConn{conn: conn, stmts: make(map[string]preparedStmt)},
+	}
+	w.tx.query, w.tx.change = w.conn.query, w.conn.change
+	return w
 }
 
-// do has verb run in a transaction. Its error is that of the COMMIT, unless ctx ends before verb has begun.
-func (s *SQLiteStorage) do(ctx context.Context, name string, verb func()) error {
-	return s.doCall(ctx, name, &call{verb: verb})
+// start starts the goroutine loop, which stop ends.
+func (w *writer) start() { go w.loop() }
+
+// stop waits for the transaction under way and answers all other calls with ErrClosed. It may be called again.
+func (w *writer) stop() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.wakeLoop()
+	<-w.stopped
 }
 
-func (s *SQLiteStorage) doCall(ctx context.Context, name string, c *call) error {
-	if err := ctx.Err(); err != nil {
+// do runs a function in a transaction and returns after its COMMIT. The function runs again if the transaction was
+// rolled back because of another call. If ctx ends before the transaction has begun, run is not called.
+func (w *writer) do(ctx context.Context, run func(tx *transaction)) error {
+	return w.wait(ctx, &call{run: run})
+}
+
+// doWithin is do for callers that do not wait for another process's lock for longer than a given time. After that it
+// returns errLocked.
+func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
+	return w.wait(ctx, &call{run: run, giveUp: time.Now().Add(patience)})
+}
+
+func (w *writer) wait(ctx context.Context, c *call) error {
+	if err := w.add(c); err != nil {
 		return err
 	}
-	return wrap(name, s.submit(ctx, c))
+	w.wakeLoop()
+	return w.await(ctx, c)
 }
 
-func (s *SQLiteStorage) submit(ctx context.Context, c *call) error {
-	if s.opts.ReadOnly {
-		return errReadOnly
+// doInline is like do, and commits in the caller's goroutine if it can. If another process still holds the write lock at
+// the time giveUp, it returns errLocked.
+func (w *writer) doInline(ctx context.Context, giveUp time.Time, run func(tx *transaction)) error {
+	c := &call{run: run, giveUp: giveUp}
+	if err := w.add(c); err != nil {
+		return err
 	}
+	if !w.commitInline() {
+		w.wakeLoop()
+	}
+	return w.await(ctx, c)
+}
+
+// add queues a call.
+func (w *writer) add(c *call) error {
 	c.answer = make(chan error, 1)
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
 		return ErrClosed
 	}
-	s.queue = append(s.queue, c)
-	s.mu.Unlock()
-	if !c.producer || !s.alone() {
-		s.wakeWriter()
-	}
+	w.queue = append(w.queue, c)
+	return nil
+}
+
+// await returns the answer to a call that was added, or takes the call back when ctx ends.
+func (w *writer) await(ctx context.Context, c *call) error {
 	select {
 	case err := <-c.answer:
 		return err
 	case <-ctx.Done():
 	}
-	c.gone.Store(true)
-	s.wakeWriter()
-	switch err := <-c.answer; {
-	case err == errGone, err == errLocked && c.verb == nil:
-		return ctx.Err()
-	case err == errLocked:
-		return fmt.Errorf("%w: %w", err, ctx.Err())
-	default:
+	w.mu.Lock()
+	c.abandoned = true
+	at := slices.Index(w.queue, c)
+	if at >= 0 {
+		w.queue = slices.Delete(w.queue, at, at+1)
+	}
+	blocked := !w.blockedSince.IsZero()
+	w.mu.Unlock()
+	if at < 0 { // it is in a transaction, or has been answered
+		err := <-c.answer
+		if err == errAbandoned {
+			return ctx.Err()
+		}
 		return err
+	}
+	if blocked {
+		return fmt.Errorf("%w: %w", errLocked, ctx.Err())
+	}
+	return ctx.Err()
+}
+
+func (w *writer) wakeLoop() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
 	}
 }
 
-// alone makes the transaction in the caller's own goroutine, if nobody else seems to want one and the lock is free: to
-// wake the writer and to be woken by it is a quarter of a small transaction's time. That is for producers only. A
-// worker's verbs gain more by waiting for what shares their transaction, and so does all that comes while claims wait.
-// Calls that have come meanwhile are in the transaction, too; whose call comes after it finds the turn free, or has woken
-// the writer.
-func (s *SQLiteStorage) alone() bool {
-	if !s.turn.TryLock() {
+// between runs f while no transaction is under way. f may read.
+func (w *writer) between(f func(q *session)) {
+	w.connMu.Lock()
+	defer w.connMu.Unlock()
+	w.tx.err = nil
+	f(&w.tx.session)
+}
+
+// loop commits the calls that wait, until stop.
+func (w *writer) loop() {
+	defer close(w.stopped)
+	for tries := 0; w.next(); {
+		w.connMu.Lock()
+		locked := !w.commit()
+		w.connMu.Unlock()
+		if locked {
+			tries++
+			w.pauseForLock(tries)
+			continue
+		}
+		tries = 0
+		runtime.Gosched() // lets those who were answered call again: 7 % of a round trip
+	}
+	w.connMu.Lock() // waits for commitInline
+	defer w.connMu.Unlock()
+	answerAll(w.take(), ErrClosed)
+}
+
+// next waits for a call. It returns false when the writer is closed.
+func (w *writer) next() bool {
+	for {
+		w.mu.Lock()
+		waiting, closed := len(w.queue) > 0, w.closed
+		if !waiting {
+			w.blockedSince = time.Time{}
+		}
+		w.mu.Unlock()
+		if closed {
+			return false
+		}
+		if waiting {
+			return true
+		}
+		<-w.wake
+	}
+}
+
+// commitInline commits all calls that wait, in the caller's goroutine. It returns false if the connection or the write
+// lock is taken, or if the last transaction had several calls; then loop must do it. To wake loop, and to be woken by
+// it, is a quarter of a small transaction. But many callers are served better by loop, where they share a transaction.
+// To wake it gives them time to come.
+//
+// No call is left behind: one that is added too late for this transaction finds the connection free, or wakes loop.
+func (w *writer) commitInline() bool {
+	if !w.connMu.TryLock() {
 		return false
 	}
-	defer s.turn.Unlock()
-	w := &s.w
-	if w.expect > 1 || len(w.waiting) > 0 {
+	defer w.connMu.Unlock()
+	return w.expected <= 1 && w.allowInline() && w.commit()
+}
+
+// commit runs all calls that wait in one transaction and answers them. It returns false if another process holds the
+// write lock. The caller holds connMu.
+func (w *writer) commit() bool {
+	if !w.callsWait() { // another goroutine has committed them
+		return true
+	}
+	err := w.begin()
+	if isCode(err, codeBusy) {
 		return false
 	}
-	if !w.begin() {
-		w.err = nil // the writer tries again
-		return false
+	if err != nil {
+		answerAll(w.take(), err)
+		return true
 	}
-	s.transact()
+	done, ok := w.runCalls()
+	if !ok {
+		w.rollback()
+		w.putBack(done)
+		return true
+	}
+	w.expected = len(done)
+	w.beforeCommit(&w.tx)
+	w.tx.exec("COMMIT")
+	err = w.tx.err
+	if err != nil {
+		w.rollback()
+	} else {
+		w.ended(true)
+	}
+	answerAll(done, err)
 	return true
 }
 
-func (s *SQLiteStorage) wakeWriter() {
-	select {
-	case s.kick <- struct{}{}:
-	default:
+func (w *writer) callsWait() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.queue) > 0
+}
+
+func (w *writer) begin() error {
+	w.tx.err = nil
+	w.tx.exec("BEGIN IMMEDIATE")
+	w.tx.now = time.Now()
+	w.tx.number++
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !isCode(w.tx.err, codeBusy) {
+		w.blockedSince = time.Time{}
+	} else if w.blockedSince.IsZero() {
+		w.blockedSince = w.tx.now
 	}
+	return w.tx.err
 }
 
-// writer is the state of the connection that writes, for whoever has the turn.
-type writer struct {
-	session
-	// The driver's own connection: database/sql would put locks, a pool and copies of all values around what one
-	// goroutine has for itself, which is a tenth of the time of a small transaction.
-	conn  driver.Conn
-	stmts map[string]statement // by their text
-	args  []driver.NamedValue  // of the statement that is being run
-
-	waiting []*call // claims for which nothing was due
-	watched bool    // a watch has been asked for
-	watch   *watch  // tells when another process writes; nil: poll
-	version int64   // PRAGMA data_version when last looked at
-	nextDue time.Time
-	checked time.Time // when the -wal and -shm were last looked for
-
-	// Of the transaction under way:
-	now     time.Time
-	look    bool  // something may have become due for those who wait
-	asked   bool  // a claim has come that has not been served
-	sighted bool  // there is what is there, unless look says otherwise
-	there   sight // by the last glance
-	expect  int   // how many verbs the last transaction had
-	yields  int   // for more verbs
-	busy    int   // transactions to come that are not to yield
-}
-
-// statement is one of the driver's, prepared once, as preparing costs more than running.
-type statement interface {
-	driver.Stmt
-	driver.StmtExecContext
-	driver.StmtQueryContext
-}
-
-// kept returns a statement and its arguments as the driver takes them. No ctx is passed on to it: inside a transaction
-// it no longer matters, and one that can be cancelled would cost a goroutine a statement.
-func (w *writer) kept(query string, args []any) (statement, []driver.NamedValue, error) {
-	stmt, ok := w.stmts[query]
-	if !ok {
-		prepared, err := w.conn.Prepare(query)
-		if err != nil {
-			return nil, nil, err
+// runCalls runs the calls that wait, and those that come meanwhile. If one fails it is answered, ok is false, and calls
+// are all the others that were taken from the queue.
+func (w *writer) runCalls() (calls []*call, ok bool) {
+	for yields := 0; ; yields++ {
+		taken := w.take()
+		for i, c := range taken {
+			w.run(c)
+			if w.tx.err != nil {
+				c.answer <- w.tx.err
+				return append(calls, taken[i+1:]...), false
+			}
+			calls = append(calls, c)
 		}
-		stmt = prepared.(statement)
-		w.stmts[query] = stmt
-	}
-	w.args = w.args[:0]
-	for i, v := range args {
-		if n, ok := v.(int); ok {
-			v = int64(n) // the driver knows no other integers
-		}
-		w.args = append(w.args, driver.NamedValue{Ordinal: i + 1, Value: v})
-	}
-	return stmt, w.args, nil
-}
-
-func (w *writer) changeKept(query string, args []any) (sql.Result, error) {
-	stmt, values, err := w.kept(query, args)
-	if err != nil {
-		return nil, err
-	}
-	return stmt.ExecContext(context.Background(), values)
-}
-
-func (w *writer) queryKept(query string, args []any, yield func([]any) bool) (err error) {
-	stmt, values, err := w.kept(query, args)
-	if err != nil {
-		return err
-	}
-	rows, err := stmt.QueryContext(context.Background(), values)
-	if err != nil {
-		return err
-	}
-	defer func() { err = cmp.Or(err, rows.Close()) }()
-	read := make([]driver.Value, len(rows.Columns()))
-	row := make([]any, len(read))
-	for {
-		if err = rows.Next(read); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		for i, v := range read {
-			row[i] = v
-		}
-		if !yield(row) {
-			return nil
+		if len(calls) >= w.expected || yields == maxYields || !w.yield() {
+			return calls, true
 		}
 	}
 }
 
-// write is the writer's goroutine, which makes the transactions that callers do not make alone, until Close.
-func (s *SQLiteStorage) write() {
-	defer close(s.stopped)
-	s.turn.Lock() // for good: who comes later finds no connection
-	for s.await() {
-		switch err := s.begin(); err {
-		case nil:
-			s.transact()
-			runtime.Gosched() // who was answered goes on, before it is seen what to wait for next: 7 % of a round trip
-		case errGone:
-		default:
-			s.answer(s.take(), err)
-		}
-	}
-	s.answer(s.take(), ErrClosed)
-}
+const maxYields = 64 // in one transaction
 
-// await returns when there is reason for a transaction: verbs are queued, or a claim waits and a job may be due for
-// it. It returns false when the storage is closed.
-func (s *SQLiteStorage) await() bool {
-	w := &s.w
-	for {
-		queued, closed := s.drop(errGone, nil)
-		if closed || queued || w.look && len(w.waiting) > 0 {
-			return !closed
-		}
-		if len(w.waiting) == 0 {
-			s.turn.Unlock()
-			<-s.kick
-			s.turn.Lock()
-			continue
-		}
-		pause, due := s.untilLook()
-		timer, wake := time.NewTimer(pause), w.watch.wake()
-		s.turn.Unlock()
-		select {
-		case <-s.kick:
-			s.turn.Lock()
-		case <-wake:
-			s.turn.Lock()
-			// A look at once would come too early: the last event of a commit precedes its end. Taking the write
-			// lock waits for that end.
-			w.look = true
-		case <-timer.C:
-			s.turn.Lock()
-			version := integer(w.value("PRAGMA data_version"))
-			w.look = due || w.err != nil || version != w.version || s.checkReplaced() != nil
-			w.version = version
-		}
-		timer.Stop()
-	}
-}
-
-// untilLook is how long a waiting claim may go without a look at the file; due says that a job becomes due then,
-// otherwise it is the time for asking whether another process has written.
-func (s *SQLiteStorage) untilLook() (pause time.Duration, due bool) {
-	w := &s.w
-	if !w.watched && s.opts.PollInterval == 0 {
-		w.watched, w.watch = true, watchFile(s.path+"-wal")
-		return 0, true // what was written before the watch began
-	}
-	if pause = cmp.Or(s.opts.PollInterval, defaultPoll); w.watch != nil {
-		pause = backstopPoll
-	}
-	if until := time.Until(w.nextDue); !w.nextDue.IsZero() && until <= pause {
-		return until, true
-	}
-	return pause, false
-}
-
-// drop answers the calls whose callers no longer wait, and claims, too, if there is trouble to tell them of. It tells
-// what is left.
-func (s *SQLiteStorage) drop(why, trouble error) (queued, closed bool) {
-	gone := func(c *call) bool {
-		if c.gone.Load() {
-			c.answer <- why
-			return true
-		}
-		if trouble != nil && c.verb == nil {
-			c.answer <- trouble
-			return true
-		}
+// yield lets other goroutines run before the COMMIT, so that they can add their calls to the transaction: callers who
+// were answered together come back together. It returns false if there is no time for that. Where other goroutines
+// compute, a yield takes long, and the write lock must not be held for long; then the next transactions do not yield.
+func (w *writer) yield() bool {
+	if w.skipYields > 0 {
+		w.skipYields--
 		return false
 	}
-	s.w.waiting = slices.DeleteFunc(s.w.waiting, gone)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue = slices.DeleteFunc(s.queue, gone)
-	return len(s.queue) > 0, s.closed
+	start := time.Now()
+	runtime.Gosched()
+	if time.Since(start) > time.Millisecond {
+		w.skipYields = 100
+	}
+	return true
 }
 
-// take takes the queued calls into the transaction.
-func (s *SQLiteStorage) take() []*call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	calls := s.queue
-	s.queue = nil
+// run runs a call. A panic (over a nil *Job, say) becomes the call's error, because other calls depend on the writer.
+func (w *writer) run(c *call) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.tx.err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
+		}
+	}()
+	c.run(&w.tx)
+}
+
+func (w *writer) rollback() {
+	w.tx.err = nil
+	w.tx.exec("ROLLBACK") // an error means that SQLite has rolled back by itself
+	w.tx.err = nil
+	w.ended(false)
+}
+
+// take empties the queue.
+func (w *writer) take() []*call {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	calls := w.queue
+	w.queue = nil
 	return calls
 }
 
-// transact runs everything that is queued in the transaction that has begun and answers. A verb that fails takes the
-// transaction with it: it gets its error, and its neighbours run again without it.
-func (s *SQLiteStorage) transact() {
-	w := &s.w
-	w.now, w.sighted, w.yields = time.Now(), false, 0
-	var ran, together []*call
-	for more := true; more; more = len(ran) < w.expect && w.yield() {
-		calls := s.take()
-		for i, c := range calls {
-			if c.row != nil {
-				ran, together = append(ran, c), append(together, c)
-				continue
-			}
-			if c.verb == nil || c.producer { // which is to find, or to follow, what came before it
-				if w.insertTogether(together); w.err != nil {
-					s.again(ran, calls[i:])
-					return
-				}
-				together = nil
-			}
-			if c.verb == nil {
-				w.waiting, w.asked = append(w.waiting, c), true
-				continue
-			}
-			if w.run(c.verb); w.err != nil {
-				err := w.err
-				s.again(ran, calls[i+1:])
-				c.answer <- err
-				return
-			}
-			ran = append(ran, c)
+// putBack queues calls again, before those that have come since, unless their ctx has ended.
+func (w *writer) putBack(calls []*call) {
+	w.mu.Lock()
+	calls = slices.DeleteFunc(calls, func(c *call) bool {
+		if c.abandoned {
+			c.answer <- errAbandoned
 		}
-	}
-	w.expect = len(ran)
-	if w.insertTogether(together); w.err != nil {
-		s.again(ran, nil)
-		return
-	}
-	w.serve()
-	w.fail(s.checkReplacedAt(w.now))
-	w.exec("COMMIT")
-	err := w.err
-	if err != nil {
-		w.rollback()
-	}
-	s.answer(ran, err)
+		return c.abandoned
+	})
+	w.queue = append(calls, w.queue...)
+	w.mu.Unlock()
+	w.wakeLoop() // this may be the goroutine of a caller
 }
 
-// again rolls back and leaves calls to the next transaction.
-func (s *SQLiteStorage) again(ran, rest []*call) {
-	s.w.rollback()
-	s.mu.Lock()
-	s.queue = slices.Concat(ran, rest, s.queue)
-	s.mu.Unlock()
-	s.wakeWriter() // whoever has made this transaction, it is the writer's now
-}
-
-// yield lets more verbs arrive before the COMMIT, up to as many as came last time: callers who were answered
-// together come back together, and a COMMIT costs more than all of their statements. Where other goroutines are busy
-// a yield takes long, and the lock is not for keeping that long: then there are none for a while.
-func (w *writer) yield() bool {
-	if w.busy > 0 || w.yields == 64 {
-		w.busy = max(w.busy-1, 0)
-		return false
-	}
-	w.yields++
-	start := time.Now()
-	if runtime.Gosched(); time.Since(start) > time.Millisecond {
-		w.busy = 100
-	}
-	return true
-}
-
-// run calls a verb. If that panics (over a nil *Job, say) its caller gets an error, and the writer lives.
-func (w *writer) run(verb func()) {
-	defer func() {
-		if v := recover(); v != nil {
-			w.fail(&PanicError{v, debug.Stack()})
-		}
-	}()
-	verb()
-}
-
-func (w *writer) begin() bool {
-	w.err = nil
-	w.exec("BEGIN IMMEDIATE")
-	return w.err == nil
-}
-
-// begin takes the write lock, however long others hold it, while anybody wants it.
-func (s *SQLiteStorage) begin() error {
-	var trouble error
-	for began, try := time.Now(), 0; ; try++ {
-		if s.w.begin() || !isCode(s.w.err, codeBusy) {
-			return s.w.err
-		}
-		s.pause(try, time.Since(began))
-		if time.Since(began) > lockPatience {
-			trouble = errLocked
-		}
-		if queued, closed := s.drop(errLocked, trouble); closed {
-			return ErrClosed
-		} else if !queued && len(s.w.waiting) == 0 {
-			return errGone
-		}
-	}
-}
-
-// pause comes between two tries for the lock: SQLite gives no event to wait for. Short ones at first, because most
-// commits are short; then longer ones, which cost less. Whoever has waited long is as quick as a newcomer again, or
-// it might never come first, until it is clear that no commit is what it waits for.
-func (s *SQLiteStorage) pause(try int, waited time.Duration) {
-	if quick := try < lockNaps || lockLong < waited && waited < lockPatience; quick && s.opts.PollInterval == 0 {
-		nap(rand.N(lockNap))
-		return
-	}
-	time.Sleep(lockPause()) // also in a bubble, where a nap would stop the clock
-}
-
-// lockPause is short and random, so that processes which fight for the lock get even shares.
-func lockPause() time.Duration { return lockRetry/16 + rand.N(lockRetry*15/16) }
-
-// heedTriggers is for after each rollback, too, as a trigger may have come and be its reason.
-func (w *writer) heedTriggers() {
-	found := w.value(`SELECT 1 FROM sqlite_schema WHERE type='trigger' AND tbl_name='jobs' COLLATE NOCASE`) != nil
-	if clear(w.inserts); found || w.err != nil {
-		w.orFail = undone
-	} else {
-		w.orFail = "OR FAIL "
-	}
-}
-
-// rollback leaves those who wait as they were before.
-func (w *writer) rollback() {
-	w.err = nil
-	w.exec("ROLLBACK") // an error means that SQLite has done so itself
-	w.err = nil
-	w.heedTriggers()
-	for _, c := range w.waiting {
-		c.jobs, c.full = nil, false
-	}
-	w.look = true
-}
-
-// answer tells the calls, and those of the waiting claims that can be told, how the transaction ended.
-func (s *SQLiteStorage) answer(calls []*call, err error) {
+func answerAll(calls []*call, err error) {
 	for _, c := range calls {
 		c.answer <- err
 	}
-	s.w.waiting = slices.DeleteFunc(s.w.waiting, func(c *call) bool {
-		if err == nil && len(c.jobs) == 0 && !c.once {
-			return false
-		}
-		c.answer <- err
-		return true
-	})
 }
+
+// pauseForLock waits before the next try for the write lock. SQLite reports no event to wait for, and its own
+// busy_timeout starves a process: its sleeps grow while others take the lock. Pauses are short at first, because most
+// commits are short; then longer, which costs less. Whoever has waited for long tries as often as a newcomer again, or
+// it might never get its turn, until it is clear that the lock is not that of a commit.
+func (w *writer) pauseForLock(tries int) {
+	w.mu.Lock()
+	now := time.Now()
+	waited := now.Sub(w.blockedSince)
+	w.queue = slices.DeleteFunc(w.queue, func(c *call) bool {
+		late := !c.giveUp.IsZero() && now.After(c.giveUp)
+		if late {
+			c.answer <- errLocked
+		}
+		return late
+	})
+	w.mu.Unlock()
+	short := tries <= shortRetries || longWait < waited && waited < lockPatience
+	if short && !w.sleepOnly {
+		nap(rand.N(shortRetry))
+	} else {
+		time.Sleep(lockPause())
+	}
+}
+
+// lockPause returns a short and random time, so that processes that compete for the write lock get equal shares.
+func lockPause() time.Duration { return lockRetry/16 + rand.N(lockRetry*15/16) }

@@ -205,21 +205,24 @@ func TestAJobGivenInATransactionThatFailsIsGivenAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
 		ctx, cancel := context.WithCancel(t.Context())
+		dequeue := &call{run: func(*transaction) { s.claims.join(newClaim(DequeueOptions{Max: 1})) }}
 		blocked(t, path,
 			func() {
-				if jobs, err := s.Dequeue(ctx, DequeueOptions{Max: 1}); len(jobs) > 0 || !errors.Is(err, context.Canceled) {
-					t.Errorf("Dequeue: %d jobs, %v; want none, for its ctx has ended", len(jobs), err)
+				if err := s.w.wait(ctx, dequeue); !errors.Is(err, context.Canceled) {
+					t.Errorf("the Dequeue: %v, want %v", err, context.Canceled)
 				}
 			},
 			func() { mustEnqueue(t, s, NewJob("a")) },
 			func() { mustEnqueue(t, s, &Job{Task: "b", Key: "k"}) }, // before which the first must be stored
 			func() {
-				err := s.do(t.Context(), "break", func() {
+				err := s.write(t.Context(), "break", func(tx *transaction) {
 					cancel()
-					for !s.w.waiting[0].gone.Load() {
-						runtime.Gosched()
+					for abandoned := false; !abandoned; runtime.Gosched() {
+						s.w.mu.Lock()
+						abandoned = dequeue.abandoned
+						s.w.mu.Unlock()
 					}
-					s.w.fail(errTask)
+					tx.fail(errTask)
 				})
 				if !errors.Is(err, errTask) {
 					t.Errorf("the neighbour: %v, want %v", err, errTask)
@@ -293,8 +296,8 @@ func TestAWaitingDequeueIsServedInTheTransactionOfTheEnqueue(t *testing.T) {
 		if diff := gocmp.Diff(want[0], stored); diff != "" || err != nil {
 			t.Errorf("what is stored: %v (-want +got):\n%s", err, diff)
 		}
-		onWriter(t, s, func(w *writer) {
-			for text := range w.stmts {
+		inTransaction(t, s, func(*transaction) {
+			for text := range s.w.conn.stmts {
 				if strings.HasPrefix(text, "UPDATE jobs SET status='RUNNING'") {
 					t.Error("it was stored as PENDING first, and then claimed")
 				}
@@ -474,7 +477,7 @@ func TestACallEndsWithItsContextWhileAnotherHoldsTheLock(t *testing.T) {
 		}
 		release()
 		time.Sleep(time.Minute)
-		onWriter(t, s, func(*writer) {})
+		inTransaction(t, s, func(*transaction) {})
 		if diff := gocmp.Diff(before, o.all(all)); diff != "" {
 			t.Errorf("verbs that were called off have written (-before +after):\n%s", diff)
 		}

@@ -1,0 +1,768 @@
+package pinion
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// claim is one Dequeue.
+type claim struct {
+	worker string
+	lease  time.Duration
+	queues []string // sorted; empty: every queue
+	tasks  []string // empty: every task
+	slots  int      // beyond so many jobs it takes none that needs a free slot
+	max    int
+	wait   bool // it waits until a job is due
+
+	knows   map[string]bool // by the name in a row: whether the name is among tasks
+	settled bool            // the transaction that it came with has committed
+	answer  chan error      // capacity 1
+
+	// What the transaction under way does for it:
+	jobs   []*Job
+	full   bool           // the next job in line needs a free slot, so it takes no more
+	rowids []any          // of jobs that are not yet RUNNING in the table
+	passed map[int64]bool // rowids of ready jobs of other tasks
+}
+
+func newClaim(opts DequeueOptions) *claim {
+	queues := slices.Clone(opts.Queues)
+	for i, name := range queues {
+		queues[i] = cmp.Or(name, defaultQueue)
+	}
+	slices.Sort(queues)
+	slots := opts.Max - opts.Ahead
+	return &claim{
+		worker: opts.Worker,
+		lease:  cmp.Or(opts.Lease, defaultLease),
+		queues: slices.Compact(queues),
+		tasks:  slices.Clone(opts.Tasks),
+		slots:  slots,
+		max:    opts.Max,
+		wait:   slots > 0 && !opts.NoWait,
+		knows:  make(map[string]bool),
+		answer: make(chan error, 1),
+	}
+}
+
+// reset makes the claim wait as before after a rollback.
+func (c *claim) reset() {
+	c.jobs, c.full, c.rowids, c.passed = nil, false, nil, nil
+}
+
+func (c *claim) wantsQueue(queue string) bool {
+	return len(c.queues) == 0 || slices.Contains(c.queues, queue)
+}
+
+func (c *claim) wantsTask(task string) bool {
+	if len(c.tasks) == 0 {
+		return true
+	}
+	known, asked := c.knows[task]
+	if !asked {
+		known = slices.ContainsFunc(c.tasks, func(name string) bool { return strings.EqualFold(name, task) })
+		if len(c.knows) < maxNames {
+			c.knows[task] = known
+		}
+	}
+	return known
+}
+
+// maxNames bounds how many names of tasks a claim remembers.
+const maxNames = 10_000
+
+// claims are the Dequeues that have not returned. They are served at the end of each transaction in which something may
+// have become due, and a job that is enqueued while one waits may be handed over at once. A goroutine looks for what
+// this process does not do itself: jobs of other processes, and due times.
+//
+// The writer's connMu guards all fields but watch, timer and stopped.
+type claims struct {
+	w    *writer
+	file string        // the database
+	poll time.Duration // how often to look for other processes' writes; 0: be woken by the operating system
+	// intact returns an error if the file was moved away; then claims must not wait in vain.
+	intact func() error
+	// bury dead-letters a row that no worker can run.
+	bury func(tx *transaction, rowid int64, job *Job, reason error)
+
+	waiting  []*claim  // in the order in which they came
+	mayBeDue bool      // something may have become due since the last look
+	lookedIn int64     // the number of the transaction of the last look
+	limited  bool      // the last look found a queue with a limit
+	nextDue  time.Time // when the next future job is due; zero: there is none
+	version  int64     // PRAGMA data_version when last asked for
+	lines    queueLines
+	outdated error     // a newer Pinion has migrated the file
+	checked  time.Time // when outdated was last found out
+
+	watch   *watch        // reports writes to the -wal by any process; nil: poll
+	timer   *time.Timer   // for the next look; nil until a claim waits
+	stopped chan struct{} // closed by stop
+	wg      sync.WaitGroup
+}
+
+const (
+	backstopPoll = time.Second           // beside the operating system's wake-ups
+	defaultPoll  = 20 * time.Millisecond // where there are none
+)
+
+// serve returns when c has jobs, in c.jobs, or need not wait for them. Their transaction has been committed.
+func (q *claims) serve(ctx context.Context, c *claim) error {
+	err := q.w.doWithin(ctx, lockPatience, func(*transaction) { q.join(c) })
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-c.answer:
+		return err
+	case <-ctx.Done():
+	}
+	if q.leave(c) {
+		return ctx.Err()
+	}
+	return <-c.answer
+}
+
+// join adds a claim inside a transaction, at whose end it is served.
+func (q *claims) join(c *claim) {
+	q.waiting = append(q.waiting, c)
+	q.mayBeDue = true
+}
+
+// leave removes a claim that waits. It returns false if the claim has been answered.
+func (q *claims) leave(c *claim) (left bool) {
+	q.w.between(func(*session) {
+		at := slices.Index(q.waiting, c)
+		if at >= 0 {
+			q.waiting = slices.Delete(q.waiting, at, at+1)
+			left = true
+		}
+	})
+	return left
+}
+
+// fail answers all claims with an error.
+func (q *claims) fail(err error) {
+	q.w.between(func(*session) {
+		for _, c := range q.waiting {
+			c.answer <- err
+		}
+		q.waiting = nil
+	})
+}
+
+// noneWaits reports whether a producer may commit alone. While claims wait, their worker is likely to write too, and
+// all gain by sharing a transaction: 10 % of a mixed load.
+func (q *claims) noneWaits() bool { return len(q.waiting) == 0 }
+
+// ---- What a transaction does for the claims ----
+
+// changed notes, inside a transaction, that jobs of a queue may have become due, or may have left it.
+func (q *claims) changed(queue string) {
+	q.mayBeDue = true
+	q.lines.changed(queue)
+}
+
+// changedAnywhere is changed for any number of queues.
+func (q *claims) changedAnywhere() {
+	q.mayBeDue = true
+	q.lines.forget()
+}
+
+// claimEnded notes, inside a transaction, that a job runs no more. Its queue may have a limit, which admits another job.
+func (q *claims) claimEnded() {
+	if q.limited {
+		q.mayBeDue = true
+	}
+}
+
+// serveDue gives the claims what is due, if something may have become due.
+func (q *claims) serveDue(tx *transaction) {
+	if len(q.waiting) == 0 || !q.mayBeDue {
+		return
+	}
+	q.mayBeDue = false
+	q.lookedIn = tx.number
+	if q.findOutdated(tx) {
+		return
+	}
+	ready := look(tx)
+	if ready.dueAt() <= seconds(tx.now) && ready.due != nil {
+		if q.makeReady(tx) {
+			q.mayBeDue = true // there are more
+		}
+		ready = look(tx)
+	}
+	q.nextDue = ready.nextDue()
+	q.limited = len(ready.limits) > 0
+	starving := false // a claim waits on
+	for _, c := range q.waiting {
+		if len(c.jobs) == 0 && q.claimReady(tx, c, &ready) {
+			q.mayBeDue = true // it has not seen all
+		}
+		starving = starving || len(c.jobs) == 0 && c.wait
+	}
+	if starving {
+		q.schedule()
+	}
+}
+
+// findOutdated reports whether a newer Pinion has migrated the file, and looks for that once a second.
+func (q *claims) findOutdated(tx *transaction) bool {
+	if q.outdated == nil && tx.now.Sub(q.checked).Abs() >= time.Second {
+		q.checked = tx.now
+		r := session{query: tx.query}
+		q.outdated = newerVersion(&r)
+	}
+	return q.outdated != nil
+}
+
+// ended answers the claims that were served, or makes all wait as before when the transaction was rolled back.
+func (q *claims) ended(committed bool) {
+	if !committed {
+		q.rolledBack()
+		return
+	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool {
+		c.settled = true
+		if q.outdated != nil {
+			c.answer <- q.outdated
+			return true
+		}
+		if len(c.jobs) == 0 && c.wait {
+			return false
+		}
+		c.answer <- nil
+		return true
+	})
+}
+
+func (q *claims) rolledBack() {
+	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled })
+	for _, c := range q.waiting {
+		c.reset()
+	}
+	q.mayBeDue = true
+	q.lines.forget()
+	if len(q.waiting) > 0 {
+		q.schedule() // if the next look fails too, the claims get its error
+	}
+}
+
+// handOver adds a job that is about to be stored to a claim that waits, and returns the claim. The job is to be stored
+// as RUNNING then, which saves the claim its own statements. It returns nil if the job must be stored as PENDING: it is not
+// due, or no claim takes it.
+func (q *claims) handOver(tx *transaction, row *newRow) *claim {
+	if len(q.waiting) == 0 || q.outdated != nil || row.runAt > seconds(tx.now) {
+		return nil
+	}
+	if q.lookedIn != tx.number {
+		q.mayBeDue = true // other processes may have stored jobs, which come first
+	}
+	q.serveDue(tx)
+	if q.limited || q.mayBeDue { // a limit is counted, and older jobs come first, when the claims are served
+		return nil
+	}
+	for _, c := range q.waiting {
+		bound := c.max
+		if row.job.KeyUntilStart && row.job.Key != "" {
+			bound = c.slots
+		}
+		if !c.full && len(c.jobs) < bound && c.wantsQueue(row.queue) && c.wantsTask(row.job.Task) {
+			c.jobs = append(c.jobs, row.running(c, tx.now))
+			return c
+		}
+	}
+	return nil
+}
+
+// ---- What is due ----
+
+// readyJobsFound is what a look finds out about the jobs that are PENDING.
+type readyJobsFound struct {
+	first, last any            // the first and the last queue with ready jobs, by name; nil: no job is ready
+	due         any            // run_at of the next future job; nil: there is none
+	aside       any            // a task whose jobs are set aside; nil: there is none
+	limits      map[string]int // how many more jobs of a limited queue may run
+}
+
+// look asks in one statement what there is, which is mostly all that there is to know.
+func look(tx *transaction) (found readyJobsFound) {
+	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue>='' AND queue<x'' ORDER BY queue `
+	var limited any
+	for v := range tx.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1),
+		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1),
+		(SELECT func_name FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 LIMIT 1),
+		(SELECT queue FROM pinion_limits LIMIT 1)`) {
+		found = readyJobsFound{first: v[0], last: v[1], due: v[2], aside: v[3]}
+		limited = v[4]
+	}
+	if limited == nil {
+		return found
+	}
+	found.limits = make(map[string]int)
+	for v := range tx.rows(`SELECT queue, most - (SELECT count(*) FROM jobs INDEXED BY jobs_running3
+		WHERE status='RUNNING' AND jobs.queue=pinion_limits.queue) FROM pinion_limits`) {
+		found.limits[text(v[0])] = int(integer(v[1]))
+	}
+	return found
+}
+
+// dueAt returns when the next future job is due. A time that is not a number counts as 0, and such a job is never due.
+func (r readyJobsFound) dueAt() float64 {
+	at, _ := r.due.(float64)
+	return at
+}
+
+// nextDue returns that as a time, rounded up: a look before the time would find nothing, over and over.
+func (r readyJobsFound) nextDue() time.Time {
+	at := r.dueAt()
+	next := fromSeconds(at)
+	if seconds(next) < at {
+		next = next.Add(time.Microsecond)
+	}
+	return next
+}
+
+const (
+	makeReadyLimit  = 1000 // how many future jobs one transaction makes ready at most
+	maxPrioritySeek = 100  // how many priorities are looked through for the most urgent of them
+)
+
+// makeReady makes future jobs ready that are due. It reports whether there are more of them than one transaction may
+// change; then it takes those with the highest priority.
+func (q *claims) makeReady(tx *transaction) (more bool) {
+	now := seconds(tx.now)
+	due := rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_future
+		WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1001`, now)
+	if len(due) > makeReadyLimit {
+		more = true
+		due = mostUrgent(tx, now, due)
+	}
+	updateRows(tx, `UPDATE jobs SET future=0`, nil, due)
+	q.lines.forget()
+	return more
+}
+
+// mostUrgent returns up to makeReadyLimit due jobs, those with the highest priority. If there are very many priorities
+// it makes do with byTime, the first due jobs by time.
+func mostUrgent(tx *transaction, now float64, byTime []any) (urgent []any) {
+	priority := tx.value(`SELECT priority FROM jobs INDEXED BY jobs_urgent
+		WHERE status='PENDING' AND future=1 ORDER BY priority DESC LIMIT 1`)
+	for range maxPrioritySeek {
+		if priority == nil {
+			break
+		}
+		urgent = append(urgent, rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_urgent
+			WHERE status='PENDING' AND future=1 AND priority=? AND run_at<=? ORDER BY run_at LIMIT 1000`, priority, now)...)
+		if len(urgent) >= makeReadyLimit {
+			return urgent[:makeReadyLimit]
+		}
+		priority = tx.value(`SELECT priority FROM jobs INDEXED BY jobs_urgent
+			WHERE status='PENDING' AND future=1 AND priority<? ORDER BY priority DESC LIMIT 1`, priority)
+	}
+	if len(urgent) == 0 {
+		return byTime[:makeReadyLimit]
+	}
+	return urgent
+}
+
+// rowidsOf returns the first column of a query's rows.
+func rowidsOf(tx *transaction, query string, args ...any) (rowids []any) {
+	for v := range tx.rows(query, args...) {
+		rowids = append(rowids, v[0])
+	}
+	return rowids
+}
+
+// updateRows runs an UPDATE for rows, several rows a statement.
+func updateRows(tx *transaction, update string, args []any, rowids []any) {
+	for chunk := range slices.Chunk(rowids, perStatement) {
+		bound := append(slices.Clip(args), chunk...)
+		bound = append(bound, make([]any, perStatement-len(chunk))...) // a NULL is no rowid
+		tx.exec(update+` WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, bound...)
+	}
+}
+
+// ---- The order of claims ----
+
+// line is a number of jobs that stand in the order of priority and age: the ready jobs of a queue, or those jobs of one
+// of its tasks that were set aside.
+type line struct {
+	queue string
+	aside string // the task; "" if the jobs are not set aside
+	// The first job:
+	priority int
+	rowid    int64
+}
+
+// before reports whether the first job of l comes before that of o.
+func (l line) before(o line) bool {
+	return l.priority > o.priority || l.priority == o.priority && l.rowid < o.rowid
+}
+
+// lineHeap is a container/heap of lines: first the one whose first job comes first.
+type lineHeap []line
+
+func (h lineHeap) Len() int           { return len(h) }
+func (h lineHeap) Less(i, j int) bool { return h[i].before(h[j]) }
+func (h lineHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *lineHeap) Push(v any)        { *h = append(*h, v.(line)) }
+func (h *lineHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// second returns the line after the first one, or nil.
+func (h lineHeap) second() *line {
+	switch {
+	case len(h) < 2:
+		return nil
+	case len(h) == 2 || h[1].before(h[2]):
+		return &h[1]
+	default:
+		return &h[2]
+	}
+}
+
+const (
+	maxPassed  = 1000        // how many jobs of other tasks a claim passes in one transaction
+	passedFree = 20          // how many of them it leaves where they are; each claim must pass them again
+	asideFor   = time.Minute // see setAside
+)
+
+// claimReady gives a claim ready jobs of its queues and tasks, in the order of priority and age over all of them. One
+// query with "queue IN (…)", or without a queue, would sort the whole backlog. This finds the first job of each line in
+// an index, and takes jobs from the first line for as long as that comes first. It reports whether it has stopped before
+// it has seen all that is ready.
+func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
+	lines := q.linesOf(tx, c, ready)
+	heap.Init(&lines)
+	for len(lines) > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
+		if len(c.passed) >= maxPassed {
+			more = true
+			break
+		}
+		first := lines[0]
+		left, limited := ready.limits[first.queue]
+		if limited && left <= 0 {
+			heap.Pop(&lines)
+			continue
+		}
+		q.lines.changed(first.queue)
+		next := q.claimFrom(tx, c, first, lines.second(), ready)
+		if next == nil {
+			heap.Pop(&lines)
+			continue
+		}
+		lines[0] = *next
+		heap.Fix(&lines, 0)
+	}
+	c.storeRunning(tx)
+	c.setAside(tx)
+	return more
+}
+
+// linesOf returns the lines that a claim may take jobs from.
+func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) (lines lineHeap) {
+	if ready.aside != nil {
+		lines = asideLines(tx, c)
+	}
+	switch {
+	case ready.first == nil:
+		return lines
+	case len(c.queues) > 0:
+		if len(c.queues) == 1 && len(lines) == 0 { // it has no rival, so its first job need not be known
+			return lineHeap{{queue: c.queues[0], rowid: math.MinInt64}}
+		}
+		for _, queue := range c.queues {
+			lines = appendReadyLine(tx, lines, queue)
+		}
+		return lines
+	case ready.first == ready.last && len(lines) == 0:
+		return lineHeap{{queue: text(ready.first), rowid: math.MinInt64}}
+	default:
+		return append(lines, q.lines.all(tx)...)
+	}
+}
+
+const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
+
+// appendReadyLine appends the line of a queue's ready jobs, if there are any.
+func appendReadyLine(tx *transaction, lines []line, queue string) []line {
+	for v := range tx.rows(readyLine+`=? ORDER BY priority DESC, rowid LIMIT 1`, queue) {
+		lines = append(lines, line{queue: queue, priority: int(integer(v[1])), rowid: integer(v[2])})
+	}
+	return lines
+}
+
+// asideLines returns the lines of set-aside jobs that a claim knows.
+func asideLines(tx *transaction, c *claim) (lines []line) {
+	const aside = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 AND `
+	for task := tx.value(`SELECT func_name` + aside + `func_name<x'' ORDER BY func_name LIMIT 1`); task != nil; {
+		if c.wantsTask(text(task)) {
+			for queue := tx.value(`SELECT queue`+aside+`func_name=? AND queue<x'' ORDER BY queue LIMIT 1`, task); queue != nil; {
+				if c.wantsQueue(text(queue)) {
+					for v := range tx.rows(`SELECT priority, rowid`+aside+`func_name=? AND queue=? ORDER BY priority DESC, rowid LIMIT 1`, task, queue) {
+						lines = append(lines, line{text(queue), text(task), int(integer(v[0])), integer(v[1])})
+					}
+				}
+				queue = tx.value(`SELECT queue`+aside+`func_name=? AND queue>? AND queue<x'' ORDER BY queue LIMIT 1`, task, queue)
+			}
+		}
+		task = tx.value(`SELECT func_name`+aside+`func_name>? AND func_name<x'' ORDER BY func_name LIMIT 1`, task)
+	}
+	return lines
+}
+
+// claimFrom takes jobs of one line, until the claim has enough or another line comes first. It returns what is left of
+// the line, or nil.
+func (q *claims) claimFrom(tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound) (next *line) {
+	if len(c.rowids) > 0 {
+		c.storeRunning(tx) // or the line might still hold jobs that c has taken
+	}
+	query := `SELECT rowid, ` + claimColumns + ` FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`
+	args := []any{from.queue}
+	if from.aside != "" {
+		query = `SELECT rowid, ` + claimColumns + ` FROM jobs INDEXED BY jobs_aside
+			WHERE status='PENDING' AND future=0 AND aside>0 AND queue=? AND func_name=? ORDER BY priority DESC, rowid`
+		args = append(args, from.aside)
+	}
+	left, limited := ready.limits[from.queue]
+	unusable := make(map[int64]unusableJob)
+	first := true
+	for v := range tx.rows(query, args...) {
+		rowid := integer(v[0])
+		if c.passed[rowid] { // before the claim turned to another line
+			continue
+		}
+		at := line{from.queue, from.aside, int(integer(v[10])), rowid}
+		if rival != nil && !first && rival.before(at) {
+			next = &at
+			break
+		}
+		first = false
+		if !c.wantsTask(text(v[2])) {
+			c.pass(rowid)
+			if len(c.passed) >= maxPassed {
+				next = &at // more is seen to in the next transaction
+				break
+			}
+			continue
+		}
+		_, job, err := jobOf(v)
+		if err != nil {
+			unusable[rowid] = unusableJob{job, err}
+			continue
+		}
+		needsSlot := job.Attempts > 0 || job.Claim > 0 || job.KeyUntilStart && job.Key != "" || limited
+		if needsSlot && len(c.jobs) >= c.slots {
+			c.full = true
+			break
+		}
+		c.take(job, rowid, tx.now)
+		left--
+		if len(c.jobs) == c.max || limited && left <= 0 {
+			break
+		}
+	}
+	if limited {
+		ready.limits[from.queue] = left
+	}
+	for rowid, u := range unusable {
+		q.bury(tx, rowid, u.job, u.reason)
+	}
+	return next
+}
+
+type unusableJob struct {
+	job    *Job
+	reason error
+}
+
+// take gives the claim a job, which storeRunning makes RUNNING in the table.
+func (c *claim) take(job *Job, rowid int64, now time.Time) {
+	job.Status = StatusRunning
+	job.Attempts++
+	job.Claim = max(job.Claim+1, now.UnixMicro())
+	job.HeartbeatAt = microTime(now)
+	job.LeaseUntil = job.HeartbeatAt.Add(c.lease)
+	job.Worker = c.worker
+	c.jobs = append(c.jobs, job)
+	c.rowids = append(c.rowids, rowid)
+}
+
+// storeRunning makes the jobs that the claim has taken RUNNING.
+func (c *claim) storeRunning(tx *transaction) {
+	updateRows(tx, `UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?, lease=?,
+		doubted_at=NULL, started_at=NULL, result=NULL, aside=0, key_until_start=iif(key_until_start=1, 2, key_until_start)`,
+		[]any{tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds()}, c.rowids)
+	c.rowids = c.rowids[:0]
+}
+
+// setAside takes the jobs of other tasks that the claim has passed out of the order of ready jobs, if they are many, so
+// that the next claims need not pass them. Claims that know the task find them all the same: see asideLines. So nothing
+// has to bring them back.
+func (c *claim) setAside(tx *transaction) {
+	if len(c.passed) > passedFree {
+		var rowids []any
+		for rowid := range c.passed {
+			rowids = append(rowids, rowid)
+		}
+		updateRows(tx, `UPDATE jobs SET aside=?`, []any{seconds(tx.now.Add(asideFor))}, rowids)
+	}
+	clear(c.passed)
+}
+
+// pass notes a job of another task.
+func (c *claim) pass(rowid int64) {
+	if c.passed == nil {
+		c.passed = make(map[int64]bool)
+	}
+	c.passed[rowid] = true
+}
+
+// ---- Many queues ----
+
+// queueLines keeps the lines of all queues with ready jobs from one claim to the next, because with very many queues it
+// takes long to find them. They are right as long as no other connection has written, but for those in stale.
+type queueLines struct {
+	known   map[string]line // by queue; nil: not known
+	stale   map[string]bool // queues to look at again
+	version int64           // PRAGMA data_version when known was right
+}
+
+// changed notes that the line of a queue may be another.
+func (l *queueLines) changed(queue string) {
+	if l.known != nil {
+		l.stale[queue] = true
+	}
+}
+
+func (l *queueLines) forget() { l.known = nil }
+
+// all returns the lines of all queues.
+func (l *queueLines) all(tx *transaction) []line {
+	version := integer(tx.value("PRAGMA data_version"))
+	if version != l.version {
+		l.version = version
+		l.forget()
+	}
+	if l.known == nil {
+		l.findAll(tx)
+	}
+	for queue := range l.stale {
+		delete(l.known, queue)
+		for _, found := range appendReadyLine(tx, nil, queue) {
+			l.known[queue] = found
+		}
+	}
+	clear(l.stale)
+	lines := make([]line, 0, len(l.known))
+	for _, known := range l.known {
+		lines = append(lines, known)
+	}
+	return lines
+}
+
+// findAll seeks the first job of each queue in the index.
+func (l *queueLines) findAll(tx *transaction) {
+	l.known = make(map[string]line)
+	l.stale = make(map[string]bool)
+	for from, more := "", true; more; {
+		more = false
+		// queue<x'' excludes names that are not text: bytes sort behind all text.
+		for v := range tx.rows(readyLine+`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from) {
+			queue := text(v[0])
+			l.known[queue] = line{queue: queue, priority: int(integer(v[1])), rowid: integer(v[2])}
+			from, more = queue+"\x00", true // the name that sorts next
+		}
+	}
+}
+
+// ---- The goroutine that looks for work ----
+
+// schedule sets the timer for the next look. The first time it starts the goroutine, which a storage that only enqueues
+// does not need.
+func (q *claims) schedule() {
+	if q.timer == nil {
+		if q.poll == 0 {
+			q.watch = watchFile(q.file + "-wal")
+		}
+		q.timer = time.NewTimer(0) // finds what was written before the watch began
+		q.wg.Go(q.lookForWork)
+		return
+	}
+	pause := q.poll
+	if pause == 0 && q.watch != nil {
+		pause = backstopPoll
+	} else if pause == 0 {
+		pause = defaultPoll
+	}
+	if !q.nextDue.IsZero() {
+		pause = min(pause, time.Until(q.nextDue))
+	}
+	if q.mayBeDue {
+		pause = 0
+	}
+	q.timer.Reset(pause)
+}
+
+// lookForWork has the claims served when another process has written, or when a job becomes due. It ends with stop.
+func (q *claims) lookForWork() {
+	for {
+		worthwhile := false
+		select {
+		case <-q.stopped:
+			return
+		case <-q.watch.wake():
+			// The last event of a commit precedes its end, so a look at once would come too early. To take the write
+			// lock is to wait for that end.
+			q.w.between(func(*session) { worthwhile = len(q.waiting) > 0 })
+		case <-q.timer.C:
+			worthwhile = q.timeToLook()
+		}
+		if !worthwhile {
+			continue
+		}
+		err := q.w.doWithin(context.Background(), lockPatience, func(*transaction) { q.mayBeDue = true })
+		if err != nil {
+			q.fail(err)
+		}
+	}
+}
+
+// timeToLook reports whether claims wait and something may be due for them. If not, it schedules the next look.
+func (q *claims) timeToLook() (due bool) {
+	q.w.between(func(r *session) {
+		if len(q.waiting) == 0 {
+			return
+		}
+		version := integer(r.value("PRAGMA data_version"))
+		changed := version != q.version || r.err != nil
+		q.version = version
+		due = q.mayBeDue || changed || !q.nextDue.IsZero() && !time.Now().Before(q.nextDue) || q.intact() != nil
+		if !due {
+			q.schedule()
+		}
+	})
+	return due
+}
+
+// stop answers all claims with ErrClosed, and waits for the goroutine. The writer must have been stopped.
+func (q *claims) stop() {
+	q.fail(ErrClosed)
+	close(q.stopped)
+	q.wg.Wait()
+	q.watch.close()
+}
