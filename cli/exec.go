@@ -320,21 +320,21 @@ func (r *runner) awaitGroup(process *os.Process, exited, outputEnded <-chan stru
 	}
 }
 
-// pipes are the worker's ends of the streams of a command.
-type pipes struct {
+// commandPipes are the worker's ends of the streams of a command.
+type commandPipes struct {
 	stdin          io.WriteCloser
 	stdout, stderr io.ReadCloser
 }
 
-func openPipes(cmd *exec.Cmd) (*pipes, error) {
+func openPipes(cmd *exec.Cmd) (*commandPipes, error) {
 	stdin, inErr := cmd.StdinPipe()
 	stdout, outErr := cmd.StdoutPipe()
 	stderr, errErr := cmd.StderrPipe()
-	return &pipes{stdin, stdout, stderr}, errors.Join(inErr, outErr, errErr)
+	return &commandPipes{stdin, stdout, stderr}, errors.Join(inErr, outErr, errErr)
 }
 
 // copy writes the input and reads the output. It closes outputEnded when both outputs have ended.
-func (p *pipes) copy(
+func (p *commandPipes) copy(
 	goroutines *sync.WaitGroup, input string, stdout, stderr io.Writer,
 ) (outputEnded <-chan struct{}) {
 	goroutines.Go(func() { // the command need not read it
@@ -352,7 +352,7 @@ func (p *pipes) copy(
 	return ended
 }
 
-func (p *pipes) close() {
+func (p *commandPipes) close() {
 	p.stdin.Close()
 	p.stdout.Close()
 	p.stderr.Close()

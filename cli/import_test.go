@@ -19,6 +19,7 @@ import (
 // shared is a program of --build with packages of userModule and tasks of --exec. Several tests use it.
 var shared struct {
 	build   sync.Once
+	dir     string // TestMain removes it
 	program string
 	stderr  string
 	changed string // the difference in the module after the build
@@ -28,7 +29,12 @@ var shared struct {
 func builtProgram(t *testing.T) string {
 	t.Helper()
 	shared.build.Do(func() {
-		module, program := filepath.Join(sharedDir, "module"), filepath.Join(sharedDir, "work")
+		var err error
+		shared.dir, err = os.MkdirTemp("", "pinion-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		module, program := filepath.Join(shared.dir, "module"), filepath.Join(shared.dir, "work")
 		writeUserModule(t, module)
 		before := tree(t, module)
 		// From a subdirectory, by paths and by import paths, and from below internal directories of all
