@@ -219,7 +219,8 @@ func (r *workerRun) retryOrGiveUp(ctx context.Context, a *attempt, err error) {
 	delay, retry := a.retry.next(a.job.Attempts, err)
 	if !retry {
 		// The text alone: an ErrAttemptsUsedUp that the task returned would tell the storage that it was not run.
-		if r.giveUp(ctx, a, errors.New(ErrorText(err))) {
+		stored := errors.New(ErrorText(err))
+		if r.giveUp(ctx, a, stored, err) {
 			r.metrics.failed.Add(1)
 		}
 		return
@@ -249,11 +250,11 @@ func (r *workerRun) awaitRetry(job *Job, due time.Time) {
 	}
 }
 
-// giveUp dead-letters a job, and reports whether that was recorded.
-func (r *workerRun) giveUp(ctx context.Context, a *attempt, err error) (recorded bool) {
+// giveUp dead-letters a job because of err, with the Error stored, and reports whether that was recorded.
+func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (recorded bool) {
 	job := a.withResult()
 	recorded = r.conclude(ctx, "dead-lettering a job", a, OutcomeDeadLettered, err, func() error {
-		return r.storage.DeadLetter(ctx, job, err)
+		return r.storage.DeadLetter(ctx, job, stored)
 	})
 	if recorded {
 		r.metrics.deadLettered.Add(1)

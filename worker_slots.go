@@ -276,7 +276,7 @@ func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
 	}
 	if err := usedUp(a); err != nil {
 		a.markReturned()
-		r.giveUp(writes, a, err)
+		r.giveUp(writes, a, err, err)
 		return
 	}
 	if len(a.job.Kwargs) > 0 {
