@@ -454,22 +454,24 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		}
 		first := (*lines)[0]
 		left, limited := ready.limits[first.queue]
-		if ofAll && !q.lines.counts(first) || limited && left <= 0 {
-			q.lines.changed(first.queue) // it leaves the heap, and may be wanted again
+		if ofAll && !q.lines.counts(first) {
 			heap.Pop(lines)
 			continue
 		}
 		q.lines.changed(first.queue)
-		next := q.claimFrom(tx, c, first, lines.second(), ready)
+		var next *line
+		if !limited || left > 0 {
+			next = q.claimFrom(tx, c, first, lines.second(), ready)
+		}
+		if ofAll {
+			q.lines.replace(first.queue, next)
+		}
 		if next == nil {
 			heap.Pop(lines)
 			continue
 		}
 		(*lines)[0] = *next
 		heap.Fix(lines, 0)
-		if ofAll {
-			q.lines.known[next.queue] = *next
-		}
 	}
 	c.storeRunning(tx)
 	c.setAside(tx)
@@ -663,6 +665,15 @@ func (l *queueLines) changed(queue string) {
 }
 
 func (l *queueLines) forget() { l.known = nil }
+
+// replace makes another line the known one of a queue; nil: none.
+func (l *queueLines) replace(queue string, by *line) {
+	if by == nil {
+		delete(l.known, queue)
+	} else {
+		l.known[queue] = *by
+	}
+}
 
 // counts reports whether a line in order is the known one of its queue.
 func (l *queueLines) counts(ln line) bool {

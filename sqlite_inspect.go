@@ -611,7 +611,7 @@ func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...
 		return nil, wrap(verb, errReadOnly)
 	}
 	var rows []chosenRow
-	q := s.reader(ctx)
+	q := s.leaseReader(ctx) // ReapStale calls it, and must not wait for listings
 	for row := range q.rows(query, args...) {
 		rows = append(rows, chosenRow{rowid: row[0], id: row[1]})
 	}
