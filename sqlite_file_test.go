@@ -258,8 +258,8 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 	}
 }
 
-// A process that reads the file itself loses its locks on it: POSIX. Whoever closes the file last then must not remove
-// the -wal, into which that process goes on writing.
+// A process that reads the file itself loses its locks on it: POSIX. Whoever closes the file last then must
+// not remove the -wal, into which that process goes on writing.
 func TestTheWALOutlivesAProcessThatClosesTheFile(t *testing.T) {
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, NewJob("before"))
