@@ -329,9 +329,9 @@ func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 	if pending > span/3 {
 		return columns + ` FROM jobs NOT INDEXED WHERE status='PENDING'`
 	}
-	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 UNION ALL ` +
-		columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 UNION ALL ` +
-		columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
+	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0
+		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0
+		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
 }
 
 // countRunning counts the jobs that run.
@@ -444,8 +444,10 @@ func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
 func (s *SQLiteStorage) replayLetter(tx *transaction, row chosenRow) outcome {
 	s.claims.changedAnywhere()
 	replayed := tx.exec(`INSERT INTO jobs
-			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key, key_until_start, meta)
-		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key, key_until_start, meta FROM dlq
+			(id, func_name, args, kwargs, status, attempts, created_at,
+			queue, priority, key, key_until_start, meta)
+		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?,
+			queue, priority, key, key_until_start, meta FROM dlq
 		WHERE rowid=? AND NOT EXISTS (
 			SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING','RUNNING')
 				AND jobs.key_until_start<2 AND dlq.key_until_start<2)
@@ -453,8 +455,8 @@ func (s *SQLiteStorage) replayLetter(tx *transaction, row chosenRow) outcome {
 			func_name=excluded.func_name, args=excluded.args, kwargs=excluded.kwargs,
 			queue=excluded.queue, priority=excluded.priority,
 			key=excluded.key, key_until_start=excluded.key_until_start, meta=excluded.meta,
-			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='', cancel=0,
-			lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
+			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='',
+			cancel=0, lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
 		WHERE status='FAILED'`, seconds(tx.now), row.rowid) > 0
 	if !replayed {
 		return outcomeNone
@@ -484,7 +486,8 @@ func (s *SQLiteStorage) Reschedule(ctx context.Context, f Filter, at time.Time) 
 	counts, err := s.tend(ctx, "reschedule", "jobs", f, where, func(tx *transaction, row chosenRow) outcome {
 		s.claims.changedAnywhere()
 		runAt := seconds(at)
-		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, runAt > seconds(tx.now), row.rowid)
+		future := runAt > seconds(tx.now)
+		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, future, row.rowid)
 		return outcomeChanged
 	})
 	return counts[outcomeChanged], err
@@ -700,7 +703,8 @@ func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) err
 
 // purgeOld deletes the dead letters that failed before a time.
 func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
-	choose := fmt.Sprintf(`SELECT rowid, id FROM dlq INDEXED BY dlq_failed WHERE failed_at<? LIMIT %d`, perTransaction)
+	choose := fmt.Sprintf(`SELECT rowid, id FROM dlq INDEXED BY dlq_failed
+		WHERE failed_at<? LIMIT %d`, perTransaction)
 	for {
 		rows, err := s.choose(ctx, "purge", choose, seconds(before))
 		if err != nil || len(rows) == 0 {
@@ -783,7 +787,7 @@ type SQLiteReport struct {
 	Free     int64    // how many bytes of Size are unused
 	Links    int      // how many names (hard links) the file has; more than one is dangerous
 	Paused   []string // queues with the limit 0
-	Expired  []string // ids of RUNNING jobs whose lease has expired, at most 100; a running worker takes them back
+	Expired  []string // ids of RUNNING jobs whose lease has expired, for a worker to take back; at most 100
 	Damage   []string // what PRAGMA quick_check finds wrong with the file, at most 100 lines
 	Unusable []string // unfinished jobs that no worker can run, with the reason; at most 100
 }
