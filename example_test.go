@@ -527,3 +527,92 @@ func ExampleSetResult() {
 	fmt.Println(done.Status, result.Length)
 	// Output: SUCCESS 9
 }
+
+// A report for each hour. Any number of workers may have the schedule: there is one job for each hour.
+func ExamplePeriodic() {
+	pinion.Register("report", func(ctx context.Context, hour time.Time) error { return nil })
+	hourly := pinion.Periodic{
+		Name:     "hourly report",
+		Schedule: pinion.Every(time.Hour),
+		Job:      func(at time.Time) *pinion.Job { return pinion.NewJob("report", at) },
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	worker := &pinion.Worker{Storage: storage, Periodic: []pinion.Periodic{hourly}, Logger: quiet}
+	check(worker.Drain(ctx)) // a program calls Run
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusPending}) {
+		check(err)
+		fmt.Println(job.Task, "is due at a whole hour:", job.RunAt.Equal(job.RunAt.Truncate(time.Hour)))
+	}
+	// Output: report is due at a whole hour: true
+}
+
+// A schedule is any type with a method Next.
+func ExampleSchedule() {
+	var schedule pinion.Schedule = weekdays{hour: 9}
+	friday := time.Date(2026, time.March, 6, 12, 0, 0, 0, time.UTC)
+	fmt.Println(schedule.Next(friday).Format(time.RFC1123))
+	// Output: Mon, 09 Mar 2026 09:00:00 UTC
+}
+
+// weekdays is a schedule with a time for each day from Monday to Friday.
+type weekdays struct{ hour int }
+
+func (w weekdays) Next(after time.Time) time.Time {
+	for day := after.Day(); ; day++ {
+		at := time.Date(after.Year(), after.Month(), day, w.hour, 0, 0, 0, after.Location())
+		weekend := at.Weekday() == time.Saturday || at.Weekday() == time.Sunday
+		if at.After(after) && !weekend {
+			return at
+		}
+	}
+}
+
+// OnEnd sees how each attempt ended: for counters by task, an alarm, or a notification.
+func ExampleEnd() {
+	pinion.Register("pay", func(ctx context.Context, cents int) error {
+		if cents > 1000 {
+			return pinion.Permanent(errors.New("card declined"))
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("pay", 500), pinion.NewJob("pay", 5000)))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	worker.OnEnd = func(ctx context.Context, job *pinion.Job, end pinion.End) {
+		fmt.Println(job.Task, end.Outcome, end.Err)
+	}
+	check(worker.Drain(ctx))
+	// Unordered output:
+	// pay succeeded <nil>
+	// pay dead-lettered card declined
+}
+
+// What a task logs names its job.
+func ExampleLogger() {
+	pinion.Register("shrink", func(ctx context.Context, image string) error {
+		pinion.Logger(ctx).Info("resized", "image", image)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, &pinion.Job{ID: "job-1", Task: "shrink", Args: []any{"cat.png"}}))
+	withoutTime := func(_ []string, attr slog.Attr) slog.Attr {
+		if attr.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return attr
+	}
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	worker := &pinion.Worker{Storage: storage, Logger: log}
+	check(worker.Drain(ctx))
+	// Output: level=INFO msg=resized job=job-1 task=shrink attempt=1 image=cat.png
+}
