@@ -376,6 +376,19 @@ func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
 		}
 		wantResult(t, s, job, `"in time"`)
 	})
+	// While another task runs, a success waits for a moment until it is recorded.
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		t.run(&Worker{}, t.task("long", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Second) }),
+			t.task("answers", func(ctx context.Context, _ *Job) error {
+				time.AfterFunc(batchTime/2, func() { SetResult(ctx, "too late") })
+				return SetResult(ctx, "in time")
+			}))
+		ids := t.enqueue("long", "answers")
+		t.sleep(2 * time.Second)
+		if got := string(t.get(ids[1]).Result); got != `"in time"` {
+			t.Errorf("the result is %s, want the one before the task's end", got)
+		}
+	})
 }
 
 func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {

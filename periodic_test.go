@@ -181,7 +181,7 @@ func TestRunsNeverOverlapAndTheNextIsPlannedWhenOneHasEnded(t *testing.T) {
 			ran = append(ran, time.Now())
 			return sleeping(ctx, 150*time.Minute)
 		})
-		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}}, ReapInterval: 10 * time.Minute}, task)
+		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}}, ReapInterval: 13 * time.Minute}, task)
 		first := time.Now().Truncate(time.Hour).Add(time.Hour)
 		t.sleep(time.Until(first) + 150*time.Minute + time.Second)
 		job := nextRunOf(t.T, t.storage, "hourly")
