@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -361,8 +362,10 @@ func mostUrgent(tx *transaction, now float64, byTime []any) (urgent []any) {
 		if priority == nil {
 			break
 		}
-		urgent = append(urgent, rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_urgent
-			WHERE status='PENDING' AND future=1 AND priority=? AND run_at<=? ORDER BY run_at LIMIT 1000`, priority, now)...)
+		due := rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_urgent
+			WHERE status='PENDING' AND future=1 AND priority=? AND run_at<=?
+			ORDER BY run_at LIMIT 1000`, priority, now)
+		urgent = append(urgent, due...)
 		if len(urgent) >= makeReadyLimit {
 			return urgent[:makeReadyLimit]
 		}
@@ -446,56 +449,71 @@ const (
 // it has seen all that is ready.
 func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
 	lines := q.linesOf(tx, c, ready)
-	heap.Init(&lines)
-	for len(lines) > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
+	ofAll := lines == &q.lines.order
+	for lines.Len() > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
 		if len(c.passed) >= maxPassed {
 			more = true
 			break
 		}
-		first := lines[0]
+		first := (*lines)[0]
 		left, limited := ready.limits[first.queue]
-		if limited && left <= 0 {
-			heap.Pop(&lines)
+		if ofAll && !q.lines.counts(first) {
+			heap.Pop(lines)
 			continue
 		}
 		q.lines.changed(first.queue)
-		next := q.claimFrom(tx, c, first, lines.second(), ready)
+		var next *line
+		if !limited || left > 0 {
+			next = q.claimFrom(tx, c, first, lines.second(), ready)
+		}
+		if ofAll {
+			q.lines.replace(first.queue, next)
+		}
 		if next == nil {
-			heap.Pop(&lines)
+			heap.Pop(lines)
 			continue
 		}
-		lines[0] = *next
-		heap.Fix(&lines, 0)
+		(*lines)[0] = *next
+		heap.Fix(lines, 0)
 	}
 	c.storeRunning(tx)
 	c.setAside(tx)
 	return more
 }
 
-// linesOf returns the lines that a claim may take jobs from.
-func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) (lines lineHeap) {
+// linesOf returns the lines that a claim may take jobs from, as a heap: perhaps q.lines.order itself.
+func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *lineHeap {
+	var lines lineHeap
 	if ready.aside != nil {
 		lines = asideLines(tx, c)
 	}
+	queues := c.queues
+	if len(queues) == 0 && ready.first != nil && ready.first == ready.last {
+		queues = []string{text(ready.first)}
+	}
 	switch {
 	case ready.first == nil:
-		return lines
-	case len(c.queues) > 0:
-		if len(c.queues) == 1 && len(lines) == 0 { // it has no rival, so its first job need not be known
-			return lineHeap{{queue: c.queues[0], rowid: math.MinInt64}}
-		}
-		for _, queue := range c.queues {
+	case len(queues) == 1 && len(lines) == 0: // it has no rival, so its first job need not be known
+		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}
+	case len(queues) > 0:
+		for _, queue := range queues {
 			lines = appendReadyLine(tx, lines, queue)
 		}
-		return lines
-	case ready.first == ready.last && len(lines) == 0:
-		return lineHeap{{queue: text(ready.first), rowid: math.MinInt64}}
 	default:
-		return append(lines, q.lines.all(tx)...)
+		q.lines.update(tx)
+		if len(lines) == 0 {
+			return &q.lines.order
+		}
+		for _, known := range q.lines.known {
+			lines = append(lines, known)
+		}
 	}
+	heap.Init(&lines)
+	return &lines
 }
 
-const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
+const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3
+	WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
 
 // appendReadyLine appends the line of a queue's ready jobs, if there are any.
 func appendReadyLine(tx *transaction, lines []line, queue string) []line {
@@ -505,28 +523,54 @@ func appendReadyLine(tx *transaction, lines []line, queue string) []line {
 	return lines
 }
 
+const setAsideJobs = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 `
+
 // asideLines returns the lines of set-aside jobs that a claim knows.
 func asideLines(tx *transaction, c *claim) (lines []line) {
-	const aside = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 AND `
-	for task := tx.value(`SELECT func_name` + aside + `func_name<x'' ORDER BY func_name LIMIT 1`); task != nil; {
-		if c.wantsTask(text(task)) {
-			for queue := tx.value(`SELECT queue`+aside+`func_name=? AND queue<x'' ORDER BY queue LIMIT 1`, task); queue != nil; {
-				if c.wantsQueue(text(queue)) {
-					for v := range tx.rows(`SELECT priority, rowid`+aside+`func_name=? AND queue=? ORDER BY priority DESC, rowid LIMIT 1`, task, queue) {
-						lines = append(lines, line{text(queue), text(task), int(integer(v[0])), integer(v[1])})
-					}
-				}
-				queue = tx.value(`SELECT queue`+aside+`func_name=? AND queue>? AND queue<x'' ORDER BY queue LIMIT 1`, task, queue)
+	for task := range asideTasks(tx) {
+		if !c.wantsTask(task) {
+			continue
+		}
+		for queue := range asideQueues(tx, task) {
+			if !c.wantsQueue(queue) {
+				continue
+			}
+			for v := range tx.rows(`SELECT priority, rowid`+setAsideJobs+`AND func_name=? AND queue=?
+				ORDER BY priority DESC, rowid LIMIT 1`, task, queue) {
+				lines = append(lines, line{queue, task, int(integer(v[0])), integer(v[1])})
 			}
 		}
-		task = tx.value(`SELECT func_name`+aside+`func_name>? AND func_name<x'' ORDER BY func_name LIMIT 1`, task)
 	}
 	return lines
 }
 
+// asideTasks yields the tasks whose jobs are set aside. It seeks each one in the index.
+func asideTasks(tx *transaction) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		task := tx.value(`SELECT func_name` + setAsideJobs + `AND func_name<x'' ORDER BY func_name LIMIT 1`)
+		for task != nil && yield(text(task)) {
+			task = tx.value(`SELECT func_name`+setAsideJobs+`AND func_name>? AND func_name<x''
+				ORDER BY func_name LIMIT 1`, task)
+		}
+	}
+}
+
+// asideQueues yields the queues in which jobs of a task are set aside.
+func asideQueues(tx *transaction, task string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		queue := tx.value(`SELECT queue`+setAsideJobs+`AND func_name=? AND queue<x'' ORDER BY queue LIMIT 1`, task)
+		for queue != nil && yield(text(queue)) {
+			queue = tx.value(`SELECT queue`+setAsideJobs+`AND func_name=? AND queue>? AND queue<x''
+				ORDER BY queue LIMIT 1`, task, queue)
+		}
+	}
+}
+
 // claimFrom takes jobs of one line, until the claim has enough or another line comes first. It returns what is left of
 // the line, or nil.
-func (q *claims) claimFrom(tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound) (next *line) {
+func (q *claims) claimFrom(
+	tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound,
+) (next *line) {
 	if len(c.rowids) > 0 {
 		c.storeRunning(tx) // or the line might still hold jobs that c has taken
 	}
@@ -604,8 +648,9 @@ func (c *claim) take(job *Job, rowid int64, now time.Time) {
 
 // storeRunning makes the jobs that the claim has taken RUNNING.
 func (c *claim) storeRunning(tx *transaction) {
-	updateRows(tx, `UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?, lease=?,
-		doubted_at=NULL, started_at=NULL, result=NULL, aside=0, key_until_start=iif(key_until_start=1, 2, key_until_start)`,
+	updateRows(tx, `UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?,
+			lease=?, doubted_at=NULL, started_at=NULL, result=NULL, aside=0,
+			key_until_start=iif(key_until_start=1, 2, key_until_start)`,
 		[]any{tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds()}, c.rowids)
 	c.rowids = c.rowids[:0]
 }
@@ -635,14 +680,15 @@ func (c *claim) pass(rowid int64) {
 // ---- Many queues ----
 
 // queueLines keeps the lines of all queues with ready jobs from one claim to the next, because with very many queues it
-// takes long to find them. They are right as long as no other connection has written, but for those in stale.
+// takes long to find them. They are right as long as no other connection has written, but for those of stale queues.
 type queueLines struct {
-	known   map[string]line // by queue; nil: not known
+	known   map[string]line // by queue; nil: nothing is known
+	order   lineHeap        // of the known lines; a line that is not the known one of its queue does not count
 	stale   map[string]bool // queues to look at again
-	version int64           // PRAGMA data_version when known was right
+	version int64           // PRAGMA data_version when the lines were found
 }
 
-// changed notes that the line of a queue may be another.
+// changed notes that the line of a queue may have changed.
 func (l *queueLines) changed(queue string) {
 	if l.known != nil {
 		l.stale[queue] = true
@@ -651,43 +697,58 @@ func (l *queueLines) changed(queue string) {
 
 func (l *queueLines) forget() { l.known = nil }
 
-// all returns the lines of all queues.
-func (l *queueLines) all(tx *transaction) []line {
-	version := integer(tx.value("PRAGMA data_version"))
-	if version != l.version {
-		l.version = version
-		l.forget()
+// replace makes another line the known one of a queue; nil: none.
+func (l *queueLines) replace(queue string, by *line) {
+	if by == nil {
+		delete(l.known, queue)
+	} else {
+		l.known[queue] = *by
 	}
-	if l.known == nil {
+}
+
+// counts reports whether a line in order is the known one of its queue.
+func (l *queueLines) counts(ln line) bool {
+	known, ok := l.known[ln.queue]
+	return ok && known == ln
+}
+
+// update makes the lines right.
+func (l *queueLines) update(tx *transaction) {
+	version := integer(tx.value("PRAGMA data_version"))
+	outgrown := len(l.order) > 2*len(l.known)+100
+	if l.known == nil || version != l.version || outgrown {
+		l.version = version
 		l.findAll(tx)
+		return
 	}
 	for queue := range l.stale {
-		delete(l.known, queue)
-		for _, found := range appendReadyLine(tx, nil, queue) {
-			l.known[queue] = found
+		found := appendReadyLine(tx, nil, queue)
+		if len(found) == 0 {
+			delete(l.known, queue)
+		} else if !l.counts(found[0]) {
+			l.known[queue] = found[0]
+			heap.Push(&l.order, found[0])
 		}
 	}
 	clear(l.stale)
-	lines := make([]line, 0, len(l.known))
-	for _, known := range l.known {
-		lines = append(lines, known)
-	}
-	return lines
 }
 
 // findAll seeks the first job of each queue in the index.
 func (l *queueLines) findAll(tx *transaction) {
 	l.known = make(map[string]line)
 	l.stale = make(map[string]bool)
+	l.order = nil
 	for from, more := "", true; more; {
 		more = false
 		// queue<x'' excludes names that are not text: bytes sort behind all text.
 		for v := range tx.rows(readyLine+`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from) {
-			queue := text(v[0])
-			l.known[queue] = line{queue: queue, priority: int(integer(v[1])), rowid: integer(v[2])}
-			from, more = queue+"\x00", true // the name that sorts next
+			found := line{queue: text(v[0]), priority: int(integer(v[1])), rowid: integer(v[2])}
+			l.known[found.queue] = found
+			l.order = append(l.order, found)
+			from, more = found.queue+"\x00", true // the name that sorts next
 		}
 	}
+	heap.Init(&l.order)
 }
 
 // ---- The goroutine that looks for work ----
