@@ -453,16 +453,20 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 			break
 		}
 		first := (*lines)[0]
-		left, limited := ready.limits[first.queue]
-		if ofAll && !q.lines.counts(first) || limited && left <= 0 {
-			q.lines.changed(first.queue) // it leaves the heap, and may be wanted again
+		if ofAll && !q.lines.counts(first) {
 			heap.Pop(lines)
 			continue
 		}
 		q.lines.changed(first.queue)
-		next := q.claimFrom(tx, c, first, lines.second(), ready)
+		var next *line
+		if left, limited := ready.limits[first.queue]; !limited || left > 0 {
+			next = q.claimFrom(tx, c, first, lines.second(), ready)
+		}
 		if next == nil {
 			heap.Pop(lines)
+			if ofAll { // what c has left there must be found again, even if it is the same job
+				delete(q.lines.known, first.queue)
+			}
 			continue
 		}
 		(*lines)[0] = *next

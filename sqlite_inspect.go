@@ -176,7 +176,7 @@ func (f Filter) where(timeColumn string) conditions {
 		c.and("queue=?", f.Queue)
 	}
 	if f.Task != "" {
-		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", f.Task, "*[^\x01-\x7f]*")
+		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", asciiCase.Replace(f.Task), "*[^\x01-\x7f]*")
 	}
 	if f.Key != "" {
 		c.and("key=?", f.Key)
@@ -192,6 +192,9 @@ func (f Filter) where(timeColumn string) conditions {
 	}
 	return c
 }
+
+// asciiCase replaces the letters that are another case of an ASCII letter: the sign of the Kelvin and the long s.
+var asciiCase = strings.NewReplacer("\u212A", "k", "\u017F", "s")
 
 // jsonStrings returns a JSON array of the strings, but for those that are not UTF-8: no stored id is one of them.
 func jsonStrings(list []string) string {
