@@ -245,10 +245,10 @@ func (q *claims) ended(committed bool) {
 }
 
 func (q *claims) rolledBack() {
-	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled })
 	for _, c := range q.waiting {
 		c.reset()
 	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled }) // these join again
 	q.mayBeDue = true
 	q.lines.forget()
 	if len(q.waiting) > 0 {
