@@ -260,7 +260,7 @@ func (ev *evidence) judgeDead(h *history, letter *pinion.Job) {
 		ev.violation(h, "it was dead-lettered, but it never ran and kills no process")
 	}
 	allowed := ev.attemptsAllowed(h)
-	tooMany := letter.Attempts > allowed
+	tooMany := letter.Attempts > allowed+h.diedBurying()
 	tooFew := letter.Attempts < allowed && h.kind != "hopeless"
 	if tooMany || tooFew {
 		ev.violation(h, "it was dead-lettered after %d attempts, want %d", letter.Attempts, allowed)

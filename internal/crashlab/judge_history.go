@@ -69,6 +69,19 @@ func (h *history) hadToRunAgain(s start) bool {
 	return h.ended[s.claim] == "failed" || h.endings[s.claim].call == "release"
 }
 
+// diedBurying returns how many workers died when they had claimed the job only to dead-letter it. The next one cannot
+// know that, and their claims stay counted as attempts.
+func (h *history) diedBurying() int {
+	n := 0
+	for claim, ending := range h.endings {
+		_, ran := h.startLines[claim]
+		if ending.call == "dead" && h.ended[claim] == "" && !ran {
+			n++
+		}
+	}
+	return n
+}
+
 // history returns the history of a job. It begins one if there is none.
 func (ev *evidence) history(id string) *history {
 	h := ev.histories[id]
