@@ -1155,6 +1155,7 @@ func (s *MemoryStorage) replayLocked(rec *record) bool {
 	}
 	rec.job.Attempts = 0
 	rec.job.Error = ""
+	rec.job.Result = nil
 	rec.job.Worker = ""
 	rec.job.FinishedAt = time.Time{}
 	rec.job.Reaped = 0

@@ -246,10 +246,10 @@ func (q *claims) ended(committed bool) {
 }
 
 func (q *claims) rolledBack() {
-	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled })
 	for _, c := range q.waiting {
 		c.reset()
 	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled }) // these join again
 	q.mayBeDue = true
 	q.lines.forget()
 	if len(q.waiting) > 0 {
@@ -471,6 +471,9 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		}
 		if next == nil {
 			heap.Pop(lines)
+			if ofAll { // what c has left there must be found again, even if it is the same job
+				delete(q.lines.known, first.queue)
+			}
 			continue
 		}
 		(*lines)[0] = *next

@@ -180,8 +180,8 @@ func (f Filter) where(timeColumn string) conditions {
 	if f.Queue != "" {
 		c.and("queue=?", f.Queue)
 	}
-	if f.Task != "" && isASCII(f.Task) {
-		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", f.Task, notASCII)
+	if f.Task != "" {
+		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", asciiCase.Replace(f.Task), notASCII)
 	}
 	if f.Key != "" {
 		c.and("key=?", f.Key)
@@ -198,8 +198,10 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// jsonStrings returns a JSON array of the strings, but for those that are not UTF-8: no stored id is one of
-// them.
+// asciiCase replaces the letters that are another case of an ASCII letter: the sign of the Kelvin and the long s.
+var asciiCase = strings.NewReplacer("\u212A", "k", "\u017F", "s")
+
+// jsonStrings returns a JSON array of the strings, but for those that are not UTF-8: no stored id is one of them.
 func jsonStrings(list []string) string {
 	valid := slices.DeleteFunc(slices.Clone(list), func(text string) bool { return !utf8.ValidString(text) })
 	encoded, _ := json.Marshal(valid) // a list of such strings always encodes
@@ -209,10 +211,6 @@ func jsonStrings(list []string) string {
 // notASCII is a pattern of names that SQLite cannot compare: it knows the case of ASCII letters only, and
 // "K" may also be the sign for Kelvin.
 const notASCII = "*[^\x01-\x7f]*"
-
-func isASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
-}
 
 // matchesTask compares the name of a task as a registry does.
 func (f Filter) matchesTask(name string) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -29,9 +30,15 @@ type expiredClaim struct {
 	queue, task string
 }
 
-// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before, at least. For
-// long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
-const maxLockWait = 500 * time.Millisecond
+const (
+	// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before, at least.
+	// For long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
+	maxLockWait = 500 * time.Millisecond
+	// lockIsFree is within which time a reaper gets a lock that nobody else holds.
+	lockIsFree = 2 * time.Millisecond
+	// heartbeatsFirst is how long heartbeats that waited for the lock need to get it.
+	heartbeatsFirst = 100 * time.Millisecond
+)
 
 // ReapStale takes back the claims of dead workers (see [Storage]), and deletes some of what Retention does not keep. It
 // takes no lock if there is neither.
@@ -92,10 +99,10 @@ func (s *SQLiteStorage) expiredClaims(
 	return expired, wrap("reap", q.err)
 }
 
-// fromFloat returns seconds as a Duration that does not overflow.
+// fromFloat returns seconds as a Duration of whole microseconds that does not overflow.
 func fromFloat(seconds float64) time.Duration {
 	const most = float64(math.MaxInt64 / 2)
-	return time.Duration(min(max(seconds*float64(time.Second), -most), most))
+	return time.Duration(min(max(seconds*float64(time.Second), -most), most)).Round(time.Microsecond)
 }
 
 // forgetDoubts forgets the doubts about claims that have not expired any more.
@@ -123,6 +130,12 @@ func (s *SQLiteStorage) reapOrDoubt(
 	}
 	if !anything { // somebody's doubts are young
 		return 0, nil
+	}
+	if slices.Contains(takeBack, true) {
+		if err := s.letHeartbeatsPass(ctx); err != nil {
+			return 0, err
+		}
+		called = time.Now()
 	}
 	var doubted []doubt
 	err = s.write(ctx, "reap", func(tx *transaction) {
@@ -152,6 +165,19 @@ func (s *SQLiteStorage) reapOrDoubt(
 		s.doubts[d] = now
 	}
 	return reaped, nil
+}
+
+// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. The
+// lock may have been held since right after the first look, by a program that had let it go for a moment only.
+func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
+	begun := time.Now()
+	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
+		return err
+	}
+	if time.Since(begun) > lockIsFree {
+		pause(ctx, heartbeatsFirst)
+	}
+	return ctx.Err()
 }
 
 // isSecondLook reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the

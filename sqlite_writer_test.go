@@ -355,3 +355,42 @@ func claimBriefly(t *testing.T, s Storage, n int) []*Job {
 	time.Sleep(time.Second)
 	return jobs
 }
+
+// A claim that comes with the transaction that is rolled back joins the next one with nothing in its hands.
+func TestARollbackTakesBackWhatAClaimOfTheSameTransactionHad(t *testing.T) {
+	s := sqliteStorage(t, filepath.Join(t.TempDir(), "jobs.db"), nil)
+	rows, err := newRows([]*Job{NewJob("t")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newClaim(DequeueOptions{Max: 10})
+	failed := errors.New("fails")
+	calls := []*call{
+		{run: func(*transaction) { s.claims.join(c) }},
+		{run: func(tx *transaction) { s.store(tx, rows) }},
+		{run: func(tx *transaction) { tx.fail(failed) }},
+	}
+	s.w.between(func(*session) { // so that all come in one transaction
+		for _, call := range calls {
+			if err := s.w.add(call); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	s.w.wakeLoop()
+	for i, want := range []error{nil, nil, failed} {
+		if err := <-calls[i].answer; err != want {
+			t.Errorf("call %d: got the error %v, want %v", i, err, want)
+		}
+	}
+	if err := <-c.answer; err != nil {
+		t.Fatal(err)
+	}
+	if len(c.jobs) != 1 {
+		t.Fatalf("the claim has %d jobs, want 1", len(c.jobs))
+	}
+	lost, err := s.MarkDone(t.Context(), c.jobs...)
+	if err != nil || len(lost) > 0 {
+		t.Errorf("MarkDone: %d lost, error %v", len(lost), err)
+	}
+}

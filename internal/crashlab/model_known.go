@@ -38,6 +38,33 @@ var KnownFaults = []KnownFault{
 		{Verb: "Sleep", For: 1 * time.Second},
 		{Verb: "ReapStale"},
 	}},
+	{"a claim that looks past a job leaves it to the next one, with several queues", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}, {Task: "t", Queue: "q"}}},
+		{Verb: "Dequeue", Max: 1, Tasks: []string{"u"}},
+		{Verb: "Dequeue", Max: 1},
+	}},
+	{"a claim that stops before a job leaves it to the next one, with several queues", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "Release", Claims: []int{0}},
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t", Queue: "q"}}},
+		{Verb: "Dequeue", Max: 1, Ahead: 1},
+		{Verb: "Dequeue", Max: 2},
+	}},
+	{"a filter finds a task by the sign of the Kelvin", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "k"}}},
+		{Verb: "Jobs", Filter: pinion.Filter{Task: "\u212A"}},
+	}},
+	{"a replayed job has no result", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
+		{Verb: "Dequeue", Max: 1},
+		{Verb: "DeadLetter", Claims: []int{0}, Result: "1"},
+		{Verb: "Replay"},
+	}},
+	{"the end of a lease is a whole number of microseconds", []Step{
+		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
+		{Verb: "Dequeue", Max: 1, Lease: 2012501 * time.Microsecond},
+	}},
 	{"Prune compares times in whole microseconds", []Step{
 		{Verb: "Enqueue", Jobs: []Spec{{Task: "t"}}},
 		{Verb: "Dequeue", Max: 1},

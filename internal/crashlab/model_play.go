@@ -56,6 +56,7 @@ func (p *player) wantError(err, want error) {
 
 // take takes one step on the storage and on the reference.
 func (p *player) take(step Step) {
+	step.Lease = step.Lease.Truncate(time.Microsecond) // no storage keeps more
 	if step.Verb == "Sleep" {
 		p.Sleep(step.For)
 		return
@@ -577,9 +578,10 @@ func (p *player) dequeue(step Step) {
 		ctx = waiting
 	}
 	got, err := p.storage.Dequeue(ctx, options)
-	if step.Max < 1 {
+	if step.Max < 1 || step.Ahead > step.Max {
 		if err == nil || len(got) > 0 {
-			p.fail("it returned %d jobs and the error %v, want an error because Max is %d", len(got), err, step.Max)
+			p.fail("it returned %d jobs and the error %v, want an error because Max is %d and Ahead %d",
+				len(got), err, step.Max, step.Ahead)
 		}
 		return
 	}

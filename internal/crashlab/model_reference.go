@@ -201,7 +201,8 @@ func (r *reference) running(queue string) int {
 // claimed, or its queue has a limit.
 func (r *reference) needsFreeSlot(e *entry) bool {
 	_, isLimited := r.limits[e.Queue]
-	return e.Claim > 0 || e.KeyUntilStart || isLimited
+	givesUpKey := e.Key != "" && e.KeyUntilStart
+	return e.Claim > 0 || givesUpKey || isLimited
 }
 
 func (r *reference) claim(e *entry, lease time.Duration) {
@@ -647,6 +648,7 @@ func (r *reference) replay(f pinion.Filter) int {
 		e.Status = pinion.StatusPending
 		e.Attempts = 0
 		e.Error = ""
+		e.Result = nil
 		e.RunAt = time.Time{}
 		e.FinishedAt = time.Time{}
 		e.Worker = ""
