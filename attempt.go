@@ -72,8 +72,8 @@ func (a *attempt) markReturned() {
 // maxProgress is the size in bytes of the largest result that heartbeats store while the task runs.
 const maxProgress = 64 << 10
 
-// progress returns a copy of the job for a heartbeat, and the version of the result. The copy has no Result if that has
-// not changed since a heartbeat stored it, or is too large.
+// progress returns a copy of the job for a heartbeat, and the version of the result. The copy has no Result if
+// that has not changed since a heartbeat stored it, or is too large.
 func (a *attempt) progress() (job *Job, version int) {
 	shown := *a.job
 	shown.StartedAt = microTime(a.started)
@@ -131,13 +131,13 @@ func Logger(ctx context.Context) *slog.Logger {
 
 // SetResult sets the Result of the task's job to v. ctx is the one that the task was given, or derived from that.
 //
-// A task may call it again and again, from any goroutine: each heartbeat stores the latest value, so that others see how
-// far the task is, and the last one is stored when the task succeeds or its job becomes a dead letter. A retry starts
-// with none. SetResult encodes v at once, as JSON of at most 1 MiB; a longer text is ErrTooLarge. Heartbeats leave out a
-// value of more than 64 KiB.
+// A task may call it again and again, from any goroutine: each heartbeat stores the latest value, so that
+// others see how far the task is, and the last one is stored when the task succeeds or its job becomes a dead
+// letter. A retry starts with none. SetResult encodes v at once, as JSON of at most 1 MiB; a longer text is
+// ErrTooLarge. Heartbeats leave out a value of more than 64 KiB.
 //
-// After the task has returned SetResult does nothing. Outside of a worker it does nothing either, and returns no error, so
-// that tests can call a task's function.
+// After the task has returned SetResult does nothing. Outside of a worker it does nothing either, and returns
+// no error, so that tests can call a task's function.
 func SetResult(ctx context.Context, v any) error {
 	a, ok := attemptFrom(ctx)
 	if !ok {
@@ -159,9 +159,10 @@ func SetResult(ctx context.Context, v any) error {
 	return nil
 }
 
-// EndInTx is for authors of storages, who need it for [Tx].Done. It calls end with the job of the task that ctx was given
-// to, with its Result so far. end makes that job SUCCESS in a transaction, under its Claim. If end returns nil, the worker
-// records nothing more for the job when the task has returned. Outside of a task EndInTx returns an error.
+// EndInTx is for authors of storages, who need it for [Tx].Done. It calls end with the job of the task that ctx
+// was given to, with its Result so far. end makes that job SUCCESS in a transaction, under its Claim. If end
+// returns nil, the worker records nothing more for the job when the task has returned. Outside of a task
+// EndInTx returns an error.
 func EndInTx(ctx context.Context, end func(job *Job) error) error {
 	a, ok := attemptFrom(ctx)
 	if !ok {
@@ -183,8 +184,8 @@ func (e timeoutError) Error() string { return fmt.Sprintf("timed out after %v", 
 
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is what
-// the error comes from and it does not say so already.
+// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is
+// what the error comes from and it does not say so already.
 func withTimeout(err, cause error) error {
 	timedOut := errors.Is(cause, context.DeadlineExceeded)
 	comesFromIt := isCancellation(err) || errors.Is(err, context.DeadlineExceeded)
@@ -201,8 +202,8 @@ func isCancellation(err error) bool {
 
 // ---- Panics ----
 
-// recovering returns a function that calls next and returns a panic of it as a PanicError. It stands around the task,
-// so that middleware sees an error, and around the middleware.
+// recovering returns a function that calls next and returns a panic of it as a PanicError. It stands around the
+// task, so that middleware sees an error, and around the middleware.
 func recovering(next RunFunc) RunFunc {
 	return func(ctx context.Context, job *Job) (err error) {
 		defer func() {
@@ -217,8 +218,8 @@ func recovering(next RunFunc) RunFunc {
 	}
 }
 
-// usable returns err, or a PanicError if one of err's methods panics, as those of a nil *T in an error may. It calls
-// whatever the worker will call. A task may also have panicked with such an error.
+// usable returns err, or a PanicError if one of err's methods panics, as those of a nil *T in an error may. It
+// calls whatever the worker will call. A task may also have panicked with such an error.
 func usable(err error) (result error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -243,11 +244,12 @@ func sprint(v any) (text string) {
 
 // ---- Without a worker ----
 
-// Call runs the task once, without a worker and a storage, and returns the Result that it has set. It is for tests.
+// Call runs the task once, without a worker and a storage, and returns the Result that it has set. It is for
+// tests.
 //
-// Call does as a worker would: it encodes the arguments and decodes them again, puts a job into the task's context,
-// applies Timeout and returns a panic as a [PanicError]. It runs no middleware, and StorageFromContext finds nothing. A
-// mistake in the task panics as in [Registry.Add].
+// Call does as a worker would: it encodes the arguments and decodes them again, puts a job into the task's
+// context, applies Timeout and returns a panic as a [PanicError]. It runs no middleware, and StorageFromContext
+// finds nothing. A mistake in the task panics as in [Registry.Add].
 func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
 	handler := t.handler()
 	now := microTime(time.Now())
@@ -266,13 +268,13 @@ func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
 	}
 	job.splitArgs(encodedArgs, encodedKwargs)
 
-	a := &attempt{job: job}
+	a := &attempt{job: job, log: slog.Default()}
 	ctx = a.begin(ctx, t.Timeout)
 	defer a.finish()
 	err = recovering(handler.run)(ctx, job)
-	a.markReturned()
 	if err != nil {
 		err = withTimeout(err, context.Cause(ctx))
 	}
+	a.markReturned()
 	return a.withResult().Result, err
 }

@@ -376,6 +376,19 @@ func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
 		}
 		wantResult(t, s, job, `"in time"`)
 	})
+	// While another task runs, a success waits for a moment until it is recorded.
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		t.run(&Worker{}, t.task("long", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Second) }),
+			t.task("answers", func(ctx context.Context, _ *Job) error {
+				time.AfterFunc(batchTime/2, func() { SetResult(ctx, "too late") })
+				return SetResult(ctx, "in time")
+			}))
+		ids := t.enqueue("long", "answers")
+		t.sleep(2 * time.Second)
+		if got := string(t.get(ids[1]).Result); got != `"in time"` {
+			t.Errorf("the result is %s, want the one before the task's end", got)
+		}
+	})
 }
 
 func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {
@@ -440,57 +453,6 @@ func TestATaskEnqueuesWhatFollowsWhereItsJobCameFrom(t *testing.T) {
 		wantEnd(t, in, drained(t, w, "count down", 3), ending{StatusSuccess, 1, ""})
 		if diff := cmp.Diff([]int{3, 2, 1, 0}, ran); diff != "" {
 			t.Errorf("jobs run (-want +got):\n%s", diff)
-		}
-	})
-}
-
-func TestCallRunsATaskAsAWorkerWould(t *testing.T) {
-	task := Task[addArgs]{Name: "add", Queue: "sums", Run: func(ctx context.Context, args addArgs) error {
-		job, ok := JobFromContext(ctx)
-		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" || job.Status != StatusRunning {
-			t.Errorf("the task's job is %+v", job)
-		}
-		if diff := cmp.Diff(map[string]any{"A": json.RawMessage("1"), "B": json.RawMessage("2")}, job.Kwargs); diff != "" {
-			t.Errorf("the job's arguments (-want +got):\n%s", diff)
-		}
-		if storage, ok := StorageFromContext(ctx); ok {
-			t.Errorf("the task has the storage %v", storage)
-		}
-		return SetResult(ctx, args.A+args.B)
-	}}
-	result, err := task.Call(t.Context(), addArgs{1, 2})
-	if string(result) != "3" || err != nil {
-		t.Errorf("result %s, error %v; want 3", result, err)
-	}
-}
-
-func TestCallReturnsHowTheTaskEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		call := func(task Task[float64], arg float64) error {
-			task.Name, task.Timeout = "task", time.Minute
-			_, err := task.Call(t.Context(), arg)
-			return err
-		}
-		nothing := Task[float64]{Run: func(context.Context, float64) error { return nil }}
-		if err := call(nothing, 1); err != nil {
-			t.Errorf("a task that succeeds: %v", err)
-		}
-		if err := call(nothing, math.NaN()); !errors.Is(err, ErrBadArgs) {
-			t.Errorf("an argument that JSON cannot express: %v, want ErrBadArgs", err)
-		}
-		fails := Task[float64]{Run: func(context.Context, float64) error { return Permanent(errTask) }}
-		if err := call(fails, 1); !errors.Is(err, errTask) || !isPermanent(err) {
-			t.Errorf("a task that fails: %v, want its error", err)
-		}
-		panics := Task[float64]{Run: func(context.Context, float64) error { panic("boom") }}
-		if err, ok := errors.AsType[*PanicError](call(panics, 1)); !ok || err.Value != "boom" || len(err.Stack) == 0 {
-			t.Errorf("a task that panics: %v, want a PanicError", err)
-		}
-		start := time.Now()
-		waits := Task[float64]{Run: func(ctx context.Context, _ float64) error { <-ctx.Done(); return ctx.Err() }}
-		err := call(waits, 1)
-		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took != time.Minute {
-			t.Errorf("a task that waits: %v after %v, want context.DeadlineExceeded after a minute", err, took)
 		}
 	})
 }
@@ -748,6 +710,57 @@ func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
 		const want = "level=WARN msg=\"argument ignored: the task does not know its name\" task=Add argument=new job="
 		if got := log.String(); !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 1 {
 			t.Errorf("the log is\n%s, want one line that begins\n%s", got, want)
+		}
+	})
+}
+
+func TestCallRunsATaskAsAWorkerWould(t *testing.T) {
+	task := Task[addArgs]{Name: "add", Queue: "sums", Run: func(ctx context.Context, args addArgs) error {
+		job, ok := JobFromContext(ctx)
+		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" || job.Status != StatusRunning {
+			t.Errorf("the task's job is %+v", job)
+		}
+		if diff := cmp.Diff(map[string]any{"A": json.RawMessage("1"), "B": json.RawMessage("2")}, job.Kwargs); diff != "" {
+			t.Errorf("the job's arguments (-want +got):\n%s", diff)
+		}
+		if storage, ok := StorageFromContext(ctx); ok {
+			t.Errorf("the task has the storage %v", storage)
+		}
+		return SetResult(ctx, args.A+args.B)
+	}}
+	result, err := task.Call(t.Context(), addArgs{1, 2})
+	if string(result) != "3" || err != nil {
+		t.Errorf("result %s, error %v; want 3", result, err)
+	}
+}
+
+func TestCallReturnsHowTheTaskEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		call := func(task Task[float64], arg float64) error {
+			task.Name, task.Timeout = "task", time.Minute
+			_, err := task.Call(t.Context(), arg)
+			return err
+		}
+		nothing := Task[float64]{Run: func(context.Context, float64) error { return nil }}
+		if err := call(nothing, 1); err != nil {
+			t.Errorf("a task that succeeds: %v", err)
+		}
+		if err := call(nothing, math.NaN()); !errors.Is(err, ErrBadArgs) {
+			t.Errorf("an argument that JSON cannot express: %v, want ErrBadArgs", err)
+		}
+		fails := Task[float64]{Run: func(context.Context, float64) error { return Permanent(errTask) }}
+		if err := call(fails, 1); !errors.Is(err, errTask) || !isPermanent(err) {
+			t.Errorf("a task that fails: %v, want its error", err)
+		}
+		panics := Task[float64]{Run: func(context.Context, float64) error { panic("boom") }}
+		if err, ok := errors.AsType[*PanicError](call(panics, 1)); !ok || err.Value != "boom" || len(err.Stack) == 0 {
+			t.Errorf("a task that panics: %v, want a PanicError", err)
+		}
+		start := time.Now()
+		waits := Task[float64]{Run: func(ctx context.Context, _ float64) error { <-ctx.Done(); return ctx.Err() }}
+		err := call(waits, 1)
+		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took != time.Minute {
+			t.Errorf("a task that waits: %v after %v, want context.DeadlineExceeded after a minute", err, took)
 		}
 	})
 }

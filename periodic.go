@@ -16,36 +16,36 @@ import (
 
 // Periodic makes a job at each time of a schedule. Set [Worker].Periodic.
 //
-// The next run is one PENDING job in the storage, under the Key "periodic:" and Name, with its due time. Every worker
-// that has the Periodic makes sure that this job is there: when it starts, after each run, and each ReapInterval. There
-// is no leader: the Key lets only one job in, and the job's ID is made of Name and the time, so that a time has one job,
-// whatever other processes and clocks do.
+// The next run is one PENDING job in the storage, under the Key "periodic:" and Name, with its due time. Every
+// worker that has the Periodic makes sure that this job is there: when it starts, after each run, and each
+// ReapInterval. There is no leader: the Key lets only one job in, and the job's ID is made of Name and the
+// time, so that a time has one job, whatever other processes and clocks do.
 //
-// Runs never overlap. A run that is missed while no worker is alive happens once, late. A failed run is due again at the
-// latest at the schedule's next time. When its retries are used up it goes to the dead-letter queue, and the schedule
-// goes on.
+// Runs never overlap. A run that is missed while no worker is alive happens once, late. A failed run is due
+// again at the latest at the schedule's next time. When its retries are used up it goes to the dead-letter
+// queue, and the schedule goes on.
 //
-// A deploy that makes the schedule earlier moves the next run, unless that has been attempted. A deploy that makes it
-// later takes effect after the run that is planned.
+// A deploy that makes the schedule earlier moves the next run, unless that has been attempted. A deploy that
+// makes it later takes effect after the run that is planned.
 type Periodic struct {
 	// Name identifies the schedule, over all processes and deploys. It is at most 1,000 bytes long.
 	Name string
 	// Schedule returns the times.
 	Schedule Schedule
-	// Job returns the job for the run that is due at a time, or nil to skip that time. Its ID, Key and RunAt are set
-	// by the worker, and KeyUntilStart is ignored.
+	// Job returns the job for the run that is due at a time, or nil to skip that time. Its ID, Key and RunAt
+	// are set by the worker, and KeyUntilStart is ignored.
 	Job func(at time.Time) *Job
 }
 
-// Schedule returns the times of a [Periodic]. The schedules of robfig/cron are Schedules. Several goroutines may call
-// Next at the same time.
+// Schedule returns the times of a [Periodic]. The schedules of robfig/cron are Schedules. Several goroutines
+// may call Next at the same time.
 type Schedule interface {
 	// Next returns the first time after a time, or the zero time if there is none.
 	Next(after time.Time) time.Time
 }
 
-// Every returns the schedule of all multiples of d since the start of 1970 in UTC, so that all processes agree. d must
-// be positive.
+// Every returns the schedule of all multiples of d since the start of 1970 in UTC, so that all processes agree.
+// d must be positive.
 func Every(d time.Duration) Schedule { return every(d) }
 
 type every time.Duration
@@ -109,8 +109,8 @@ func checkPeriodics(s Storage, all []Periodic) error {
 	return nil
 }
 
-// periodicID returns the ID of the job for one time of a schedule, in the form of a UUIDv8 (RFC 9562). The first 48 bits
-// are the time in milliseconds, so that ids sort by time. The others are a hash of name and time.
+// periodicID returns the ID of the job for one time of a schedule, in the form of a UUIDv8 (RFC 9562). The
+// first 48 bits are the time in milliseconds, so that ids sort by time. The others are a hash of name and time.
 func periodicID(name string, slot time.Time) string {
 	micros := slot.UnixMicro()
 	sum := sha256.Sum256([]byte(strconv.FormatInt(micros, 10) + " " + name))
@@ -259,8 +259,8 @@ func (n *nextRun) stored(ctx context.Context, in Inspector) (*Job, error) {
 	return nil, nil
 }
 
-// isEarlierThan reports whether the schedule has a time before the one that job is planned for. A run that was attempted
-// or rescheduled stays where it is.
+// isEarlierThan reports whether the schedule has a time before the one that job is planned for. A run that was
+// attempted or rescheduled stays where it is.
 func (n *nextRun) isEarlierThan(job *Job) bool {
 	if job.Status != StatusPending || job.Attempts > 0 || job.Claim > 0 || job.ID != periodicID(n.Name, job.RunAt) {
 		return false
@@ -278,8 +278,8 @@ func (n *nextRun) after() time.Time {
 	return now
 }
 
-// withdraw removes a run that was not attempted: another time gets another job, because the ID is made of the time.
-// If it has just been claimed it stays.
+// withdraw removes a run that was not attempted: another time gets another job, because the ID is made of the
+// time. If it has just been claimed it stays.
 func withdraw(ctx context.Context, in Inspector, job *Job) error {
 	this := Filter{IDs: []string{job.ID}, Status: StatusPending}
 	if _, _, err := in.CancelWhere(ctx, this); err != nil {
@@ -290,8 +290,8 @@ func withdraw(ctx context.Context, in Inspector, job *Job) error {
 	return err
 }
 
-// enqueue stores the next run. It passes over times that are taken, because the clock was set back, and over those that
-// Job skips.
+// enqueue stores the next run. It passes over times that are taken, because the clock was set back, and over
+// those that Job skips.
 func (n *nextRun) enqueue(ctx context.Context, s Storage) error {
 	for range maxSkips {
 		after := n.after()

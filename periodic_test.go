@@ -120,7 +120,7 @@ func TestAPeriodicThatCannotWorkIsAnErrorOfRun(t *testing.T) {
 }
 
 func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
-	overStorages(t, func(t *scene) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour + 10*time.Minute)))
 		t.start = time.Now()
 		var mu sync.Mutex // guards ran
@@ -175,13 +175,13 @@ func TestARunMissedWhileNobodyLivedHappensOnceAndLate(t *testing.T) {
 }
 
 func TestRunsNeverOverlapAndTheNextIsPlannedWhenOneHasEnded(t *testing.T) {
-	overStorages(t, func(t *scene) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var ran []time.Time
 		task := t.task("tick", func(ctx context.Context, _ *Job) error {
 			ran = append(ran, time.Now())
 			return sleeping(ctx, 150*time.Minute)
 		})
-		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}}, ReapInterval: 10 * time.Minute}, task)
+		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}}, ReapInterval: 13 * time.Minute}, task)
 		first := time.Now().Truncate(time.Hour).Add(time.Hour)
 		t.sleep(time.Until(first) + 150*time.Minute + time.Second)
 		job := nextRunOf(t.T, t.storage, "hourly")
@@ -196,7 +196,7 @@ func TestRunsNeverOverlapAndTheNextIsPlannedWhenOneHasEnded(t *testing.T) {
 }
 
 func TestAFailedRunIsDueAgainAtTheNextTimeAtTheLatest(t *testing.T) {
-	overStorages(t, func(t *scene) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var ran []time.Time
 		task := t.task("tick", func(context.Context, *Job) error {
 			ran = append(ran, time.Now())
@@ -219,8 +219,8 @@ func TestAFailedRunIsDueAgainAtTheNextTimeAtTheLatest(t *testing.T) {
 }
 
 func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
-	inBubble(t, NewMemoryStorage(), func(t *scene) {
-		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 10*time.Minute)))
+	overStorages(t, func(t *scene) {
+		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 2*time.Minute)))
 		day := time.Now().Truncate(24 * time.Hour)
 		task := t.task("tick", func(context.Context, *Job) error { return nil })
 		with := func(d time.Duration) (stop func()) {
@@ -234,24 +234,24 @@ func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 				t.Errorf("the next run is %s at %v, want at %v", got.ID, got.RunAt, day.Add(at))
 			}
 		}
-		with(6 * time.Hour)()
-		wantAt(6 * time.Hour)
-		stopHourly := with(time.Hour)
+		with(time.Hour)()
 		wantAt(time.Hour)
+		stopOften := with(10 * time.Minute)
+		wantAt(10 * time.Minute)
 		if got := t.statuses(""); got[StatusPending] != 1 || got[StatusFailed] != 0 {
 			t.Errorf("after the move the jobs are %v; want the new one alone", got)
 		}
 		stopDaily := with(24 * time.Hour) // an older or newer version beside it, with a later schedule
-		wantAt(time.Hour)
-		stopHourly()
-		t.sleep(time.Hour) // over the planned run
+		wantAt(10 * time.Minute)
+		stopOften()
+		t.sleep(10 * time.Minute) // over the planned run
 		wantAt(24 * time.Hour)
 		stopDaily()
 	})
 }
 
 func TestARunThatWasAttemptedOrRescheduledIsNotMoved(t *testing.T) {
-	overStorages(t, func(t *scene) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 10*time.Minute)))
 		task := t.task("tick", func(context.Context, *Job) error { return RetryAfter(5*time.Hour, errTask) })
 		run := t.run(&Worker{Periodic: []Periodic{{"tried", Every(6 * time.Hour), tick}, {"moved", Every(24 * time.Hour), tick}}}, task)
@@ -280,7 +280,7 @@ func TestARunThatWasAttemptedOrRescheduledIsNotMoved(t *testing.T) {
 func nothingToDo(context.Context, *Job) error { return nil }
 
 func TestATimeForWhichThereIsNoJobIsSkipped(t *testing.T) {
-	overStorages(t, func(t *scene) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var ran []int
 		task := t.task("tick", func(context.Context, *Job) error { ran = append(ran, time.Now().UTC().Hour()); return nil })
 		office := func(at time.Time) *Job {

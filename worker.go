@@ -15,36 +15,40 @@ import (
 
 // Worker claims jobs and runs their tasks.
 //
-// Set the fields, then call Run or Drain. A zero field means the default in brackets. Run and Drain check the fields,
-// which must not change until they return. A Worker that has stopped may run again.
+// Set the fields, then call Run or Drain. A zero field means the default in brackets. Run and Drain check the
+// fields, which must not change until they return. A Worker that has stopped may run again. The second worker
+// without a Name in a process is called host:pid/2, and so on.
 //
-// A worker claims only jobs whose tasks it knows. The others wait for a worker that knows them; it logs a warning once for
-// each name. The job of a worker that dies is due again, with any worker running, at the latest after the lease
-// (VisibilityTimeout), a fifth of it plus a second, and two ReapIntervals: 15 seconds by default. A job that loses its lease five
-// times one after the other is dead-lettered.
+// A worker claims only jobs whose tasks it knows. The others wait for a worker that knows them. If a job has
+// waited so for a minute, the worker logs a warning, once for each task.
+//
+// A job whose worker has died is due again, with any worker running, after VisibilityTimeout, two
+// ReapIntervals, and a fifth of VisibilityTimeout plus a second: 15 seconds by default. A job that loses its
+// lease five times one after the other is dead-lettered.
 type Worker struct {
 	Storage           Storage                    // holds the jobs; whoever opened it closes it after Run has returned
 	Registry          *Registry                  // the tasks [DefaultRegistry]
 	Queues            []string                   // the queues to claim from [every queue]
-	Name              string                     // Job.Worker of the jobs it claims, at most 255 bytes [host:pid, host:pid/2 for the next in the process, and so on]
+	Name              string                     // Job.Worker of the jobs it claims, at most 255 bytes [host:pid]
 	Concurrency       int                        // slots: how many tasks run at once, at most 100,000 [10]
 	Retry             *RetryPolicy               // for tasks without a policy of their own [DefaultRetry]
 	TaskTimeout       time.Duration              // for tasks without a timeout of their own [none]
 	VisibilityTimeout time.Duration              // how long a lease lasts without a heartbeat [10s]
-	HeartbeatInterval time.Duration              // less than VisibilityTimeout/5 + 1s [a third of VisibilityTimeout, at most 1s]
+	HeartbeatInterval time.Duration              // between two heartbeats [a third of VisibilityTimeout, at most 1s]
 	ReapInterval      time.Duration              // between two looks for lost leases, of any worker [1s]
 	ShutdownTimeout   time.Duration              // how long running tasks may go on after a stop [10s]
 	Middleware        func(next RunFunc) RunFunc // wraps every task [none]
-	Periodic          []Periodic                 // the schedules whose jobs it plans, like every worker that has them [none]
+	Periodic          []Periodic                 // schedules whose jobs it plans, as other workers do [none]
 
-	// OnEnd is called for each attempt that has ended, after the storage has recorded that or the lease was lost [none].
-	// job is a copy of the job as it was claimed, with the Result of its task. The calls come one at a time. They delay
-	// neither heartbeats nor recording; but while 1,000 wait the worker claims nothing. Run and Drain return after the
-	// last call, but not later than a second after ShutdownTimeout, when its ctx ends.
+	// OnEnd is called for each attempt that has ended, after the storage has recorded that or the lease was
+	// lost [none]. job is a copy of the job as it was claimed, with the Result of its task. The calls come one
+	// at a time. They delay neither heartbeats nor recording; but while 1,000 wait the worker claims nothing.
+	// Run and Drain return after the last call, but not later than a second after ShutdownTimeout, when its ctx
+	// ends.
 	OnEnd func(ctx context.Context, job *Job, end End)
 
-	// Logger receives starts of jobs at Debug; starts and stops of Run, and cancellations, at Info; retries and lost
-	// leases at Warn; dead letters and storage errors at Error [slog.Default].
+	// Logger receives starts of jobs at Debug; starts and stops of Run, and cancellations, at Info; retries and
+	// lost leases at Warn; dead letters and storage errors at Error [slog.Default].
 	Logger *slog.Logger
 
 	mu      sync.Mutex         // guards the next four
@@ -55,7 +59,8 @@ type Worker struct {
 	metrics counters
 }
 
-// Metrics counts what a Worker has done since it was made. Only Running is a current value. Metrics fits expvar.Func.
+// Metrics counts what a Worker has done since it was made. Only Running is a current value. Metrics fits
+// expvar.Func.
 type Metrics struct {
 	Processed    int64 `json:"processed"`     // attempts that ended: Succeeded + Failed + Canceled
 	Succeeded    int64 `json:"succeeded"`     // attempts that succeeded
@@ -87,24 +92,26 @@ func (w *Worker) Metrics() Metrics {
 
 // Run claims and runs jobs until ctx ends or Stop is called.
 //
-// It then claims nothing more and starts nothing more. Running tasks keep a live context for ShutdownTimeout. After
-// that their contexts are cancelled with cause ErrShutdown. Jobs that did not start go back with the attempt refunded,
-// and so do jobs whose tasks then return an error that matches context.Canceled or ErrShutdown.
+// It then claims nothing more and starts nothing more. Running tasks keep a live context for ShutdownTimeout.
+// After that their contexts are cancelled with cause ErrShutdown. Jobs that did not start go back with the
+// attempt refunded, and so do jobs whose tasks then return an error that matches context.Canceled or
+// ErrShutdown.
 //
-// Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field that is
-// wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be recorded. Those jobs
-// and those tasks' jobs run again when their leases have expired. A closed storage ends Run with ErrClosed. Other
-// storage errors, a full disk for example, do not end Run: it logs them, at most once a second, and tries again.
+// Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field
+// that is wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be
+// recorded. Those jobs and those tasks' jobs run again when their leases have expired. A closed storage ends
+// Run with ErrClosed. Other storage errors, a full disk for example, do not end Run: it logs them, at most once
+// a second, and tries again.
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 
-// Drain runs jobs until nothing is due, nothing runs and no retry that this Drain scheduled is left. It does not wait
-// for jobs that are due later. It suits tests and batches, and may be called again and again. If ctx ends first, Drain
-// stops as Run does and returns ctx's error. Unlike Run, it ends at the first storage error.
+// Drain runs jobs until nothing is due, nothing runs and no retry that this Drain scheduled is left. It does
+// not wait for jobs that are due later. It suits tests and batches, and may be called again and again. If ctx
+// ends first, Drain stops as Run does and returns ctx's error. Unlike Run, it ends at the first storage error.
 func (w *Worker) Drain(ctx context.Context) error { return w.work(ctx, true) }
 
-// Stop ends a Run or Drain in progress, as if its ctx had ended, and does not wait for it. Before the first Run or
-// Drain it makes that one return at once, so that a stop during the start of a program is not lost. Otherwise it does
-// nothing.
+// Stop ends a Run or Drain in progress, as if its ctx had ended, and does not wait for it. Before the first Run
+// or Drain it makes that one return at once, so that a stop during the start of a program is not lost.
+// Otherwise it does nothing.
 func (w *Worker) Stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -281,9 +288,9 @@ func (w *Worker) check() error {
 
 // ---- One Run or Drain ----
 
-// workerRun is one Run or Drain. A job passes through it in this order: a claim puts it into slots, a slot attempts it
-// and records how it ended, a success by way of successes. Meanwhile heartbeats keep its lease alive. Each part has its
-// own lock, and no code holds two of these.
+// workerRun is one Run or Drain. A job passes through it in this order: a claim puts it into slots, a slot
+// attempts it and records how it ended, a success by way of successes. Meanwhile heartbeats keep its lease
+// alive. Each part has its own lock, and no code holds two of these.
 type workerRun struct {
 	settings
 	drain   bool
@@ -338,9 +345,9 @@ func (w *Worker) newRun(drain bool) (*workerRun, error) {
 	return r, nil
 }
 
-// claimers returns how many claims are made at the same time. With two, a job that arrives while one claim is being
-// answered finds the other waiting. A single slot has one, so that it keeps the order: the answers of two claims can
-// overtake each other. A Drain has one, so that it knows when there is nothing left.
+// claimers returns how many claims are made at the same time. With two, a job that arrives while one claim is
+// being answered finds the other waiting. A single slot has one, so that it keeps the order: the answers of two
+// claims can overtake each other. A Drain has one, so that it knows when there is nothing left.
 func (r *workerRun) claimers() int {
 	if r.drain || r.concurrency == 1 {
 		return 1
@@ -348,11 +355,11 @@ func (r *workerRun) claimers() int {
 	return 2
 }
 
-// work runs until ctx ends or the run ends by itself, and then shuts down. All its goroutines end before it returns,
-// except those of tasks that ignore their cancellation.
+// work runs until ctx ends or the run ends by itself, and then shuts down. All its goroutines end before it
+// returns, except those of tasks that ignore their cancellation.
 //
-// Three contexts end one after another: that of the claims with the stop, that of the tasks after ShutdownTimeout, and
-// that of the writes a second later.
+// Three contexts end one after another: that of the claims with the stop, that of the tasks after
+// ShutdownTimeout, and that of the writes a second later.
 func (r *workerRun) work(ctx context.Context) error {
 	claims, stopClaims := context.WithCancel(ctx)
 	defer stopClaims()
@@ -380,6 +387,7 @@ func (r *workerRun) work(ctx context.Context) error {
 
 	r.claimUntilStopped(claims, writes)
 
+	// The stop: what waits goes back, what runs has its time, and what has ended is recorded.
 	cancelLater := time.AfterFunc(r.shutdown, func() { cancelTasks(ErrShutdown) })
 	defer cancelLater.Stop()
 	giveUp := r.shutdown

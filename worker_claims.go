@@ -38,7 +38,8 @@ func (r *workerRun) claimLoop(ctx, writes context.Context) {
 	}
 }
 
-// claimTime is how long a claim of a Run waits. The next one is made with the names of the tasks that there are then.
+// claimTime is how long a claim of a Run waits. The next one is made with the names of the tasks that there are
+// then.
 const claimTime = time.Minute
 
 // claim makes one claim. It reports whether a Drain is over if the claim returned nothing.
@@ -100,31 +101,31 @@ const unknownMost = 200
 
 // unknownDue returns an ErrTaskNotFound that names the tasks of due jobs that this worker does not know, or nil.
 func (r *workerRun) unknownDue(ctx context.Context) error {
-	names, err := r.unknownTasks(ctx, 50*unknownMost)
+	names, err := r.unknownTasks(ctx, time.Now(), 50*unknownMost)
 	if err != nil {
 		return err
 	}
 	if len(names) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %q: jobs of these tasks are due, and this worker does not know them", ErrTaskNotFound, names)
+	return fmt.Errorf("%w: %q: jobs of these tasks are due, and this worker does not know them",
+		ErrTaskNotFound, names)
 }
 
-// unknownTasks returns the names of tasks that this worker does not know and whose jobs are due, sorted. It looks at no
-// more than most PENDING jobs.
-func (r *workerRun) unknownTasks(ctx context.Context, most int) ([]string, error) {
+// unknownTasks returns the names of tasks that this worker does not know and whose jobs have been due since a
+// time, sorted. It looks at no more than most PENDING jobs.
+func (r *workerRun) unknownTasks(ctx context.Context, since time.Time, most int) ([]string, error) {
 	in, ok := As[Inspector](r.storage)
 	if !ok {
 		return nil, nil
 	}
 	found := make(map[string]bool)
-	now := time.Now()
 	for job, err := range in.Jobs(ctx, Filter{Status: StatusPending, Limit: most}) {
 		if err != nil {
 			return nil, err
 		}
 		_, known := r.registry.lookup(job.Task)
-		if !known && !job.RunAt.After(now) && r.serves(job.Queue) {
+		if !known && r.serves(job.Queue) && !dueAt(job).After(since) {
 			found[job.Task] = true
 		}
 	}
@@ -165,8 +166,8 @@ func (o *ownRetries) remove(jobs ...*Job) {
 	}
 }
 
-// next returns when the earliest retry is due. It forgets those that were due before now: a claim has not found them,
-// so another worker has them.
+// next returns when the earliest retry is due. It forgets those that were due before now: a claim has not found
+// them, so another worker has them.
 func (o *ownRetries) next(now time.Time) (earliest time.Time, found bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -180,9 +181,9 @@ func (o *ownRetries) next(now time.Time) (earliest time.Time, found bool) {
 	return earliest, found
 }
 
-// sweepInterval is the time between two sweeps, which give back the jobs that have waited for a slot since the one
-// before: other workers can start them sooner. No heartbeats are sent for jobs that wait. One may start after almost
-// two intervals, and must get its first heartbeat before its lease expires.
+// sweepInterval is the time between two sweeps, which give back the jobs that have waited for a slot since the
+// one before: other workers can start them sooner. No heartbeats are sent for jobs that wait. One may start
+// after almost two intervals, and must get its first heartbeat before its lease expires.
 func (r *workerRun) sweepInterval() time.Duration {
 	return max(min(r.heartbeat, (r.visibility-r.heartbeat)/2), time.Millisecond)
 }

@@ -32,8 +32,8 @@ const (
 // endsMost is how many calls of OnEnd may wait. While there are more, no job is claimed.
 const endsMost = 1000
 
-// ends calls OnEnd, one call at a time, on a goroutine of its own, so that a slow OnEnd delays neither heartbeats nor
-// recording.
+// ends calls OnEnd, one call at a time, on a goroutine of its own, so that a slow OnEnd delays neither
+// heartbeats nor recording.
 type ends struct {
 	call func(ctx context.Context, job *Job, end End) // nil: nobody wants to know
 

@@ -3,6 +3,7 @@ package pinion
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -111,6 +112,9 @@ func TestOnEndComesAfterTheStorageHasRecordedTheEnd(t *testing.T) {
 			want := StatusSuccess
 			if end.Outcome == OutcomeDeadLettered {
 				want = StatusFailed
+				if !errors.Is(end.Err, errTask) {
+					t.Errorf("the error is %v, want the task's own", end.Err)
+				}
 			}
 			if got := mustGet(t, s, job.ID).Status; got != want {
 				t.Errorf("when OnEnd is called for %s the job is %s, want %s", job.Task, got, want)

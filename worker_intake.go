@@ -9,8 +9,8 @@ const (
 
 // intake decides how many jobs to claim next. It only counts and computes: it has no lock and knows no storage.
 //
-// A worker claims for its free slots, and ahead of them as many jobs as will start soon. So short tasks are claimed in
-// large batches, and long ones are left to other workers.
+// A worker claims for its free slots, and ahead of them as many jobs as will start soon. So short tasks are
+// claimed in large batches, and long ones are left to other workers.
 type intake struct {
 	slots       int  // how many tasks may run at once
 	claimers    int  // how many claims may be under way
@@ -47,8 +47,8 @@ func (in *intake) next() request {
 		}
 		return request{slots: free, ahead: in.roomAhead()}
 	}
-	// No slot is free. Claiming ahead alone is worth a call when at least half of the room has become empty. After a
-	// claim that returned nothing, the next is the one for the next free slot, which waits.
+	// No slot is free. Claiming ahead alone is worth a call when at least half of the room has become empty.
+	// After a claim that returned nothing, the next is the one for the next free slot, which waits.
 	if in.dry || !in.pending.none() || in.roomAhead() <= in.mostAhead()/2 {
 		return request{}
 	}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs that are
-// lost or canceled.
+// sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs
+// that are lost or canceled.
 func (r *workerRun) sendHeartbeats(ctx context.Context) {
 	running := r.slots.attempts()
 	if len(running) == 0 {
@@ -37,8 +37,8 @@ func (r *workerRun) sendHeartbeats(ctx context.Context) {
 	cancelTasks(running, canceled, ErrCanceled)
 }
 
-// cancelTasks cancels the contexts of the attempts at these jobs. One whose task has ended its job in a transaction is
-// not lost: it may go on.
+// cancelTasks cancels the contexts of the attempts at these jobs. One whose task has ended its job in a
+// transaction is not lost: it may go on.
 func cancelTasks(running []*attempt, jobs []*Job, cause error) {
 	for _, job := range jobs {
 		for _, a := range running {
@@ -49,11 +49,12 @@ func cancelTasks(running []*attempt, jobs []*Job, cause error) {
 	}
 }
 
-// unknownGap is the time between two looks for jobs whose tasks this worker does not know.
+// unknownGap is the time between two looks for jobs whose tasks this worker does not know, and how long such a
+// job must have been due to be worth a warning: until then a worker that knows its task is likely to take it.
 const unknownGap = time.Minute
 
-// newTender returns a function that does, each ReapInterval, what keeps the queue in order: it takes back lost leases of
-// any worker, plans periodic jobs, and warns of jobs that nobody may know.
+// newTender returns a function that is called each ReapInterval. It takes back lost leases of any worker, plans
+// periodic jobs, and warns of jobs whose tasks nobody may know.
 func (r *workerRun) newTender() func(ctx context.Context) {
 	var looked time.Time // for unknown tasks; zero: not yet
 	return func(ctx context.Context) {
@@ -66,12 +67,13 @@ func (r *workerRun) newTender() func(ctx context.Context) {
 	}
 }
 
-// takeBackLeases has the storage take back the leases of dead workers. The storage sees to it that the living keep theirs.
+// takeBackLeases has the storage take back the leases of dead workers. The storage sees to it that the living
+// keep theirs.
 //
-// A call that waits for the lock of another program is given up after a while. Meanwhile nobody can send heartbeats, so a
-// call that got its turn first when the lock ends would see leases of living workers that have expired.
+// A call that waits for the lock of another program is given up after a while. Heartbeats wait for that lock as
+// well. When it ends they should come first: until then the leases of living workers look expired.
 func (r *workerRun) takeBackLeases(ctx context.Context) {
-	bounded, cancel := context.WithTimeout(ctx, reapGap(r.visibility)/2)
+	bounded, cancel := context.WithTimeout(ctx, max(reapGap(r.visibility)/2, time.Second))
 	defer cancel()
 	n, err := r.storage.ReapStale(bounded, r.visibility)
 	if err != nil && ctx.Err() == nil {
@@ -83,7 +85,8 @@ func (r *workerRun) takeBackLeases(ctx context.Context) {
 	}
 }
 
-// leaseHasExpired reports whether the lease of a RUNNING job has expired. It is taken back at the storage's second look.
+// leaseHasExpired reports whether the lease of a RUNNING job has expired. It is taken back at the storage's
+// second look.
 func (r *workerRun) leaseHasExpired(ctx context.Context) bool {
 	in, ok := As[Inspector](r.storage)
 	if !ok {
@@ -119,9 +122,9 @@ func (r *workerRun) planNext(ctx context.Context, job *Job) {
 	}
 }
 
-// warnUnknownTasks logs each task once that this worker does not know and whose jobs are due.
+// warnUnknownTasks logs each task once that this worker does not know and whose jobs have been due for long.
 func (r *workerRun) warnUnknownTasks(ctx context.Context) {
-	names, err := r.unknownTasks(ctx, unknownMost)
+	names, err := r.unknownTasks(ctx, time.Now().Add(-unknownGap), unknownMost)
 	if err != nil && ctx.Err() == nil {
 		r.trouble.report("looking for jobs of unknown tasks", err)
 	}

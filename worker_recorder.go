@@ -50,9 +50,9 @@ func (s *successes) nudge() {
 	}
 }
 
-// batch waits for successes and returns them: when there are batchMost of them, when batchTime has passed since the
-// first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch before.
-// After close it returns what is left, perhaps nothing.
+// batch waits for successes and returns them: when there are batchMost of them, when batchTime has passed since
+// the first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch
+// before. After close it returns what is left, perhaps nothing.
 func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
 	clear(last)
 	var timer <-chan time.Time // runs from the first success on
@@ -131,15 +131,17 @@ func isAmong(jobs []*Job, job *Job) bool {
 	return slices.ContainsFunc(jobs, func(other *Job) bool { return other.ID == job.ID && other.Claim == job.Claim })
 }
 
-// settle records how an attempt ended, whose context was cancelled with cause. What the task returned counts, also
-// after a timeout or a cancellation, with two exceptions. A task that was interrupted by the shutdown has not failed,
-// whatever its error: a killed program says "signal: killed". And when the job was canceled, an error only says that
-// the task stopped.
+// settle records how an attempt ended, whose context was cancelled with cause. What the task returned counts,
+// also after a timeout or a cancellation, with two exceptions. A task that was interrupted by the shutdown has
+// not failed, whatever its error: a killed program says "signal: killed". And when the job was canceled, an
+// error only says that the task stopped.
 func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 	a.markReturned()
+	if a.doneInTx.Load() && r.settleInTx(ctx, a, err) {
+		return
+	}
 	delay, snooze := snoozed(err)
 	switch {
-	case a.doneInTx.Load() && r.settleInTx(ctx, a, err):
 	case errors.Is(cause, ErrLeaseLost):
 		r.log.Warn("lease lost; another worker has the job", "task", a.job.Task, "job", a.job.ID)
 		r.slots.settled(1)
@@ -159,8 +161,8 @@ func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 	}
 }
 
-// settleInTx settles an attempt whose task has made its job SUCCESS in a transaction. It reports false if that was not
-// committed: then the attempt's end is still to be recorded.
+// settleInTx settles an attempt whose task has made its job SUCCESS in a transaction. It reports false if that
+// was not committed: then the attempt's end is still to be recorded.
 func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool {
 	if in, ok := As[Inspector](r.storage); ok {
 		job, getErr := in.Get(ctx, a.job.ID)
@@ -184,7 +186,8 @@ func (r *workerRun) snooze(ctx context.Context, a *attempt, delay time.Duration,
 	r.releaseAt(ctx, a, due, err, OutcomeSnoozed, err)
 }
 
-// releaseAt gives back the job of an attempt that does not count. A stored cause that is not nil becomes its Error.
+// releaseAt gives back the job of an attempt that does not count. A stored cause that is not nil becomes its
+// Error.
 func (r *workerRun) releaseAt(ctx context.Context, a *attempt, at time.Time, stored error, outcome Outcome, err error) {
 	r.conclude(ctx, "releasing a job", a, outcome, err, func() error {
 		lost, canceled, err := r.storage.Release(ctx, at, stored, a.job)
@@ -203,8 +206,9 @@ func (r *workerRun) releaseAt(ctx context.Context, a *attempt, at time.Time, sto
 // unknownDelay is how long a job waits that was claimed although this worker does not know its task.
 const unknownDelay = time.Minute
 
-// releaseUnknown gives back a job whose task this worker does not know: only one who knows it decides about it. The
-// storage has ignored DequeueOptions.Tasks, or the job names a task that was claimed for and is not the same.
+// releaseUnknown gives back a job whose task this worker does not know: only one who knows it decides about it.
+// The storage has ignored DequeueOptions.Tasks, or the job names a task that was claimed for and is not the
+// same.
 func (r *workerRun) releaseUnknown(ctx context.Context, a *attempt) {
 	a.markReturned()
 	err := fmt.Errorf("%w: %q", ErrTaskNotFound, a.job.Task)
@@ -215,7 +219,8 @@ func (r *workerRun) retryOrGiveUp(ctx context.Context, a *attempt, err error) {
 	delay, retry := a.retry.next(a.job.Attempts, err)
 	if !retry {
 		// The text alone: an ErrAttemptsUsedUp that the task returned would tell the storage that it was not run.
-		if r.giveUp(ctx, a, errors.New(ErrorText(err))) {
+		stored := errors.New(ErrorText(err))
+		if r.giveUp(ctx, a, stored, err) {
 			r.metrics.failed.Add(1)
 		}
 		return
@@ -245,11 +250,11 @@ func (r *workerRun) awaitRetry(job *Job, due time.Time) {
 	}
 }
 
-// giveUp dead-letters a job, and reports whether that was recorded.
-func (r *workerRun) giveUp(ctx context.Context, a *attempt, err error) (recorded bool) {
+// giveUp dead-letters a job because of err, with the Error stored, and reports whether that was recorded.
+func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (recorded bool) {
 	job := a.withResult()
 	recorded = r.conclude(ctx, "dead-lettering a job", a, OutcomeDeadLettered, err, func() error {
-		return r.storage.DeadLetter(ctx, job, err)
+		return r.storage.DeadLetter(ctx, job, stored)
 	})
 	if recorded {
 		r.metrics.deadLettered.Add(1)
@@ -258,8 +263,8 @@ func (r *workerRun) giveUp(ctx context.Context, a *attempt, err error) (recorded
 	return recorded
 }
 
-// conclude saves the end of an attempt that did not succeed. It reports whether the storage recorded what write says;
-// it does not if Cancel was called for the job, which then ends as canceled.
+// conclude saves the end of an attempt that did not succeed. It reports whether the storage recorded what write
+// says; it does not if Cancel was called for the job, which then ends as canceled.
 func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outcome Outcome, cause error,
 	write func() error) (recorded bool) {
 	canceled := false
@@ -289,8 +294,8 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outc
 	return false
 }
 
-// save writes the ends of n jobs. It tries again until the storage takes them. It returns ErrLeaseLost if the lease is
-// lost, and another error if it gives up because the storage is closed or ctx ends.
+// save writes the ends of n jobs. It tries again until the storage takes them. It returns ErrLeaseLost if the
+// lease is lost, and another error if it gives up because the storage is closed or ctx ends.
 func (r *workerRun) save(ctx context.Context, doing string, n int, write func() error) error {
 	for ctx.Err() == nil {
 		err := write()
@@ -316,8 +321,9 @@ func (r *workerRun) save(ctx context.Context, doing string, n int, write func() 
 	return ctx.Err()
 }
 
-// oneLine returns an error for the log: its text up to an empty line, after which a panic's stack follows, which is
-// kept with the job. Of several lines it takes the first and the last, because the last may be the one that tells most.
+// oneLine returns an error for the log: its text up to an empty line, after which a panic's stack follows,
+// which is kept with the job. Of several lines it takes the first and the last, because the last may be the one
+// that tells most.
 func oneLine(err error) string {
 	text, _, _ := strings.Cut(ErrorText(err), "\n\n")
 	lines := strings.Split(strings.TrimSpace(text), "\n")

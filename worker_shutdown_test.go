@@ -832,12 +832,12 @@ func TestAWorkerMayRunAgainWhileATaskOfItsLastRunStillHangs(t *testing.T) {
 
 func TestAShutdownTimeoutForEverIsNotOneAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Hour) }))
+		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
 		id := t.enqueue("a")[0]
 		t.sleep(time.Second)
 		run.stop()
-		if err := run.wait(); err != nil || !about(run.at, time.Hour) {
-			t.Errorf("Run returned %v after %v; want nil after an hour", err, run.at)
+		if err := run.wait(); err != nil || !about(run.at, time.Minute) {
+			t.Errorf("Run returned %v after %v; want nil after a minute", err, run.at)
 		}
 		if job := t.get(id); job.Status != StatusSuccess {
 			t.Errorf("the job is %s, want SUCCESS", job.Status)

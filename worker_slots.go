@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// slots holds the jobs that a run has claimed: those that wait for a slot, and those that run in one. Its lock is taken
-// once for each job; lists under one lock cost less than channels.
+// slots holds the jobs that a run has claimed: those that wait for a slot, and those that run in one. Its lock
+// is taken once for each job; lists under one lock cost less than channels.
 type slots struct {
 	running []atomic.Pointer[attempt] // what each slot runs, until its end is recorded or in successes
 
@@ -69,9 +69,9 @@ func (s *slots) reserve() request {
 
 // deliver answers a reservation with the claimed jobs. It returns those that must go back.
 //
-// While this claim waited with free slots, the other may have filled them with jobs that it claimed ahead. A job that
-// was claimed before, and may be the one that kills its process, then goes back: while it waits for a slot, another
-// job's crash could cost it an attempt.
+// While this claim waited with free slots, the other may have filled them with jobs that it claimed ahead. A
+// job that was claimed before, and may be the one that kills its process, then goes back: while it waits for a
+// slot, another job's crash could cost it an attempt.
 func (s *slots) deliver(want request, jobs []*Job) (back []*Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,7 +161,8 @@ func (s *slots) ending(n int) {
 	s.changedLocked()
 }
 
-// whenIdle has f called once nothing is left to do but claim. If that is so now, it reports false and does not call f.
+// whenIdle has f called once nothing is left to do but claim. If that is so now, it reports false and does not
+// call f.
 func (s *slots) whenIdle(f func()) (busy bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,8 +226,8 @@ func (s *slots) unreturned() []*attempt {
 
 // runSlot runs one job after another until the stop.
 //
-// A task that calls runtime.Goexit ends this goroutine. The deferred function then settles its attempt, and another
-// goroutine goes on with the slot.
+// A task that calls runtime.Goexit ends this goroutine. The deferred function then settles its attempt, and
+// another goroutine goes on with the slot.
 func (r *workerRun) runSlot(tasks, writes context.Context, running *sync.WaitGroup, i int) {
 	var current *attempt // nil between two attempts
 	var ctx context.Context
@@ -275,7 +276,7 @@ func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
 	}
 	if err := usedUp(a); err != nil {
 		a.markReturned()
-		r.giveUp(writes, a, err)
+		r.giveUp(writes, a, err, err)
 		return
 	}
 	if len(a.job.Kwargs) > 0 {
@@ -288,12 +289,13 @@ func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
 	r.settle(writes, a, context.Cause(ctx), err)
 }
 
-// usedUp returns why a job must not run any more, or nil. The workers that had claimed it died before they could record
-// how its attempts ended.
+// usedUp returns why a job must not run any more, or nil. The workers that had claimed it died before they
+// could record how its attempts ended.
 func usedUp(a *attempt) error {
 	last := cmp.Or(a.job.Error, "none")
 	if a.job.Reaped >= reapedMost {
-		return fmt.Errorf("%w: its last %d leases were lost while it ran; the last error: %s", ErrAttemptsUsedUp, a.job.Reaped, last)
+		return fmt.Errorf("%w: its last %d leases were lost while it ran; the last error: %s",
+			ErrAttemptsUsedUp, a.job.Reaped, last)
 	}
 	before := a.job.Attempts - 1
 	if before > a.retry.MaxRetries { // MaxRetries+1 would overflow: math.MaxInt means for ever
@@ -321,11 +323,13 @@ func (r *workerRun) runTask(ctx context.Context, job *Job) error {
 	return task.run(ctx, job)
 }
 
-// warnUnknownArgs logs once for each task and name that a job has arguments which the task does not know and ignores.
+// warnUnknownArgs logs once for each task and name that a job has arguments which the task does not know and
+// ignores.
 func (r *workerRun) warnUnknownArgs(task handler, job *Job) {
 	for _, name := range task.unknown(job) {
 		if r.warned.first(task.name + " " + name) {
-			r.log.Warn("argument ignored: the task does not know its name", "task", task.name, "argument", name, "job", job.ID)
+			r.log.Warn("argument ignored: the task does not know its name", "task", task.name, "argument", name,
+				"job", job.ID)
 		}
 	}
 }

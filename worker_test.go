@@ -359,8 +359,8 @@ func TestDrainWaitsForItsOwnRetriesWhileOtherJobsRun(t *testing.T) {
 	}
 }
 
-// All slots may become free after it was decided to claim ahead of them. A job that was claimed before is not given to
-// such a claim, so that the claim finds nothing although there is something.
+// All slots may become free after it was decided to claim ahead of them. A job that was claimed before is not
+// given to such a claim, so that the claim finds nothing although there is something.
 func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.enqueueOld()
