@@ -511,6 +511,31 @@ func TestAJobMadeByHandRunsAsAStoredOne(t *testing.T) {
 	}
 }
 
+func TestADeployMayAddFieldsAndRemoveThem(t *testing.T) {
+	type before struct {
+		Path  string
+		Width int
+	}
+	type after struct {
+		Path    string
+		Quality *int
+	}
+	fromBefore, err := through(Task[before]{Name: "task"}.Job(before{"cat.jpg", 800}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromAfter, err := through(Task[after]{Name: "task"}.Job(after{"dog.jpg", new(80)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := given[after](fromBefore); err != nil || got != (after{Path: "cat.jpg"}) {
+		t.Errorf("a job from before the deploy: %+v, %v", got, err)
+	}
+	if got, err := given[before](fromAfter); err != nil || got != (before{Path: "dog.jpg"}) {
+		t.Errorf("a job from after the deploy on an old worker: %+v, %v", got, err)
+	}
+}
+
 // roundTrip checks that a task is given a value equal to the one it was enqueued with.
 func roundTrip[A any](t *testing.T, values ...A) {
 	t.Helper()

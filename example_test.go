@@ -963,6 +963,17 @@ func ExampleRegistry() {
 	// Output: hello Ada
 }
 
+// A worker ignores names that a task does not know. Check refuses them, for programs in which people type jobs.
+func ExampleRegistry_Check() {
+	registry := new(pinion.Registry)
+	registry.Add(pinion.Task[struct{ To, Subject string }]{Name: "mail",
+		Run: func(ctx context.Context, args struct{ To, Subject string }) error { return nil }})
+
+	job := &pinion.Job{Task: "mail", Kwargs: map[string]any{"to": "ada@example.com", "subjct": "hello"}}
+	fmt.Println(registry.Check(job))
+	// Output: pinion: bad arguments: task "mail": unknown argument "subjct"; it takes To, Subject
+}
+
 // A panic is the failure of one attempt. Its error has the value and the stack.
 func ExamplePanicError() {
 	divide := pinion.Task[int]{Name: "divide", Run: func(ctx context.Context, by int) error {

@@ -22,8 +22,7 @@ import (
 // means; its methods are the shortest description of what each verb does. The zero value is an empty
 // storage.
 //
-// A finished job takes about half a kilobyte until Retention has passed. Set Retention to minutes on a busy
-// queue.
+// A finished job takes about 600 bytes until Retention has passed. Set Retention to minutes on a busy queue.
 type MemoryStorage struct {
 	// Retention is how long finished jobs are kept [24h]; negative: for ever. ReapStale, which running workers
 	// call, deletes older ones. Set it before the first use.
@@ -34,14 +33,14 @@ type MemoryStorage struct {
 
 	mu      sync.Mutex // guards all fields below and the records
 	closed  bool
-	now     time.Time          // when the verb that holds the lock began
-	changed chan struct{}      // closed when a job becomes PENDING; nil if no Dequeue waits
-	jobs    map[string]*record // every job, by ID
-	holders map[string]*record // the jobs that hold a Key, by Key
-	all     roll               // every job, by age
-	limits  map[string]int     // see SetLimit; by queue
-	ended   history            // how many jobs ended, by minute
-	recent  lastMinute         // how many jobs ended, by second
+	now     time.Time            // when the verb that holds the lock began
+	changed chan struct{}        // closed when a job becomes PENDING; nil if no Dequeue waits
+	jobs    map[string]*record   // every job, by ID
+	keys    map[string][]*record // the unfinished jobs that have a Key, by Key
+	all     roll                 // every job, by age
+	limits  map[string]int       // see SetLimit; by queue
+	ended   history              // how many jobs ended, by minute
+	recent  lastMinute           // how many jobs ended, by second
 
 	// Each job is in exactly one of these places. placeLocked and leaveLocked know which.
 	future   ranking            // PENDING, not yet due when last looked at; by RunAt
@@ -65,12 +64,14 @@ func NewMemoryStorage() *MemoryStorage { return new(MemoryStorage) }
 const (
 	// memoryPage is how many jobs a verb that goes through many of them handles under one hold of the lock.
 	memoryPage = 500
-	// memoryLook is how long a Dequeue waits until it looks at the clock again. Timers stand still while a
-	// computer sleeps, so a single timer for the next due time might end hours late.
-	memoryLook = 5 * time.Second
+	// memoryLook is how long a Dequeue waits for a due time until it looks at the clock again. Timers stand
+	// still while a computer sleeps, so a timer for the due time itself may end hours late. Running workers,
+	// which call Heartbeat and ReapStale, wake the Dequeue sooner.
+	memoryLook = time.Minute
 )
 
-// do runs a verb under the lock. It returns an error instead if ctx has ended or the storage is closed.
+// do runs a verb under the lock. It returns an error instead if ctx has ended or the storage is closed. It
+// wakes the Dequeues that wait if a job has become due: see memoryLook.
 func (s *MemoryStorage) do(ctx context.Context, verb func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,12 +83,16 @@ func (s *MemoryStorage) do(ctx context.Context, verb func() error) error {
 	}
 	if s.jobs == nil {
 		s.jobs = make(map[string]*record)
-		s.holders = make(map[string]*record)
+		s.keys = make(map[string][]*record)
 		s.running = make(map[string]*record)
 		s.busy = make(map[string]int)
 		s.limits = make(map[string]int)
 	}
 	s.now = microTime(time.Now())
+	next := s.future.first()
+	if next != nil && !next.job.RunAt.After(s.now) {
+		s.wakeLocked()
+	}
 	return verb()
 }
 
@@ -468,22 +473,30 @@ func (s *MemoryStorage) unreserveLocked(records []*record) {
 	}
 }
 
-// takeKeyLocked makes the record the holder of its Key, unless it has none or has given it up. It returns a
-// DuplicateError if another job holds the Key.
+// takeKeyLocked adds the record to the unfinished jobs with its Key, if it has one. It returns a
+// DuplicateError if the record is to hold the Key and another job does.
 func (s *MemoryStorage) takeKeyLocked(rec *record) error {
-	if rec.job.Key == "" || rec.keyGivenUp {
+	key := rec.job.Key
+	if key == "" {
 		return nil
 	}
-	if holder := s.holders[rec.job.Key]; holder != nil {
-		return &DuplicateError{ID: holder.job.ID, Key: rec.job.Key}
+	for _, other := range s.keys[key] {
+		if !other.keyGivenUp && !rec.keyGivenUp {
+			return &DuplicateError{ID: other.job.ID, Key: key}
+		}
 	}
-	s.holders[rec.job.Key] = rec
+	s.keys[key] = append(s.keys[key], rec)
 	return nil
 }
 
+// freeKeyLocked removes the record from the unfinished jobs with its Key.
 func (s *MemoryStorage) freeKeyLocked(rec *record) {
-	if s.holders[rec.job.Key] == rec {
-		delete(s.holders, rec.job.Key)
+	key := rec.job.Key
+	others := slices.DeleteFunc(s.keys[key], func(other *record) bool { return other == rec })
+	if len(others) > 0 {
+		s.keys[key] = others
+	} else {
+		delete(s.keys, key)
 	}
 }
 
@@ -532,8 +545,7 @@ func (s *MemoryStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Jo
 }
 
 // makeReadyLocked makes some of the jobs ready that have become due, and reports whether there may be more
-// of them. The first claim comes after the last of them, so the urgent ones come first even when many
-// become due at once.
+// of them. Dequeue claims nothing before all are ready, because the last may be the most urgent.
 func (s *MemoryStorage) makeReadyLocked() (more bool) {
 	for range memoryPage {
 		rec := s.future.first()
@@ -630,7 +642,6 @@ func (s *MemoryStorage) claimOneLocked(rec *record, opts DequeueOptions) {
 	rec.job.Result = nil
 	rec.lease = cmp.Or(opts.Lease, defaultLease)
 	if rec.job.KeyUntilStart {
-		s.freeKeyLocked(rec)
 		rec.keyGivenUp = true
 	}
 	s.placeLocked(rec)
@@ -984,9 +995,9 @@ func (s *MemoryStorage) list(
 			var jobs []*Job
 			err := s.do(ctx, func() error {
 				if f.Newest {
-					page = from.pageBefore(last, 100)
+					page = s.narrowLocked(from, f).pageBefore(last, 100)
 				} else {
-					page = from.page(last, 100)
+					page = s.narrowLocked(from, f).page(last, 100)
 				}
 				for _, e := range page {
 					if matches(e.rec) {
@@ -1016,6 +1027,40 @@ func (s *MemoryStorage) list(
 			}
 		}
 	}
+}
+
+// narrowLocked returns a roll of the few records that can match the filter, if there is a quick way to them,
+// and else the whole roll.
+func (s *MemoryStorage) narrowLocked(from *roll, f Filter) *roll {
+	var few []*record
+	unfinished := f.Status == StatusPending || f.Status == StatusRunning
+	switch {
+	case len(f.IDs) > 0:
+		for _, id := range f.IDs {
+			if rec := s.jobs[id]; rec != nil {
+				few = append(few, rec)
+			}
+		}
+	case f.Key != "" && unfinished:
+		few = s.keys[f.Key]
+	case f.Status == StatusRunning:
+		few = slices.Collect(maps.Values(s.running))
+	default:
+		return from
+	}
+	narrow := new(roll)
+	for _, rec := range few {
+		number := rec.age
+		if from == &s.dead {
+			number = rec.letter
+		}
+		if number > 0 {
+			narrow.entries = append(narrow.entries, entry{number, rec})
+		}
+	}
+	slices.SortFunc(narrow.entries, func(a, b entry) int { return cmp.Compare(a.number, b.number) })
+	narrow.entries = slices.Compact(narrow.entries) // an ID may be given twice
+	return narrow
 }
 
 // matcher returns a function that reports whether a record matches the filter. After and Before are about
@@ -1054,19 +1099,30 @@ func (r *record) createdAt() time.Time  { return r.job.CreatedAt }
 func (r *record) finishedAt() time.Time { return r.job.FinishedAt }
 
 // tend calls verb for the records of a roll that match, the oldest first, and counts those that it reports
-// true for, up to the limit. It handles a page under one hold of the lock.
+// true for, up to the Limit of the filter. It handles a page under one hold of the lock, and leaves alone
+// what is added to the roll meanwhile.
 func (s *MemoryStorage) tend(
-	ctx context.Context, from *roll, limit int, matches func(*record) bool, verb func(*record) bool,
+	ctx context.Context, from *roll, f Filter, matches func(*record) bool, verb func(*record) bool,
 ) (n int, err error) {
-	last := int64(0) // the number up to which the roll has been read
+	var done, end int64 // numbers of the roll
+	err = s.do(ctx, func() error {
+		end = from.last
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
 	err = s.inPages(ctx, func() (more bool) {
-		page := from.page(last, memoryPage)
+		page := s.narrowLocked(from, f).page(done, memoryPage)
 		for _, e := range page {
-			last = e.number
+			if e.number > end {
+				return false
+			}
+			done = e.number
 			if matches(e.rec) && verb(e.rec) {
 				n++
 			}
-			if limit > 0 && n == limit {
+			if f.Limit > 0 && n == f.Limit {
 				return false
 			}
 		}
@@ -1078,12 +1134,12 @@ func (s *MemoryStorage) tend(
 // tendDead is tend for the dead-letter queue.
 func (s *MemoryStorage) tendDead(ctx context.Context, f Filter, verb func(*record) bool) (int, error) {
 	f.Status = ""
-	return s.tend(ctx, &s.dead, f.Limit, f.matcher((*record).finishedAt), verb)
+	return s.tend(ctx, &s.dead, f, f.matcher((*record).finishedAt), verb)
 }
 
 // tendAll is tend for all jobs.
 func (s *MemoryStorage) tendAll(ctx context.Context, f Filter, verb func(*record) bool) (int, error) {
-	return s.tend(ctx, &s.all, f.Limit, f.matcher((*record).createdAt), verb)
+	return s.tend(ctx, &s.all, f, f.matcher((*record).createdAt), verb)
 }
 
 // Replay implements [Inspector]. Limit counts the jobs replayed, not those that stay.
@@ -1147,7 +1203,7 @@ func (s *MemoryStorage) CancelWhere(ctx context.Context, f Filter) (ended, asked
 
 // PruneWhere implements [Inspector].
 func (s *MemoryStorage) PruneWhere(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, &s.all, f.Limit, f.matcher((*record).finishedAt), func(rec *record) bool {
+	return s.tend(ctx, &s.all, f, f.matcher((*record).finishedAt), func(rec *record) bool {
 		if rec.ranking != &s.finished {
 			return false
 		}
@@ -1183,7 +1239,6 @@ func (s *MemoryStorage) deleteLocked(rec *record) {
 // Stats implements [Inspector].
 func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
 	var counter statsCounter
-	var stats Stats
 	last := int64(0) // the number up to which s.all has been read
 	err := s.inPages(ctx, func() (more bool) {
 		page := s.all.page(last, memoryPage)
@@ -1196,14 +1251,21 @@ func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
+	var deadLetters int
+	var lastMinute [60]int
 	err = s.do(ctx, func() error {
 		s.ended.count(&counter, s.now)
-		stats = counter.stats()
-		stats.DeadLetters = s.dead.len()
-		stats.LastMinute = s.recent.counts(s.now)
+		deadLetters = s.dead.len()
+		lastMinute = s.recent.counts(s.now)
 		return nil
 	})
-	return stats, err
+	if err != nil {
+		return Stats{}, err
+	}
+	stats := counter.stats() // not under the lock: there may be many names to sort
+	stats.DeadLetters = deadLetters
+	stats.LastMinute = lastMinute
+	return stats, nil
 }
 
 // countOneLocked counts a job that waits or runs.
@@ -1237,6 +1299,9 @@ func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []En
 		s.ended.mergeOld(s.now)
 		ends = s.ended.since(since)
 		return nil
+	})
+	slices.SortFunc(ends, func(a, b Ends) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Task, b.Task))
 	})
 	return ends, err
 }
@@ -1331,7 +1396,7 @@ func (h *history) mergeOld(now time.Time) {
 	}
 }
 
-// since returns the ends of the periods from the minute of a time on, the oldest first.
+// since returns the ends of the periods from the minute of a time on, in no order.
 func (h history) since(t time.Time) []Ends {
 	var all []Ends
 	for start, pairs := range h {
@@ -1339,9 +1404,6 @@ func (h history) since(t time.Time) []Ends {
 			all = slices.AppendSeq(all, maps.Values(pairs))
 		}
 	}
-	slices.SortFunc(all, func(a, b Ends) int {
-		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Task, b.Task))
-	})
 	return all
 }
 

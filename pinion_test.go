@@ -231,7 +231,7 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 	want := map[string]string{
 		"Registry":          "DefaultRegistry",
 		"Queues":            "every queue",
-		"Name":              "host:pid",
+		"Name":              "host:pid, host:pid/2 for the next in the process, and so on",
 		"Concurrency":       fmt.Sprint(s.concurrency),
 		"Retry":             "DefaultRetry",
 		"TaskTimeout":       "none",
@@ -248,7 +248,7 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 		t.Errorf("Worker (-code +comments):\n%s", diff)
 	}
 	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.taskTimeout != 0 || s.log != slog.Default() ||
-		!strings.HasPrefix(s.name, fmt.Sprintf("%s:%d", host, os.Getpid())) {
+		s.periodic != nil || s.onEnd != nil || !strings.HasPrefix(s.name, fmt.Sprintf("%s:%d", host, os.Getpid())) {
 		t.Errorf("a Worker's defaults in words are not what its comments say: %+v", s)
 	}
 	for visibility, beat := range map[time.Duration]time.Duration{0: time.Second, 900 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {

@@ -446,53 +446,67 @@ const (
 // it has seen all that is ready.
 func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
 	lines := q.linesOf(tx, c, ready)
-	heap.Init(&lines)
-	for len(lines) > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
+	ofAll := lines == &q.lines.order
+	for lines.Len() > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
 		if len(c.passed) >= maxPassed {
 			more = true
 			break
 		}
-		first := lines[0]
+		first := (*lines)[0]
 		left, limited := ready.limits[first.queue]
-		if limited && left <= 0 {
-			heap.Pop(&lines)
+		if ofAll && !q.lines.counts(first) {
+			heap.Pop(lines)
 			continue
 		}
 		q.lines.changed(first.queue)
-		next := q.claimFrom(tx, c, first, lines.second(), ready)
+		var next *line
+		if !limited || left > 0 {
+			next = q.claimFrom(tx, c, first, lines.second(), ready)
+		}
+		if ofAll {
+			q.lines.replace(first.queue, next)
+		}
 		if next == nil {
-			heap.Pop(&lines)
+			heap.Pop(lines)
 			continue
 		}
-		lines[0] = *next
-		heap.Fix(&lines, 0)
+		(*lines)[0] = *next
+		heap.Fix(lines, 0)
 	}
 	c.storeRunning(tx)
 	c.setAside(tx)
 	return more
 }
 
-// linesOf returns the lines that a claim may take jobs from.
-func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) (lines lineHeap) {
+// linesOf returns the lines that a claim may take jobs from, as a heap: perhaps q.lines.order itself.
+func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *lineHeap {
+	var lines lineHeap
 	if ready.aside != nil {
 		lines = asideLines(tx, c)
 	}
+	queues := c.queues
+	if len(queues) == 0 && ready.first != nil && ready.first == ready.last {
+		queues = []string{text(ready.first)}
+	}
 	switch {
 	case ready.first == nil:
-		return lines
-	case len(c.queues) > 0:
-		if len(c.queues) == 1 && len(lines) == 0 { // it has no rival, so its first job need not be known
-			return lineHeap{{queue: c.queues[0], rowid: math.MinInt64}}
-		}
-		for _, queue := range c.queues {
+	case len(queues) == 1 && len(lines) == 0: // it has no rival, so its first job need not be known
+		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}
+	case len(queues) > 0:
+		for _, queue := range queues {
 			lines = appendReadyLine(tx, lines, queue)
 		}
-		return lines
-	case ready.first == ready.last && len(lines) == 0:
-		return lineHeap{{queue: text(ready.first), rowid: math.MinInt64}}
 	default:
-		return append(lines, q.lines.all(tx)...)
+		q.lines.update(tx)
+		if len(lines) == 0 {
+			return &q.lines.order
+		}
+		for _, known := range q.lines.known {
+			lines = append(lines, known)
+		}
 	}
+	heap.Init(&lines)
+	return &lines
 }
 
 const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
@@ -635,14 +649,15 @@ func (c *claim) pass(rowid int64) {
 // ---- Many queues ----
 
 // queueLines keeps the lines of all queues with ready jobs from one claim to the next, because with very many queues it
-// takes long to find them. They are right as long as no other connection has written, but for those in stale.
+// takes long to find them. They are right as long as no other connection has written, but for those of stale queues.
 type queueLines struct {
-	known   map[string]line // by queue; nil: not known
+	known   map[string]line // by queue; nil: nothing is known
+	order   lineHeap        // of the known lines; a line that is not the known one of its queue does not count
 	stale   map[string]bool // queues to look at again
-	version int64           // PRAGMA data_version when known was right
+	version int64           // PRAGMA data_version when the lines were found
 }
 
-// changed notes that the line of a queue may be another.
+// changed notes that the line of a queue may have changed.
 func (l *queueLines) changed(queue string) {
 	if l.known != nil {
 		l.stale[queue] = true
@@ -651,43 +666,58 @@ func (l *queueLines) changed(queue string) {
 
 func (l *queueLines) forget() { l.known = nil }
 
-// all returns the lines of all queues.
-func (l *queueLines) all(tx *transaction) []line {
-	version := integer(tx.value("PRAGMA data_version"))
-	if version != l.version {
-		l.version = version
-		l.forget()
+// replace makes another line the known one of a queue; nil: none.
+func (l *queueLines) replace(queue string, by *line) {
+	if by == nil {
+		delete(l.known, queue)
+	} else {
+		l.known[queue] = *by
 	}
-	if l.known == nil {
+}
+
+// counts reports whether a line in order is the known one of its queue.
+func (l *queueLines) counts(ln line) bool {
+	known, ok := l.known[ln.queue]
+	return ok && known == ln
+}
+
+// update makes the lines right.
+func (l *queueLines) update(tx *transaction) {
+	version := integer(tx.value("PRAGMA data_version"))
+	outgrown := len(l.order) > 2*len(l.known)+100
+	if l.known == nil || version != l.version || outgrown {
+		l.version = version
 		l.findAll(tx)
+		return
 	}
 	for queue := range l.stale {
-		delete(l.known, queue)
-		for _, found := range appendReadyLine(tx, nil, queue) {
-			l.known[queue] = found
+		found := appendReadyLine(tx, nil, queue)
+		if len(found) == 0 {
+			delete(l.known, queue)
+		} else if !l.counts(found[0]) {
+			l.known[queue] = found[0]
+			heap.Push(&l.order, found[0])
 		}
 	}
 	clear(l.stale)
-	lines := make([]line, 0, len(l.known))
-	for _, known := range l.known {
-		lines = append(lines, known)
-	}
-	return lines
 }
 
 // findAll seeks the first job of each queue in the index.
 func (l *queueLines) findAll(tx *transaction) {
 	l.known = make(map[string]line)
 	l.stale = make(map[string]bool)
+	l.order = nil
 	for from, more := "", true; more; {
 		more = false
 		// queue<x'' excludes names that are not text: bytes sort behind all text.
 		for v := range tx.rows(readyLine+`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from) {
-			queue := text(v[0])
-			l.known[queue] = line{queue: queue, priority: int(integer(v[1])), rowid: integer(v[2])}
-			from, more = queue+"\x00", true // the name that sorts next
+			found := line{queue: text(v[0]), priority: int(integer(v[1])), rowid: integer(v[2])}
+			l.known[found.queue] = found
+			l.order = append(l.order, found)
+			from, more = found.queue+"\x00", true // the name that sorts next
 		}
 	}
+	heap.Init(&l.order)
 }
 
 // ---- The goroutine that looks for work ----

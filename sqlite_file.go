@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -104,6 +105,10 @@ func checkOrCreate(path string, readOnly bool) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("it is not a regular file")
 	}
+	if n := hardLinks(info); n > 1 && !readOnly {
+		return fmt.Errorf("it has %d names (hard links); want one: each name would have a -wal of its own, and jobs "+
+			"would be lost. Remove the other names, or make symbolic links of them", n)
+	}
 	return nil
 }
 
@@ -121,18 +126,21 @@ func createFile(path string) error {
 
 // openReadOnly opens the readers of a storage that never writes.
 func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
-	_, err := os.Stat(s.path + "-wal")
-	if !errors.Is(err, fs.ErrNotExist) {
-		return s.openReaders(ctx, "ro")
+	wal, err := os.Stat(s.path + "-wal")
+	mode := "ro"
+	if errors.Is(err, fs.ErrNotExist) {
+		// SQLite makes an empty -wal to read a file in WAL mode, and only a connection that may write
+		// removes it again.
+		mode = "rw"
 	}
-	// SQLite makes an empty -wal to read a file in WAL mode, and only a connection that may write removes
-	// it again.
-	err = s.openReaders(ctx, "rw")
-	if !isCode(err, codeReadOnly) && !isCode(err, codeCantOpen) {
+	atRest := mode == "rw" || err == nil && wal.Size() == 0
+	err = s.openReaders(ctx, mode)
+	denied := isCode(err, codeReadOnly) || isCode(err, codeCantOpen)
+	if !denied || !atRest {
 		return err
 	}
-	// The user may not make files in this folder. Nobody else has made a -wal, so nobody writes: no locks
-	// are needed.
+	// The user may not make files in this folder, or may not use the -wal, and there is nothing in it. So
+	// SQLite can read the file without locks.
 	s.readers.Close()
 	s.leases.Close()
 	return s.openReaders(ctx, "ro&immutable=1")
@@ -141,17 +149,13 @@ func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
 // openReaders opens the connections that read, and refuses a file that is not ours. The mode is SQLite's:
 // ro or rw.
 func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
-	dsn := s.dsn("mode=" + mode + "&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
-	readers, err := sql.Open("sqlite", dsn)
+	c, err := s.connector("mode="+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)", false)
 	if err != nil {
 		return err
 	}
-	readers.SetMaxOpenConns(4)
-	s.readers = readers
-	s.leases, err = sql.Open("sqlite", dsn)
-	if err != nil {
-		return err
-	}
+	s.readers = sql.OpenDB(c)
+	s.readers.SetMaxOpenConns(4)
+	s.leases = sql.OpenDB(c)
 	s.leases.SetMaxOpenConns(1)
 	_, err = s.inspectSchema(s.reader(ctx))
 	return err
@@ -160,7 +164,11 @@ func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
 // openWriter opens the connection that writes, and migrates the file in one transaction.
 func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	// SQLite's own busy_timeout starves: its sleeps grow while others take the lock. The retries are ours.
-	conn, err := s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)"))
+	c, err := s.connector("mode=rw&_pragma=busy_timeout(0)", true)
+	if err != nil {
+		return err
+	}
+	conn, err := c.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -197,12 +205,55 @@ func execPatiently(ctx context.Context, q *session, statement string) error {
 	}
 }
 
-// dsn returns the driver's name for the file. Only an escaped path may hold the characters ? and #.
-func (s *SQLiteStorage) dsn(settings string) string {
-	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?" + settings
+// connector makes connections of one kind to a file. They keep the -wal: SQLite does not remove it when
+// such a connection closes the file last. Otherwise a process whose locks are gone (because it read the
+// file itself, and POSIX drops a process's locks when it closes any descriptor of a file) would go on
+// writing into a -wal that is removed.
+type connector struct {
+	driver  driver.Driver
+	dsn     string
+	wal     string // the name of the -wal
+	keepWAL bool   // also if there was none: connections that only read, or refuse the file, leave nothing behind
 }
 
-// disconnect closes what open has opened.
+func (s *SQLiteStorage) connector(settings string, keepWAL bool) (connector, error) {
+	db, err := sql.Open("sqlite", "") // connects to nothing
+	if err != nil {
+		return connector{}, err
+	}
+	defer db.Close()
+	path := (&url.URL{Path: s.path}).EscapedPath() // a path may hold the characters ? and #
+	return connector{
+		driver:  db.Driver(),
+		dsn:     "file:" + path + "?" + settings + fmt.Sprintf("&_pragma=journal_size_limit(%d)", maxWAL),
+		wal:     s.path + "-wal",
+		keepWAL: keepWAL,
+	}, nil
+}
+
+// maxWAL is to how many bytes SQLite cuts a -wal that has grown larger, once it is no longer needed.
+const maxWAL = 16 << 20
+
+// Driver implements [driver.Connector].
+func (c connector) Driver() driver.Driver { return c.driver }
+
+// Connect implements [driver.Connector].
+func (c connector) Connect(context.Context) (driver.Conn, error) {
+	_, notThere := os.Stat(c.wal)
+	conn, err := c.driver.Open(c.dsn)
+	if err != nil {
+		return nil, err
+	}
+	if !c.keepWAL && notThere != nil {
+		return conn, nil
+	}
+	if _, err := conn.(sqlite.FileControl).FileControlPersistWAL("main", 1); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// disconnect closes what open has opened. The writer comes last, because it keeps the -wal.
 func (s *SQLiteStorage) disconnect() error {
 	var errs []error
 	if s.readers != nil {
@@ -319,19 +370,19 @@ type migration struct {
 	then   []string // statements that need the columns
 }
 
-// column is a column that Python's tables lack. Python inserts rows without it, so the initial value must mean "an
-// ordinary job, due now". A column that a file has already is not added again.
+// column is a column that Python's tables lack. Python inserts rows without it, so the initial value must
+// mean "an ordinary job, due now". A column that a file has already is not added again.
 type column struct{ name, kind, initial string }
 
-// firstVersion is the version that migrations[0] makes of any older file. Version 0 is the Python library's, or an
-// empty file. Versions 1 and 2 were never released.
+// firstVersion is the version that migrations[0] makes of any older file. Version 0 is the Python
+// library's, or an empty file. Versions 1 and 2 were never released.
 const firstVersion = 3
 
 // schemaVersion is the newest version, as PRAGMA user_version counts.
 const schemaVersion = firstVersion + len(migrations) - 1
 
-// migrations are append-only: each one makes the next version. To change the condition of an index, drop it and make
-// another under a new name, because CREATE INDEX IF NOT EXISTS changes none.
+// migrations are append-only: each one makes the next version. To change the condition of an index, drop it
+// and make another under a new name, because CREATE INDEX IF NOT EXISTS changes none.
 var migrations = [...]migration{
 	{
 		tables: slices.Concat(pythonTables, []string{
@@ -339,7 +390,8 @@ var migrations = [...]migration{
 			`CREATE TABLE IF NOT EXISTS pinion_limits (
 				queue TEXT PRIMARY KEY,
 				most INTEGER NOT NULL)`,
-			// The ends of jobs, by minute or hour: at is when that began, in Unix seconds; took is in seconds.
+			// The ends of jobs, by minute or hour: at is when that began, in Unix seconds; took is in
+			// seconds.
 			`CREATE TABLE IF NOT EXISTS pinion_ends (
 				at INTEGER NOT NULL,
 				queue TEXT NOT NULL,
@@ -401,7 +453,8 @@ var migrations = [...]migration{
 			// The most urgent of what is due, if that is more than is made ready at once.
 			`CREATE INDEX IF NOT EXISTS jobs_urgent ON jobs(priority DESC, run_at)
 				WHERE status='PENDING' AND future=1`,
-			// All that runs, and how many of a queue. Not by heartbeat_at: every heartbeat would move its row.
+			// All that runs, and how many of a queue. Not by heartbeat_at: every heartbeat would move its
+			// row.
 			`CREATE INDEX IF NOT EXISTS jobs_running3 ON jobs(queue)
 				WHERE status='RUNNING'`,
 			`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key3 ON jobs(key)
@@ -487,8 +540,11 @@ func listingFrom(table string, missing []column) string {
 // migrate brings the file to schemaVersion, inside the caller's transaction.
 func (s *SQLiteStorage) migrate(q *session) error {
 	version, err := s.inspectSchema(q) // again: another process may have migrated the file meanwhile
-	if err != nil || version == schemaVersion {
+	if err != nil {
 		return err
+	}
+	if version == schemaVersion {
+		return checkWritable(q)
 	}
 	for _, m := range migrations[max(version+1-firstVersion, 0):] {
 		for _, statement := range m.tables {
@@ -506,6 +562,15 @@ func (s *SQLiteStorage) migrate(q *session) error {
 	}
 	_, err = s.inspectSchema(q)
 	return err
+}
+
+// checkWritable returns an error if this user may not write the file. BEGIN IMMEDIATE alone returns none.
+func checkWritable(q *session) error {
+	q.exec("SAVEPOINT writable")
+	q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
+	q.exec("ROLLBACK TO writable")
+	q.exec("RELEASE writable")
+	return q.err
 }
 
 // addColumns adds columns to a table, unless it has them.
@@ -559,8 +624,8 @@ var explanations = []struct {
 }{
 	{codeNotADB, "it is not a SQLite database"},
 	{codeReadOnly, "the file or its folder is read-only for this user"},
-	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, " +
-		"or its folder cannot be written"},
+	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, or the -wal and -shm " +
+		"beside it, or its folder cannot be written"},
 	{codeFull, "the disk is full; nothing can be stored until there is room"},
 	{codeIOErr, "I/O error: the disk is full, over quota or failing; check free space and the system log"},
 	{codeCorrupt, "the file is damaged; stop every program that uses it and restore a backup, " +

@@ -80,8 +80,9 @@ func TestAPathMayHoldAnyCharacter(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if found := slices.Collect(maps.Keys(folder(t, dir))); !slices.Equal(found, []string{name}) {
-					t.Errorf("the folder holds %q", found)
+				found := slices.Sorted(maps.Keys(folder(t, dir)))
+				if diff := gocmp.Diff([]string{name, name + "-shm", name + "-wal"}, found); diff != "" {
+					t.Errorf("the folder (-want +got):\n%s", diff)
 				}
 			})
 		}
@@ -254,6 +255,42 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 				t.Errorf("the folder has changed (-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A process that reads the file itself loses its locks on it: POSIX. Whoever closes the file last then must not remove
+// the -wal, into which that process goes on writing.
+func TestTheWALOutlivesAProcessThatClosesTheFile(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("before"))
+	if _, err := os.ReadFile(path); err != nil { // the locks of this process are gone
+		t.Fatal(err)
+	}
+	start, end := process(t, "enqueue", path)
+	start()
+	end()
+	mustEnqueue(t, s, NewJob("after"))
+	if err := s.checkReplaced(); err != nil {
+		t.Error(err)
+	}
+	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "before sent after" {
+		t.Errorf("the jobs are %q", got)
+	}
+}
+
+func TestClosingEmptiesTheWAL(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s, err := OpenSQLite(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEnqueue(t, s, NewJob("a"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path + "-wal")
+	if err != nil || info.Size() != 0 {
+		t.Errorf("the -wal has %d bytes, error %v", info.Size(), err)
 	}
 }
 

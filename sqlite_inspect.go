@@ -2,12 +2,16 @@ package pinion
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -175,8 +179,8 @@ func (f Filter) where(timeColumn string) conditions {
 	if f.Queue != "" {
 		c.and("queue=?", f.Queue)
 	}
-	if f.Task != "" {
-		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", f.Task, "*[^\x01-\x7f]*")
+	if f.Task != "" && isASCII(f.Task) {
+		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", f.Task, notASCII)
 	}
 	if f.Key != "" {
 		c.and("key=?", f.Key)
@@ -200,7 +204,15 @@ func jsonStrings(list []string) string {
 	return string(encoded)
 }
 
-// matchesTask compares the name of a task. SQLite can do that for a name of ASCII letters only.
+// notASCII is a pattern of names that SQLite cannot compare: it knows the case of ASCII letters only, and "K" may also be
+// the sign for Kelvin.
+const notASCII = "*[^\x01-\x7f]*"
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+}
+
+// matchesTask compares the name of a task as a registry does.
 func (f Filter) matchesTask(name string) bool {
 	return f.Task == "" || strings.EqualFold(name, f.Task)
 }
@@ -599,7 +611,7 @@ func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...
 		return nil, wrap(verb, errReadOnly)
 	}
 	var rows []chosenRow
-	q := s.reader(ctx)
+	q := s.leaseReader(ctx) // ReapStale calls it, and must not wait for listings
 	for row := range q.rows(query, args...) {
 		rows = append(rows, chosenRow{rowid: row[0], id: row[1]})
 	}
@@ -700,6 +712,60 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 	}
 }
 
+// ---- Backup ----
+
+// Backup copies the queue, as it is at one moment, into a new file at path, which gets mode 0600. Workers and producers
+// go on meanwhile. The copy is a queue like any other: OpenSQLite opens it, and workers then run its jobs, also those
+// that were RUNNING when the copy was made.
+//
+// It is the way to copy a queue in use. A program that reads the file itself misses what stands in the -wal. If it runs in
+// the same process, SQLite's locks on the file are lost, too.
+func (s *SQLiteStorage) Backup(ctx context.Context, path string) error {
+	err := s.backup(ctx, path)
+	if err != nil {
+		return wrap("backup to "+path, err)
+	}
+	return nil
+}
+
+func (s *SQLiteStorage) backup(ctx context.Context, path string) error {
+	if q := s.reader(ctx); q.err != nil {
+		return q.err
+	}
+	path, err := filepath.Abs(path) // SQLite would take file:… for a URI
+	if err != nil {
+		return err
+	}
+	// SQLite writes into an empty file, and would make a missing one that everybody can read.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	err = s.vacuumInto(ctx, path)
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// vacuumInto copies the file. It has a connection of its own, because the readers' cannot write, not even elsewhere.
+func (s *SQLiteStorage) vacuumInto(ctx context.Context, path string) error {
+	c, err := s.connector("mode=ro&_pragma=busy_timeout(5000)", false)
+	if err != nil {
+		return err
+	}
+	db := sql.OpenDB(c)
+	_, err = db.ExecContext(ctx, `VACUUM INTO ?`, path)
+	closeErr := db.Close()
+	if err == nil {
+		err = closeErr
+	}
+	return err
+}
+
 // ---- The file's health ----
 
 // SQLiteReport is what [SQLiteStorage.Check] finds.
@@ -709,6 +775,9 @@ type SQLiteReport struct {
 	Journal  string   // PRAGMA journal_mode: "wal", once this package has written
 	Size     int64    // in bytes
 	Free     int64    // how many bytes of Size are unused
+	Links    int      // how many names (hard links) the file has; more than one is dangerous
+	Paused   []string // queues with the limit 0
+	Expired  []string // ids of RUNNING jobs whose lease has expired, at most 100; a running worker takes them back
 	Damage   []string // what PRAGMA quick_check finds wrong with the file, at most 100 lines
 	Unusable []string // unfinished jobs that no worker can run, with the reason; at most 100
 }
@@ -729,8 +798,37 @@ func (s *SQLiteStorage) Check(ctx context.Context) (SQLiteReport, error) {
 		Free:    pageSize * integer(q.value("PRAGMA freelist_count")),
 		Damage:  damage(q),
 	}
+	info, err := os.Stat(s.path)
+	if err != nil {
+		q.fail(err)
+		return report, wrap("check", q.err)
+	}
+	report.Links = hardLinks(info)
+	report.Paused = s.paused(q)
+	report.Expired = s.expired(q, time.Now())
 	report.Unusable = s.unusable(q)
 	return report, wrap("check", q.err)
+}
+
+// paused returns the queues that are paused.
+func (s *SQLiteStorage) paused(q *session) (queues []string) {
+	if !s.indexed { // an older file has no such table
+		return nil
+	}
+	for row := range q.rows(`SELECT queue FROM pinion_limits WHERE most=0 ORDER BY queue`) {
+		queues = append(queues, text(row[0]))
+	}
+	return queues
+}
+
+// expired returns the ids of the running jobs whose own lease has expired. Claims of Python's have none.
+func (s *SQLiteStorage) expired(q *session, now time.Time) (ids []string) {
+	query := fmt.Sprintf(`SELECT id%sWHERE status='RUNNING' AND lease>0 AND heartbeat_at+lease<? LIMIT %d`,
+		s.jobs, maxFindings)
+	for row := range q.rows(query, seconds(now)) {
+		ids = append(ids, text(row[0]))
+	}
+	return ids
 }
 
 // damage returns what SQLite finds wrong with the file.

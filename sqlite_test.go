@@ -56,6 +56,22 @@ func commits(t *testing.T, path string) (n int) {
 	return n
 }
 
+// reapAll takes back all claims that have expired: it looks a second time after the gap, and returns how many there were.
+func reapAll(t *testing.T, s Storage, visibility time.Duration) int {
+	t.Helper()
+	for range 2 {
+		n, err := s.ReapStale(t.Context(), visibility)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			return n
+		}
+		time.Sleep(reapGap(visibility))
+	}
+	return 0
+}
+
 func dequeueLater(ctx context.Context, s Storage, max int, queues ...string) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
@@ -183,7 +199,7 @@ func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 	allowed := regexp.MustCompile(`^(SEARCH jobs USING (INTEGER PRIMARY KEY \(rowid=\?\)|(COVERING )?INDEX sqlite_autoindex_jobs_1 \(id=\?\))` +
 		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready3 \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key3 \(key=\?\)|jobs_finished3 \(<expr><\?\))` +
 		`|SCAN jobs USING INDEX jobs_running3|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING (COVERING )?INDEX jobs_(ready3|future|aside)` +
-		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|CO-ROUTINE \(subquery-\d+\)|SCAN \(subquery-\d+\)|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
+		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|CO-ROUTINE \(subquery-\d+\)|SCAN \(subquery-\d+\)|(SCAN|SEARCH) pinion_(limits|ends)( USING .*)?|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
 	synctest.Test(t, func(t *testing.T) {
 		for _, analyzed := range []bool{false, true} {
 			s, path := newSQLite(t)
@@ -602,8 +618,8 @@ func TestRowsThatNobodyCanRunAreDeadLetteredOrLeftAndBlockNone(t *testing.T) {
 
 	// Nor do they stop the reaper, the replay or the pruning.
 	o.exec("UPDATE jobs SET status='RUNNING', heartbeat_at=0 WHERE status='FAILED'")
-	if n, err := s.ReapStale(t.Context(), time.Second); n != len(dead) || err != nil {
-		t.Errorf("ReapStale: %d, %v", n, err)
+	if n := reapAll(t, s, time.Millisecond); n != len(dead) {
+		t.Errorf("ReapStale took back %d claims, want %d", n, len(dead))
 	}
 	if jobs := dueNow(t, s, 5); len(jobs) > 0 {
 		t.Errorf("there is %q to do", tasksOf(jobs))
@@ -652,6 +668,7 @@ func TestTimesAreStoredExactToTheMicrosecond(t *testing.T) {
 		}
 		want := *job
 		want.Status, want.RunAt, want.CreatedAt, want.HeartbeatAt, want.FinishedAt = StatusSuccess, microTime(due), microTime(created), microTime(claimed), microTime(time.Now())
+		want.LeaseUntil = time.Time{}
 		if diff := gocmp.Diff(&want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
@@ -796,12 +813,10 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, queue := range stats.Queues {
-			done = queue.SuccessHour
-			if queue.FailedHour > 0 {
-				t.Fatalf("%d jobs have failed", queue.FailedHour)
-			}
+		if stats.Total.FailedHour > 0 {
+			t.Fatalf("%d jobs have failed", stats.Total.FailedHour)
 		}
+		done = stats.Total.SuccessHour
 	}
 	for i := range stop {
 		stop[i]()

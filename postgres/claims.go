@@ -18,44 +18,61 @@ import (
 // lock the rows in the same order, or skip locked ones, and verbs that meet do not deadlock. If the planner chooses
 // another order after all, the server detects the deadlock, and the verb is tried again.
 const (
-	isHeld   = `j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING'`
-	handedIn = `unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)`
-	// The end of an UPDATE of the jobs that are held.
-	ofHeld = ` FROM ` + handedIn + ` WHERE ` + isHeld + ` RETURNING h.id, h.claim, h.attempts, j.canceled`
+	isHeldSQL   = `j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING'`
+	handedInSQL = `unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)`
 
-	// Whatever gives a claim up without success ends a canceled job instead. @canceled is the text of ErrCanceled.
-	giveUp = `UPDATE @jobs j SET status=CASE WHEN canceled THEN 'FAILED' ELSE 'PENDING' END,
+	// setClaimEndedSQL is what the end of every claim sets.
+	setClaimEndedSQL = `lease=NULL, doubted_at=NULL, started_at=NULL`
+
+	// giveUpSQL begins whatever gives a claim up without success. It ends a canceled job instead, with the text of
+	// ErrCanceled, which @canceled stands for.
+	giveUpSQL = `UPDATE @jobs j SET ` + setClaimEndedSQL + `, status=CASE WHEN canceled THEN 'FAILED' ELSE 'PENDING' END,
 		finished_at=CASE WHEN canceled THEN statement_timestamp() END`
 
-	markDoneSQL = `UPDATE @jobs j SET status='SUCCESS', finished_at=statement_timestamp(), result=h.result
+	// What a statement returns of each job, and what the count of ends needs.
+	returningSQL = ` RETURNING h.id, h.claim, h.attempts, j.canceled, j.queue, j.task, j.status, j.claim AS claimed`
+
+	// countEndsSQL follows ended AS (…), the jobs whose claims a statement has ended, and counts those that are finished.
+	countEndsSQL = `,
+		counted AS (INSERT INTO @ends (at, queue, task, succeeded, failed, took)
+			SELECT date_trunc('second', statement_timestamp()), queue, task,
+				count(*) FILTER (WHERE status='SUCCESS'), count(*) FILTER (WHERE status='FAILED'),
+				sum(greatest(statement_timestamp()-to_timestamp(claimed/1e6), interval '0'))
+			FROM ended WHERE status IN ('SUCCESS', 'FAILED') GROUP BY queue, task)`
+	// A limited queue has room when a claim of it has ended.
+	endedSQL = `
+		SELECT id, claim, attempts, canceled AND status='FAILED', queue IN (SELECT queue FROM @limits) FROM ended`
+
+	markDoneSQL = `WITH ended AS (UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='SUCCESS', finished_at=statement_timestamp(),
+			result=h.result
 		FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS h(id, claim, attempts, result)
-		WHERE ` + isHeld + ` RETURNING h.id, h.claim, h.attempts, false`
-	markFailedSQL = giveUp + `, error=CASE WHEN canceled THEN '@canceled' ELSE $4 END,
+		WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
+	markFailedSQL = `WITH ended AS (` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE $4 END, reaped=0,
 			run_at=CASE WHEN canceled THEN run_at ELSE $5 END,
-			future=NOT canceled AND coalesce($5>statement_timestamp(), false)` + ofHeld
-	deadLetterSQL = `UPDATE @jobs j SET status='FAILED', finished_at=statement_timestamp(),
+			future=NOT canceled AND coalesce($5>statement_timestamp(), false)
+		FROM ` + handedInSQL + ` WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
+	deadLetterSQL = `WITH ended AS (UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='FAILED', finished_at=statement_timestamp(),
 			error=CASE WHEN canceled THEN '@canceled' ELSE $4 END,
 			attempts=CASE WHEN canceled THEN j.attempts ELSE $5 END,
-			dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END` + ofHeld
-	releaseSQL = giveUp + `, error=CASE WHEN canceled THEN '@canceled' ELSE coalesce($5, error) END,
+			result=coalesce($6, result),
+			dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END
+		FROM ` + handedInSQL + ` WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
+	releaseSQL = `WITH ended AS (` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE coalesce($5, error) END, reaped=0,
 			attempts=CASE WHEN canceled THEN j.attempts ELSE j.attempts-1 END,
 			run_at=CASE WHEN canceled THEN run_at ELSE $4 END,
-			future=NOT canceled AND coalesce($4>statement_timestamp(), false)` + ofHeld
-	heartbeatSQL = `UPDATE @jobs j SET heartbeat_at=statement_timestamp()` + ofHeld
+			future=NOT canceled AND coalesce($4>statement_timestamp(), false)
+		FROM ` + handedInSQL + ` WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
 
-	// The jobs that look as an earlier try may have left them: nobody else has claimed them since.
-	settledSQL = `SELECT h.id, h.claim, h.attempts, j.canceled AND j.status='FAILED' FROM @jobs j, ` + handedIn + `
+	heartbeatSQL = `UPDATE @jobs j SET heartbeat_at=statement_timestamp(), doubted_at=NULL,
+			started_at=coalesce(j.started_at, h.started_at), result=coalesce(h.result, j.result)
+		FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[])
+			AS h(id, claim, attempts, started_at, result)
+		WHERE ` + isHeldSQL + ` RETURNING h.id, h.claim, h.attempts, false, false`
+
+	// settledSQL returns the jobs that look as an earlier try of the verb may have left them: nobody has claimed them since.
+	settledSQL = `SELECT h.id, h.claim, h.attempts, j.canceled AND j.status='FAILED', false FROM @jobs j, ` + handedInSQL + `
 		WHERE j.id=h.id AND j.claim=h.claim
 			AND (j.status=$4 OR $4<>'SUCCESS' AND j.canceled AND j.status='FAILED')`
-
-	// $1 is the visibility timeout, and $2 the same and the time that the call has waited.
-	reapStaleSQL = `WITH c AS (SELECT seq FROM @jobs WHERE status='RUNNING' AND heartbeat_at<statement_timestamp()-$2::interval
-			ORDER BY seq FOR UPDATE SKIP LOCKED)
-		` + giveUp + `, error=CASE WHEN canceled THEN '@canceled' ELSE 'lease expired' END, reaped=j.reaped+1,
-			future=NOT canceled AND j.reaped>0,
-			run_at=CASE WHEN canceled THEN j.run_at WHEN j.reaped=0 THEN NULL
-				ELSE statement_timestamp()+random()*least(greatest(j.attempts, 1), 1000)*$1::interval END
-		FROM c WHERE j.seq=c.seq`
 )
 
 // claimKey identifies a claim in what a statement returns.
@@ -78,12 +95,18 @@ func handIn(jobs []*pinion.Job) (args []any, ordered []*pinion.Job) {
 	return []any{ids, claims, attempts}, ordered
 }
 
-// collectClaims adds the claims that a statement returns to found, with whether each was canceled.
-func collectClaims(found map[claimKey]bool, rows pgx.Rows) error {
+// claimFate is what a statement returns of a claim.
+type claimFate struct {
+	canceled bool // the job has ended as canceled
+	limited  bool // its queue has a limit, and now room for another job
+}
+
+// collectFates adds the claims that a statement returns to found.
+func collectFates(found map[claimKey]claimFate, rows pgx.Rows) error {
 	var key claimKey
-	var canceled bool
-	_, err := pgx.ForEachRow(rows, []any{&key.id, &key.claim, &key.attempts, &canceled}, func() error {
-		found[key] = canceled
+	var fate claimFate
+	_, err := pgx.ForEachRow(rows, []any{&key.id, &key.claim, &key.attempts, &fate.canceled, &fate.limited}, func() error {
+		found[key] = fate
 		return nil
 	})
 	return err
@@ -96,38 +119,44 @@ type ending struct {
 	leaves          pinion.Status // what the statement makes of the jobs; empty if they stay RUNNING
 }
 
-// end runs the statement for the jobs whose claims are held. It returns the other jobs, and those that ended as canceled.
+// end runs the statement for the jobs whose claims are held. It returns the other jobs, and those that ended as canceled. It
+// wakes waiting Dequeues if there may be something to claim now.
 func (s *Storage) end(ctx context.Context, e ending, jobs []*pinion.Job) (lost, canceled []*pinion.Job, err error) {
 	handed, _ := handIn(jobs)
-	var ours map[claimKey]bool // held by the caller, to whether canceled
+	var held map[claimKey]claimFate
 	err = s.write(ctx, e.verb, func(ctx context.Context, conn *pgx.Conn, again bool) error {
-		ours = make(map[claimKey]bool, len(jobs))
+		held = make(map[claimKey]claimFate, len(jobs))
 		if len(jobs) == 0 {
 			return nil
 		}
 		if again && e.leaves != "" {
 			rows, _ := conn.Query(ctx, s.sql(settledSQL), append(slices.Clone(handed), e.leaves)...)
-			if err := collectClaims(ours, rows); err != nil {
+			if err := collectFates(held, rows); err != nil {
 				return err
 			}
 		}
 		rows, _ := conn.Query(ctx, s.sql(e.statement), append(slices.Clone(handed), e.args...)...)
-		return collectClaims(ours, rows)
+		return collectFates(held, rows)
 	})
 	if err != nil {
 		return nil, nil, err
 	}
+	roomMade := false
 	for _, job := range jobs {
 		key := keyOf(job)
-		wasCanceled, held := ours[key]
-		if !held {
+		fate, found := held[key]
+		if !found {
 			lost = append(lost, job)
-		} else if wasCanceled {
+		} else if fate.canceled {
 			canceled = append(canceled, job)
 		}
+		roomMade = roomMade || fate.limited
 		if e.leaves != "" {
-			delete(ours, key) // a job that is handed in twice has lost its claim the second time
+			delete(held, key) // a job that is handed in twice has lost its claim the second time
 		}
+	}
+	if roomMade || e.leaves == pinion.StatusPending {
+		s.announceJobs()
 	}
 	return lost, canceled, nil
 }
@@ -147,24 +176,30 @@ func (s *Storage) endOne(ctx context.Context, e ending, job *pinion.Job) error {
 // MarkDone implements [pinion.Storage].
 func (s *Storage) MarkDone(ctx context.Context, jobs ...*pinion.Job) (lost []*pinion.Job, err error) {
 	_, ordered := handIn(jobs)
-	results := make([]*string, len(jobs))
-	for i, job := range ordered {
-		if json.Valid(job.Result) {
-			results[i] = new(string(job.Result))
-		}
-	}
-	lost, _, err = s.end(ctx, ending{"mark done", markDoneSQL, []any{results}, pinion.StatusSuccess}, jobs)
+	lost, _, err = s.end(ctx, ending{"mark done", markDoneSQL, []any{results(ordered)}, pinion.StatusSuccess}, jobs)
 	return lost, err
+}
+
+// results returns the Result of each job as it is stored.
+func results(jobs []*pinion.Job) []*string {
+	texts := make([]*string, len(jobs))
+	for i, job := range jobs {
+		texts[i] = resultOrNull(job)
+	}
+	return texts
+}
+
+func resultOrNull(job *pinion.Job) *string {
+	if !json.Valid(job.Result) {
+		return nil
+	}
+	return new(string(job.Result))
 }
 
 // MarkFailed implements [pinion.Storage].
 func (s *Storage) MarkFailed(ctx context.Context, job *pinion.Job, cause error, retryAt time.Time) error {
 	args := []any{pinion.ErrorText(cause), timeOrNull(retryAt)}
-	err := s.endOne(ctx, ending{"mark failed", markFailedSQL, args, pinion.StatusPending}, job)
-	if err == nil {
-		s.announceJobs()
-	}
-	return err
+	return s.endOne(ctx, ending{"mark failed", markFailedSQL, args, pinion.StatusPending}, job)
 }
 
 // DeadLetter implements [pinion.Storage].
@@ -177,7 +212,7 @@ func (s *Storage) DeadLetter(ctx context.Context, job *pinion.Job, cause error) 
 }
 
 func (s *Storage) bury(ctx context.Context, job *pinion.Job, cause error, attempts int) error {
-	args := []any{pinion.ErrorText(cause), attempts}
+	args := []any{pinion.ErrorText(cause), attempts, resultOrNull(job)}
 	return s.endOne(ctx, ending{"dead-letter", deadLetterSQL, args, pinion.StatusFailed}, job)
 }
 
@@ -190,34 +225,16 @@ func (s *Storage) Release(ctx context.Context, at time.Time, cause error, jobs .
 		failure = new(pinion.ErrorText(cause))
 	}
 	args := []any{timeOrNull(at), failure}
-	lost, canceled, err = s.end(ctx, ending{"release", releaseSQL, args, pinion.StatusPending}, jobs)
-	if err == nil {
-		s.announceJobs()
-	}
-	return lost, canceled, err
+	return s.end(ctx, ending{"release", releaseSQL, args, pinion.StatusPending}, jobs)
 }
 
 // Heartbeat implements [pinion.Storage].
 func (s *Storage) Heartbeat(ctx context.Context, jobs ...*pinion.Job) (lost []*pinion.Job, err error) {
-	lost, _, err = s.end(ctx, ending{verb: "heartbeat", statement: heartbeatSQL}, jobs)
+	_, ordered := handIn(jobs)
+	started := make([]*time.Time, len(jobs))
+	for i, job := range ordered {
+		started[i] = timeOrNull(job.StartedAt)
+	}
+	lost, _, err = s.end(ctx, ending{verb: "heartbeat", statement: heartbeatSQL, args: []any{started, results(ordered)}}, jobs)
 	return lost, err
-}
-
-// ReapStale implements [pinion.Storage]. It also prunes jobs that finished longer ago than Retention.
-func (s *Storage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
-	called := time.Now()
-	visibility = max(visibility, 0)
-	err = s.write(ctx, "reap", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-		waited := time.Since(called) // for a connection; heartbeats may have waited as long
-		tag, err := conn.Exec(ctx, s.sql(reapStaleSQL), interval(visibility), interval(visibility+waited))
-		reaped += int(tag.RowsAffected())
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	if reaped > 0 {
-		s.announceJobs()
-	}
-	return reaped, s.pruneOld(ctx)
 }

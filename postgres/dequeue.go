@@ -12,87 +12,180 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
+// A job that is due is PENDING, not future, and in one of two places. Ready jobs are in the indexes by priority and age,
+// where claims find them. Jobs that were set aside are in indexes by task, where only those who know the task look.
 const (
-	isReady = `j.status='PENDING' AND NOT j.future`
+	isReadySQL = `j.status='PENDING' AND NOT j.future AND NOT j.aside`
+	isAsideSQL = `j.status='PENDING' AND NOT j.future AND j.aside`
 
-	// promote makes the jobs ready whose time has come: the index of claims cannot look at the clock.
+	anyAsideSQL = `EXISTS (SELECT FROM @jobs j WHERE ` + isAsideSQL + `)` // an empty index, as a rule
+
+	// promoteSQL makes the jobs ready whose time has come, because an index cannot look at the clock: at most 1,000, the
+	// highest priorities first. It goes from one priority to the next, because the due ones of all may be very many.
+	// SQL promises no order here, but a LATERAL join can only be a loop over p, which comes in order.
 	promoteSQL = `
-		WITH c AS (SELECT seq FROM @jobs WHERE status='PENDING' AND future AND run_at<=statement_timestamp()
-			ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED)
+		WITH RECURSIVE p(priority) AS (
+			(SELECT priority FROM @jobs WHERE status='PENDING' AND future
+				AND EXISTS (SELECT FROM @jobs WHERE status='PENDING' AND future AND run_at<=statement_timestamp())
+				ORDER BY priority DESC LIMIT 1)
+			UNION ALL
+			SELECT (SELECT j.priority FROM @jobs j WHERE j.status='PENDING' AND j.future AND j.priority<p.priority
+				ORDER BY j.priority DESC LIMIT 1) FROM p WHERE p.priority IS NOT NULL),
+		d AS MATERIALIZED (SELECT x.seq FROM p CROSS JOIN LATERAL (
+			SELECT j.seq FROM @jobs j WHERE j.status='PENDING' AND j.future AND j.priority=p.priority
+				AND j.run_at<=statement_timestamp() ORDER BY j.run_at LIMIT 1000) x LIMIT 1000),
+		c AS (SELECT j.seq FROM @jobs j WHERE j.seq IN (SELECT seq FROM d) AND j.status='PENDING' AND j.future
+			AND j.run_at<=statement_timestamp() FOR UPDATE SKIP LOCKED)
 		UPDATE @jobs j SET future=false FROM c WHERE j.seq=c.seq`
 
-	// Each claim chooses and locks candidates c, at most $1, and then takes them in order. Behind the first $2 it
-	// stops before a job that was claimed before. $3 is the number of the claim, $4 the worker.
-	takeCandidates = `,
-		k AS (SELECT seq, claim, row_number() OVER (ORDER BY priority DESC, seq) AS n FROM c)
-		UPDATE @jobs j SET status='RUNNING', attempts=j.attempts+1, heartbeat_at=statement_timestamp(), grab=$3, worker=$4,
-			claim=greatest(j.claim+1, (extract(epoch FROM statement_timestamp())*1000000)::bigint)
-		FROM k WHERE j.seq=k.seq AND k.n < coalesce((SELECT min(n) FROM k WHERE n>$2 AND claim>0), 1+$1)
+	// The parameters of all claims: $1 the tasks without regard to case, or NULL for all; $2 the queues, or NULL for all;
+	// $3 how many jobs at most; $4 how many of them are for free slots; $5 the number of the claim; $6 the worker; $7 the
+	// lease.
+	isKnownSQL    = `($1::text[] IS NULL OR ` + foldedSQL + `=ANY($1::text[]))`
+	candidatesSQL = `j.seq, j.priority, j.claim, j.key_until_start`
+	inOrderSQL    = ` ORDER BY j.priority DESC, j.seq LIMIT $3::bigint `
+
+	// isUnlimitedSQL makes a claim find nothing if one of its queues has a limit: claimLimitedSQL is for that.
+	isUnlimitedSQL = `NOT EXISTS (SELECT FROM @limits l WHERE $2::text[] IS NULL OR l.queue=ANY($2::text[]))`
+
+	readyOfAllSQL = `SELECT ` + candidatesSQL + ` FROM @jobs j WHERE ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL +
+		inOrderSQL + `FOR UPDATE SKIP LOCKED`
+	readyOfOneSQL = `SELECT ` + candidatesSQL + ` FROM @jobs j WHERE j.queue=$8 AND ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` +
+		isUnlimitedSQL + inOrderSQL + `FOR UPDATE SKIP LOCKED`
+	// The best of each queue, merged. Only what is chosen is locked, so that the rest is there for others.
+	readyOfSomeSQL = `SELECT ` + candidatesSQL + ` FROM @jobs j WHERE j.seq IN (SELECT seq FROM best) AND ` + isReadySQL + ` FOR UPDATE SKIP LOCKED`
+	bestOfSomeSQL  = `best AS MATERIALIZED (SELECT x.seq FROM unnest($2::text[]) AS q(name) CROSS JOIN LATERAL (
+			SELECT j.seq, j.priority FROM @jobs j WHERE j.queue=q.name AND ` + isReadySQL + ` AND ` + isKnownSQL + inOrderSQL + `) x
+		WHERE ` + isUnlimitedSQL + ` ORDER BY x.priority DESC, x.seq LIMIT $3::bigint),`
+
+	// The best of each known task among the jobs that were set aside.
+	asideOfAllSQL = `
+		SELECT x.seq FROM unnest($1::text[]) AS t(name) CROSS JOIN LATERAL (
+				SELECT j.seq, j.priority FROM @jobs j WHERE ` + foldedSQL + `=t.name AND ` + isAsideSQL + inOrderSQL + `) x
+			WHERE ` + anyAsideSQL + ` AND ` + isUnlimitedSQL + ` ORDER BY x.priority DESC, x.seq LIMIT $3::bigint`
+	asideOfSomeSQL = `
+		SELECT x.seq FROM unnest($2::text[]) AS q(name) CROSS JOIN unnest($1::text[]) AS t(name) CROSS JOIN LATERAL (
+				SELECT j.seq, j.priority FROM @jobs j WHERE j.queue=q.name AND ` + foldedSQL + `=t.name AND ` + isAsideSQL + inOrderSQL + `) x
+			WHERE ` + anyAsideSQL + ` AND ` + isUnlimitedSQL + ` ORDER BY x.priority DESC, x.seq LIMIT $3::bigint`
+	// For a claim of every task, which workers do not make. It sorts all that were set aside.
+	asideOfEverySQL = `
+		SELECT j.seq FROM @jobs j WHERE $1::text[] IS NULL AND ($2::text[] IS NULL OR j.queue=ANY($2::text[]))
+			AND ` + isAsideSQL + ` AND ` + isUnlimitedSQL + inOrderSQL
+
+	lockAsideSQL = `SELECT ` + candidatesSQL + ` FROM @jobs j WHERE j.seq IN (SELECT seq FROM outside) AND ` + isAsideSQL + ` FOR UPDATE SKIP LOCKED`
+
+	// takeSQL claims the first candidates. Behind the first $4 it stops before a job that must not be claimed ahead.
+	takeSQL = `
+		n AS (SELECT c.*, row_number() OVER (ORDER BY priority DESC, seq) AS n FROM c)
+		UPDATE @jobs j SET status='RUNNING', attempts=j.attempts+1, grab=$5::bigint, worker=$6::text, lease=$7::interval, heartbeat_at=statement_timestamp(),
+			claim=greatest(j.claim+1, (extract(epoch FROM statement_timestamp())*1000000)::bigint),
+			doubted_at=NULL, started_at=NULL, result=NULL, key_until_start=CASE j.key_until_start WHEN 1 THEN 2 ELSE j.key_until_start END
+		FROM n WHERE j.seq=n.seq AND n.n<=$3::bigint
+			AND n.n<coalesce((SELECT min(n) FROM n WHERE n>$4::bigint AND (claim>0 OR key_until_start>0 OR limited)), 1+$3::bigint)
 		RETURNING j.seq, ` + jobColumns
 
-	claimFromAllSQL = `
-		WITH c AS (SELECT j.seq, j.priority, j.claim FROM @jobs j WHERE ` + isReady + `
-			ORDER BY j.priority DESC, j.seq LIMIT $1 FOR UPDATE SKIP LOCKED)` + takeCandidates
-	claimFromOneSQL = `
-		WITH c AS (SELECT j.seq, j.priority, j.claim FROM @jobs j WHERE ` + isReady + ` AND j.queue=$5
-			ORDER BY j.priority DESC, j.seq LIMIT $1 FOR UPDATE SKIP LOCKED)` + takeCandidates
-	// The best of each queue, merged. Only what was chosen is locked, so that the rest is there for others.
-	claimFromSomeSQL = `
-		WITH b AS MATERIALIZED (SELECT x.seq FROM unnest($5::text[]) AS q(name) CROSS JOIN LATERAL (
-				SELECT j.seq, j.priority FROM @jobs j WHERE ` + isReady + ` AND j.queue=q.name
-				ORDER BY j.priority DESC, j.seq LIMIT $1) x
-			ORDER BY x.priority DESC, x.seq LIMIT $1),
-		c AS (SELECT j.seq, j.priority, j.claim FROM @jobs j WHERE j.seq IN (SELECT seq FROM b) AND ` + isReady + `
-			FOR UPDATE SKIP LOCKED)` + takeCandidates
+	mergeSQL = `
+		c AS (SELECT *, false AS limited FROM ready UNION ALL SELECT *, false FROM aside),` + takeSQL
+
+	claimFromAllSQL = `WITH ready AS (` + readyOfAllSQL + `),
+		outside AS MATERIALIZED ((` + asideOfAllSQL + `) UNION ALL (` + asideOfEverySQL + `)), aside AS (` + lockAsideSQL + `),` + mergeSQL
+	claimFromOneSQL = `WITH ready AS (` + readyOfOneSQL + `),
+		outside AS MATERIALIZED ((` + asideOfSomeSQL + `) UNION ALL (` + asideOfEverySQL + `)), aside AS (` + lockAsideSQL + `),` + mergeSQL
+	claimFromSomeSQL = `WITH ` + bestOfSomeSQL + ` ready AS (` + readyOfSomeSQL + `),
+		outside AS MATERIALIZED ((` + asideOfSomeSQL + `) UNION ALL (` + asideOfEverySQL + `)), aside AS (` + lockAsideSQL + `),` + mergeSQL
 
 	claimedSQL = `SELECT j.seq, ` + jobColumns + ` FROM @jobs j WHERE j.status='RUNNING' AND j.grab=$1`
 )
 
+const defaultLease = 10 * time.Second
+
 // Dequeue implements [pinion.Storage].
 func (s *Storage) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
-	if opts.Max < 1 {
-		return nil, fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", opts.Max)
+	w, err := newWish(opts)
+	if err != nil {
+		return nil, err
 	}
-	if opts.Ahead < 0 || opts.Ahead > opts.Max {
-		return nil, fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to Max, which is %d", opts.Ahead, opts.Max)
-	}
-	opts.Queues = queueNames(opts.Queues)
 	if opts.NoWait || opts.Ahead == opts.Max {
-		return s.claimDue(ctx, opts)
+		return s.claimDue(ctx, w)
 	}
-	l := s.laneFor(opts)
+	l := s.laneFor(w)
 	if err := s.enter(ctx, l); err != nil {
 		return nil, err
 	}
 	defer l.leave()
 	for {
 		if l.mayHaveJobs() {
-			jobs, err := s.look(ctx, l, opts)
+			jobs, err := s.look(ctx, l, w)
 			if len(jobs) > 0 || err != nil {
 				return jobs, err
 			}
 		}
-		if err := s.awaitJobs(ctx, l, opts); err != nil {
+		if err := s.awaitJobs(ctx, l, w); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// queueNames returns the names as they are stored, sorted and each once.
-func queueNames(queues []string) []string {
-	names := make([]string, len(queues))
-	for i, name := range queues {
-		names[i] = storable(queueName(name))
+// wish is what a Dequeue asks for, as the statements take it.
+type wish struct {
+	most, slots int
+	worker      string
+	lease       time.Duration
+	tasks       []string // without regard to case, sorted, each once; nil: every task
+	queues      []string // sorted, each once; nil: every queue
+}
+
+func newWish(opts pinion.DequeueOptions) (*wish, error) {
+	if opts.Max < 1 {
+		return nil, fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", opts.Max)
 	}
+	if opts.Ahead < 0 || opts.Ahead > opts.Max {
+		return nil, fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to Max, which is %d", opts.Ahead, opts.Max)
+	}
+	if opts.Lease < 0 {
+		return nil, fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", opts.Lease, defaultLease)
+	}
+	w := &wish{most: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker), lease: opts.Lease}
+	if w.lease == 0 {
+		w.lease = defaultLease
+	}
+	for _, name := range opts.Queues {
+		w.queues = append(w.queues, storable(queueName(name)))
+	}
+	for _, name := range opts.Tasks {
+		w.tasks = append(w.tasks, storable(fold(name)))
+	}
+	w.queues, w.tasks = distinct(w.queues), distinct(w.tasks)
+	return w, nil
+}
+
+func distinct(names []string) []string {
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
+// lane returns the name of the lane for Dequeues that wish for the same.
+func (w *wish) lane() string { return fmt.Sprintf("%q %q", w.queues, w.tasks) }
+
+// statement returns the claim for queues without limits, and its arguments from $8 on.
+func (w *wish) statement() (sql string, more []any) {
+	switch len(w.queues) {
+	case 0:
+		return claimFromAllSQL, nil
+	case 1:
+		return claimFromOneSQL, []any{w.queues[0]}
+	}
+	return claimFromSomeSQL, nil
+}
+
 // claimDue claims what is due now. A job whose arguments nobody can read becomes a dead letter, so that it does not hold
 // up those behind it.
-func (s *Storage) claimDue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
+func (s *Storage) claimDue(ctx context.Context, w *wish) ([]*pinion.Job, error) {
 	for {
-		rows, err := s.claim(ctx, opts)
+		if err := s.setAside(ctx, w); err != nil {
+			return nil, err
+		}
+		rows, err := s.claim(ctx, w)
 		if err != nil || len(rows) == 0 {
 			return nil, err
 		}
@@ -104,7 +197,7 @@ func (s *Storage) claimDue(ctx context.Context, opts pinion.DequeueOptions) ([]*
 			if r.unreadable == nil {
 				jobs = append(jobs, r.job)
 			} else if err := s.bury(ctx, r.job, r.unreadable, r.job.Attempts-1); err != nil {
-				return jobs, nil // the lease of this job and the next ones will expire
+				return jobs, nil // the leases of this job and the next ones will expire
 			}
 		}
 		if len(jobs) > 0 {
@@ -114,16 +207,8 @@ func (s *Storage) claimDue(ctx context.Context, opts pinion.DequeueOptions) ([]*
 }
 
 // claim claims what is due now. Each claim has a number, by which a try recognizes what an earlier one has claimed.
-func (s *Storage) claim(ctx context.Context, opts pinion.DequeueOptions) (rows []row, err error) {
+func (s *Storage) claim(ctx context.Context, w *wish) (rows []row, err error) {
 	number := s.claimNumber.Add(1)
-	statement, args := claimFromAllSQL, []any{opts.Max, opts.Max - opts.Ahead, number, storable(opts.Worker)}
-	switch len(opts.Queues) {
-	case 0:
-	case 1:
-		statement, args = claimFromOneSQL, append(args, opts.Queues[0])
-	default:
-		statement, args = claimFromSomeSQL, append(args, opts.Queues)
-	}
 	err = s.write(ctx, "dequeue", func(ctx context.Context, conn *pgx.Conn, again bool) error {
 		if again {
 			rows, err = collectRows(conn.Query(ctx, s.sql(claimedSQL), number))
@@ -131,15 +216,51 @@ func (s *Storage) claim(ctx context.Context, opts pinion.DequeueOptions) (rows [
 				return err
 			}
 		}
-		var batch pgx.Batch // one transaction, and one answer
-		batch.Queue(s.sql(promoteSQL))
-		batch.Queue(s.sql(statement), args...).Query(func(found pgx.Rows) (err error) {
-			rows, err = collectRows(found, nil)
-			return err
-		})
-		return conn.SendBatch(ctx, &batch).Close()
+		limited := s.limited.Load()
+		if !limited {
+			rows, limited, err = s.claimUnlimited(ctx, conn, w, number)
+		}
+		if limited && err == nil {
+			rows, limited, err = s.claimLimited(ctx, conn, w, number)
+		}
+		s.limited.Store(limited)
+		return err
 	})
 	return rows, err
+}
+
+// claimUnlimited claims jobs, or nothing if one of the queues has a limit.
+func (s *Storage) claimUnlimited(ctx context.Context, conn *pgx.Conn, w *wish, number int64) (rows []row, limited bool, err error) {
+	statement, more := w.statement()
+	return s.sendClaim(ctx, conn, w, number, statement, more...)
+}
+
+// claimLimited claims jobs where some of the queues may have limits. It is right without limits, too, but slower.
+func (s *Storage) claimLimited(ctx context.Context, conn *pgx.Conn, w *wish, number int64) (rows []row, limited bool, err error) {
+	return s.sendClaim(ctx, conn, w, number, claimLimitedSQL)
+}
+
+// sendClaim runs a claim and what comes before it, in one transaction and with one answer. limited reports whether one of
+// the queues has a limit, which cannot change until the transaction ends.
+func (s *Storage) sendClaim(ctx context.Context, conn *pgx.Conn, w *wish, number int64, claim string, more ...any) (
+	rows []row, limited bool, err error,
+) {
+	var batch pgx.Batch
+	if s.opts.NoListen { // the session's settings are not ours
+		for _, plan := range refusedPlans {
+			batch.Queue(`SELECT set_config($1, 'off', true)`, plan)
+		}
+	}
+	batch.Queue(s.sql(promoteSQL))
+	batch.Queue(s.sql(lockLimitsSQL), w.queues)
+	batch.Queue(s.sql(anyLimitsSQL), w.queues).QueryRow(func(found pgx.Row) error { return found.Scan(&limited) })
+	args := append([]any{w.tasks, w.queues, w.most, w.slots, number, w.worker, interval(w.lease)}, more...)
+	batch.Queue(s.sql(claim), args...).Query(func(found pgx.Rows) (err error) {
+		rows, err = collectRows(found, nil)
+		return err
+	})
+	err = conn.SendBatch(ctx, &batch).Close()
+	return rows, limited, err
 }
 
 func collectRows(found pgx.Rows, err error) ([]row, error) {
@@ -147,128 +268,4 @@ func collectRows(found pgx.Rows, err error) ([]row, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(found, scanRow)
-}
-
-// ---- Waiting ----
-
-const nextDueSQL = `
-	SELECT (SELECT extract(epoch FROM run_at-statement_timestamp())::float8 FROM @jobs
-			WHERE status='PENDING' AND future ORDER BY run_at LIMIT 1),
-		CASE WHEN cardinality($1::text[])=0 THEN EXISTS (SELECT FROM @jobs j WHERE ` + isReady + `)
-		ELSE EXISTS (SELECT FROM unnest($1::text[]) AS q(name) CROSS JOIN LATERAL (
-			SELECT FROM @jobs j WHERE ` + isReady + ` AND j.queue=q.name LIMIT 1) x) END`
-
-// lane is where the Dequeues of this process that ask for the same take turns: one looks and waits, and leaves what it
-// has learned to the next. Two that waited would both look for each job that comes.
-type lane struct {
-	turn chan struct{} // capacity 1: whoever has filled it owns the rest
-
-	woken  <-chan struct{} // nothing is due before this is closed; nil: there may be jobs
-	looked time.Time       // when the last look ended
-	took   time.Duration   // how long it took
-	found  int             // how many jobs it found
-}
-
-// laneFor returns the lane for Dequeues with these options.
-func (s *Storage) laneFor(opts pinion.DequeueOptions) *lane {
-	name := fmt.Sprintf("%q", opts.Queues)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.lanes[name] == nil {
-		s.lanes[name] = &lane{turn: make(chan struct{}, 1)}
-	}
-	return s.lanes[name]
-}
-
-// enter waits for the turn in a lane.
-func (s *Storage) enter(ctx context.Context, l *lane) error {
-	select {
-	case l.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closing.Done():
-		return pinion.ErrClosed
-	}
-}
-
-func (l *lane) leave() { <-l.turn }
-
-func (l *lane) mayHaveJobs() bool { return l.woken == nil }
-
-// look claims what is due, and notes in the lane what the next one should know.
-func (s *Storage) look(ctx context.Context, l *lane, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
-	woken := s.wakeups.next() // before the look, so that it misses none
-	start := time.Now()
-	jobs, err := s.claimDue(ctx, opts)
-	l.looked, l.took, l.found = time.Now(), time.Since(start), len(jobs)
-	if err == nil && len(jobs) < opts.Max {
-		l.woken = woken
-	}
-	return jobs, err
-}
-
-// awaitJobs returns when there may be a job to claim, or with the error of ctx.
-func (s *Storage) awaitJobs(ctx context.Context, l *lane, opts pinion.DequeueOptions) error {
-	wait := s.opts.PollInterval
-	select {
-	case <-l.woken: // jobs keep coming; no need to ask when the next is due
-	default:
-		var err error
-		wait, err = s.untilDue(ctx, opts)
-		if err != nil {
-			return err
-		}
-		s.startListening()
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-l.woken:
-		if !s.gather(ctx, l) && ctx.Err() != nil {
-			return ctx.Err()
-		}
-	case <-timer.C:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closing.Done(): // the next look returns ErrClosed
-	}
-	l.woken = nil
-	return nil
-}
-
-// untilDue returns how long to wait for the next job if nothing else happens.
-func (s *Storage) untilDue(ctx context.Context, opts pinion.DequeueOptions) (time.Duration, error) {
-	var seconds *float64
-	var passedOver bool // a job is ready: another claim had locked it, and may leave it
-	err := s.read(ctx, "dequeue", func(ctx context.Context, conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, s.sql(nextDueSQL), opts.Queues).Scan(&seconds, &passedOver)
-	})
-	if err != nil {
-		return 0, err
-	}
-	if passedOver {
-		return time.Millisecond, nil
-	}
-	if seconds == nil {
-		return s.opts.PollInterval, nil
-	}
-	due := time.Duration(min(*seconds, s.opts.PollInterval.Seconds()) * float64(time.Second))
-	return max(due, 0), nil
-}
-
-const (
-	gatherStep = time.Millisecond // between two looks of a lane, for each job that the last one found
-	gatherMost = 8 * gatherStep
-)
-
-// gather lets jobs come together while they keep coming, so that a look claims several, and looking takes half of the
-// time at most. One that came alone is no reason to delay the next; wake-ups for jobs of another queue are.
-func (s *Storage) gather(ctx context.Context, l *lane) bool {
-	pause := gatherStep
-	if l.found > 0 {
-		pause = min(time.Duration(l.found-1)*gatherStep, gatherMost)
-	}
-	left := max(pause, l.took) - time.Since(l.looked)
-	return left <= 0 || s.pause(ctx, left)
 }

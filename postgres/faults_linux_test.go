@@ -594,7 +594,7 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 		}
 	}
 	through := withParam(u.String(), "pinion_listen=off")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := pinion.CheckStorage(ctx, func() (pinion.Storage, error) { clear(t, to); return Open(ctx, through, nil) }); err != nil {
 		t.Error(err)

@@ -95,9 +95,11 @@ type Storage struct {
 	opts         Options
 	pool         *pgxpool.Pool
 	listenConfig *pgx.ConnConfig // of the connection that listens; nil with NoListen
+	identity     string          // of the queue; see identitySQL
 	statements   sync.Map        // SQL as the code has it, to SQL for this schema; see sql
 	name         string          // identifies this storage in its notifications
 	claimNumber  atomic.Int64    // of the last claim; see claimDue
+	limited      atomic.Bool     // the last claim met a limit
 	wakeups      broadcast       // closed when there may be jobs to claim
 	inserts      insertGroup     // the calls of Enqueue that share a statement
 	unannounced  chan struct{}   // capacity 1: other processes do not know yet that jobs became due
@@ -109,14 +111,17 @@ type Storage struct {
 	mu        sync.Mutex // guards the rest
 	closed    bool
 	listening bool
-	pruned    time.Time        // when Retention was last enforced
-	lanes     map[string]*lane // by what their Dequeues ask for
+	pruned    time.Time           // when Retention was last enforced
+	merged    time.Time           // when ends were last merged
+	lanes     map[string]*lane    // by what their Dequeues ask for
+	doubts    map[doubt]time.Time // leases that this storage has found expired, to when that was committed
 }
 
 var _ interface {
 	pinion.Storage
 	pinion.Canceler
 	pinion.Inspector
+	pinion.Limiter
 } = (*Storage)(nil)
 
 // Open opens the queue in the database that url names, and creates or migrates its tables if necessary.
@@ -137,7 +142,7 @@ func openStorage(ctx context.Context, url string, opts *Options) (*Storage, erro
 	if err != nil {
 		return nil, err
 	}
-	s := &Storage{name: pinion.NewID(), unannounced: make(chan struct{}, 1), lanes: make(map[string]*lane)}
+	s := &Storage{name: pinion.NewID(), unannounced: make(chan struct{}, 1), lanes: make(map[string]*lane), doubts: make(map[doubt]time.Time)}
 	if opts != nil {
 		s.opts = *opts
 	}
@@ -191,13 +196,19 @@ func (s *Storage) configure(config *pgxpool.Config, url string) error {
 		return nil
 	}
 	s.listenConfig = config.ConnConfig.Copy()
+	params["default_transaction_isolation"] = "read committed" // a statement must see what others committed before it
 	// Prepared plans outlive what the planner knew: a table that was empty a second ago may hold a million rows now.
 	// All statements can use an index, and without these alternatives the planner always does.
-	for _, plan := range []string{"enable_seqscan", "enable_hashjoin", "enable_mergejoin"} {
+	for _, plan := range refusedPlans {
 		params[plan] = "off"
 	}
+	params["plan_cache_mode"] = "force_generic_plan" // planning a claim takes as long as the claim
 	return nil
 }
+
+// refusedPlans are what the planner may choose for a table that it believes to be empty. A bitmap scan reads all jobs that
+// are ready and sorts them, to find the first.
+var refusedPlans = []string{"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"}
 
 // check returns an error for options out of their range.
 func (o *Options) check() error {

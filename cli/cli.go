@@ -1,0 +1,231 @@
+// Package cli is the command line of Pinion. The command pinion only calls Main.
+//
+// A program of your own, with your tasks built in, is as short:
+//
+//	package main
+//
+//	import (
+//		_ "example.com/shop/tasks" // registers the tasks
+//
+//		"github.com/pinion-queue/pinion/cli"
+//	)
+//
+//	func main() { cli.Main() }
+//
+// It has all commands of pinion, and its worker runs your tasks. `pinion worker --import ./tasks` writes the
+// same main package, builds it inside your module and runs it. So you need no program of your own until you
+// want to deploy one file, or to add something to it.
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const modulePath = "github.com/pinion-queue/pinion"
+
+// Main runs the command that os.Args names and exits with its status. A main function needs nothing else.
+func Main() {
+	removeTemporary()
+	c := newCall(os.Stdin, os.Stdout, os.Stderr)
+	c.isProcess = true
+	os.Exit(c.run(context.Background(), os.Args[1:]))
+}
+
+// Run runs the command that args name and returns its exit status: 0 if it is done, 1 if it failed, 2 if args
+// are wrong. The args do not include the name of the program. Run writes results to stdout and everything
+// else to stderr.
+//
+// Run is for tests, and for programs that have other commands too. It does not look for a newer version. The
+// tasks of --exec stay in pinion.DefaultRegistry, so a process can use each of their names only once.
+func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return newCall(stdin, stdout, stderr).run(ctx, args)
+}
+
+// call is one use of a command: its flags and operands, and where it reads and writes.
+type call struct {
+	command   command
+	isProcess bool // Main was called, so the whole process is this call
+	stdin     io.Reader
+	output    io.Writer     // below stdout, without its buffer
+	stdout    *bufio.Writer // results
+	screen    *os.File      // the terminal that results go to, or nil
+	stderr    io.Writer     // everything else
+	flags     *flag.FlagSet
+	operands  []string
+
+	// Flags that several commands have.
+	db            string
+	json          bool
+	imports       []string
+	build         string
+	execs         []string // NAME=COMMAND
+	shell         bool     // the execs are for a shell
+	noUpdateCheck bool
+
+	forwarded  []string    // the arguments without --import and --build
+	slowNotice *time.Timer // reports that a write takes long; nil if no SQLite file is open for writing
+}
+
+func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
+	c := &call{stdin: stdin, output: stdout, stdout: bufio.NewWriter(stdout), stderr: stderr}
+	if isTerminal(stdout) {
+		c.screen = stdout.(*os.File)
+	}
+	return c
+}
+
+// run runs the command, reports its error and returns the exit status.
+func (c *call) run(ctx context.Context, args []string) int {
+	err := c.dispatch(ctx, args)
+	c.stopSlowNotice()
+	flushErr := c.stdout.Flush()
+	if err == nil && flushErr != nil {
+		err = fmt.Errorf("cannot write the result: %w; check where standard output goes", flushErr)
+	}
+	if err == nil {
+		return 0
+	}
+	if errors.Is(err, errReported) {
+		return 1
+	}
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
+	}
+	text := strings.TrimPrefix(err.Error(), "pinion: ") + advice(err)
+	fmt.Fprintf(c.stderr, "pinion: %s\n", printable(text, "\n\t"))
+	if _, isUsage := errors.AsType[*usageError](err); !isUsage {
+		return 1
+	}
+	if c.command.name == "" {
+		fmt.Fprintln(c.stderr, "Run `pinion help` for a list of commands.")
+	} else {
+		fmt.Fprintf(c.stderr, "usage: %s\nRun `pinion help %s` for details.\n", c.usage(), c.command.name)
+	}
+	return 2
+}
+
+// dispatch finds the command that args name and runs it.
+func (c *call) dispatch(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == builtInWord {
+		rest, err := addBuiltIn(args[1:])
+		if err != nil {
+			return err
+		}
+		args = rest
+	}
+	if len(args) == 0 {
+		return c.guide()
+	}
+	name := args[0]
+	switch name {
+	case completeWord:
+		return c.complete(ctx, args[1:])
+	case updateWord:
+		return fetchNewest(ctx, args[1:])
+	}
+	switch bare := strings.TrimLeft(name, "-"); bare {
+	case "demo", "version", "help":
+		name = bare
+	case "h":
+		name = "help"
+	}
+	runCommand, err := c.prepare(name)
+	if err != nil {
+		return err
+	}
+	wantsHelp, err := c.parse(args[1:])
+	if err != nil {
+		return err
+	}
+	if wantsHelp {
+		return c.describe()
+	}
+	if len(c.imports) > 0 || c.build != "" {
+		return c.rebuild(ctx)
+	}
+	showUpdate := c.checkForUpdate()
+	defer showUpdate()
+	return runCommand(ctx)
+}
+
+// prepare makes c a call of the named command, whose flags are yet to be parsed.
+func (c *call) prepare(name string) (run func(context.Context) error, err error) {
+	var names []string
+	for _, cmd := range commands() {
+		if cmd.name == name {
+			c.command = cmd
+			c.flags = flag.NewFlagSet(name, flag.ContinueOnError)
+			run = cmd.prepare(c)
+			// Without a usage, help does not list it.
+			c.flags.BoolVar(&c.noUpdateCheck, "no-update-check", false, "")
+			return run, nil
+		}
+		names = append(names, cmd.name)
+	}
+	if !strings.HasPrefix(name, "-") {
+		return nil, usagef("unknown command %q%s", name, didYouMean(name, names))
+	}
+	if hint := didYouMean(name, []string{"--demo", "--version", "--help"}); hint != "" {
+		return nil, usagef("unknown flag %s%s", name, hint)
+	}
+	return nil, usagef("the flag %s comes before the command; write it after, as in: pinion status --db q.db",
+		name)
+}
+
+// usageError reports a call that makes no sense. It is printed together with the usage of the command.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// errReported is an error whose text has been printed already.
+var errReported = errors.New("already reported")
+
+// exitStatus is an error that is the exit status of another program, which has printed the reason.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// advice returns the next step after an error of the library or of the operating system. The errors of this
+// package name it themselves.
+func advice(err error) string {
+	if _, isUsage := errors.AsType[*usageError](err); isUsage {
+		return "" // the usage follows
+	}
+	has := func(part string) bool { return strings.Contains(err.Error(), part) }
+	switch {
+	case errors.Is(err, pinion.ErrNotFound):
+		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids; " +
+			"finished jobs are kept for a day"
+	case errors.Is(err, pinion.ErrTooLarge):
+		return "" // names it itself
+	case errors.Is(err, pinion.ErrTaskNotFound):
+		return "; give this worker the tasks with --import or --exec, or start one that has them"
+	case errors.Is(err, pinion.ErrBadArgs):
+		return "; `pinion help enqueue` explains how to write arguments"
+	case errors.Is(err, errors.ErrUnsupported):
+		return "; enqueue and worker still work with it"
+	case has("not a SQLite database"), has("belongs to another program"),
+		has("holds no queue"), has("is a directory"):
+		return "; give --db the file of a queue, or one that does not exist yet"
+	case errors.Is(err, fs.ErrNotExist):
+		return "; check the name and the folder"
+	case errors.Is(err, fs.ErrPermission), has("read-only for this user"):
+		return "; `ls -l` shows the owner: become that user, or name another file"
+	case has("is full"):
+		return "; make room and run it again: no acknowledged job is lost"
+	}
+	return ""
+}

@@ -1,0 +1,73 @@
+//go:build unix
+
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Each shell is asked to complete a line in the folder of the examples. For zsh see completion_linux_test.go.
+func TestShellsComplete(t *testing.T) {
+	t.Parallel()
+	dir := exampleFolder(t)
+	write(t, filepath.Join(dir, "a file.db"), "")
+	complete := map[string]func(t *testing.T, line string) string{
+		"bash": func(t *testing.T, line string) string {
+			// readline also breaks words at =.
+			words := regexp.MustCompile(` +`).Split(strings.ReplaceAll(line, "=", " = "), -1)
+			script := `source <(pinion completion bash)
+				COMP_WORDS=("$@")
+				COMP_CWORD=$(($# - 1))
+				_pinion
+				printf '%s\n' "${COMPREPLY[@]}"`
+			args := append([]string{"--norc", "-c", script, "bash"}, words...)
+			return runProgramIn(t, dir, shell(t, "bash"), args...)
+		},
+		"fish": func(t *testing.T, line string) string {
+			script := "pinion completion fish | source\ncomplete -C '" + line + "'"
+			return runProgramIn(t, dir, shell(t, "fish"), "--no-config", "-c", script)
+		},
+	}
+	for name, complete := range complete {
+		t.Run(name, func(t *testing.T) {
+			for _, c := range []struct{ line, want string }{
+				{"pinion enq", `(?m)^enqueue\b`},
+				{"pinion dlq-", `(?m)^dlq-purge\b`},
+				{"pinion enqueue --prio", `(?m)^--priority\b`},
+				{"pinion enqueue add --no-such --key x --pr", `(?m)^--priority\b`},
+				{"pinion completion z", `(?m)^zsh\b`},
+				{"pinion help st", `(?m)^status\b`},
+				{"pinion dlq-replay --db q.db 0199", exampleID},
+				{"pinion show --db=q.db 0199", exampleID},
+				{"pinion dlq-list --db q.db --task m", `(?m)^mail\b`},
+				{"pinion status --db q", `(?m)^q\.db$`},
+				{"pinion status --db=q", `(?m)^(--db=)?q\.db$`},
+				{"pinion worker --import ./t", `(?m)^\./tasks/?`},
+			} {
+				wantText(t, complete(t, c.line), c.want)
+			}
+			for _, line := range []string{
+				"pinion nonsense -", "pinion status --db q.db x", "pinion enqueue --args ",
+			} {
+				if got := strings.TrimSpace(complete(t, line)); got != "" {
+					t.Errorf("%s: got %s, want nothing", line, got)
+				}
+			}
+		})
+	}
+}
+
+// runProgramIn runs a program in dir, where it finds this command, and returns its standard output.
+func runProgramIn(t *testing.T, dir, program string, args ...string) string {
+	t.Helper()
+	cmd := process(t, dir, args...)
+	cmd.Path, cmd.Args[0] = program, program
+	path := filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")
+	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	stdout, _ := finish(t, cmd, 0)
+	return stdout
+}

@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const dlqListExamples = `pinion dlq-list --db q.db --json | jq .error`
+
+const dlqReplayDetail = `
+Without an ID it replays all dead letters, oldest first, or those that --task and
+--limit choose. The jobs start again: due at once, with no attempts. A dead letter
+whose key is held by an unfinished job stays, and the exit status is then 1.
+`
+
+const dlqReplayExamples = `pinion dlq-replay --db q.db
+pinion dlq-replay --task mail --limit 10 --db q.db
+pinion dlq-replay 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db`
+
+const dlqPurgeDetail = `
+Without an ID it deletes all dead letters, or those that --task and --limit choose.
+Without --yes it asks on a terminal. Elsewhere it only says how many it would
+delete.
+`
+
+const dlqPurgeExamples = `pinion dlq-purge --task mail --yes --db q.db
+pinion dlq-purge 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --yes --db q.db`
+
+func dlqList(c *call) func(context.Context) error {
+	filter := c.filterFlags()
+	c.jsonFlag()
+	return func(ctx context.Context) error {
+		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
+			columns := []string{"ID", "TASK", "ARGUMENTS", "ATTEMPTS", "FAILED", "ERROR"}
+			return c.printJobs(storage.DeadLetters(ctx, *filter), columns, func(job *pinion.Job) []string {
+				return []string{
+					clip(job.ID, 64), clip(job.Task, 60), clip(arguments(job), 40), strconv.Itoa(job.Attempts),
+					ago(job.FinishedAt), clip(brief(job.Error, 40), 80),
+				}
+			})
+		})
+	}
+}
+
+func dlqReplay(c *call) func(context.Context) error {
+	filter := c.filterFlags()
+	return func(ctx context.Context) error {
+		filter.IDs = c.operands
+		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+			chosen, err := countDeadLetters(ctx, storage, *filter)
+			if err != nil {
+				return err
+			}
+			n, err := storage.Replay(ctx, *filter)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "replayed %s\n", thousands(n))
+			if n < chosen {
+				return notReplayed(ctx, storage, *filter, chosen-n)
+			}
+			return nil
+		})
+	}
+}
+
+// notReplayed returns an error that names the dead letters which a replay has left, and says why.
+func notReplayed(ctx context.Context, storage pinion.Inspector, f pinion.Filter, n int) error {
+	f.Limit = min(n, 10)
+	var lines []string
+	for job, err := range storage.DeadLetters(ctx, f) {
+		if err != nil {
+			return err
+		}
+		reason := "its job is no longer FAILED" // a Python process may have replayed it
+		if job.Key != "" {
+			reason = fmt.Sprintf("its key is %q", job.Key)
+		}
+		lines = append(lines, fmt.Sprintf("\n\t%s: %s", job.ID, reason))
+	}
+	if n > len(lines) {
+		lines = append(lines, fmt.Sprintf("\n\tand %s more", thousands(n-len(lines))))
+	}
+	problem := "stays, because an unfinished job holds its key; replay it when that job has ended"
+	if n != 1 {
+		problem = "stay, because unfinished jobs hold their keys; replay them when those jobs have ended"
+	}
+	return fmt.Errorf("%s %s:%s", plural(n, "dead letter"), problem, strings.Join(lines, ""))
+}
+
+func dlqPurge(c *call) func(context.Context) error {
+	filter := c.filterFlags()
+	yes := c.flags.Bool("yes", false, "delete without asking")
+	return func(ctx context.Context) error {
+		filter.IDs = c.operands
+		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+			chosen, err := countDeadLetters(ctx, storage, *filter)
+			if err != nil {
+				return err
+			}
+			if chosen > 0 && !*yes && !c.confirm("This deletes "+plural(chosen, "dead letter")) {
+				return fmt.Errorf("%s not deleted; add --yes to delete without asking",
+					are(chosen, "dead letter"))
+			}
+			n, err := storage.Purge(ctx, *filter)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
+			return nil
+		})
+	}
+}
+
+// confirm asks the user at the terminal. Without a terminal the answer is no.
+func (c *call) confirm(statement string) bool {
+	if !isTerminal(c.stdin) || !isTerminal(c.stderr) {
+		return false
+	}
+	c.stopSlowNotice()
+	defer c.startSlowNotice()
+	fmt.Fprintf(c.stderr, "%s. Continue? [y/N] ", statement)
+	answer, _ := bufio.NewReader(c.stdin).ReadString('\n')
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes"
+}
+
+// countDeadLetters counts the dead letters that f chooses. An id that is not among them is an error, so that
+// nothing is half done.
+func countDeadLetters(ctx context.Context, storage pinion.Inspector, f pinion.Filter) (n int, err error) {
+	unknown := slices.Clone(f.IDs)
+	for job, err := range storage.DeadLetters(ctx, f) {
+		if err != nil {
+			return 0, err
+		}
+		n++
+		unknown = slices.DeleteFunc(unknown, func(id string) bool { return id == job.ID })
+	}
+	if len(unknown) > 0 && f.Limit == 0 {
+		return 0, fmt.Errorf("no dead letter has the id %s; nothing was changed; `pinion dlq-list` lists them",
+			strings.Join(unknown, " or "))
+	}
+	return n, nil
+}

@@ -1,0 +1,317 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const enqueueDetail = `
+The arguments are JSON: an array in the order in which the task declares them, an
+object by their names, or both. @FILE reads either from a file and - from standard
+input. A job takes up to 1 MiB of arguments.
+
+Any TASK is accepted, because its worker may be elsewhere. With --import only the
+tasks that the packages register are, and the job goes to the queue of its task
+unless --queue names another. If an unfinished job holds the --key, enqueue adds
+nothing, prints the id of that job and succeeds. --at takes "15:04", which is today
+or tomorrow, "2026-01-31 15:04" on the local clock, or RFC 3339; a time that has
+passed means now. --wait prints the result of the job instead of its id, as
+"pinion wait" does.
+
+With - as the second operand, each line of standard input is a job: a JSON array
+or object or, with --lines, a string that is its first argument. -0 takes such
+strings as find -print0 prints them. --args and --kwargs then go to every job, in
+front of its own. Lines may end in CRLF, and the last one need not end. Empty lines
+are skipped, except with -0. Jobs are stored a thousand at a time, or as many as
+there are when the input pauses, so tail -f can feed it.
+
+A line that is not such JSON, not UTF-8 or too long is reported with its number.
+The other lines are enqueued, and the exit status is 1. With --atomic either all
+lines are enqueued or, after a bad line or a held key, none; all jobs stay in
+memory until the end, about 1.5 KB a line beside its text. In a --key, {0} and
+{name} stand for arguments, so that each job has its own key. --ids prints the ids,
+and --json each id with its line.
+`
+
+const enqueueExamples = `pinion enqueue add --args '[1, 2]' --db q.db
+pinion enqueue mail --kwargs '{"to": "ada@example.com"}' --queue mail --delay 1h30m --db q.db
+pinion enqueue report --key report-today --at 23:30 --db q.db
+pinion enqueue import --args @rows.json --db q.db
+pinion enqueue add - --db q.db < rows.jsonl
+find . -name '*.png' | pinion enqueue thumb --lines - --kwargs '{"width": 200}' --db q.db
+find . -name '*.png' -print0 | pinion enqueue thumb -0 - --key 'thumb {0}' --db q.db`
+
+// enqueueCall is a call of enqueue.
+type enqueueCall struct {
+	*call
+	job     pinion.Job // the common part of all jobs
+	storage pinion.Storage
+	delay   time.Duration
+	at      time.Time
+
+	lines, nul, atomic, ids bool // for jobs from standard input
+
+	wait    bool
+	timeout time.Duration // negative: none
+}
+
+func enqueue(c *call) func(context.Context) error {
+	e := &enqueueCall{call: c, timeout: -1}
+	var args, kwargs string
+	c.storageFlags()
+	c.jsonFlag()
+	c.flags.StringVar(&args, "args", "[]", "positional arguments: `JSON`, @FILE or -")
+	c.flags.StringVar(&kwargs, "kwargs", "{}", "arguments by name: `JSON`, @FILE or -")
+	c.flags.StringVar(&e.job.Queue, "queue", "", "add it to the queue `NAME` [default]")
+	c.flags.StringVar(&e.job.Key, "key", "", "add nothing if an unfinished job holds this `KEY`")
+	c.countFlag(&e.job.Priority, "priority", math.MinInt, "the higher `N`, the earlier [0]")
+	c.durationFlag(&e.delay, "delay", "run it after this `TIME`, \"90\" or \"1h30m\"")
+	c.timeFlag(&e.at, "at", "run it at this `MOMENT`, \"15:04\" or RFC 3339")
+	c.flags.BoolVar(&e.lines, "lines", false, "each line of input is one argument, a string")
+	c.flags.BoolVar(&e.nul, "0", false, "as --lines, but each ends in a null byte")
+	c.flags.BoolVar(&e.atomic, "atomic", false, "enqueue all lines or none")
+	c.flags.BoolVar(&e.ids, "ids", false, "print the ids of jobs from input")
+	c.flags.BoolVar(&e.wait, "wait", false, "wait for the job and print its result")
+	c.durationFlag(&e.timeout, "timeout", "wait no longer than this `TIME`")
+
+	return func(ctx context.Context) error {
+		if err := e.checkFlags(args, kwargs); err != nil {
+			return err
+		}
+		if err := e.readJob(args, kwargs); err != nil {
+			return err
+		}
+		if !e.at.IsZero() && e.at.Before(time.Now()) {
+			fmt.Fprintln(c.stderr, "pinion: the time of --at has passed, so the job is due now")
+		}
+		var err error
+		e.storage, err = c.open(ctx, creates)
+		if err != nil {
+			return err
+		}
+		if len(c.operands) > 1 {
+			err = e.enqueueLines(ctx)
+		} else {
+			err = e.enqueueOne(ctx)
+		}
+		return errors.Join(err, e.storage.Close())
+	}
+}
+
+// checkFlags refuses combinations that make no sense.
+func (e *enqueueCall) checkFlags(args, kwargs string) error {
+	fromInput := len(e.operands) > 1
+	switch {
+	case e.operands[0] == "":
+		return usagef("TASK is empty; is a variable of your shell not set?")
+	case e.operands[0] == "-":
+		return usagef("- is not a TASK; write the task before it, as in: pinion enqueue add - --db q.db")
+	case fromInput && e.operands[1] != "-":
+		return e.tooMany(e.operands[1])
+	case args == "-" && kwargs == "-", fromInput && (args == "-" || kwargs == "-"):
+		return usagef("only one of --args -, --kwargs - and - can read standard input")
+	case !fromInput && (e.lines || e.nul || e.atomic || e.ids):
+		return usagef("--lines, -0, --atomic and --ids are for jobs from standard input; " +
+			"add - for that, as in: pinion enqueue add --lines -")
+	case fromInput && e.job.Key != "" && !keyArgument.MatchString(e.job.Key):
+		return usagef("all these jobs cannot hold one --key; put an argument into it, as in --key 'thumb {0}'")
+	case e.delay > 0 && !e.at.IsZero():
+		return usagef("--delay and --at contradict each other; give one of them")
+	case e.timeout >= 0 && !e.wait:
+		return usagef("--timeout is for --wait; add that, or limit how long a task may run " +
+			"with the worker's --task-timeout")
+	}
+	return nil
+}
+
+// readJob fills in the task, the arguments and the queue. It refuses what Enqueue would refuse, because open
+// would have created a file by then.
+func (e *enqueueCall) readJob(args, kwargs string) error {
+	list, err := e.readJSON("--args", args, '[',
+		`an array, as in --args '[1, "two"]'; an object goes into --kwargs`)
+	if err != nil {
+		return err
+	}
+	object, err := e.readJSON("--kwargs", kwargs, '{',
+		`an object, as in --kwargs '{"to": "ada"}'; an array goes into --args`)
+	if err != nil {
+		return err
+	}
+	e.job.Task = e.operands[0]
+	if err := e.job.DecodeArgs(list, object); err != nil {
+		return err
+	}
+	if _, _, err := e.job.EncodeArgs(); err != nil {
+		return err
+	}
+	if err := knownTask(e.job.Task); err != nil {
+		return err
+	}
+	if e.job.Queue == "" {
+		e.job.Queue = pinion.DefaultRegistry.Queue(e.job.Task)
+	}
+	return nil
+}
+
+// knownTask returns an error if this program has tasks built in and none of them has this name. The command
+// pinion itself has none: any name may be that of a task of some worker elsewhere.
+func knownTask(task string) error {
+	names := pinion.DefaultRegistry.Names()
+	if _, own := ownProgram(); !own || len(names) == 0 {
+		return nil
+	}
+	if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, task) }) {
+		return nil
+	}
+	hint := didYouMean(task, names)
+	if hint == "" {
+		hint = "; the tasks are: " + strings.Join(names, ", ")
+	}
+	return fmt.Errorf("unknown task %q%s", task, hint)
+}
+
+// dueTime returns when a job that is enqueued now is due.
+func (e *enqueueCall) dueTime() time.Time {
+	if e.delay > 0 {
+		return time.Now().Add(e.delay)
+	}
+	return e.at
+}
+
+// enqueueOne is `pinion enqueue TASK`.
+func (e *enqueueCall) enqueueOne(ctx context.Context) error {
+	job := &e.job
+	job.RunAt = e.dueTime()
+	err := e.storage.Enqueue(ctx, job)
+	duplicate, ok := errors.AsType[*pinion.DuplicateError](err)
+	if ok && duplicate.Key != "" {
+		fmt.Fprintf(e.stderr, "pinion: nothing added: the unfinished job %s holds the key %q\n",
+			printable(duplicate.ID, ""), duplicate.Key)
+		job.ID = duplicate.ID
+	} else if err != nil {
+		return err
+	}
+	if e.wait {
+		return e.waitForEnqueued(ctx, false, job.ID)
+	}
+	if err := e.printID(job.ID); err != nil { // "failed" alone would make people enqueue it again
+		return fmt.Errorf("job %s is in the queue, but its id could not be written: %w; "+
+			"note it, and do not enqueue the job again", job.ID, err)
+	}
+	return nil
+}
+
+func (e *enqueueCall) printID(id string) error {
+	if e.json {
+		err := e.encode(struct {
+			ID string `json:"id"`
+		}{id})
+		if err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintln(e.stdout, id)
+	}
+	return e.stdout.Flush()
+}
+
+// waitForEnqueued waits for the jobs that were enqueued and prints how they end.
+func (e *enqueueCall) waitForEnqueued(ctx context.Context, rows bool, ids ...string) error {
+	inspector, ok := e.storage.(pinion.Inspector)
+	if !ok {
+		return fmt.Errorf("enqueued, but %T is not a pinion.Inspector, so it is not possible to wait for the job: %w",
+			e.storage, errors.ErrUnsupported)
+	}
+	e.stopSlowNotice()
+	return e.waitFor(ctx, inspector, ids, rows, e.timeout)
+}
+
+// readJSON reads the value of --args or --kwargs and checks that it is one JSON text that begins with open.
+// Kind says what that is.
+func (c *call) readJSON(flag, value string, open byte, kind string) (string, error) {
+	text, err := c.readValue(value)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", flag, err)
+	}
+	if !utf8.Valid(text) {
+		at := 0
+		for {
+			r, size := utf8.DecodeRune(text[at:])
+			if r == utf8.RuneError && size <= 1 {
+				break
+			}
+			at += size
+		}
+		return "", usagef("%s: invalid UTF-8 at byte %d\n%s", flag, at+1, pointAt(text, at))
+	}
+	var valid json.RawMessage
+	if err := json.Unmarshal(text, &valid); err != nil {
+		at := len(text)
+		syntax, ok := errors.AsType[*json.SyntaxError](err)
+		if ok && !strings.HasPrefix(syntax.Error(), "unexpected end") {
+			at = int(syntax.Offset) - 1
+		}
+		return "", usagef("%s: %v at byte %d\n%s", flag, err, at+1, pointAt(text, at))
+	}
+	trimmed := strings.TrimLeft(string(text), " \t\r\n")
+	if trimmed[0] != open {
+		return "", usagef("%s must be %s", flag, kind)
+	}
+	return string(text), nil
+}
+
+// readValue reads the value of a flag that may be @FILE, or - for standard input. The library decides what is
+// too large, without regard to blanks; this bound only keeps an endless input from filling the memory.
+func (c *call) readValue(value string) ([]byte, error) {
+	const limit = 8 << 20
+	var input io.Reader
+	name, isFile := strings.CutPrefix(value, "@")
+	switch {
+	case value == "-":
+		input = c.stdin
+	case isFile:
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		input = f
+	default:
+		input = strings.NewReader(value)
+	}
+	text, err := io.ReadAll(io.LimitReader(input, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > limit {
+		return nil, fmt.Errorf("more than %d MiB; want at most 1 MiB: %w; "+
+			"store the data elsewhere and enqueue its place", limit>>20, pinion.ErrTooLarge)
+	}
+	return text, nil
+}
+
+// pointAt returns the text around a byte, and a line below that points at the byte.
+func pointAt(text []byte, at int) string {
+	before, after := text[:at], text[at:]
+	if len(before) > 40 {
+		before = before[len(before)-40:]
+		for !utf8.RuneStart(before[0]) {
+			before = before[1:]
+		}
+	}
+	after = after[:min(len(after), 20)]
+	left := printable(string(before), "")
+	indent := strings.Repeat(" ", utf8.RuneCountInString(left))
+	return "\t" + left + printable(string(after), "") + "\n\t" + indent + "^"
+}

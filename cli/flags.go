@@ -1,0 +1,276 @@
+package cli
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// parse parses the arguments behind the name of the command. Flags may come before and after operands, which
+// flag.FlagSet.Parse does not allow; "--" ends them. It reports whether help was asked for.
+func (c *call) parse(args []string) (wantsHelp bool, err error) {
+	c.forwarded = []string{c.command.name}
+	for len(args) > 0 {
+		arg := args[0]
+		if arg == "--" {
+			c.operands = append(c.operands, args[1:]...)
+			c.forwarded = append(c.forwarded, args...)
+			break
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			c.operands = append(c.operands, arg)
+			c.forwarded = append(c.forwarded, arg)
+			args = args[1:]
+			continue
+		}
+		name, value, hasValue := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+		f := c.flags.Lookup(name)
+		if f == nil && (name == "help" || name == "h") {
+			return true, nil
+		}
+		if f == nil {
+			return false, c.unknownFlag(arg, name)
+		}
+		words := 1 // of args, that this flag takes
+		if !hasValue && isBool(f) {
+			value = "true"
+		} else if !hasValue {
+			if len(args) == 1 {
+				return false, usagef("--%s needs a value", name)
+			}
+			value, words = args[1], 2
+		}
+		if err := f.Value.Set(value); err != nil {
+			if isBool(f) {
+				err = fmt.Errorf("%q is neither true nor false; write --%s alone, or leave it out", value, name)
+			}
+			return false, usagef("--%s: %v", name, err)
+		}
+		if name != "import" && name != "build" {
+			c.forwarded = append(c.forwarded, args[:words]...)
+		}
+		args = args[words:]
+	}
+	return false, c.checkOperands()
+}
+
+func (c *call) unknownFlag(arg, name string) error {
+	var names []string
+	c.flags.VisitAll(func(f *flag.Flag) { names = append(names, dashed(f)) })
+	typed, _, _ := strings.Cut(arg, "=")
+	return usagef("unknown flag %s%s", typed, didYouMean("--"+name, names))
+}
+
+// checkOperands compares the number of operands with the number that the command takes.
+func (c *call) checkOperands() error {
+	words := strings.Fields(c.command.operands)
+	for i, word := range words {
+		if !strings.HasPrefix(word, "[") && len(c.operands) <= i {
+			return usagef("%s is missing", strings.TrimSuffix(word, "..."))
+		}
+		if strings.Contains(word, "...") {
+			return nil
+		}
+	}
+	if len(c.operands) > len(words) {
+		return c.tooMany(c.operands[len(words)])
+	}
+	return nil
+}
+
+func (c *call) tooMany(operand string) error {
+	hint := ""
+	if c.command.name == "enqueue" {
+		hint = `; arguments are JSON, as in --args '[1, "two"]'`
+	}
+	return usagef("unexpected operand %q%s", operand, hint)
+}
+
+func isBool(f *flag.Flag) bool {
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
+}
+
+func (c *call) jsonFlag() {
+	c.flags.BoolVar(&c.json, "json", false, "print JSON, one object a line")
+}
+
+// durationFlag declares a flag that takes a duration, as parseDuration reads it.
+func (c *call) durationFlag(value *time.Duration, name, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		d, err := parseDuration(s)
+		if err != nil {
+			return err
+		}
+		*value = d
+		return nil
+	})
+}
+
+// timeFlag declares a flag that takes a point in time, as parseTime reads it.
+func (c *call) timeFlag(value *time.Time, name, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		t, err := parseTime(s, time.Now())
+		if err != nil {
+			return err
+		}
+		*value = t
+		return nil
+	})
+}
+
+// countFlag declares a flag that takes a whole number of at least lowest.
+func (c *call) countFlag(value *int, name string, lowest int, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", s)
+		}
+		if n < lowest {
+			return fmt.Errorf("%d is too small; want at least %d", n, lowest)
+		}
+		*value = n
+		return nil
+	})
+}
+
+// listFlag declares a flag that may be repeated.
+func (c *call) listFlag(values *[]string, name, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		if s == "" {
+			return errors.New("the value is empty")
+		}
+		*values = append(*values, s)
+		return nil
+	})
+}
+
+// parseTime reads RFC 3339, a local date and time, or a time of day, which is the next such after now.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	for _, layout := range []string{
+		time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05",
+	} {
+		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	for _, layout := range []string{"15:04", "15:04:05"} {
+		clock, err := time.Parse(layout, s)
+		if err != nil {
+			continue
+		}
+		for day := now.Day(); ; day++ {
+			t := time.Date(now.Year(), now.Month(), day,
+				clock.Hour(), clock.Minute(), clock.Second(), 0, now.Location())
+			if t.After(now) {
+				return t, nil
+			}
+		}
+	}
+	return time.Time{}, fmt.Errorf(`%q is not a time; `+
+		`write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
+}
+
+// daysPattern matches days at the beginning of a duration, a unit that time.ParseDuration lacks.
+var daysPattern = regexp.MustCompile(`^([0-9]+)d`)
+
+// parseDuration reads "1m30s" as time.ParseDuration does, "7d" or "1d12h" in days of 24 hours, and plain
+// seconds.
+func parseDuration(s string) (time.Duration, error) {
+	d, err := parseSeconds(s)
+	if errors.Is(err, strconv.ErrSyntax) {
+		d, err = parseUnits(s)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if d < 0 {
+		return 0, fmt.Errorf("%s is negative", s)
+	}
+	return d, nil
+}
+
+// parseSeconds reads a number of seconds. The error is strconv.ErrSyntax if s is not a number.
+func parseSeconds(s string) (time.Duration, error) {
+	seconds, err := strconv.ParseFloat(s, 64)
+	if errors.Is(err, strconv.ErrSyntax) {
+		return 0, strconv.ErrSyntax
+	}
+	const most = math.MaxInt64 / float64(2*time.Second)
+	if err != nil || math.IsNaN(seconds) || math.Abs(seconds) > most {
+		return 0, fmt.Errorf("%q is out of range", s)
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
+}
+
+// parseUnits reads a duration with units.
+func parseUnits(s string) (time.Duration, error) {
+	days, rest := 0, s
+	if found := daysPattern.FindStringSubmatch(s); found != nil {
+		n, err := strconv.Atoi(found[1])
+		if err != nil || n > 100_000 {
+			return 0, fmt.Errorf("%q is out of range", s)
+		}
+		days, rest = n, s[len(found[0]):]
+		if rest == "" {
+			rest = "0"
+		}
+	}
+	d, err := time.ParseDuration(rest)
+	if err != nil {
+		return 0, fmt.Errorf(`%q is not a duration; write "90s", "1h30m", "7d" or plain seconds`, s)
+	}
+	return d + time.Duration(days)*24*time.Hour, nil
+}
+
+// didYouMean returns a hint at the name that a misspelt word was probably meant to be, or "".
+func didYouMean(word string, names []string) string {
+	closest, limit := "", len(strings.TrimLeft(word, "-"))/3+2
+	for _, name := range names {
+		if d := distance(strings.ToLower(word), strings.ToLower(name)); d < limit {
+			closest, limit = name, d
+		}
+	}
+	if closest != "" {
+		return fmt.Sprintf("; did you mean %q?", closest)
+	}
+	// Or the word is a part of a name: "dlq", "replay", or -l for --limit.
+	part := strings.ToLower(strings.Trim(word, "-"))
+	var whole []string
+	for _, name := range names {
+		bare := strings.ToLower(strings.TrimLeft(name, "-"))
+		if len(part) > 1 && strings.Contains(bare, part) || len(part) == 1 && strings.HasPrefix(bare, part) {
+			whole = append(whole, strconv.Quote(name))
+		}
+	}
+	if len(whole) == 0 || len(whole) > 5 {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", strings.Join(whole, " or "))
+}
+
+// distance counts the letters to insert, delete or replace to get from a to b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1) // row[j] is the distance from the part of a seen so far to b[:j]
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+)
+
+// command is one command of the command line. Its entry in commands is all that it takes to add one: the
+// guide, its help, completion and the errors about misspelt words follow from it.
+//
+// Operands are words as in "TASK [-]": X is required, [X] may be missing, X... is one or more and [X...] any
+// number; the last two come at the end. FILE, PACKAGE, TASK, ID, COMMAND and SHELL, as an operand or as the
+// name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
+// every line of the examples in a shell.
+type command struct {
+	name     string
+	operands string
+	summary  string // one line
+	detail   string
+	examples string
+	prepare  prepareFunc
+}
+
+// prepareFunc declares the flags of a command. It returns what to run once they are parsed.
+type prepareFunc func(c *call) func(ctx context.Context) error
+
+func commands() []command {
+	return []command{
+		{"enqueue", "TASK [-]", "add a job, or one for each line of standard input",
+			enqueueDetail, enqueueExamples, enqueue},
+		{"worker", "", "run jobs with the tasks of Go packages, or with programs",
+			workerDetail, workerExamples, worker},
+		{"tasks", "", "list the tasks that a worker would know", tasksDetail, tasksExamples, tasks},
+		{"status", "", "count the jobs by queue, task and status", statusDetail, statusExamples, status},
+		{"running", "", "list the jobs that workers are running", runningDetail, runningExamples, running},
+		{"pending", "", "list the jobs that wait, oldest first", "", pendingExamples, pending},
+		{"show", "ID", "show everything about one job", "", showExamples, show},
+		{"wait", "ID...", "wait until jobs have ended, and print their results",
+			waitDetail, waitExamples, wait},
+		{"cancel", "ID...", "cancel jobs that wait or run", cancelDetail, cancelExamples, cancel},
+		{"dlq-list", "", "list the dead letters: jobs that failed for good", "", dlqListExamples, dlqList},
+		{"dlq-replay", "[ID...]", "make dead letters pending again",
+			dlqReplayDetail, dlqReplayExamples, dlqReplay},
+		{"dlq-purge", "[ID...]", "delete dead letters", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},
+		{"prune", "", "delete finished jobs", pruneDetail, pruneExamples, prune},
+		{"doctor", "", "check a queue for problems", doctorDetail, doctorExamples, doctor},
+		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
+		{"version", "", "print the version", "", "pinion --version", version},
+		{"completion", "SHELL", "print the script that makes a shell complete commands",
+			completionDetail, completionExamples, completion},
+		{"help", "[COMMAND]", "explain a command", "", "pinion help enqueue", help},
+	}
+}
+
+const guideText = `Pinion is a durable job queue in one file. It needs no server.
+
+Quick start:
+  pinion --demo                                      watch three jobs run, in memory
+  pinion enqueue add --args '[1, 2]' --db q.db       add a job to q.db, which is created
+  pinion status --db q.db                            look at the queue
+  pinion worker --import ./tasks --db q.db           run its jobs with the tasks that your
+                                                     Go package ./tasks registers
+  pinion worker --exec 'add=expr {0} + {1}' --db q.db
+                                                     run them with any program
+Commands:
+`
+
+const guideEnd = `
+` + "`pinion help COMMAND`" + ` explains a command and its flags. PINION_DB names the database
+where --db does not. On a terminal pinion looks for a newer version once a day, unless
+--no-update-check or PINION_NO_UPDATE_CHECK=1 is set.
+`
+
+// guide prints the output of pinion without arguments.
+func (c *call) guide() error {
+	fmt.Fprint(c.stdout, guideText)
+	w := c.tabbed()
+	for _, cmd := range commands() {
+		fmt.Fprintf(w, "  %s\t%s\n", cmd.name, cmd.summary)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprint(c.stdout, guideEnd)
+	return nil
+}
+
+// help is `pinion help [COMMAND]`.
+func help(c *call) func(context.Context) error {
+	return func(context.Context) error {
+		if len(c.operands) == 0 {
+			return c.guide()
+		}
+		if _, err := c.prepare(strings.Join(c.operands, " ")); err != nil {
+			c.command = command{} // so that the error mentions the list of commands, not the usage of help
+			return err
+		}
+		return c.describe()
+	}
+}
+
+// describe prints the help of one command.
+func (c *call) describe() error {
+	summary := strings.ToUpper(c.command.summary[:1]) + c.command.summary[1:] + "."
+	fmt.Fprintf(c.stdout, "usage: %s\n\n%s\n%s", c.usage(), summary, c.command.detail)
+	w := c.tabbed()
+	end := "\n"
+	c.eachFlag(func(f *flag.Flag) {
+		value, usage := flag.UnquoteUsage(f)
+		fmt.Fprintf(w, "\n  %s\t%s", strings.TrimSpace(dashed(f)+" "+value), usage)
+		end = "\n\n"
+	})
+	fmt.Fprint(w, end+"For example:\n")
+	for line := range strings.Lines(c.command.examples) {
+		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(line))
+	}
+	return w.Flush()
+}
+
+// usage returns the form of the command in one line.
+func (c *call) usage() string {
+	flags := ""
+	c.eachFlag(func(*flag.Flag) { flags = "[flags]" })
+	return strings.Join(strings.Fields("pinion "+c.command.name+" "+c.command.operands+" "+flags), " ")
+}
+
+// eachFlag calls visit for the flags of the command, without --no-update-check, which every command has.
+func (c *call) eachFlag(visit func(*flag.Flag)) {
+	c.flags.VisitAll(func(f *flag.Flag) {
+		if f.Usage != "" {
+			visit(f)
+		}
+	})
+}
+
+// dashed returns a flag as it is written on the command line.
+func dashed(f *flag.Flag) string {
+	if len(f.Name) == 1 {
+		return "-" + f.Name
+	}
+	return "--" + f.Name
+}

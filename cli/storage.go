@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+// storageFlags declares the flags of every command that opens a storage.
+func (c *call) storageFlags() {
+	c.flags.StringVar(&c.db, "db", os.Getenv("PINION_DB"), "the database, a SQLite `FILE` [$PINION_DB]")
+	c.importFlag()
+}
+
+// access is the kind of access that a command needs.
+type access int
+
+const (
+	reads   access = iota // writes nothing
+	changes               // changes a storage that exists
+	creates               // also creates one
+)
+
+// noticeAfter is how long a command may wait before it reports that. Tests change it.
+var noticeAfter = 2 * time.Second
+
+// A scheme has at least two letters, so C:\jobs.db is a path.
+var schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
+
+// schemeOf returns the scheme of a database's address, such as "sqlite:", or "" for the path of a file.
+func schemeOf(db string) string { return schemePattern.FindString(db) }
+
+// open opens the database of --db.
+func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
+	path := c.db
+	switch scheme := schemeOf(c.db); strings.ToLower(scheme) {
+	case "":
+	case "sqlite:":
+		path = c.db[len(scheme):]
+	case "memory:":
+		return nil, usagef("--db memory: lasts only as long as this command; name a file")
+	default:
+		return pinion.Open(ctx, c.db)
+	}
+	if path == "" {
+		return nil, usagef("no database is named; give --db FILE, or set PINION_DB")
+	}
+	if a != creates {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("database %s does not exist; `pinion enqueue` creates it", path)
+		}
+	}
+	if a != reads {
+		c.slowNotice = time.AfterFunc(noticeAfter, func() {
+			fmt.Fprintf(c.stderr, "pinion: still waiting for %s; "+
+				"another program holds its lock, or the disk is slow\n", printable(path, ""))
+		})
+	}
+	storage, err := pinion.OpenSQLite(ctx, path, &pinion.SQLiteOptions{ReadOnly: a == reads})
+	if err != nil {
+		return nil, err // not storage, which would be an interface around a nil pointer
+	}
+	return storage, nil
+}
+
+// startSlowNotice begins a write. If the write takes long, it reports the cause.
+func (c *call) startSlowNotice() {
+	if c.slowNotice != nil {
+		c.slowNotice.Reset(noticeAfter)
+	}
+}
+
+// stopSlowNotice ends a write, or comes before a wait for something else.
+func (c *call) stopSlowNotice() {
+	if c.slowNotice != nil {
+		c.slowNotice.Stop()
+	}
+}
+
+// inspect opens the storage, passes it to use and closes it.
+func (c *call) inspect(ctx context.Context, a access, use func(pinion.Inspector) error) error {
+	storage, err := c.open(ctx, a)
+	if err != nil {
+		return err
+	}
+	inspector, ok := storage.(pinion.Inspector)
+	if !ok {
+		err = fmt.Errorf("%T is not a pinion.Inspector, so its jobs cannot be listed or changed: %w",
+			storage, errors.ErrUnsupported)
+		return errors.Join(err, storage.Close())
+	}
+	err = use(inspector)
+	return errors.Join(err, storage.Close())
+}

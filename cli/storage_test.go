@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestACommandReportsThatItWaitsForALock(t *testing.T) {
+	defer func(before time.Duration) { noticeAfter = before }(noticeAfter)
+	noticeAfter = time.Millisecond
+	path := filepath.Join(t.TempDir(), "q.db")
+	if err := openStorage(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := openDB(t, path+"?_txlock=immediate").BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stderr := &watched{first: regexp.MustCompile(
+		`^pinion: still waiting for .*q\.db; another program holds its lock, or the disk is slow\n`)}
+	var stdout strings.Builder
+	status := make(chan int)
+	go func() { status <- Run(t.Context(), []string{"enqueue", "add", "--db", path}, nil, &stdout, stderr) }()
+	await(t, stderr, stderr.begun)
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-status; got != 0 {
+		t.Errorf("exit status %d\n%s", got, stderr)
+	}
+}
+
+func TestTheSchemeOfAnAddressIsNotADrive(t *testing.T) {
+	for db, want := range map[string]string{
+		"": "", "q.db": "", `C:\jobs.db`: "", "sqlite:q.db": "sqlite:", "postgres://host/db": "postgres:",
+	} {
+		if got := schemeOf(db); got != want {
+			t.Errorf("schemeOf(%q) = %q, want %q", db, got, want)
+		}
+	}
+}

@@ -1,0 +1,273 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const workerDetail = `
+--import: the tasks are those that Go packages register. PACKAGE is an import path,
+or a ./path in the Go module around the current directory; it may be internal. The
+module must require Pinion, and its version of Pinion is the one that runs. A
+package may also register a storage backend, whose addresses --db then takes, so
+every command with --db has --import. Compiling needs the go command. --build FILE
+writes a program that is the whole command with the packages, and the tasks of
+--exec, built in; it needs no go command.
+
+--exec: the task NAME is a program. {0}, {1} and {name} in COMMAND, also as part of
+a word, stand for the arguments of the job: strings as they are, anything else as
+JSON. If one is missing, the job fails for good. {{0}} means {0}. A word stays one
+word, whatever the argument is, but an argument that begins with - may look like an
+option: write -- before it if the program knows that. There is no shell. Quotes
+work as in a shell; | > * $X and the like need --shell. With --shell ${x} is a
+variable of the shell, and arguments stay data, but do not pass them to eval, and
+do not calculate with them: bash runs the command in a[$(…)]. There is no terminal.
+The program also gets:
+
+  standard input    {"args": [...], "kwargs": {...}}; it need not read it
+  environment       PINION_JOB_ID, PINION_TASK, PINION_ATTEMPT, PINION_QUEUE, and
+                    PINION_DB, so that it can enqueue jobs
+
+Its exit status decides what becomes of the job:
+
+  0                 success; standard output is the result: as JSON if it is one
+                    JSON value, else as a string; it is cut off after 64 KiB
+  $PINION_NO_RETRY  (100) failure for good: the job becomes a dead letter
+  $PINION_RETRY     (75, EX_TEMPFAIL) failure; if the last line on standard output
+                    is a TIME, the retry comes after it
+  any other         failure; retried as the flags say
+
+The error of the job is the exit status and the last KiB of standard error. When a
+job times out, is canceled or is lost to another worker, the process group of its
+program gets SIGTERM, and after --kill-after SIGKILL; the job has failed, whatever
+the exit status. Processes that a program leaves running have a second to end. On
+Linux no process that a program starts outlives the worker, even a worker that is
+killed, unless it leaves its session and also clears its environment. Elsewhere
+programs of a killed worker may live on.
+
+SIGINT or SIGTERM stops the worker gracefully: it takes no more jobs, gives back
+those that have not started, and waits for the others. After --shutdown-timeout, or
+at a second signal, it stops at once. Under systemd set KillMode=mixed, or systemd
+stops the programs too. The worker logs to standard error and prints its metrics
+when it ends.
+TIME is "1m30s" or plain seconds.
+`
+
+const workerExamples = `pinion worker --import ./internal/tasks --db q.db --concurrency 8
+pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
+pinion worker --import ./tasks --build ./work && ./work worker --db q.db
+pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
+pinion worker --shell --exec 'count=sort -u -- {0} | wc -l' --task-timeout 60 --db q.db`
+
+// nameTasks says how to name tasks.
+const nameTasks = "name Go packages that register tasks, as in --import ./tasks, " +
+	"or programs, as in --exec 'pack=gzip -k -- {0}'"
+
+// workerCall is a call of worker.
+type workerCall struct {
+	*call
+	worker    *pinion.Worker
+	retry     pinion.RetryPolicy
+	noJitter  bool
+	killAfter time.Duration
+	period    time.Duration // of --run-seconds; 0: no end
+	drain     bool
+	verbose   bool
+}
+
+func worker(c *call) func(context.Context) error {
+	w := &workerCall{
+		call:      c,
+		worker:    new(pinion.Worker),
+		retry:     pinion.DefaultRetry,
+		killAfter: 5 * time.Second,
+	}
+	c.storageFlags()
+	c.execFlags()
+	c.jsonFlag()
+	c.flags.StringVar(&c.build, "build", "", "write the command with its imports to `FILE` and end")
+	c.flags.StringVar(&w.worker.Name, "name", "", "name of this worker, which jobs show: `NAME` [host:pid]")
+	c.listFlag(&w.worker.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
+	c.countFlag(&w.worker.Concurrency, "concurrency", 1, "run `N` tasks at a time [10]")
+	c.countFlag(&w.retry.MaxRetries, "max-retries", 0, "`N` retries after a job's first attempt [3]")
+	c.durationFlag(&w.retry.BaseDelay, "base-delay", "`TIME` before the first retry; doubles with each [500ms]")
+	c.durationFlag(&w.retry.Cap, "cap", "longest `TIME` before a retry [30s]")
+	c.flags.BoolVar(&w.noJitter, "no-jitter", false, "do not spread the retries at random")
+	c.durationFlag(&w.worker.TaskTimeout, "task-timeout", "cancel a task after this `TIME` [none]")
+	c.durationFlag(&w.killAfter, "kill-after", "kill a program this `TIME` after it was told to end [5s]")
+	c.durationFlag(&w.worker.VisibilityTimeout, "visibility-timeout",
+		"a worker that is silent for this `TIME` loses its jobs [10s]")
+	c.durationFlag(&w.worker.ShutdownTimeout, "shutdown-timeout",
+		"when stopped, wait this `TIME` for running tasks [10s]")
+	c.durationFlag(&w.period, "run-seconds", "stop gracefully after this `TIME`")
+	c.flags.BoolVar(&w.drain, "drain", false, "stop when no job is due and no retry outstanding")
+	c.flags.BoolVar(&w.verbose, "verbose", false, "log every job")
+	return w.run
+}
+
+func (w *workerCall) run(ctx context.Context) error {
+	if err := addPrograms(w.shell, w.execs); err != nil {
+		return err
+	}
+	if err := checkPrograms(); err != nil {
+		return err
+	}
+	if len(pinion.DefaultRegistry.Names()) == 0 {
+		fmt.Fprintln(w.stderr, "pinion: this worker knows no task, "+
+			"so every job that it runs fails and becomes a dead letter; "+nameTasks)
+	}
+	storage, err := w.open(ctx, creates)
+	if err != nil {
+		return err
+	}
+	w.stopSlowNotice() // from here on the worker logs its waiting
+	w.retry.Jitter = !w.noJitter
+	w.worker.Storage = storage
+	w.worker.Retry = &w.retry
+	w.worker.Logger = newLogger(w.stderr, w.verbose)
+	if len(programs) > 0 {
+		r, err := newRunner(w.db, w.killAfter, w.worker.Logger)
+		if err != nil {
+			return errors.Join(err, storage.Close())
+		}
+		defer r.close()
+		useRunner(r)
+	}
+	err = w.work(ctx)
+	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
+}
+
+// work runs the worker until it is stopped or, with --drain, has nothing more to do.
+func (w *workerCall) work(ctx context.Context) error {
+	if w.period > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, w.period, errors.New("--run-seconds is over"))
+		defer cancel()
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	logged := make(chan struct{})
+	cancelLog := context.AfterFunc(ctx, func() {
+		defer close(logged)
+		stop() // a second signal has its default effect
+		w.worker.Logger.Info("worker stops gracefully; a second signal stops it at once",
+			"cause", context.Cause(ctx))
+	})
+	var err error
+	if w.drain { // Run logs its own start
+		w.worker.Logger.Info("worker started", "tasks", strings.Join(pinion.DefaultRegistry.Names(), ","))
+		err = w.worker.Drain(ctx)
+		if err != nil && errors.Is(err, ctx.Err()) {
+			err = fmt.Errorf("stopped before the queue was drained: %w", context.Cause(ctx))
+		}
+	} else {
+		err = w.worker.Run(ctx)
+	}
+	if !cancelLog() {
+		<-logged
+	}
+	return err
+}
+
+// newLogger returns the logger of a worker.
+func newLogger(stderr io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeDelete}))
+}
+
+// escapeDelete escapes the one control character that slog prints as it is.
+func escapeDelete(_ []string, a slog.Attr) slog.Attr {
+	text := a.Value.String()
+	if strings.Contains(text, "\x7f") {
+		a.Value = slog.StringValue(strings.ReplaceAll(text, "\x7f", `\x7f`))
+	}
+	return a
+}
+
+func (c *call) printMetrics(m pinion.Metrics) error {
+	if c.json {
+		return c.encode(m)
+	}
+	w := c.tabbed()
+	fmt.Fprintf(w, "processed\t%d\n", m.Processed)
+	fmt.Fprintf(w, "succeeded\t%d\n", m.Succeeded)
+	fmt.Fprintf(w, "failed\t%d\n", m.Failed)
+	fmt.Fprintf(w, "retried\t%d\n", m.Retried)
+	fmt.Fprintf(w, "dead-lettered\t%d\n", m.DeadLettered)
+	fmt.Fprintf(w, "reaped\t%d\n", m.Reaped)
+	if m.Canceled > 0 {
+		fmt.Fprintf(w, "canceled\t%d\n", m.Canceled)
+	}
+	return w.Flush()
+}
+
+const tasksDetail = `
+These are the tasks that the packages of --import register, and those of --exec,
+which ` + "`pinion help worker`" + ` explains. It opens no queue.
+`
+
+const tasksExamples = `pinion tasks --import ./tasks
+pinion tasks --exec 'pack=gzip -k -- {0}' --json`
+
+// taskInfo is the output of tasks for one task.
+type taskInfo struct {
+	Name    string `json:"name"`
+	Kind    string `json:"kind"` // go, exec or shell
+	Queue   string `json:"queue"`
+	Command string `json:"command,omitempty"`
+}
+
+func tasks(c *call) func(context.Context) error {
+	c.importFlag()
+	c.execFlags()
+	c.jsonFlag()
+	return func(context.Context) error {
+		if err := addPrograms(c.shell, c.execs); err != nil {
+			return err
+		}
+		names := pinion.DefaultRegistry.Names()
+		if len(names) == 0 {
+			fmt.Fprintln(c.stderr, "pinion: there are no tasks; "+nameTasks)
+			return nil
+		}
+		w := c.tabbed()
+		if !c.json {
+			row(w, "NAME", "KIND", "QUEUE", "COMMAND")
+		}
+		for _, name := range names {
+			task := newTaskInfo(name)
+			if !c.json {
+				row(w, task.Name, task.Kind, task.Queue, clip(task.Command, 80))
+			} else if err := c.encode(task); err != nil {
+				return err
+			}
+		}
+		return w.Flush()
+	}
+}
+
+func newTaskInfo(name string) taskInfo {
+	task := taskInfo{Name: name, Kind: "go", Queue: pinion.DefaultRegistry.Queue(name)}
+	if task.Queue == "" {
+		task.Queue = "default"
+	}
+	for _, p := range programs {
+		if strings.EqualFold(p.name, name) {
+			task.Kind, task.Command = p.kind(), p.command
+		}
+	}
+	return task
+}
