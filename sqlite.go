@@ -262,8 +262,8 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		}
 	})
 	if err == errLocked {
-		return fmt.Errorf("%w within %v: another program holds the lock on %s (a transaction left open in a sqlite3 shell, say), or a "+
-			"transaction of this program does; if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
+		return fmt.Errorf("%w within %v: another program holds the lock on %s (a transaction left open in a sqlite3 shell, "+
+			"say), or a transaction of this program does; if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
 	}
 	if err != nil {
 		return wrap("enqueue", err)
@@ -331,7 +331,8 @@ const (
 		run_at, future, status, attempts) `
 	pendingRow  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
 	insertOne   = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `)`
-	insertEight = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` +
+	insertEight = insertColumns + `SELECT * FROM (VALUES ` +
+		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` +
 		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `)`
 )
 
@@ -437,7 +438,8 @@ func (t sqliteTx) markDone(ctx context.Context, job *Job) error {
 	if q.err == nil && updated == 0 {
 		return fmt.Errorf("%w: job %s", ErrLeaseLost, job.ID)
 	}
-	addEnds(q, now.Truncate(time.Minute).Unix(), endPair{job.Queue, job.Task}, endCount{succeeded: 1, took: sinceClaim(job.Claim, now)})
+	count := endCount{succeeded: 1, took: sinceClaim(job.Claim, now)}
+	addEnds(q, now.Truncate(time.Minute).Unix(), endPair{job.Queue, job.Task}, count)
 	return q.err
 }
 
@@ -505,7 +507,7 @@ func (s *SQLiteStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Jo
 	switch {
 	case err == nil:
 		return c.jobs, nil
-	case errors.Is(err, context.Cause(ctx)), errors.Is(err, ctx.Err()):
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return nil, ctx.Err()
 	default:
 		return nil, wrap("dequeue", err)
@@ -527,8 +529,11 @@ const (
 	markDone  = `status='SUCCESS', finished_at=?, result=?` + claimEnds
 	cancelRow = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1` + claimEnds
 
-	toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at, queue, priority, key, key_until_start, meta, result)
-		SELECT id, func_name, args, kwargs, attempts, error, finished_at, queue, priority, key, key_until_start, meta, result FROM jobs WHERE `
+	toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at,
+			queue, priority, key, key_until_start, meta, result)
+		SELECT id, func_name, args, kwargs, attempts, error, finished_at,
+			queue, priority, key, key_until_start, meta, result
+		FROM jobs WHERE `
 )
 
 // storedResult returns a job's Result as it is stored: as text, because bytes would become a BLOB.
@@ -542,7 +547,8 @@ func storedResult(job *Job) any {
 // bury dead-letters a row that another program wrote and that no worker can run, so that it does not block those behind
 // it.
 func (s *SQLiteStorage) bury(tx *transaction, rowid int64, job *Job, reason error) {
-	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, buried=1 WHERE rowid=?`, ErrorText(reason), seconds(tx.now), rowid)
+	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, buried=1 WHERE rowid=?`,
+		ErrorText(reason), seconds(tx.now), rowid)
 	tx.exec(toDLQ+`rowid=?`, rowid)
 	s.ends.add(job.Queue, job.Task, StatusFailed, 0)
 }
@@ -553,7 +559,9 @@ var errSomeLost = errors.New("some jobs are no longer under their claims")
 // updateHeld sets columns of the jobs that are still under their claims, and returns the others. Jobs that were claimed
 // together share statements. Such a statement does not say which jobs are lost; if one finds too few, all is rolled
 // back, and the jobs get statements of their own.
-func (s *SQLiteStorage) updateHeld(ctx context.Context, name string, jobs []*Job, u heldUpdate) (lost []*Job, err error) {
+func (s *SQLiteStorage) updateHeld(
+	ctx context.Context, name string, jobs []*Job, u heldUpdate,
+) (lost []*Job, err error) {
 	err = s.write(ctx, name, func(tx *transaction) {
 		for group := range claimedTogether(jobs) {
 			updated := updateGroup(tx, group, u.set, u.args(tx, group[0]))
@@ -608,7 +616,8 @@ func claimedTogether(jobs []*Job) func(yield func(group []*Job) bool) {
 
 // endsAlike reports whether two jobs differ in nothing that a heldUpdate stores, and have the same Claim and Attempts.
 func endsAlike(a, b *Job) bool {
-	return a.Claim == b.Claim && a.Attempts == b.Attempts && a.StartedAt.Equal(b.StartedAt) && bytes.Equal(a.Result, b.Result)
+	return a.Claim == b.Claim && a.Attempts == b.Attempts &&
+		a.StartedAt.Equal(b.StartedAt) && bytes.Equal(a.Result, b.Result)
 }
 
 // updateGroup sets columns of jobs that are under one claim, and returns how many are.
@@ -630,7 +639,9 @@ func updateGroup(tx *transaction, jobs []*Job, set string, args []any) int {
 
 // endClaims calls end for each job; end runs an UPDATE with heldAndNotCanceled, and reports whether it changed the job.
 // Jobs that Cancel was called for become FAILED instead and are returned as canceled.
-func (s *SQLiteStorage) endClaims(ctx context.Context, name string, jobs []*Job, end func(tx *transaction, job *Job) bool) (lost, canceled []*Job, err error) {
+func (s *SQLiteStorage) endClaims(
+	ctx context.Context, name string, jobs []*Job, end func(tx *transaction, job *Job) bool,
+) (lost, canceled []*Job, err error) {
 	err = s.write(ctx, name, func(tx *transaction) {
 		lost, canceled = nil, nil
 		for _, job := range jobs {
@@ -695,15 +706,17 @@ func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) e
 }
 
 // Release gives claims back; see [Storage].
-func (s *SQLiteStorage) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
+func (s *SQLiteStorage) Release(
+	ctx context.Context, at time.Time, cause error, jobs ...*Job,
+) (lost, canceled []*Job, err error) {
 	var errorText any // NULL leaves the error as it is
 	if cause != nil {
 		errorText = ErrorText(cause)
 	}
 	return s.endClaims(ctx, "release", jobs, func(tx *transaction, job *Job) bool {
 		s.claims.changed(job.Queue)
-		return tx.exec(`UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), reaped=0, run_at=?, future=?`+
-			claimEnds+heldAndNotCanceled,
+		return tx.exec(`UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), reaped=0,
+				run_at=?, future=?`+claimEnds+heldAndNotCanceled,
 			errorText, seconds(at), seconds(at) > seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0
 	})
 }
@@ -734,7 +747,8 @@ func (s *SQLiteStorage) SetLimit(ctx context.Context, queue string, max int) err
 		if max < 0 {
 			tx.exec(`DELETE FROM pinion_limits WHERE queue=?`, queue)
 		} else {
-			tx.exec(`INSERT INTO pinion_limits (queue, most) VALUES (?, ?) ON CONFLICT (queue) DO UPDATE SET most=excluded.most`, queue, max)
+			tx.exec(`INSERT INTO pinion_limits (queue, most) VALUES (?, ?)
+				ON CONFLICT (queue) DO UPDATE SET most=excluded.most`, queue, max)
 		}
 		s.claims.changed(queue)
 	})
@@ -778,7 +792,8 @@ func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 
 // cancelPending ends a job if it is PENDING.
 func (s *SQLiteStorage) cancelPending(tx *transaction, id string) (ended bool) {
-	for v := range tx.rows(cancelRow+` WHERE id=? AND status='PENDING' RETURNING queue, func_name`, ErrCanceled.Error(), seconds(tx.now), id) {
+	for v := range tx.rows(cancelRow+` WHERE id=? AND status='PENDING' RETURNING queue, func_name`,
+		ErrCanceled.Error(), seconds(tx.now), id) {
 		ended = true
 		s.claims.changed(text(v[0]))
 		s.ends.add(text(v[0]), text(v[1]), StatusFailed, 0)
@@ -812,9 +827,11 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 
 const (
 	// A claim sets the other columns, or they are empty in a job that waits. The driver takes time for each column.
-	claimColumns  = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel, key_until_start, meta, reaped`
+	claimColumns = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel,
+		key_until_start, meta, reaped`
 	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker, lease, started_at`
-	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0, key_until_start, meta, 0,
+	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0,
+		key_until_start, meta, 0,
 		'FAILED', NULL, failed_at, result, '', 0, NULL`
 )
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"iter"
 	"math"
 	"slices"
 	"strings"
@@ -361,8 +362,10 @@ func mostUrgent(tx *transaction, now float64, byTime []any) (urgent []any) {
 		if priority == nil {
 			break
 		}
-		urgent = append(urgent, rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_urgent
-			WHERE status='PENDING' AND future=1 AND priority=? AND run_at<=? ORDER BY run_at LIMIT 1000`, priority, now)...)
+		due := rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_urgent
+			WHERE status='PENDING' AND future=1 AND priority=? AND run_at<=?
+			ORDER BY run_at LIMIT 1000`, priority, now)
+		urgent = append(urgent, due...)
 		if len(urgent) >= makeReadyLimit {
 			return urgent[:makeReadyLimit]
 		}
@@ -509,7 +512,8 @@ func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *line
 	return &lines
 }
 
-const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
+const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3
+	WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
 
 // appendReadyLine appends the line of a queue's ready jobs, if there are any.
 func appendReadyLine(tx *transaction, lines []line, queue string) []line {
@@ -519,28 +523,54 @@ func appendReadyLine(tx *transaction, lines []line, queue string) []line {
 	return lines
 }
 
+const setAsideJobs = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 `
+
 // asideLines returns the lines of set-aside jobs that a claim knows.
 func asideLines(tx *transaction, c *claim) (lines []line) {
-	const aside = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 AND `
-	for task := tx.value(`SELECT func_name` + aside + `func_name<x'' ORDER BY func_name LIMIT 1`); task != nil; {
-		if c.wantsTask(text(task)) {
-			for queue := tx.value(`SELECT queue`+aside+`func_name=? AND queue<x'' ORDER BY queue LIMIT 1`, task); queue != nil; {
-				if c.wantsQueue(text(queue)) {
-					for v := range tx.rows(`SELECT priority, rowid`+aside+`func_name=? AND queue=? ORDER BY priority DESC, rowid LIMIT 1`, task, queue) {
-						lines = append(lines, line{text(queue), text(task), int(integer(v[0])), integer(v[1])})
-					}
-				}
-				queue = tx.value(`SELECT queue`+aside+`func_name=? AND queue>? AND queue<x'' ORDER BY queue LIMIT 1`, task, queue)
+	for task := range asideTasks(tx) {
+		if !c.wantsTask(task) {
+			continue
+		}
+		for queue := range asideQueues(tx, task) {
+			if !c.wantsQueue(queue) {
+				continue
+			}
+			for v := range tx.rows(`SELECT priority, rowid`+setAsideJobs+`AND func_name=? AND queue=?
+				ORDER BY priority DESC, rowid LIMIT 1`, task, queue) {
+				lines = append(lines, line{queue, task, int(integer(v[0])), integer(v[1])})
 			}
 		}
-		task = tx.value(`SELECT func_name`+aside+`func_name>? AND func_name<x'' ORDER BY func_name LIMIT 1`, task)
 	}
 	return lines
 }
 
+// asideTasks yields the tasks whose jobs are set aside. It seeks each one in the index.
+func asideTasks(tx *transaction) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		task := tx.value(`SELECT func_name` + setAsideJobs + `AND func_name<x'' ORDER BY func_name LIMIT 1`)
+		for task != nil && yield(text(task)) {
+			task = tx.value(`SELECT func_name`+setAsideJobs+`AND func_name>? AND func_name<x''
+				ORDER BY func_name LIMIT 1`, task)
+		}
+	}
+}
+
+// asideQueues yields the queues in which jobs of a task are set aside.
+func asideQueues(tx *transaction, task string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		queue := tx.value(`SELECT queue`+setAsideJobs+`AND func_name=? AND queue<x'' ORDER BY queue LIMIT 1`, task)
+		for queue != nil && yield(text(queue)) {
+			queue = tx.value(`SELECT queue`+setAsideJobs+`AND func_name=? AND queue>? AND queue<x''
+				ORDER BY queue LIMIT 1`, task, queue)
+		}
+	}
+}
+
 // claimFrom takes jobs of one line, until the claim has enough or another line comes first. It returns what is left of
 // the line, or nil.
-func (q *claims) claimFrom(tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound) (next *line) {
+func (q *claims) claimFrom(
+	tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound,
+) (next *line) {
 	if len(c.rowids) > 0 {
 		c.storeRunning(tx) // or the line might still hold jobs that c has taken
 	}
@@ -618,8 +648,9 @@ func (c *claim) take(job *Job, rowid int64, now time.Time) {
 
 // storeRunning makes the jobs that the claim has taken RUNNING.
 func (c *claim) storeRunning(tx *transaction) {
-	updateRows(tx, `UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?, lease=?,
-		doubted_at=NULL, started_at=NULL, result=NULL, aside=0, key_until_start=iif(key_until_start=1, 2, key_until_start)`,
+	updateRows(tx, `UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?,
+			lease=?, doubted_at=NULL, started_at=NULL, result=NULL, aside=0,
+			key_until_start=iif(key_until_start=1, 2, key_until_start)`,
 		[]any{tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds()}, c.rowids)
 	c.rowids = c.rowids[:0]
 }

@@ -82,7 +82,8 @@ func (e *endCounter) ended(committed bool) {
 
 // write adds to the row of a pair, and makes the row if the minute has room for it.
 func (e *endCounter) write(tx *transaction, pair endPair, count endCount) {
-	known := tx.exec(`UPDATE pinion_ends SET succeeded=succeeded+?, failed=failed+?, took=took+? WHERE at=? AND queue=? AND task=?`,
+	known := tx.exec(`UPDATE pinion_ends SET succeeded=succeeded+?, failed=failed+?, took=took+?
+		WHERE at=? AND queue=? AND task=?`,
 		count.succeeded, count.failed, count.took.Seconds(), e.minute, pair.queue, pair.task) > 0
 	if known {
 		return
@@ -110,7 +111,8 @@ func addEnds(q *session, at int64, pair endPair, count endCount) {
 func (s *SQLiteStorage) mergeEnds(ctx context.Context, now time.Time) error {
 	minutes := now.Add(-endsByHour).Truncate(time.Hour).Unix() // whole hours, so that an hour is merged once
 	hours := now.Add(-endsKept).Unix()
-	choose := fmt.Sprintf(`SELECT at, queue, task FROM pinion_ends WHERE at<? AND (at%%3600<>0 OR at<?) LIMIT %d`, perTransaction)
+	choose := fmt.Sprintf(`SELECT at, queue, task FROM pinion_ends WHERE at<? AND (at%%3600<>0 OR at<?) LIMIT %d`,
+		perTransaction)
 	for {
 		type row struct {
 			at   int64
@@ -139,7 +141,8 @@ func (s *SQLiteStorage) mergeEnds(ctx context.Context, now time.Time) error {
 func mergeEnd(tx *transaction, at int64, pair endPair, hours int64) {
 	var count endCount
 	found := false
-	for v := range tx.rows(`SELECT succeeded, failed, took FROM pinion_ends WHERE at=? AND queue=? AND task=?`, at, pair.queue, pair.task) {
+	for v := range tx.rows(`SELECT succeeded, failed, took FROM pinion_ends WHERE at=? AND queue=? AND task=?`,
+		at, pair.queue, pair.task) {
 		found = true
 		took, _ := v[2].(float64)
 		count = endCount{int(integer(v[0])), int(integer(v[1])), time.Duration(took * float64(time.Second))}

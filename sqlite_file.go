@@ -106,8 +106,8 @@ func checkOrCreate(path string, readOnly bool) error {
 		return errors.New("it is not a regular file")
 	}
 	if n := hardLinks(info); n > 1 && !readOnly {
-		return fmt.Errorf("it has %d names (hard links); want one: each name would have a -wal of its own, and jobs "+
-			"would be lost. Remove the other names, or make symbolic links of them", n)
+		return fmt.Errorf("it has %d names (hard links); want one: each name would have a -wal of its own, and "+
+			"jobs would be lost. Remove the other names, or make symbolic links of them", n)
 	}
 	return nil
 }
@@ -213,7 +213,7 @@ type connector struct {
 	driver  driver.Driver
 	dsn     string
 	wal     string // the name of the -wal
-	keepWAL bool   // also if there was none: connections that only read, or refuse the file, leave nothing behind
+	keepWAL bool   // also if there was none; connections that only read leave nothing behind
 }
 
 func (s *SQLiteStorage) connector(settings string, keepWAL bool) (connector, error) {
@@ -332,7 +332,7 @@ func (f openedFile) checkReplaced() error {
 		return nil
 	}
 	return fmt.Errorf("the file %s was deleted or replaced while it was in use: put it back, or stop every "+
-		"program that uses the queue, remove the -wal and -shm that are left beside it, and start again", f.name)
+		"program that uses the queue, remove the -wal and -shm left beside it, and start again", f.name)
 }
 
 // ---- The schema ----
@@ -624,8 +624,8 @@ var explanations = []struct {
 }{
 	{codeNotADB, "it is not a SQLite database"},
 	{codeReadOnly, "the file or its folder is read-only for this user"},
-	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, or the -wal and -shm " +
-		"beside it, or its folder cannot be written"},
+	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, or the -wal and " +
+		"-shm beside it, or its folder cannot be written"},
 	{codeFull, "the disk is full; nothing can be stored until there is room"},
 	{codeIOErr, "I/O error: the disk is full, over quota or failing; check free space and the system log"},
 	{codeCorrupt, "the file is damaged; stop every program that uses it and restore a backup, " +

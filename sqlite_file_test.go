@@ -258,8 +258,8 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 	}
 }
 
-// A process that reads the file itself loses its locks on it: POSIX. Whoever closes the file last then must not remove
-// the -wal, into which that process goes on writing.
+// A process that reads the file itself loses its locks on it: POSIX. Whoever closes the file last then must
+// not remove the -wal, into which that process goes on writing.
 func TestTheWALOutlivesAProcessThatClosesTheFile(t *testing.T) {
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, NewJob("before"))
@@ -445,8 +445,18 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 		python(t, path, pythonIndexes+`INSERT OR REPLACE INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at)
 			VALUES ('f00d', 'tell', '["x"]', '{"k": 1}', 'PENDING', 0, 1700000009.5, NULL, NULL);`)
 		job := <-ran
-		want := Job{ID: "f00d", Task: "tell", Args: []any{json.RawMessage(`"x"`)}, Kwargs: map[string]any{"k": json.RawMessage("1")}, Queue: "default",
-			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: processName(), CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
+		want := Job{
+			ID: "f00d", Task: "tell", Queue: "default",
+			Args:        []any{json.RawMessage(`"x"`)},
+			Kwargs:      map[string]any{"k": json.RawMessage("1")},
+			Status:      StatusRunning,
+			Attempts:    1,
+			Claim:       job.Claim,
+			Worker:      job.Worker,
+			CreatedAt:   time.UnixMilli(1700000009500).UTC(),
+			HeartbeatAt: job.HeartbeatAt,
+			LeaseUntil:  job.HeartbeatAt.Add(defaultLease),
+		}
 		if diff := gocmp.Diff(want, job); diff != "" {
 			t.Errorf("run %d (-want +got):\n%s", i, diff)
 		}

@@ -118,7 +118,8 @@ func (s *SQLiteStorage) list(
 	}
 }
 
-// pages reads a table page by page, in the order of the rowid, so that no read transaction stays open between two pages.
+// pages reads a table page by page, in the order of the rowid, so that no read transaction stays open
+// between two pages.
 type pages struct {
 	query string
 	args  []any
@@ -162,8 +163,8 @@ func (c *conditions) and(condition string, args ...any) {
 	c.args = append(c.args, args...)
 }
 
-// where returns the filter as SQL, but for what only matchesTask can compare. After and Before are about timeColumn.
-// The status stands there literally: a bound one would match no partial index.
+// where returns the filter as SQL, but for what only matchesTask can compare. After and Before are about
+// timeColumn. The status stands there literally: a bound one would match no partial index.
 func (f Filter) where(timeColumn string) conditions {
 	var c conditions
 	switch f.Status {
@@ -197,15 +198,16 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// jsonStrings returns a JSON array of the strings, but for those that are not UTF-8: no stored id is one of them.
+// jsonStrings returns a JSON array of the strings, but for those that are not UTF-8: no stored id is one of
+// them.
 func jsonStrings(list []string) string {
 	valid := slices.DeleteFunc(slices.Clone(list), func(text string) bool { return !utf8.ValidString(text) })
 	encoded, _ := json.Marshal(valid) // a list of such strings always encodes
 	return string(encoded)
 }
 
-// notASCII is a pattern of names that SQLite cannot compare: it knows the case of ASCII letters only, and "K" may also be
-// the sign for Kelvin.
+// notASCII is a pattern of names that SQLite cannot compare: it knows the case of ASCII letters only, and
+// "K" may also be the sign for Kelvin.
 const notASCII = "*[^\x01-\x7f]*"
 
 func isASCII(s string) bool {
@@ -232,8 +234,8 @@ func (s *SQLiteStorage) Stats(ctx context.Context) (Stats, error) {
 	return stats, wrap("stats", q.err)
 }
 
-// rawReader is reader without database/sql between us and the driver: to scan a row costs as much as to find it, and
-// Stats reads up to a million.
+// rawReader is reader without database/sql between us and the driver: to scan a row costs as much as to
+// find it, and Stats reads up to a million.
 func (s *SQLiteStorage) rawReader(ctx context.Context) *session {
 	q := s.reader(ctx)
 	q.query = func(query string, args []any, yield func([]any) bool) error {
@@ -314,8 +316,9 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 	}
 }
 
-// pendingRows returns the query that finds the jobs that wait in the shortest time. By index each row takes a search,
-// which is three times the time of reading a row in the order of the table. But the table holds what has finished, too.
+// pendingRows returns the query that finds the jobs that wait in the shortest time. By index each row takes
+// a search, which is three times the time of reading a row in the order of the table. But the table holds
+// what has finished, too.
 func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 	const columns = `SELECT queue, func_name, run_at, created_at`
 	if !s.indexed {
@@ -326,9 +329,9 @@ func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 	if pending > span/3 {
 		return columns + ` FROM jobs NOT INDEXED WHERE status='PENDING'`
 	}
-	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 UNION ALL ` +
-		columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 UNION ALL ` +
-		columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
+	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0
+		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0
+		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
 }
 
 // countRunning counts the jobs that run.
@@ -354,8 +357,8 @@ func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *statsCount
 	}
 }
 
-// countLastMinute counts what finished in each second of the last minute: the jobs without a dead letter, and the dead
-// letters.
+// countLastMinute counts what finished in each second of the last minute: the jobs without a dead letter,
+// and the dead letters.
 func (s *SQLiteStorage) countLastMinute(q *session, now time.Time) (counts [60]int) {
 	jobs, letters := s.jobs, s.letters
 	if s.indexed {
@@ -414,8 +417,8 @@ func (s *SQLiteStorage) endsSince(q *session, since time.Time) iter.Seq[Ends] {
 
 // ---- Verbs over a filter ----
 
-// perTransaction is how many rows a verb over many rows changes in a transaction, so that nobody waits long for the
-// write lock.
+// perTransaction is how many rows a verb over many rows changes in a transaction, so that nobody waits long
+// for the write lock.
 const perTransaction = 500
 
 // outcome is what became of a row that a verb chose.
@@ -430,8 +433,8 @@ const (
 // step changes one row, if it can.
 type step func(tx *transaction, row chosenRow) outcome
 
-// Replay makes dead letters PENDING again; see [Inspector]. A job whose row is still there keeps its place. If that row
-// is not FAILED (because Python has replayed it, say) the letter stays.
+// Replay makes dead letters PENDING again; see [Inspector]. A job whose row is still there keeps its place.
+// If that row is not FAILED (because Python has replayed it, say) the letter stays.
 func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
 	f.Status = "" // the table has no such column
 	counts, err := s.tend(ctx, "replay", "dlq", f, f.where("failed_at"), s.replayLetter)
@@ -441,8 +444,10 @@ func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
 func (s *SQLiteStorage) replayLetter(tx *transaction, row chosenRow) outcome {
 	s.claims.changedAnywhere()
 	replayed := tx.exec(`INSERT INTO jobs
-			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key, key_until_start, meta)
-		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key, key_until_start, meta FROM dlq
+			(id, func_name, args, kwargs, status, attempts, created_at,
+			queue, priority, key, key_until_start, meta)
+		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?,
+			queue, priority, key, key_until_start, meta FROM dlq
 		WHERE rowid=? AND NOT EXISTS (
 			SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING','RUNNING')
 				AND jobs.key_until_start<2 AND dlq.key_until_start<2)
@@ -450,8 +455,8 @@ func (s *SQLiteStorage) replayLetter(tx *transaction, row chosenRow) outcome {
 			func_name=excluded.func_name, args=excluded.args, kwargs=excluded.kwargs,
 			queue=excluded.queue, priority=excluded.priority,
 			key=excluded.key, key_until_start=excluded.key_until_start, meta=excluded.meta,
-			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='', cancel=0,
-			lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
+			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='',
+			cancel=0, lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
 		WHERE status='FAILED'`, seconds(tx.now), row.rowid) > 0
 	if !replayed {
 		return outcomeNone
@@ -481,7 +486,8 @@ func (s *SQLiteStorage) Reschedule(ctx context.Context, f Filter, at time.Time) 
 	counts, err := s.tend(ctx, "reschedule", "jobs", f, where, func(tx *transaction, row chosenRow) outcome {
 		s.claims.changedAnywhere()
 		runAt := seconds(at)
-		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, runAt > seconds(tx.now), row.rowid)
+		future := runAt > seconds(tx.now)
+		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, future, row.rowid)
 		return outcomeChanged
 	})
 	return counts[outcomeChanged], err
@@ -513,9 +519,9 @@ func (s *SQLiteStorage) PruneWhere(ctx context.Context, f Filter) (int, error) {
 	return counts[outcomeChanged], err
 }
 
-// tend runs a step for each row of a table that matches, the oldest first, and counts the outcomes. It chooses the rows
-// without the write lock, and changes at most perTransaction of them in a transaction, in which they must still match.
-// f is for its task and its limit, which where lacks.
+// tend runs a step for each row of a table that matches, the oldest first, and counts the outcomes. It
+// chooses the rows without the write lock, and changes at most perTransaction of them in a transaction, in
+// which they must still match. f is for its task and its limit, which where lacks.
 func (s *SQLiteStorage) tend(
 	ctx context.Context, verb, table string, f Filter, where conditions, do step,
 ) (total [3]int, err error) {
@@ -555,7 +561,8 @@ func (s *SQLiteStorage) tend(
 // chosenRow is a row of a table. A rowid alone may have become another row's meanwhile.
 type chosenRow struct{ rowid, id any }
 
-// tendRows runs a step for those of the chosen rows that still match, in one transaction, until the limit is reached.
+// tendRows runs a step for those of the chosen rows that still match, in one transaction, until the limit
+// is reached.
 func (s *SQLiteStorage) tendRows(
 	ctx context.Context, verb, table string, where conditions, chosen []chosenRow, limit int, do step,
 ) (counts [3]int, err error) {
@@ -605,7 +612,8 @@ func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error
 	}
 }
 
-// choose returns the rows that a query selects, for a verb that will change them. The query selects rowids and ids.
+// choose returns the rows that a query selects, for a verb that will change them. The query selects rowids
+// and ids.
 func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...any) ([]chosenRow, error) {
 	if s.opts.ReadOnly {
 		return nil, wrap(verb, errReadOnly)
@@ -635,8 +643,8 @@ func (s *SQLiteStorage) pruneRows(ctx context.Context, rows []chosenRow) (int, e
 	return n, nil
 }
 
-// pruneJob deletes a finished job. If a dead letter of Python's stands for it, it marks the job as buried instead, so
-// that nobody chooses it again.
+// pruneJob deletes a finished job. If a dead letter of Python's stands for it, it marks the job as buried
+// instead, so that nobody chooses it again.
 func pruneJob(tx *transaction, row chosenRow) outcome {
 	buried := tx.exec(`UPDATE jobs SET buried=1 WHERE rowid=? AND status='FAILED'
 		AND EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`, row.rowid) > 0
@@ -695,7 +703,8 @@ func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) err
 
 // purgeOld deletes the dead letters that failed before a time.
 func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
-	choose := fmt.Sprintf(`SELECT rowid, id FROM dlq INDEXED BY dlq_failed WHERE failed_at<? LIMIT %d`, perTransaction)
+	choose := fmt.Sprintf(`SELECT rowid, id FROM dlq INDEXED BY dlq_failed
+		WHERE failed_at<? LIMIT %d`, perTransaction)
 	for {
 		rows, err := s.choose(ctx, "purge", choose, seconds(before))
 		if err != nil || len(rows) == 0 {
@@ -714,12 +723,12 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 
 // ---- Backup ----
 
-// Backup copies the queue, as it is at one moment, into a new file at path, which gets mode 0600. Workers and producers
-// go on meanwhile. The copy is a queue like any other: OpenSQLite opens it, and workers then run its jobs, also those
-// that were RUNNING when the copy was made.
+// Backup copies the queue, as it is at one moment, into a new file at path, which gets mode 0600. Workers
+// and producers go on meanwhile. The copy is a queue like any other: OpenSQLite opens it, and workers then
+// run its jobs, also those that were RUNNING when the copy was made.
 //
-// It is the way to copy a queue in use. A program that reads the file itself misses what stands in the -wal. If it runs in
-// the same process, SQLite's locks on the file are lost, too.
+// It is the way to copy a queue in use. A program that reads the file itself misses what stands in the
+// -wal. If it runs in the same process, SQLite's locks on the file are lost, too.
 func (s *SQLiteStorage) Backup(ctx context.Context, path string) error {
 	err := s.backup(ctx, path)
 	if err != nil {
@@ -751,7 +760,8 @@ func (s *SQLiteStorage) backup(ctx context.Context, path string) error {
 	return nil
 }
 
-// vacuumInto copies the file. It has a connection of its own, because the readers' cannot write, not even elsewhere.
+// vacuumInto copies the file. It has a connection of its own, because the readers' cannot write, not even
+// elsewhere.
 func (s *SQLiteStorage) vacuumInto(ctx context.Context, path string) error {
 	c, err := s.connector("mode=ro&_pragma=busy_timeout(5000)", false)
 	if err != nil {
@@ -777,7 +787,7 @@ type SQLiteReport struct {
 	Free     int64    // how many bytes of Size are unused
 	Links    int      // how many names (hard links) the file has; more than one is dangerous
 	Paused   []string // queues with the limit 0
-	Expired  []string // ids of RUNNING jobs whose lease has expired, at most 100; a running worker takes them back
+	Expired  []string // ids of RUNNING jobs whose lease has expired, for a worker to take back; at most 100
 	Damage   []string // what PRAGMA quick_check finds wrong with the file, at most 100 lines
 	Unusable []string // unfinished jobs that no worker can run, with the reason; at most 100
 }
@@ -866,8 +876,8 @@ func (s *SQLiteStorage) unusable(q *session) (lines []string) {
 	}
 }
 
-// whyUnusable returns the id of an unfinished job and why no worker can run it, or nil. The row ends with the type
-// of the queue, because the index of ready jobs holds only those whose queue is text.
+// whyUnusable returns the id of an unfinished job and why no worker can run it, or nil. The row ends with
+// the type of the queue, because the index of ready jobs holds only those whose queue is text.
 func whyUnusable(row []any) (id string, reason error) {
 	_, job, reason := jobOf(row)
 	queueType := text(row[len(row)-1])

@@ -29,8 +29,8 @@ type expiredClaim struct {
 	queue, task string
 }
 
-// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before. While it
-// waited, heartbeats may have waited too.
+// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before, at least. For
+// long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
 const maxLockWait = 500 * time.Millisecond
 
 // ReapStale takes back the claims of dead workers (see [Storage]), and deletes some of what Retention does not keep. It
@@ -65,12 +65,15 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 
 // expiredClaims returns the claims whose last heartbeat is longer ago than their lease, or as far in the future, which
 // happens when the clock is set back. visibility is the lease of claims that have none.
-func (s *SQLiteStorage) expiredClaims(ctx context.Context, now time.Time, visibility time.Duration) (expired []expiredClaim, err error) {
+func (s *SQLiteStorage) expiredClaims(
+	ctx context.Context, now time.Time, visibility time.Duration,
+) (expired []expiredClaim, err error) {
 	q := s.leaseReader(ctx)
 	for v := range q.rows(`SELECT rowid, id, claim, attempts, reaped, iif(lease>0, lease, ?2), cancel, queue, func_name,
 			iif(doubted_at >= coalesce(heartbeat_at, 0), doubted_at, NULL)
 		FROM jobs INDEXED BY jobs_running3
-		WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ?1-iif(lease>0, lease, ?2) AND ?1+iif(lease>0, lease, ?2)`,
+		WHERE status='RUNNING' AND coalesce(heartbeat_at, 0)
+			NOT BETWEEN ?1-iif(lease>0, lease, ?2) AND ?1+iif(lease>0, lease, ?2)`,
 		seconds(now), visibility.Seconds()) {
 		lease, _ := v[5].(float64)
 		expired = append(expired, expiredClaim{
@@ -109,7 +112,9 @@ func (s *SQLiteStorage) forgetDoubts(expired []expiredClaim) {
 }
 
 // reapOrDoubt takes back the claims that were doubted for long enough, and doubts the others.
-func (s *SQLiteStorage) reapOrDoubt(ctx context.Context, called time.Time, expired []expiredClaim) (reaped int, err error) {
+func (s *SQLiteStorage) reapOrDoubt(
+	ctx context.Context, called time.Time, expired []expiredClaim,
+) (reaped int, err error) {
 	takeBack := make([]bool, len(expired))
 	anything := false
 	for i, e := range expired {
@@ -122,8 +127,9 @@ func (s *SQLiteStorage) reapOrDoubt(ctx context.Context, called time.Time, expir
 	var doubted []doubt
 	err = s.write(ctx, "reap", func(tx *transaction) {
 		reaped, doubted = 0, nil
-		late := tx.now.Sub(called) > maxLockWait
+		waited := tx.now.Sub(called)
 		for i, e := range expired {
+			late := waited > max(maxLockWait, reapGap(e.lease)/4)
 			switch {
 			case takeBack[i] && !late:
 				if s.reap(tx, e) {
@@ -165,7 +171,8 @@ func (s *SQLiteStorage) isSecondLook(e expiredClaim, now time.Time) bool {
 }
 
 // underDoubt is the row of an expired claim, if it has had no heartbeat since it was seen.
-const underDoubt = ` WHERE rowid=? AND status='RUNNING' AND claim IS ? AND iif(doubted_at >= coalesce(heartbeat_at, 0), doubted_at, NULL) IS ?`
+const underDoubt = ` WHERE rowid=? AND status='RUNNING' AND claim IS ?
+	AND iif(doubted_at >= coalesce(heartbeat_at, 0), doubted_at, NULL) IS ?`
 
 // mark stores the doubt. A heartbeat clears it; one of Python's does not, and voids it by being later. A heartbeat may
 // also be later because the clock was set back, so the stored time is at least the heartbeat's.
@@ -179,7 +186,8 @@ func (e expiredClaim) mark(tx *transaction) bool {
 func (s *SQLiteStorage) reap(tx *transaction, e expiredClaim) bool {
 	s.claims.changed(e.queue)
 	if e.canceled {
-		canceled := tx.exec(cancelRow+underDoubt, ErrCanceled.Error(), seconds(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
+		canceled := tx.exec(cancelRow+underDoubt,
+			ErrCanceled.Error(), seconds(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
 		if canceled {
 			s.ends.add(e.queue, e.task, StatusFailed, sinceClaim(e.doubt.claim, tx.now))
 		}
@@ -190,7 +198,8 @@ func (s *SQLiteStorage) reap(tx *transaction, e expiredClaim) bool {
 		attempts := float64(min(max(e.attempts, 1), 1000))
 		runAt = tx.now.Add(fromFloat(rand.Float64() * attempts * e.lease.Seconds()))
 	}
-	return tx.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1, run_at=?, future=?`+claimEnds+underDoubt,
+	return tx.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1,
+			run_at=?, future=?`+claimEnds+underDoubt,
 		seconds(runAt), runAt.After(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
 }
 
@@ -204,8 +213,8 @@ func (s *SQLiteStorage) checkVersion(ctx context.Context) error {
 func newerVersion(q *session) error {
 	version := int(integer(q.value("PRAGMA user_version")))
 	if q.err == nil && version > schemaVersion {
-		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; this one knows version %d: update this program",
-			version, schemaVersion))
+		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; this one knows version %d: "+
+			"update this program", version, schemaVersion))
 	}
 	return q.err
 }

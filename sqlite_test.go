@@ -793,7 +793,8 @@ func workAndProduce(ctx context.Context, path string) error {
 
 func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	s := sqliteStorage(t, path, nil)
+	sqliteStorage(t, path, nil)
+	o := otherProgram(t, path)
 	const processes = 8
 	var stop, end []func()
 	for range processes {
@@ -809,7 +810,11 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 		case <-t.Context().Done():
 			t.Fatal(t.Context().Err())
 		}
-		stats, err := s.Stats(t.Context())
+		if failed := o.all("SELECT count(*) FROM jobs WHERE status='FAILED'"); failed != "0" {
+			t.Fatalf("%s jobs have failed", failed)
+		}
+		var err error
+		done, err = strconv.Atoi(o.all("SELECT count(*) FROM jobs WHERE status='SUCCESS'"))
 		if err != nil {
 			t.Fatal(err)
 		}

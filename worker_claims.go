@@ -194,8 +194,11 @@ func (r *workerRun) giveBack(ctx context.Context, jobs []*Job) {
 		return
 	}
 	r.slots.withdrawn(len(jobs))
-	_ = r.save(ctx, "releasing jobs", len(jobs), func() error {
+	err := r.save(ctx, "releasing jobs", func() error {
 		_, _, err := r.storage.Release(ctx, time.Time{}, nil, jobs...)
 		return err
 	})
+	if err == nil || errors.Is(err, ErrLeaseLost) {
+		r.slots.settled(len(jobs))
+	}
 }

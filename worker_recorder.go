@@ -108,10 +108,14 @@ func (r *workerRun) recordBatch(ctx context.Context, batch []*attempt) {
 		jobs[i] = a.withResult()
 	}
 	var lost []*Job
-	err := r.save(ctx, "recording successes", len(jobs), func() (err error) {
+	err := r.save(ctx, "recording successes", func() (err error) {
 		lost, err = r.storage.MarkDone(ctx, jobs...)
 		return err
 	})
+	if err != nil && !errors.Is(err, ErrLeaseLost) {
+		return
+	}
+	defer r.slots.settled(len(jobs)) // last, because a Drain is over when nothing is open
 	if err != nil {
 		return
 	}
@@ -144,8 +148,8 @@ func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 	switch {
 	case errors.Is(cause, ErrLeaseLost):
 		r.log.Warn("lease lost; another worker has the job", "task", a.job.Task, "job", a.job.ID)
-		r.slots.settled(1)
 		r.ended(ctx, a, OutcomeLost, err)
+		r.slots.settled(1)
 	case err == nil:
 		r.successes.add(a)
 	case errors.Is(cause, ErrCanceled):
@@ -175,8 +179,8 @@ func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool 
 			"job", a.job.ID, "error", oneLine(err))
 	}
 	r.metrics.succeeded.Add(1)
-	r.slots.settled(1)
 	r.ended(ctx, a, OutcomeSucceeded, nil)
+	r.slots.settled(1)
 	return true
 }
 
@@ -268,7 +272,7 @@ func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (
 func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outcome Outcome, cause error,
 	write func() error) (recorded bool) {
 	canceled := false
-	err := r.save(ctx, doing, 1, func() error {
+	err := r.save(ctx, doing, func() error {
 		err := write()
 		canceled = errors.Is(err, ErrCanceled)
 		if canceled {
@@ -276,12 +280,15 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outc
 		}
 		return err
 	})
+	lost := errors.Is(err, ErrLeaseLost)
+	if err != nil && !lost {
+		return false
+	}
+	defer r.slots.settled(1) // last, because a Drain is over when nothing is open
 	switch {
-	case errors.Is(err, ErrLeaseLost):
+	case lost:
 		r.retries.remove(a.job)
 		r.ended(ctx, a, OutcomeLost, cause)
-	case err != nil:
-		return false
 	case canceled:
 		r.retries.remove(a.job)
 		r.metrics.canceled.Add(1)
@@ -294,18 +301,17 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outc
 	return false
 }
 
-// save writes the ends of n jobs. It tries again until the storage takes them. It returns ErrLeaseLost if the
-// lease is lost, and another error if it gives up because the storage is closed or ctx ends.
-func (r *workerRun) save(ctx context.Context, doing string, n int, write func() error) error {
+// save writes the ends of jobs. It tries again until the storage takes them. It returns ErrLeaseLost if the lease
+// is lost, and another error if it gives up because the storage is closed or ctx ends. Unless it gives up, the
+// caller must call slots.settled.
+func (r *workerRun) save(ctx context.Context, doing string, write func() error) error {
 	for ctx.Err() == nil {
 		err := write()
 		switch {
 		case err == nil:
-			r.slots.settled(n)
 			return nil
 		case errors.Is(err, ErrLeaseLost):
 			r.log.Warn("lease lost before "+doing, "error", err)
-			r.slots.settled(n)
 			return ErrLeaseLost
 		}
 		r.trouble.report(doing, err)
