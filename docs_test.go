@@ -22,6 +22,7 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 	}
 	for guide, number := range map[string]int{
 		"docs/rate-limits.md":   2,
+		"docs/scaling.md":       1,
 		"docs/your-database.md": 2,
 	} {
 		programs := programBlock.FindAllStringSubmatch(read(t, guide), -1)

@@ -528,33 +528,93 @@ func ExampleSetResult() {
 	// Output: SUCCESS 9
 }
 
-// A daily job needs no cron beside the workers. All workers may have it: each run happens in one of them.
+// A report for each hour. Any number of workers may have the schedule: there is one job for each hour.
 func ExamplePeriodic() {
-	sweep := pinion.Register("sweep", func(ctx context.Context, before time.Time) error {
-		fmt.Println("sweeping what is older than", before)
+	pinion.Register("report", func(ctx context.Context, hour time.Time) error { return nil })
+	hourly := pinion.Periodic{
+		Name:     "hourly report",
+		Schedule: pinion.Every(time.Hour),
+		Job:      func(at time.Time) *pinion.Job { return pinion.NewJob("report", at) },
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	worker := &pinion.Worker{Storage: storage, Periodic: []pinion.Periodic{hourly}, Logger: quiet}
+	check(worker.Drain(ctx)) // a program calls Run
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusPending}) {
+		check(err)
+		fmt.Println(job.Task, "is due at a whole hour:", job.RunAt.Equal(job.RunAt.Truncate(time.Hour)))
+	}
+	// Output: report is due at a whole hour: true
+}
+
+// A schedule is any type with a method Next.
+func ExampleSchedule() {
+	var schedule pinion.Schedule = weekdays{hour: 9}
+	friday := time.Date(2026, time.March, 6, 12, 0, 0, 0, time.UTC)
+	fmt.Println(schedule.Next(friday).Format(time.RFC1123))
+	// Output: Mon, 09 Mar 2026 09:00:00 UTC
+}
+
+// weekdays is a schedule with a time for each day from Monday to Friday.
+type weekdays struct{ hour int }
+
+func (w weekdays) Next(after time.Time) time.Time {
+	for day := after.Day(); ; day++ {
+		at := time.Date(after.Year(), after.Month(), day, w.hour, 0, 0, 0, after.Location())
+		weekend := at.Weekday() == time.Saturday || at.Weekday() == time.Sunday
+		if at.After(after) && !weekend {
+			return at
+		}
+	}
+}
+
+// OnEnd sees how each attempt ended: for counters by task, an alarm, or a notification.
+func ExampleEnd() {
+	pinion.Register("pay", func(ctx context.Context, cents int) error {
+		if cents > 1000 {
+			return pinion.Permanent(errors.New("card declined"))
+		}
 		return nil
 	})
 
 	ctx := context.Background()
 	storage := pinion.NewMemoryStorage()
 	defer storage.Close()
-	worker := &pinion.Worker{
-		Storage: storage,
-		Logger:  quiet,
-		Periodic: []pinion.Periodic{{
-			Name:     "daily sweep",
-			Schedule: pinion.Every(24 * time.Hour), // at midnight UTC; the module examples has a cron schedule
-			Job:      func(at time.Time) *pinion.Job { return sweep.Job(at.AddDate(0, 0, -30)) },
-		}},
+	check(storage.Enqueue(ctx, pinion.NewJob("pay", 500), pinion.NewJob("pay", 5000)))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	worker.OnEnd = func(ctx context.Context, job *pinion.Job, end pinion.End) {
+		fmt.Println(job.Task, end.Outcome, end.Err)
 	}
-	check(worker.Drain(ctx)) // in a program: Run, which sweeps each night
+	check(worker.Drain(ctx))
+	// Unordered output:
+	// pay succeeded <nil>
+	// pay dead-lettered card declined
+}
 
-	// The next run is a job like any other.
-	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusPending}) {
-		check(err)
-		fmt.Println(job.Task, "is due at", job.RunAt.Format("15:04"))
+// What a task logs names its job.
+func ExampleLogger() {
+	pinion.Register("shrink", func(ctx context.Context, image string) error {
+		pinion.Logger(ctx).Info("resized", "image", image)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, &pinion.Job{ID: "job-1", Task: "shrink", Args: []any{"cat.png"}}))
+	withoutTime := func(_ []string, attr slog.Attr) slog.Attr {
+		if attr.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return attr
 	}
-	// Output: sweep is due at 00:00
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	worker := &pinion.Worker{Storage: storage, Logger: log}
+	check(worker.Drain(ctx))
+	// Output: level=INFO msg=resized job=job-1 task=shrink attempt=1 image=cat.png
 }
 
 // All processes agree on the times of Every, because they are multiples of the interval.
@@ -568,38 +628,6 @@ func ExampleEvery() {
 	// Output:
 	// 03:15:00
 	// 03:30:00
-}
-
-// OnEnd learns what became of each attempt, after the storage has recorded it.
-func ExampleWorker_onEnd() {
-	pinion.Register("invert", func(ctx context.Context, n float64) error {
-		if n == 0 {
-			return pinion.Permanent(errors.New("zero has no inverse"))
-		}
-		return nil
-	})
-
-	ctx := context.Background()
-	storage := pinion.NewMemoryStorage()
-	defer storage.Close()
-	check(storage.Enqueue(ctx, pinion.NewJob("invert", 4), pinion.NewJob("invert", 0), pinion.NewJob("invert", 8)))
-
-	outcomes := make(map[pinion.Outcome]int) // needs no lock: OnEnd is called once at a time
-	worker := &pinion.Worker{
-		Storage: storage,
-		Logger:  quiet,
-		OnEnd: func(ctx context.Context, job *pinion.Job, end pinion.End) {
-			outcomes[end.Outcome]++
-			if end.Err != nil {
-				fmt.Printf("%s %s: %v\n", job.Task, job.Args, end.Err)
-			}
-		},
-	}
-	check(worker.Drain(ctx))
-	fmt.Println(outcomes)
-	// Output:
-	// invert [0]: zero has no inverse
-	// map[dead-lettered:1 succeeded:2]
 }
 
 // Money moves between two accounts exactly once, whatever is killed: the two updates and the end of the job commit
@@ -839,44 +867,6 @@ func ExampleJob_meta() {
 	// bill 17 in trace 4bf92f3577b34da6a3ce929d0e0e4736
 }
 
-// A task's log lines name its job, its task and its attempt.
-func ExampleLogger() {
-	pinion.Register("import", func(ctx context.Context, file string) error {
-		pinion.Logger(ctx).Info("file imported", "file", file)
-		return nil
-	})
-
-	ctx := context.Background()
-	storage := pinion.NewMemoryStorage()
-	defer storage.Close()
-	check(storage.Enqueue(ctx, &pinion.Job{ID: "import-1", Task: "import", Args: []any{"cats.csv"}}))
-
-	timeless := func(groups []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{} // so that the output of this example stays the same
-		}
-		return a
-	}
-	handler := slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: timeless})
-	worker := &pinion.Worker{Storage: storage, Logger: slog.New(onlyImports{handler})}
-	check(worker.Drain(ctx))
-	// Output: level=INFO msg="file imported" job=import-1 task=import attempt=1 file=cats.csv
-}
-
-// onlyImports leaves out the log lines of the worker itself.
-type onlyImports struct{ slog.Handler }
-
-func (h onlyImports) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return onlyImports{h.Handler.WithAttrs(attrs)}
-}
-
-func (h onlyImports) Handle(ctx context.Context, record slog.Record) error {
-	if record.Message != "file imported" {
-		return nil
-	}
-	return h.Handler.Handle(ctx, record)
-}
-
 // A job that waits is canceled at once. One that runs has its context canceled within a heartbeat.
 func ExampleCanceler() {
 	ctx := context.Background()
@@ -973,6 +963,17 @@ func ExampleRegistry() {
 	// Output: hello Ada
 }
 
+// A worker ignores names that a task does not know. Check refuses them, for programs in which people type jobs.
+func ExampleRegistry_Check() {
+	registry := new(pinion.Registry)
+	registry.Add(pinion.Task[struct{ To, Subject string }]{Name: "mail",
+		Run: func(ctx context.Context, args struct{ To, Subject string }) error { return nil }})
+
+	job := &pinion.Job{Task: "mail", Kwargs: map[string]any{"to": "ada@example.com", "subjct": "hello"}}
+	fmt.Println(registry.Check(job))
+	// Output: pinion: bad arguments: task "mail": unknown argument "subjct"; it takes To, Subject
+}
+
 // A panic is the failure of one attempt. Its error has the value and the stack.
 func ExamplePanicError() {
 	divide := pinion.Task[int]{Name: "divide", Run: func(ctx context.Context, by int) error {
@@ -1002,59 +1003,4 @@ func ExampleSQLiteOptions() {
 	check(err)
 	fmt.Println("left in the queue:", left)
 	// Output: left in the queue: 0
-}
-
-// A worker ignores names that a task does not know. Check refuses them, for programs in which people type jobs.
-func ExampleRegistry_Check() {
-	registry := new(pinion.Registry)
-	registry.Add(pinion.Task[struct{ To, Subject string }]{Name: "mail",
-		Run: func(ctx context.Context, args struct{ To, Subject string }) error { return nil }})
-
-	job := &pinion.Job{Task: "mail", Kwargs: map[string]any{"to": "ada@example.com", "subjct": "hello"}}
-	fmt.Println(registry.Check(job))
-	// Output: pinion: bad arguments: task "mail": unknown argument "subjct"; it takes To, Subject
-}
-
-// A schedule is any type with a method Next.
-func ExampleSchedule() {
-	var schedule pinion.Schedule = weekdays{hour: 9}
-	friday := time.Date(2026, time.March, 6, 12, 0, 0, 0, time.UTC)
-	fmt.Println(schedule.Next(friday).Format(time.RFC1123))
-	// Output: Mon, 09 Mar 2026 09:00:00 UTC
-}
-
-// weekdays is a schedule with a time for each day from Monday to Friday.
-type weekdays struct{ hour int }
-
-func (w weekdays) Next(after time.Time) time.Time {
-	for day := after.Day(); ; day++ {
-		at := time.Date(after.Year(), after.Month(), day, w.hour, 0, 0, 0, after.Location())
-		weekend := at.Weekday() == time.Saturday || at.Weekday() == time.Sunday
-		if at.After(after) && !weekend {
-			return at
-		}
-	}
-}
-
-// OnEnd sees how each attempt ended: for counters by task, an alarm, or a notification.
-func ExampleEnd() {
-	pinion.Register("pay", func(ctx context.Context, cents int) error {
-		if cents > 1000 {
-			return pinion.Permanent(errors.New("card declined"))
-		}
-		return nil
-	})
-
-	ctx := context.Background()
-	storage := pinion.NewMemoryStorage()
-	defer storage.Close()
-	check(storage.Enqueue(ctx, pinion.NewJob("pay", 500), pinion.NewJob("pay", 5000)))
-	worker := &pinion.Worker{Storage: storage, Logger: quiet}
-	worker.OnEnd = func(ctx context.Context, job *pinion.Job, end pinion.End) {
-		fmt.Println(job.Task, end.Outcome, end.Err)
-	}
-	check(worker.Drain(ctx))
-	// Unordered output:
-	// pay succeeded <nil>
-	// pay dead-lettered card declined
 }

@@ -231,7 +231,7 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 	want := map[string]string{
 		"Registry":          "DefaultRegistry",
 		"Queues":            "every queue",
-		"Name":              "host:pid, host:pid/2 for the next in the process, and so on",
+		"Name":              "host:pid",
 		"Concurrency":       fmt.Sprint(s.concurrency),
 		"Retry":             "DefaultRetry",
 		"TaskTimeout":       "none",
