@@ -11,8 +11,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// The workloads in this file are about Pinion alone: what many queues, long listings and the verbs that tend a queue cost
-// everybody else.
+// The workloads in this file are about Pinion alone: what many queues, long listings and the verbs that tend a
+// queue cost everybody else.
 
 // storageOf returns the storage behind the queue of a Pinion peer.
 func storageOf(q queue) pinion.Storage {
@@ -122,8 +122,9 @@ func manyNames(n int) *content {
 
 // ---- Locks ----
 
-// locks measures the longest Enqueue of a producer beside each verb that handles s.n jobs in one call: that is the
-// longest time for which the verb keeps everybody waiting. Then it measures the longest heartbeat beside listings.
+// locks measures the longest Enqueue of a producer beside each verb that handles s.n jobs in one call: that is
+// the longest time for which the verb keeps everybody waiting. Then it measures the longest heartbeat beside
+// listings.
 func locks(ctx context.Context, s *stage) ([]measured, error) {
 	u := &upkeep{stage: s, storage: storageOf(s.queue)}
 	u.in = u.storage.(pinion.Inspector)
