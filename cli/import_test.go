@@ -129,7 +129,7 @@ $`)
 	wantText(t, stdout, `^public runs\ninternal runs\nnested runs\ndeeper runs\nprocessed +6\nsucceeded +6\n`)
 
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x"), pinion.NewJob("unheard")); err != nil {
+	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x")); err != nil {
 		t.Fatal(err)
 	}
 	built(0, "worker", "--drain", "--exec", "up=tr a-z A-Z", "--max-retries", "0")
@@ -141,7 +141,7 @@ $`)
 		results = append(results, job.Task+" "+string(job.Result))
 	}
 	want := []string{
-		`greet "Hello,\n\"Ada\"!"`, `late {"args":[],"kwargs":{}}`, `up {"ARGS":["X"],"KWARGS":{}}`, "unheard ",
+		`greet "Hello,\n\"Ada\"!"`, `late {"args":[],"kwargs":{}}`, `up {"ARGS":["X"],"KWARGS":{}}`,
 	}
 	if diff := cmp.Diff(want, results); diff != "" {
 		t.Errorf("results (-want +got):\n%s", diff)
