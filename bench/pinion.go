@@ -122,8 +122,8 @@ func (q *pinionQueue) settings(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Synchronous is a connection's own, and nobody can ask Pinion's writer: the library's tests do. The journal mode
-	// is the file's.
+	// Synchronous is a connection's own, and nobody can ask Pinion's writer: the library's tests do. The
+	// journal mode is the file's.
 	return append(settings[:2], fmt.Sprintf("synchronous=%s (as asked for)", q.asked)), nil
 }
 

@@ -11,9 +11,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// The yardstick: Pinion's statements in a loop on one connection, with nothing around them. There are no calls to
-// answer, no goroutines, no encoding and no fencing beyond the SQL's own, so a queue that makes one transaction of
-// what the loop makes one transaction of cannot be faster. It can by making fewer of them.
+// The yardstick: Pinion's statements in a loop on one connection, with nothing around them. There are no calls
+// to answer, no goroutines, no encoding and no fencing beyond the SQL's own, so a queue that makes one
+// transaction of what the loop makes one transaction of cannot be faster. It can by making fewer of them.
 
 func rawPeers() []*peer {
 	of := func(synchronous string) *peer {
@@ -208,8 +208,8 @@ func (c *rawConn) batch(n int) {
 	}
 }
 
-// drain finishes a thousand jobs and claims the next in each transaction: what was claimed must have been committed
-// before it runs.
+// drain finishes a thousand jobs and claims the next in each transaction: what was claimed must have been
+// committed before it runs.
 func (c *rawConn) drain(int) {
 	for held := []claimed(nil); c.err == nil; {
 		c.transaction(func() {

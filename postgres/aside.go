@@ -8,10 +8,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A worker claims only tasks that it knows. A claim looks past the jobs of other tasks, which costs little while they
-// are few. If more than lookPast of them stand in front of a queue, they are set aside: they leave the indexes that
-// claims go through for others, by task, in which claims of workers that know the task look as well. Nothing else about
-// them changes, and nothing needs to bring them back.
+// A worker claims only tasks that it knows. A claim looks past the jobs of other tasks, which costs little
+// while they are few. If more than lookPast of them stand in front of a queue, they are set aside: they leave
+// the indexes that claims go through for others, by task, in which claims of workers that know the task look as
+// well. Nothing else about them changes, and nothing needs to bring them back.
 
 const (
 	lookPast   = 1000                   // jobs of unknown tasks
@@ -26,13 +26,15 @@ func frontSQL(columns string, most int) string {
 }
 
 var (
-	// Whether the first jobs are all of tasks other than $1, and more than a claim looks past. Usually the very first is
-	// known, which is read at once.
-	isFrontUnknownSQL = `SELECT NOT coalesce((SELECT bool_and(known) FROM (` + frontSQL(isTaskKnownSQL+` AS known`, 1) + `) f), true)
+	// Whether the first jobs are all of tasks other than $1, and more than a claim looks past. Usually the very
+	// first is known, which is read at once.
+	isFrontUnknownSQL = `
+		SELECT NOT coalesce((SELECT bool_and(known) FROM (` + frontSQL(isTaskKnownSQL+` AS known`, 1) + `) f), true)
 		AND (SELECT count(*)>1000 AND NOT bool_or(known) FROM (` + frontSQL(isTaskKnownSQL+` AS known`, lookPast+1) + `) f)`
 	setAsideSQL = `
 		WITH f AS MATERIALIZED (` + frontSQL(`j.seq`, lookPast+1) + `),
-		c AS (SELECT j.seq FROM @jobs j WHERE j.seq IN (SELECT seq FROM f) AND ` + isReadySQL + ` AND NOT ` + isTaskKnownSQL + `
+		c AS (SELECT j.seq FROM @jobs j
+			WHERE j.seq IN (SELECT seq FROM f) AND ` + isReadySQL + ` AND NOT ` + isTaskKnownSQL + `
 			FOR UPDATE SKIP LOCKED)
 		UPDATE @jobs j SET aside=true FROM c WHERE j.seq=c.seq`
 )

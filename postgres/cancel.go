@@ -22,7 +22,8 @@ const (
 			SELECT date_trunc('second', statement_timestamp()), queue, task, 0, count(*), interval '0'
 			FROM canceled WHERE waits GROUP BY queue, task)
 		SELECT id, waits FROM canceled`
-	canceledSQL = `SELECT h.id, h.claim, h.attempts, true, false FROM @jobs j, ` + handedInSQL + ` WHERE ` + isHeldSQL + ` AND j.canceled`
+	canceledSQL = `SELECT h.id, h.claim, h.attempts, true, false FROM @jobs j, ` + handedInSQL + `
+		WHERE ` + isHeldSQL + ` AND j.canceled`
 )
 
 // Cancel implements [pinion.Canceler].
@@ -43,7 +44,8 @@ func (s *Storage) Cancel(ctx context.Context, ids ...string) (ended, asked []str
 	return ended, asked, nil
 }
 
-// cancel cancels jobs by their ids or their numbers. It returns the ids, and whether each job waited; the others run.
+// cancel cancels jobs by their ids or their numbers. It returns the ids, and whether each job waited; the
+// others run.
 func (s *Storage) cancel(ctx context.Context, ids []string, numbers []int64) (waited map[string]bool, err error) {
 	waited = make(map[string]bool)
 	err = s.write(ctx, "cancel", func(ctx context.Context, conn *pgx.Conn, _ bool) error {

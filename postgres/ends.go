@@ -25,9 +25,11 @@ const (
 
 	// otherSQL sums up rows by the span $3, and the pairs with the fewest ends as one.
 	otherSQL = `
-		SELECT at, CASE WHEN rank>$5 THEN 'other' ELSE queue END AS queue, CASE WHEN rank>$5 THEN 'other' ELSE task END AS task,
+		SELECT at, CASE WHEN rank>$5 THEN 'other' ELSE queue END AS queue,
+			CASE WHEN rank>$5 THEN 'other' ELSE task END AS task,
 			sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed, sum(took) AS took
-		FROM (SELECT date_trunc($3, at) AS at, queue, task, sum(succeeded) AS succeeded, sum(failed) AS failed, sum(took) AS took,
+		FROM (SELECT date_trunc($3, at) AS at, queue, task,
+				sum(succeeded) AS succeeded, sum(failed) AS failed, sum(took) AS took,
 				row_number() OVER (PARTITION BY date_trunc($3, at) ORDER BY sum(succeeded+failed) DESC, queue, task) AS rank
 			FROM gone GROUP BY 1, 2, 3) g
 		GROUP BY 1, 2, 3`
@@ -37,7 +39,8 @@ const (
 		WITH e AS (SELECT CASE span WHEN 2 THEN at ELSE date_trunc('minute', at) END AS at, queue, task,
 				sum(succeeded) AS succeeded, sum(failed) AS failed, sum(took) AS took
 			FROM @ends WHERE at>=date_trunc('minute', $1::timestamptz) GROUP BY 1, 2, 3),
-		r AS (SELECT *, row_number() OVER (PARTITION BY at ORDER BY queue='other' AND task='other' DESC, succeeded+failed DESC, queue, task) AS rank FROM e)
+		r AS (SELECT *, row_number() OVER (PARTITION BY at
+				ORDER BY (queue='other' AND task='other') DESC, succeeded+failed DESC, queue, task) AS rank FROM e)
 		SELECT at, CASE WHEN rank>$2 THEN 'other' ELSE queue END, CASE WHEN rank>$2 THEN 'other' ELSE task END,
 			sum(succeeded)::bigint, sum(failed)::bigint, sum(took)
 		FROM r GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`
@@ -49,7 +52,7 @@ const historyKept = 30 * 24 * time.Hour
 
 // History implements [pinion.Inspector].
 func (s *Storage) History(ctx context.Context, since time.Time) (history []pinion.Ends, err error) {
-	err = s.read(ctx, "history", func(ctx context.Context, conn *pgx.Conn) error {
+	err = s.browse(ctx, "history", func(ctx context.Context, conn *pgx.Conn) error {
 		history = nil
 		var e pinion.Ends
 		rows, _ := conn.Query(ctx, s.sql(historySQL), since, pairsMost)
@@ -63,8 +66,8 @@ func (s *Storage) History(ctx context.Context, since time.Time) (history []pinio
 	return history, err
 }
 
-// mergeEnds merges the ends of single statements by the minute, and those of more than two hours ago by the hour. It does
-// so once a minute at most.
+// mergeEnds merges the ends of single statements by the minute, and those of more than two hours ago by the
+// hour. It does so once a minute at most.
 func (s *Storage) mergeEnds(ctx context.Context) error {
 	if !s.isTimeFor(&s.merged, time.Minute) {
 		return nil

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	insertColumnsSQL = `INSERT INTO @jobs (id, task, folded, args, kwargs, queue, priority, run_at, future, key, key_until_start, meta,
-		created_at) `
-	insertOneSQL = insertColumnsSQL + `VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($8>statement_timestamp(), false), $9, $10, $11,
-		$12)`
+	insertColumnsSQL = `INSERT INTO @jobs (id, task, folded, args, kwargs, queue, priority, run_at, future, key,
+		key_until_start, meta, created_at) `
+	insertOneSQL = insertColumnsSQL + `
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($8>statement_timestamp(), false), $9, $10, $11, $12)`
 	insertManySQL = insertColumnsSQL + `
 		SELECT id, task, folded, args, kwargs, queue, priority, run_at, coalesce(run_at>statement_timestamp(), false), key,
 			key_until_start, meta, $12
@@ -156,8 +156,8 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	return nil
 }
 
-// enqueueTogether lets the job share a statement with those of concurrent calls. If that fails, which may be due to
-// another's job, done is false, and the caller goes on alone, with the ctx that is returned.
+// enqueueTogether lets the job share a statement with those of concurrent calls. If that fails, which may be
+// due to another's job, done is false, and the caller goes on alone, with the ctx that is returned.
 func (s *Storage) enqueueTogether(ctx context.Context, c *call, b *batch) (alone context.Context, done bool, err error) {
 	sent, err := s.insertTogether(ctx, b)
 	if err == nil {
@@ -211,8 +211,8 @@ func (s *Storage) insert(ctx context.Context, q querier, b *batch) (stored bool,
 		if b.chosen {
 			statement = insertOneChosenSQL
 		}
-		tag, err = q.Exec(ctx, s.sql(statement),
-			n.id, n.job.Task, n.folded, n.args, n.kwargs, n.queue, n.job.Priority, n.runAt, n.key, n.keyUntilStart, n.meta, b.created)
+		tag, err = q.Exec(ctx, s.sql(statement), n.id, n.job.Task, n.folded, n.args, n.kwargs, n.queue, n.job.Priority,
+			n.runAt, n.key, n.keyUntilStart, n.meta, b.created)
 	} else {
 		tag, err = q.Exec(ctx, s.sql(insertManySQL), b.columns()...)
 	}
@@ -240,7 +240,8 @@ func (b *batch) columns() []any {
 	return []any{ids, tasks, folded, args, kwargs, queues, priorities, runAts, keys, keyUntilStarts, metas, b.created}
 }
 
-// holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is none.
+// holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is
+// none.
 func (s *Storage) holder(ctx context.Context, q querier, b *batch) error {
 	ids, keys := b.names()
 	var taken pinion.DuplicateError
@@ -269,8 +270,8 @@ func (b *batch) names() (ids, keys []string) {
 	return ids, keys
 }
 
-// nameHolder returns the error of newBatch. If two jobs of the batch have the same Key and a job holds it already, the
-// error names that job.
+// nameHolder returns the error of newBatch. If two jobs of the batch have the same Key and a job holds it
+// already, the error names that job.
 func (s *Storage) nameHolder(ctx context.Context, err error) error {
 	duplicate, ok := errors.AsType[*pinion.DuplicateError](err)
 	failed := s.read(ctx, "enqueue", func(ctx context.Context, conn *pgx.Conn) error {

@@ -30,13 +30,14 @@ const (
 		ORDER BY n ON CONFLICT (id) DO NOTHING`
 )
 
-// Import copies the unfinished jobs and the dead letters of another storage, such as a SQLite file, and returns how many
-// of each it has stored. The jobs keep their order, ids, keys, Meta, due times and attempts. Limits of queues are copied if
-// from is a [pinion.Limiter]. Finished jobs are not copied, and the other storage is not changed.
+// Import copies the unfinished jobs and the dead letters of another storage, such as a SQLite file, and returns
+// how many of each it has stored. The jobs keep their order, ids, keys, Meta, due times and attempts. Limits of
+// queues are copied if from is a [pinion.Limiter]. Finished jobs are not copied, and the other storage is not
+// changed.
 //
-// Stop the old workers first: a job that is RUNNING there becomes PENDING here, and its attempt counts. Import skips ids
-// that exist here, so it may be run again after an interruption. A Key that an unfinished job holds here is an error;
-// the jobs of that transaction, at most 500, are not stored then.
+// Stop the old workers first: a job that is RUNNING there becomes PENDING here, and its attempt counts. Import
+// skips ids that exist here, so it may be run again after an interruption. A Key that an unfinished job holds
+// here is an error; the jobs of that transaction, at most 500, are not stored then.
 func (s *Storage) Import(ctx context.Context, from pinion.Inspector) (jobs, letters int, err error) {
 	if limiter, ok := from.(pinion.Limiter); ok {
 		if err := s.importLimits(ctx, limiter); err != nil {
@@ -146,7 +147,8 @@ func errorOrNull(job *pinion.Job) *string {
 	return new(pinion.ErrorText(errors.New(job.Error)))
 }
 
-// createdAt returns when a job was created. Where the other storage does not know, it is the time of the failure, or now.
+// createdAt returns when a job was created. Where the other storage does not know, it is the time of the
+// failure, or now.
 func createdAt(job *pinion.Job, now time.Time) time.Time {
 	if !job.CreatedAt.IsZero() {
 		return job.CreatedAt

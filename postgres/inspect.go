@@ -55,7 +55,8 @@ func (c *conditions) bind(condition string, arg any) {
 	c.sql += " AND " + fmt.Sprintf(condition, len(c.args))
 }
 
-// where returns a filter as SQL, whose arguments stand behind those given. After and Before are about the column when.
+// where returns a filter as SQL, whose arguments stand behind those given. After and Before are about the
+// column when.
 func where(f pinion.Filter, when string, args ...any) conditions {
 	c := conditions{args: args}
 	switch f.Status {
@@ -89,6 +90,11 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 	return c
 }
 
+// isNarrow reports whether only few jobs match, which an index finds.
+func isNarrow(f pinion.Filter) bool {
+	return f.Status == pinion.StatusRunning || len(f.IDs) > 0 || f.Key != ""
+}
+
 const pageSize = 200 // jobs that a listing reads at a time
 
 // Jobs implements [pinion.Inspector].
@@ -102,15 +108,15 @@ func (s *Storage) DeadLetters(ctx context.Context, f pinion.Filter) iter.Seq2[*p
 	return s.list(ctx, "j.dead", "j.dead IS NOT NULL", where(f, "j.finished_at", nil), f)
 }
 
-// list reads pages in the order of a number, so that no snapshot stays open while the caller works. The last number that
-// was read is the argument $1.
+// list reads pages in the order of a number, so that no snapshot stays open while the caller works. The last
+// number that was read is the argument $1.
 func (s *Storage) list(ctx context.Context, number, only string, c conditions, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
 	return func(yield func(*pinion.Job, error) bool) {
 		order, next, last := number, "%s>$1::bigint", int64(math.MinInt64)
 		if f.Newest {
 			next, last = "%s<$1::bigint", math.MaxInt64
 		}
-		if f.Status == pinion.StatusRunning || len(f.IDs) > 0 || f.Key != "" {
+		if isNarrow(f) {
 			order += "+0" // few rows: find them by their own index and sort them
 		}
 		direction := ""
@@ -143,7 +149,7 @@ func (s *Storage) list(ctx context.Context, number, only string, c conditions, f
 }
 
 func (s *Storage) page(ctx context.Context, sql string, args []any) (page []row, err error) {
-	err = s.read(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
+	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
 		page, err = collectRows(conn.Query(ctx, sql, args...))
 		return err
 	})

@@ -9,8 +9,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// nextDueSQL returns in how many seconds the next job is due, and whether one of the wish ($1 tasks, $2 queues) is due
-// already: another claim had locked it, and may leave it.
+// nextDueSQL returns in how many seconds the next job is due, and whether one of the wish ($1 tasks, $2 queues)
+// is due already: another claim had locked it, and may leave it.
 const nextDueSQL = `
 	SELECT (SELECT extract(epoch FROM run_at-statement_timestamp())::float8 FROM @jobs
 			WHERE status='PENDING' AND future ORDER BY run_at LIMIT 1),
@@ -18,8 +18,8 @@ const nextDueSQL = `
 		ELSE EXISTS (SELECT FROM unnest($2::text[]) AS q(name) CROSS JOIN LATERAL (
 			SELECT FROM @jobs j WHERE j.queue=q.name AND ` + isReadySQL + ` AND ` + isKnownSQL + ` LIMIT 1) x) END`
 
-// lane is where the Dequeues of this process that wish for the same take turns: one looks and waits, and leaves what it
-// has learned to the next. Two that waited would both look for each job that comes.
+// lane is where the Dequeues of this process that wish for the same take turns: one looks and waits, and leaves
+// what it has learned to the next. Two that waited would both look for each job that comes.
 type lane struct {
 	turn chan struct{} // capacity 1: whoever has filled it owns the rest
 
@@ -99,7 +99,8 @@ func (s *Storage) awaitJobs(ctx context.Context, l *lane, w *wish) error {
 	return nil
 }
 
-// limitedPoll is how often a Dequeue looks by itself if its queues have limits: a job that is due may have to stay.
+// limitedPoll is how often a Dequeue looks by itself if its queues have limits: a job that is due may have to
+// stay.
 const limitedPoll = 100 * time.Millisecond
 
 // untilDue returns how long to wait for the next job if nothing else happens.
@@ -130,8 +131,9 @@ const (
 	gatherMost = 8 * gatherStep
 )
 
-// gather lets jobs come together while they keep coming, so that a look claims several, and looking takes half of the
-// time at most. One that came alone is no reason to delay the next; wake-ups for jobs of another queue are.
+// gather lets jobs come together while they keep coming, so that a look claims several, and looking takes half
+// of the time at most. One that came alone is no reason to delay the next; wake-ups for jobs of another queue
+// are.
 func (s *Storage) gather(ctx context.Context, l *lane) bool {
 	pause := gatherStep
 	if l.found > 0 {

@@ -7,19 +7,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Limits are exact. A claim locks the rows of the limits that it is bound by, sorted by name, and counts the running jobs
-// in a later statement of the same transaction, so that it sees whatever other claims have committed. SetLimit locks the
-// table against all claims, so that none goes by what was before.
+// Limits are exact. A claim locks the rows of the limits that it is bound by, sorted by name, and counts the
+// running jobs in a later statement of the same transaction, so that it sees whatever other claims have
+// committed. SetLimit locks the table against all claims, so that none goes by what was before.
 
 const (
-	// FOR UPDATE locks the table in the mode ROW SHARE even if it finds no row. A paused queue needs no lock of its row:
-	// nothing is counted.
+	// FOR UPDATE locks the table in the mode ROW SHARE even if it finds no row. A paused queue needs no lock of
+	// its row: nothing is counted.
 	lockLimitsSQL = `SELECT queue FROM @limits WHERE ($1::text[] IS NULL OR queue=ANY($1::text[])) AND most>0
 		ORDER BY queue FOR UPDATE`
 	anyLimitsSQL = `SELECT EXISTS (SELECT FROM @limits WHERE $1::text[] IS NULL OR queue=ANY($1::text[]))`
 
-	// claimLimitedSQL goes through the queues one by one: those in which jobs are due, or those named. From each it takes
-	// as many as there is room. See dequeue.go for the parameters.
+	// claimLimitedSQL goes through the queues one by one: those in which jobs are due, or those named. From
+	// each it takes as many as there is room. See dequeue.go for the parameters.
 	claimLimitedSQL = `
 		WITH RECURSIVE
 		r(queue) AS (
@@ -35,8 +35,8 @@ const (
 		names AS (SELECT queue FROM r WHERE queue IS NOT NULL UNION SELECT queue FROM a WHERE queue IS NOT NULL
 			UNION SELECT unnest($2::text[])),
 		rooms AS MATERIALIZED (SELECT n.queue, l.most IS NOT NULL AS limited, CASE WHEN l.most IS NULL THEN $3::bigint
-				ELSE greatest(least($3::bigint, l.most-(SELECT count(*) FROM @jobs j WHERE j.status='RUNNING' AND j.queue=n.queue)), 0)
-				END AS room
+				ELSE greatest(0, least($3::bigint,
+					l.most-(SELECT count(*) FROM @jobs j WHERE j.status='RUNNING' AND j.queue=n.queue))) END AS room
 			FROM names n LEFT JOIN @limits l ON l.queue=n.queue),
 		best AS MATERIALIZED (SELECT x.seq, o.limited FROM rooms o CROSS JOIN LATERAL (
 				SELECT u.seq, u.priority FROM (
@@ -55,7 +55,8 @@ const (
 		c AS (SELECT ` + candidatesSQL + `, b.limited FROM best b JOIN @jobs j ON j.seq=b.seq
 			WHERE j.status='PENDING' AND NOT j.future FOR UPDATE OF j SKIP LOCKED),` + takeSQL
 
-	setLimitSQL  = `INSERT INTO @limits (queue, most) VALUES ($1, $2) ON CONFLICT (queue) DO UPDATE SET most=excluded.most`
+	setLimitSQL = `INSERT INTO @limits (queue, most) VALUES ($1, $2)
+		ON CONFLICT (queue) DO UPDATE SET most=excluded.most`
 	liftLimitSQL = `DELETE FROM @limits WHERE queue=$1`
 	limitsSQL    = `SELECT queue, most FROM @limits`
 )
@@ -65,7 +66,8 @@ func (s *Storage) SetLimit(ctx context.Context, queue string, most int) error {
 	queue = storable(queueName(queue))
 	err := s.write(ctx, "set limit", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			// EXCLUSIVE waits for the claims under way and keeps new ones out. It does not wait for a dump of the database.
+			// EXCLUSIVE waits for the claims under way and keeps new ones out. It does not wait for a dump of
+			// the database.
 			_, err := tx.Exec(ctx, s.sql(`LOCK TABLE @limits IN EXCLUSIVE MODE`))
 			if err != nil {
 				return err

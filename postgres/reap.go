@@ -7,9 +7,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A lease is taken back at the second look. The first one stores a doubt in the row, which a heartbeat clears. The storage
-// that has doubted takes the lease back after a gap by its own monotonic clock, which neither runs while the machine
-// sleeps nor jumps. Another storage cannot know that clock, and waits for a whole lease by the server's clock.
+// A lease is taken back at the second look. The first one stores a doubt in the row, which a heartbeat clears.
+// The storage that has doubted takes the lease back after a gap by its own monotonic clock, which neither runs
+// while the machine sleeps nor jumps. Another storage cannot know that clock, and waits for a whole lease by
+// the server's clock.
 
 const (
 	reapSize = 500 // leases that a transaction doubts or takes back
@@ -27,8 +28,9 @@ const (
 		UPDATE @jobs j SET doubted_at=statement_timestamp() FROM c WHERE j.seq=c.seq
 		RETURNING j.id, j.claim, j.doubted_at, ` + leaseSQL
 
-	// reapSQL takes back expired leases with a doubt that is a lease old, or one of those in $3 to $5. A job that has lost
-	// its lease before is due at a random time, so that it does not die again with the one that kills their process.
+	// reapSQL takes back expired leases with a doubt that is a lease old, or one of those in $3 to $5. A job
+	// that has lost its lease before is due at a random time, so that it does not die again with the one that
+	// kills their process.
 	reapSQL = `
 		WITH c AS (SELECT j.seq, ` + leaseSQL + ` AS lease FROM @jobs j WHERE ` + isExpiredSQL + `
 			AND (j.doubted_at<=statement_timestamp()-` + leaseSQL + `

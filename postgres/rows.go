@@ -71,8 +71,8 @@ func metaOrNull(job *pinion.Job) (*string, error) {
 	return new(string(text)), nil
 }
 
-// fold returns a name without regard to case: two names have the same one if strings.EqualFold finds them equal. For
-// ASCII it is the name in lower case.
+// fold returns a name without regard to case: two names have the same one if strings.EqualFold finds them
+// equal. For ASCII it is the name in lower case.
 func fold(name string) string { return strings.Map(foldRune, name) }
 
 // foldRune returns the smallest of the runes that differ only in case, in lower case if it is ASCII.
@@ -87,7 +87,8 @@ func foldRune(r rune) rune {
 	return smallest
 }
 
-// foldedSQL is the column task without regard to case. The collation of task is C, in which lower changes only ASCII.
+// foldedSQL is the column task without regard to case. The collation of task is C, in which lower changes only
+// ASCII.
 const foldedSQL = `coalesce(j.folded, lower(j.task))`
 
 // foldedOrNull returns what the column folded holds: nil where lower(task) is right.

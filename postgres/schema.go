@@ -77,6 +77,7 @@ ALTER TABLE @pinion_version ADD COLUMN id text NOT NULL DEFAULT gen_random_uuid(
 DROP INDEX @jobs_key, @jobs_ready, @jobs_ready_in_queue, @jobs_running;
 CREATE UNIQUE INDEX jobs_key2 ON @jobs(key)
 	WHERE key IS NOT NULL AND status IN ('PENDING', 'RUNNING') AND key_until_start<2;
+CREATE INDEX jobs_by_key ON @jobs(key) WHERE key IS NOT NULL; -- for whoever looks for a key
 CREATE INDEX jobs_ready2 ON @jobs(priority DESC, seq) WHERE status='PENDING' AND NOT future AND NOT aside;
 CREATE INDEX jobs_ready_in_queue2 ON @jobs(queue, priority DESC, seq) WHERE status='PENDING' AND NOT future AND NOT aside;
 CREATE INDEX jobs_aside ON @jobs((coalesce(folded, lower(task))), priority DESC, seq)

@@ -39,15 +39,15 @@ const (
 		FROM @ends WHERE span=0 AND at>statement_timestamp()-interval '1min' GROUP BY age`
 )
 
-// Stats implements [pinion.Inspector]. It reads what waits and what runs, whose number it grows with, and the counts of
-// what ended in the last hour.
+// Stats implements [pinion.Inspector]. It reads what waits and what runs, whose number it grows with, and the
+// counts of what ended in the last hour.
 func (s *Storage) Stats(ctx context.Context) (stats pinion.Stats, err error) {
-	err = s.read(ctx, "stats", func(ctx context.Context, conn *pgx.Conn) error {
+	err = s.browse(ctx, "stats", func(ctx context.Context, conn *pgx.Conn) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			// To read all that waits or runs, a bitmap of their rows is better, but not the whole table, most of which has
-			// finished. Starting parallel workers takes longer than they save.
-			_, err := tx.Exec(ctx, `SELECT set_config('enable_bitmapscan', 'on', true), set_config('enable_seqscan', 'off', true),
-				set_config('max_parallel_workers_per_gather', '0', true)`)
+			// To read all that waits or runs, a bitmap of their rows is better, but not the whole table, most
+			// of which has finished. Starting parallel workers takes longer than they save.
+			_, err := tx.Exec(ctx, `SELECT set_config('enable_bitmapscan', 'on', true),
+				set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)`)
 			if err != nil {
 				return err
 			}
@@ -64,7 +64,8 @@ func (s *Storage) count(ctx context.Context, tx pgx.Tx) (stats pinion.Stats, err
 	var c pinion.Counts
 	var oldest, oldestDue *time.Time
 	rows, _ := tx.Query(ctx, s.sql(countUnfinishedSQL))
-	_, err = pgx.ForEachRow(rows, []any{&queue, &task, &c.Pending, &c.Due, &c.Running, &c.Started, &oldest, &oldestDue}, func() error {
+	columns := []any{&queue, &task, &c.Pending, &c.Due, &c.Running, &c.Started, &oldest, &oldestDue}
+	_, err = pgx.ForEachRow(rows, columns, func() error {
 		c.Oldest, c.OldestDue = timeOf(oldest), timeOf(oldestDue)
 		sums.add(queue, task, c)
 		return nil

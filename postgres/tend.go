@@ -22,12 +22,15 @@ type choice struct {
 	when   string // the column that After and Before are about
 }
 
-// forEachPage calls change for the numbers (seq) of the jobs chosen, in pages, until it has changed as many as the
-// filter's Limit, or all.
-func (s *Storage) forEachPage(ctx context.Context, verb string, c choice, change func(seqs []int64, most int) (changed int, err error)) (
-	changed int, err error,
-) {
+// forEachPage calls change for the numbers (seq) of the jobs chosen, in pages, until it has changed as many as
+// the filter's Limit, or all.
+func (s *Storage) forEachPage(
+	ctx context.Context, verb string, c choice, change func(seqs []int64, most int) (changed int, err error),
+) (changed int, err error) {
 	w := where(c.filter, c.when, int64(math.MinInt64))
+	if isNarrow(c.filter) {
+		c.number += "+0"
+	}
 	sql := inSchema(s.opts.Schema, fmt.Sprintf(`SELECT j.seq, %[1]s FROM @jobs j WHERE %[2]s AND %[1]s>$1::bigint%[3]s
 		ORDER BY %[1]s LIMIT %[4]d`, c.number, c.only, w.sql, tendSize))
 	for {
@@ -53,7 +56,7 @@ func (s *Storage) forEachPage(ctx context.Context, verb string, c choice, change
 
 // choose returns the numbers of a page of jobs, and the last number by which they are ordered.
 func (s *Storage) choose(ctx context.Context, verb, sql string, args []any) (seqs []int64, last int64, err error) {
-	err = s.read(ctx, verb, func(ctx context.Context, conn *pgx.Conn) error {
+	err = s.browse(ctx, verb, func(ctx context.Context, conn *pgx.Conn) error {
 		seqs = nil
 		var seq int64
 		rows, _ := conn.Query(ctx, sql, args...)
@@ -159,8 +162,8 @@ func (s *Storage) Prune(ctx context.Context, before time.Time) (int, error) {
 	return s.prune(ctx, "$1::timestamptz", microTime(before))
 }
 
-// prune deletes the jobs that finished before a time, an SQL expression over $1. It goes by an index of what may be
-// pruned, so that dead letters do not stand in its way.
+// prune deletes the jobs that finished before a time, an SQL expression over $1. It goes by an index of what
+// may be pruned, so that dead letters do not stand in its way.
 func (s *Storage) prune(ctx context.Context, before string, arg any) (pruned int, err error) {
 	sql := `
 		WITH c AS (SELECT j.seq FROM @jobs j WHERE ` + isPrunableSQL + ` AND j.finished_at<` + before + `
@@ -175,7 +178,8 @@ func (s *Storage) prune(ctx context.Context, before string, arg any) (pruned int
 	}
 }
 
-// pruneOld prunes what finished longer ago than Retention, by the server's clock. It does so once a minute at most.
+// pruneOld prunes what finished longer ago than Retention, by the server's clock. It does so once a minute at
+// most.
 func (s *Storage) pruneOld(ctx context.Context) error {
 	if s.opts.Retention < 0 || !s.isTimeFor(&s.pruned, min(s.opts.Retention, time.Minute)) {
 		return nil

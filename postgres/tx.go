@@ -16,10 +16,10 @@ import (
 
 // Tx returns a [pinion.Tx] that works inside tx, a transaction of the caller's on the queue's database.
 //
-// Each Enqueue stores all its jobs or none. After an error, which may be a [pinion.DuplicateError], tx can go on. Nothing
-// is tried again. A transaction that has enqueued takes a lock at its COMMIT that all NOTIFYs of the server share;
-// [Options].NoListen avoids that. A transaction on another database, or where the schema belongs to another queue, is an
-// error.
+// Each Enqueue stores all its jobs or none. After an error, which may be a [pinion.DuplicateError], tx can go
+// on. Nothing is tried again. A transaction that has enqueued takes a lock at its COMMIT that all NOTIFYs of
+// the server share; [Options].NoListen avoids that. A transaction on another database, or where the schema
+// belongs to another queue, is an error.
 func (s *Storage) Tx(tx pgx.Tx) pinion.Tx { return &transaction{storage: s, tx: pgxTx{tx}} }
 
 // SQLTx is Tx for a transaction of database/sql, with any driver for PostgreSQL.
@@ -32,8 +32,8 @@ type transaction struct {
 	checked bool // tx is on the queue's database
 }
 
-// callersTx is what pgx.Tx and sql.Tx have in common. An error of the server ends the caller's transaction, so all
-// statements run between a savepoint and its release.
+// callersTx is what pgx.Tx and sql.Tx have in common. An error of the server ends the caller's transaction, so
+// all statements run between a savepoint and its release.
 type callersTx interface {
 	exec(ctx context.Context, sql string, args ...any) (changed int64, err error)
 	// queryRow scans the first row. found is false if there is none.
@@ -93,7 +93,8 @@ func (t *transaction) insert(ctx context.Context, b *batch) error {
 // errTaken rolls back an INSERT that left out a job.
 var errTaken = errors.New("an id or a key is taken")
 
-// holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is none.
+// holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is
+// none.
 func (t *transaction) holder(ctx context.Context, b *batch) error {
 	ids, keys := b.names()
 	var taken pinion.DuplicateError
@@ -188,8 +189,8 @@ func (t *transaction) check(ctx context.Context) error {
 		return err
 	}
 	if identity != t.storage.identity {
-		return fmt.Errorf("the transaction is on another database than the queue in the schema %q; begin it on the queue's database",
-			schema)
+		return fmt.Errorf("the transaction is on another database than the queue in the schema %q; "+
+			"begin it on the queue's database", schema)
 	}
 	t.checked = true
 	return nil
@@ -230,8 +231,8 @@ func (t sqlTx) queryRow(ctx context.Context, query string, args []any, into ...a
 	return err == nil, err
 }
 
-// literals returns arguments as every driver takes them: database/sql has no arrays, so they become the text that the
-// server reads arrays from.
+// literals returns arguments as every driver takes them: database/sql has no arrays, so they become the text
+// that the server reads arrays from.
 func literals(args []any) []any {
 	taken := make([]any, len(args))
 	for i, arg := range args {

@@ -14,9 +14,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// The statements in this file take the jobs handed in as three arrays, sorted by id. So two statements over the same jobs
-// lock the rows in the same order, or skip locked ones, and verbs that meet do not deadlock. If the planner chooses
-// another order after all, the server detects the deadlock, and the verb is tried again.
+// The statements in this file take the jobs handed in as three arrays, sorted by id. So two statements over the
+// same jobs lock the rows in the same order, or skip locked ones, and verbs that meet do not deadlock. If the
+// planner chooses another order after all, the server detects the deadlock, and the verb is tried again.
 const (
 	isHeldSQL   = `j.id=h.id AND j.claim=h.claim AND j.attempts=h.attempts AND j.status='RUNNING'`
 	handedInSQL = `unnest($1::text[], $2::bigint[], $3::bigint[]) AS h(id, claim, attempts)`
@@ -24,15 +24,16 @@ const (
 	// setClaimEndedSQL is what the end of every claim sets.
 	setClaimEndedSQL = `lease=NULL, doubted_at=NULL, started_at=NULL`
 
-	// giveUpSQL begins whatever gives a claim up without success. It ends a canceled job instead, with the text of
-	// ErrCanceled, which @canceled stands for.
+	// giveUpSQL begins whatever gives a claim up without success. It ends a canceled job instead, with the text
+	// of ErrCanceled, which @canceled stands for.
 	giveUpSQL = `UPDATE @jobs j SET ` + setClaimEndedSQL + `, status=CASE WHEN canceled THEN 'FAILED' ELSE 'PENDING' END,
 		finished_at=CASE WHEN canceled THEN statement_timestamp() END`
 
 	// What a statement returns of each job, and what the count of ends needs.
 	returningSQL = ` RETURNING h.id, h.claim, h.attempts, j.canceled, j.queue, j.task, j.status, j.claim AS claimed`
 
-	// countEndsSQL follows ended AS (…), the jobs whose claims a statement has ended, and counts those that are finished.
+	// countEndsSQL follows ended AS (…), the jobs whose claims a statement has ended, and counts those that are
+	// finished.
 	countEndsSQL = `,
 		counted AS (INSERT INTO @ends (at, queue, task, succeeded, failed, took)
 			SELECT date_trunc('second', statement_timestamp()), queue, task,
@@ -43,21 +44,24 @@ const (
 	endedSQL = `
 		SELECT id, claim, attempts, canceled AND status='FAILED', queue IN (SELECT queue FROM @limits) FROM ended`
 
-	markDoneSQL = `WITH ended AS (UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='SUCCESS', finished_at=statement_timestamp(),
-			result=h.result
+	markDoneSQL = `WITH ended AS (
+		UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='SUCCESS', finished_at=statement_timestamp(), result=h.result
 		FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS h(id, claim, attempts, result)
 		WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
-	markFailedSQL = `WITH ended AS (` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE $4 END, reaped=0,
+	markFailedSQL = `WITH ended AS (
+		` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE $4 END, reaped=0,
 			run_at=CASE WHEN canceled THEN run_at ELSE $5 END,
 			future=NOT canceled AND coalesce($5>statement_timestamp(), false)
 		FROM ` + handedInSQL + ` WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
-	deadLetterSQL = `WITH ended AS (UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='FAILED', finished_at=statement_timestamp(),
+	deadLetterSQL = `WITH ended AS (
+		UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='FAILED', finished_at=statement_timestamp(),
 			error=CASE WHEN canceled THEN '@canceled' ELSE $4 END,
 			attempts=CASE WHEN canceled THEN j.attempts ELSE $5 END,
 			result=coalesce($6, result),
 			dead=CASE WHEN NOT canceled THEN nextval('@dead_letters') END
 		FROM ` + handedInSQL + ` WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
-	releaseSQL = `WITH ended AS (` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE coalesce($5, error) END, reaped=0,
+	releaseSQL = `WITH ended AS (
+		` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE coalesce($5, error) END, reaped=0,
 			attempts=CASE WHEN canceled THEN j.attempts ELSE j.attempts-1 END,
 			run_at=CASE WHEN canceled THEN run_at ELSE $4 END,
 			future=NOT canceled AND coalesce($4>statement_timestamp(), false)
@@ -69,8 +73,10 @@ const (
 			AS h(id, claim, attempts, started_at, result)
 		WHERE ` + isHeldSQL + ` RETURNING h.id, h.claim, h.attempts, false, false`
 
-	// settledSQL returns the jobs that look as an earlier try of the verb may have left them: nobody has claimed them since.
-	settledSQL = `SELECT h.id, h.claim, h.attempts, j.canceled AND j.status='FAILED', false FROM @jobs j, ` + handedInSQL + `
+	// settledSQL returns the jobs that look as an earlier try of the verb may have left them: nobody has
+	// claimed them since.
+	settledSQL = `SELECT h.id, h.claim, h.attempts, j.canceled AND j.status='FAILED', false
+		FROM @jobs j, ` + handedInSQL + `
 		WHERE j.id=h.id AND j.claim=h.claim
 			AND (j.status=$4 OR $4<>'SUCCESS' AND j.canceled AND j.status='FAILED')`
 )
@@ -105,7 +111,8 @@ type claimFate struct {
 func collectFates(found map[claimKey]claimFate, rows pgx.Rows) error {
 	var key claimKey
 	var fate claimFate
-	_, err := pgx.ForEachRow(rows, []any{&key.id, &key.claim, &key.attempts, &fate.canceled, &fate.limited}, func() error {
+	columns := []any{&key.id, &key.claim, &key.attempts, &fate.canceled, &fate.limited}
+	_, err := pgx.ForEachRow(rows, columns, func() error {
 		found[key] = fate
 		return nil
 	})
@@ -119,8 +126,8 @@ type ending struct {
 	leaves          pinion.Status // what the statement makes of the jobs; empty if they stay RUNNING
 }
 
-// end runs the statement for the jobs whose claims are held. It returns the other jobs, and those that ended as canceled. It
-// wakes waiting Dequeues if there may be something to claim now.
+// end runs the statement for the jobs whose claims are held. It returns the other jobs, and those that ended as
+// canceled. It wakes waiting Dequeues if there may be something to claim now.
 func (s *Storage) end(ctx context.Context, e ending, jobs []*pinion.Job) (lost, canceled []*pinion.Job, err error) {
 	handed, _ := handIn(jobs)
 	var held map[claimKey]claimFate
@@ -235,6 +242,7 @@ func (s *Storage) Heartbeat(ctx context.Context, jobs ...*pinion.Job) (lost []*p
 	for i, job := range ordered {
 		started[i] = timeOrNull(job.StartedAt)
 	}
-	lost, _, err = s.end(ctx, ending{verb: "heartbeat", statement: heartbeatSQL, args: []any{started, results(ordered)}}, jobs)
+	beat := ending{verb: "heartbeat", statement: heartbeatSQL, args: []any{started, results(ordered)}}
+	lost, _, err = s.end(ctx, beat, jobs)
 	return lost, err
 }
