@@ -398,7 +398,7 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 	ran := make(chan Job)
 	var registry Registry
 	registry.Add(Task[*Job]{Name: "tell", Run: func(_ context.Context, job *Job) error { ran <- *job; return nil }})
-	w := &Worker{Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
+	w := &Worker{Name: "w", Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(t.Context()) }()
 
@@ -409,7 +409,8 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 			VALUES ('f00d', 'tell', '["x"]', '{"k": 1}', 'PENDING', 0, 1700000009.5, NULL, NULL);`)
 		job := <-ran
 		want := Job{ID: "f00d", Task: "tell", Args: []any{json.RawMessage(`"x"`)}, Kwargs: map[string]any{"k": json.RawMessage("1")}, Queue: "default",
-			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: processName(), CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
+			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: "w", CreatedAt: time.UnixMilli(1700000009500).UTC(),
+			HeartbeatAt: job.HeartbeatAt, LeaseUntil: job.HeartbeatAt.Add(defaultLease)}
 		if diff := gocmp.Diff(want, job); diff != "" {
 			t.Errorf("run %d (-want +got):\n%s", i, diff)
 		}
