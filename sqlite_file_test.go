@@ -435,7 +435,7 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 	ran := make(chan Job)
 	var registry Registry
 	registry.Add(Task[*Job]{Name: "tell", Run: func(_ context.Context, job *Job) error { ran <- *job; return nil }})
-	w := &Worker{Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
+	w := &Worker{Name: "w", Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(t.Context()) }()
 

@@ -131,16 +131,19 @@ func (s *SQLiteStorage) reapOrDoubt(
 	if !anything { // somebody's doubts are young
 		return 0, nil
 	}
+	asked := called
+	var lockWait time.Duration
 	if slices.Contains(takeBack, true) {
-		if err := s.letHeartbeatsPass(ctx); err != nil {
+		lockWait, err = s.letHeartbeatsPass(ctx)
+		if err != nil {
 			return 0, err
 		}
-		called = time.Now()
+		asked = time.Now()
 	}
 	var doubted []doubt
 	err = s.write(ctx, "reap", func(tx *transaction) {
 		reaped, doubted = 0, nil
-		waited := tx.now.Sub(called)
+		waited := lockWait + tx.now.Sub(asked)
 		for i, e := range expired {
 			late := waited > max(maxLockWait, reapGap(e.lease)/4)
 			switch {
@@ -167,17 +170,19 @@ func (s *SQLiteStorage) reapOrDoubt(
 	return reaped, nil
 }
 
-// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. The
-// lock may have been held since right after the first look, by a program that had let it go for a moment only.
-func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
+// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. It
+// returns how long it waited for the lock. The lock may have been held since right after the first look, by a program
+// that had let it go for a moment only.
+func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) (lockWait time.Duration, err error) {
 	begun := time.Now()
 	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
-		return err
+		return 0, err
 	}
-	if time.Since(begun) > lockIsFree {
+	lockWait = time.Since(begun)
+	if lockWait > lockIsFree {
 		pause(ctx, heartbeatsFirst)
 	}
-	return ctx.Err()
+	return lockWait, ctx.Err()
 }
 
 // isSecondLook reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the
