@@ -32,8 +32,8 @@ type expiredClaim struct {
 
 const (
 	// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before. While it
-	// waited, heartbeats may have waited too.
-	maxLockWait = 200 * time.Millisecond
+	// waited, heartbeats may have waited too. heartbeatsFirst is part of it.
+	maxLockWait = 500 * time.Millisecond
 	// lockIsFree is within which time a reaper gets a lock that nobody else holds.
 	lockIsFree = 2 * time.Millisecond
 	// heartbeatsFirst is how long heartbeats that waited for the lock need to get it.
@@ -130,7 +130,6 @@ func (s *SQLiteStorage) reapOrDoubt(ctx context.Context, called time.Time, expir
 		if err := s.letHeartbeatsPass(ctx); err != nil {
 			return 0, err
 		}
-		called = time.Now()
 	}
 	var doubted []doubt
 	err = s.write(ctx, "reap", func(tx *transaction) {
