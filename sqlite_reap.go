@@ -33,6 +33,7 @@ type expiredClaim struct {
 const (
 	// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before, at least.
 	// For long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
+	// heartbeatsFirst is part of the wait.
 	maxLockWait = 500 * time.Millisecond
 	// lockIsFree is within which time a reaper gets a lock that nobody else holds.
 	lockIsFree = 2 * time.Millisecond
@@ -131,19 +132,15 @@ func (s *SQLiteStorage) reapOrDoubt(
 	if !anything { // somebody's doubts are young
 		return 0, nil
 	}
-	asked := called
-	var lockWait time.Duration
 	if slices.Contains(takeBack, true) {
-		lockWait, err = s.letHeartbeatsPass(ctx)
-		if err != nil {
+		if err := s.letHeartbeatsPass(ctx); err != nil {
 			return 0, err
 		}
-		asked = time.Now()
 	}
 	var doubted []doubt
 	err = s.write(ctx, "reap", func(tx *transaction) {
 		reaped, doubted = 0, nil
-		waited := lockWait + tx.now.Sub(asked)
+		waited := tx.now.Sub(called)
 		for i, e := range expired {
 			late := waited > max(maxLockWait, reapGap(e.lease)/4)
 			switch {
@@ -170,19 +167,17 @@ func (s *SQLiteStorage) reapOrDoubt(
 	return reaped, nil
 }
 
-// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. It
-// returns how long it waited for the lock. The lock may have been held since right after the first look, by a program
-// that had let it go for a moment only.
-func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) (lockWait time.Duration, err error) {
+// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. The
+// lock may have been held since right after the first look, by a program that had let it go for a moment only.
+func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	begun := time.Now()
 	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
-		return 0, err
+		return err
 	}
-	lockWait = time.Since(begun)
-	if lockWait > lockIsFree {
+	if time.Since(begun) > lockIsFree {
 		pause(ctx, heartbeatsFirst)
 	}
-	return lockWait, ctx.Err()
+	return ctx.Err()
 }
 
 // isSecondLook reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the

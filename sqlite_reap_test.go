@@ -3,6 +3,7 @@ package pinion
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,6 +42,33 @@ func TestAReaperThatWaitedForTheLockLooksAgain(t *testing.T) {
 		if got := tasksOf(dueNow(t, s, 9)); got != "dead" {
 			t.Errorf("there is %q to do, want the dead worker's job", got)
 		}
+	})
+}
+
+func TestAReaperLetsHeartbeatsThatWaitedForTheLockGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		other := sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour})
+		mustEnqueue(t, s, NewJob("alive"), NewJob("dead"))
+		jobs := mustDequeue(t, other, 2)
+		time.Sleep(11 * time.Second)
+		mustReap(t, s, 0, "at its first look")
+
+		// Another program takes the lock right after the first look and holds it until just after the second one begins.
+		release := otherProgram(t, path).lock()
+		var others sync.WaitGroup
+		others.Go(func() {
+			if lost, err := other.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
+				t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
+			}
+		})
+		time.Sleep(reapGap(defaultLease))
+		others.Go(func() {
+			time.Sleep(100 * time.Millisecond)
+			release()
+		})
+		mustReap(t, s, 1, "at its second look")
+		others.Wait()
 	})
 }
 

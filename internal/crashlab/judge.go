@@ -322,7 +322,9 @@ func (ev *evidence) judgeRepeats(h *history) {
 func (ev *evidence) judgeTaken(h *history) {
 	for i := range len(h.claims) - 1 {
 		c, next := h.claims[i], h.claims[i+1]
-		ended := h.ended[c.claim] != "" || h.endings[c.claim].call == "release"
+		call := h.endings[c.claim].call
+		diedEnding := call == "failed" && ev.wasHarmed(c.child, c.at, endOfTime) // before it could write that it had
+		ended := h.ended[c.claim] != "" || call == "release" || diedEnding
 		if ended || ev.wasHarmed(c.child, c.at, next.at) {
 			continue
 		}
