@@ -284,7 +284,8 @@ func (r *round) compare(ctx context.Context, orderly bool) error {
 	if orderly {
 		how = "all stopped in order"
 	}
-	fmt.Printf("%s: %d jobs enqueued, %d finished; the replica has %d jobs\n", how, len(r.enqueued), len(r.finished), len(status))
+	fmt.Printf("%s: %d jobs enqueued, %d finished; the replica has %d jobs\n",
+		how, len(r.enqueued), len(r.finished), len(status))
 	fmt.Printf("  acknowledged and not there: %d%s\n", missing, sinceMissing)
 	fmt.Printf("  finished, and will run again: %d%s\n", again, sinceAgain)
 	if orderly && missing+again > 0 {
