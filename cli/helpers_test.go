@@ -298,7 +298,7 @@ func openDB(t *testing.T, dsn string) *sql.DB {
 func claim(t testing.TB, storage pinion.Storage, n int) (jobs []*pinion.Job) {
 	t.Helper()
 	for len(jobs) < n {
-		some, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: n - len(jobs)})
+		some, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: n - len(jobs), Worker: "host:1"})
 		if err != nil {
 			t.Fatal(err)
 		}

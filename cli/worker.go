@@ -78,6 +78,7 @@ type workerCall struct {
 	*call
 	worker    *pinion.Worker
 	retry     pinion.RetryPolicy
+	retries   int // negative: as many as the kind of task has
 	noJitter  bool
 	killAfter time.Duration
 	period    time.Duration // of --run-seconds; 0: no end
@@ -90,6 +91,7 @@ func worker(c *call) func(context.Context) error {
 		call:      c,
 		worker:    new(pinion.Worker),
 		retry:     pinion.DefaultRetry,
+		retries:   -1,
 		killAfter: 5 * time.Second,
 	}
 	c.storageFlags()
@@ -99,9 +101,9 @@ func worker(c *call) func(context.Context) error {
 	c.flags.StringVar(&w.worker.Name, "name", "", "name of this worker, which jobs show: `NAME` [host:pid]")
 	c.listFlag(&w.worker.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
 	c.countFlag(&w.worker.Concurrency, "concurrency", 1, "run `N` tasks at a time [10]")
-	c.countFlag(&w.retry.MaxRetries, "max-retries", 0, "`N` retries after a job's first attempt [3]")
-	c.durationFlag(&w.retry.BaseDelay, "base-delay", "`TIME` before the first retry; doubles with each [500ms]")
-	c.durationFlag(&w.retry.Cap, "cap", "longest `TIME` before a retry [30s]")
+	c.countFlag(&w.retries, "max-retries", 0, "`N` retries after a job's first attempt [25; of a program 3]")
+	c.durationFlag(&w.retry.BaseDelay, "base-delay", "`TIME` before the first retry; doubles with each [1s]")
+	c.durationFlag(&w.retry.Cap, "cap", "longest `TIME` before a retry [1h]")
 	c.flags.BoolVar(&w.noJitter, "no-jitter", false, "do not spread the retries at random")
 	c.durationFlag(&w.worker.TaskTimeout, "task-timeout", "cancel a task after this `TIME` [none]")
 	c.durationFlag(&w.killAfter, "kill-after", "kill a program this `TIME` after it was told to end [5s]")
@@ -123,17 +125,15 @@ func (w *workerCall) run(ctx context.Context) error {
 		return err
 	}
 	if len(pinion.DefaultRegistry.Names()) == 0 {
-		fmt.Fprintln(w.stderr, "pinion: this worker knows no task, "+
-			"so every job that it runs fails and becomes a dead letter; "+nameTasks)
+		return usagef("this worker knows no task; %s", nameTasks)
 	}
 	storage, err := w.open(ctx, creates)
 	if err != nil {
 		return err
 	}
 	w.stopSlowNotice() // from here on the worker logs its waiting
-	w.retry.Jitter = !w.noJitter
+	w.setRetries()
 	w.worker.Storage = storage
-	w.worker.Retry = &w.retry
 	w.worker.Logger = newLogger(w.stderr, w.verbose)
 	if len(programs) > 0 {
 		r, err := newRunner(w.db, w.killAfter, w.worker.Logger)
@@ -145,6 +145,24 @@ func (w *workerCall) run(ctx context.Context) error {
 	}
 	err = w.work(ctx)
 	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
+}
+
+// setRetries sets the retries of the worker, and those of its programs. A program is tried less often than a
+// Go task: what it does in an attempt that failed is not known, and most of its failures are mistakes in the
+// call.
+func (w *workerCall) setRetries() {
+	w.retry.Jitter = !w.noJitter
+	if w.retries >= 0 {
+		w.retry.MaxRetries = w.retries
+	}
+	w.worker.Retry = &w.retry
+	ofPrograms := w.retry
+	if w.retries < 0 {
+		ofPrograms.MaxRetries = programRetries
+	}
+	for _, p := range programs {
+		p.retry = ofPrograms
+	}
 }
 
 // work runs the worker until it is stopped or, with --drain, has nothing more to do.
