@@ -103,7 +103,6 @@ func TestTheProgramsInTheGuidesRun(t *testing.T) {
 			"TestTheWelcomeSurvivesAnOutageAndTheReminderComesAfterAWeek",
 			"TestAWelcomeThroughAFile",
 		},
-		"docs/limits.md": {"TestNoPeriodSeesMoreStartsThanTheRate"},
 	} {
 		t.Run(guide, func(t *testing.T) {
 			texts := make(map[string]string)
