@@ -22,8 +22,8 @@ object by their names, or both. @FILE reads either from a file and - from standa
 input. A job takes up to 1 MiB of arguments.
 
 Any TASK is accepted, because its worker may be elsewhere. With --import only the
-tasks that the packages register are, and the job goes to the queue of its task
-unless --queue names another. If an unfinished job holds the --key, enqueue adds
+tasks that the packages register are, with arguments that fit them, and the job goes
+to the queue of its task unless --queue names another. If an unfinished job holds the --key, enqueue adds
 nothing, prints the id of that job and succeeds. --at takes "15:04", which is today
 or tomorrow, "2026-01-31 15:04" on the local clock, or RFC 3339; a time that has
 passed means now. --wait prints the result of the job instead of its id, as
@@ -158,6 +158,11 @@ func (e *enqueueCall) readJob(args, kwargs string) error {
 	if err := knownTask(e.job.Task); err != nil {
 		return err
 	}
+	if len(e.operands) == 1 { // else the lines have more arguments
+		if err := fitsTask(&e.job); err != nil {
+			return err
+		}
+	}
 	if e.job.Queue == "" {
 		e.job.Queue = pinion.DefaultRegistry.Queue(e.job.Task)
 	}
@@ -179,6 +184,15 @@ func knownTask(task string) error {
 		hint = "; the tasks are: " + strings.Join(names, ", ")
 	}
 	return fmt.Errorf("unknown task %q%s", task, hint)
+}
+
+// fitsTask returns an error if this program knows the task of a job and the arguments do not fit it.
+func fitsTask(job *pinion.Job) error {
+	err := pinion.DefaultRegistry.Check(job)
+	if errors.Is(err, pinion.ErrTaskNotFound) {
+		return nil // a worker elsewhere may know it
+	}
+	return err
 }
 
 // dueTime returns when a job that is enqueued now is due.

@@ -239,7 +239,7 @@ func (f *feed) jobOf(text string) (*pinion.Job, error) {
 		}
 		job.Key = key
 	}
-	return &job, nil
+	return &job, fitsTask(&job)
 }
 
 // addArguments adds the arguments of a line to those that all jobs have.
