@@ -71,6 +71,9 @@ var commandSeeds = []struct{ line, db string }{
 	{"enqueue\nadd\n-0\n-\n--key\n{0}\n--json", "q.db"}, {"enqueue\nadd\n-\n--atomic\n--wait", "q.db"},
 	{"wait\nodd", "q.db"}, {"wait\nodd\n\x1b\n--json\n--timeout\n0.01", "q.db"},
 	{"cancel\nodd\nid", "q.db"}, {"cancel\n\x1b\n--json", "q.db"}, {"cancel", "no.db"},
+	{"pause\n\x1b", "q.db"}, {"resume\n", "q.db"}, {"limit\nmail\n3", "q.db"}, {"limit\nmail\n-1", "q.db"},
+	{"reschedule\nodd\nid\n--delay\n0", "q.db"}, {"reschedule\n\x1b\n--at\n15:04\n--json", "q.db"},
+	{"backup\ncopy\x1b.db", "q.db"}, {"backup\nq.db", "q.db"}, {"backup\n", "q.db"},
 	{"dlq-list\n--task\n\u202e", "q.db"}, {"dlq-replay\nid", "q.db"}, {"dlq-replay", "q.db"},
 	{"dlq-purge\n--yes", "q.db"}, {"dlq-purge", "q.db"},
 	{"prune\n--older-than\n0", "q.db"}, {"prune\n--older-than\n1e99", "q.db"},
@@ -157,6 +160,9 @@ func harmless(args []string, db string) ([]string, bool) {
 	}
 	if len(args) == 0 || strings.Contains(db, "\x00") {
 		return args, true
+	}
+	if args[0] == "backup" && slices.ContainsFunc(args, func(arg string) bool { return !filepath.IsLocal(arg) }) {
+		return nil, false
 	}
 	if !filepath.IsLocal(strings.TrimPrefix(strings.ToLower(db), "sqlite:")) {
 		db = "q.db"
