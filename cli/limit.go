@@ -83,7 +83,8 @@ func (c *call) setLimit(ctx context.Context, most int) error {
 		}
 		_, wasLimited := before[queue]
 		if !wasLimited && !hasQueue(stats, queue) {
-			fmt.Fprintf(c.stderr, "pinion: no job is in the queue %s now; is it the right name?\n", printable(queue, ""))
+			fmt.Fprintf(c.stderr, "pinion: no job is in the queue %s now; is it the right name?\n",
+				printable(queue, ""))
 		}
 		fmt.Fprintf(c.stdout, "%s: %s\n", printable(queue, ""), limitText(most))
 		return nil
