@@ -23,12 +23,12 @@ input. A job takes up to 1 MiB of arguments.
 
 Any TASK is accepted, because its worker may be elsewhere. With --import only the
 tasks that the packages register are, with arguments that fit them, and the job goes
-to the queue of its task unless --queue names another. If an unfinished job holds the --key, enqueue adds
-nothing, prints the id of that job and succeeds. --at takes "15:04", which is today
-or tomorrow, "2026-01-31 15:04" on the local clock, or RFC 3339; a time that has
-passed means now. --wait prints the result of the job instead of its id, as
-"pinion wait" does.
---meta is not for the task: the middleware of a worker reads it, such as a trace id.
+to the queue of its task unless --queue names another. If an unfinished job holds the
+--key, enqueue adds nothing, prints the id of that job and succeeds. --at takes
+"15:04", which is today or tomorrow, "2026-01-31 15:04" on the local clock, or
+RFC 3339; a time that has passed means now. --wait prints the result of the job
+instead of its id, as "pinion wait" does. The task does not get --meta: the middleware
+of a worker reads it, a trace id for example.
 
 With - as the second operand, each line of standard input is a job: a JSON array
 or object or, with --lines, a string that is its first argument. -0 takes such

@@ -239,7 +239,10 @@ func (f *feed) jobOf(text string) (*pinion.Job, error) {
 		}
 		job.Key = key
 	}
-	return &job, fitsTask(&job)
+	if err := fitsTask(&job); err != nil {
+		return nil, err
+	}
+	return &job, nil
 }
 
 // addArguments adds the arguments of a line to those that all jobs have.

@@ -11,8 +11,8 @@ import (
 // guide, its help, completion and the errors about misspelt words follow from it.
 //
 // Operands are words as in "TASK [-]": X is required, [X] may be missing, X... is one or more and [X...] any
-// number; the last two come at the end. FILE, PACKAGE, TASK, QUEUE, ID, COMMAND and SHELL, as an operand or as the
-// name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
+// number; the last two come at the end. FILE, PACKAGE, TASK, QUEUE, ID, COMMAND and SHELL, as an operand or as
+// the name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
 // every line of the examples in a shell.
 type command struct {
 	name     string

@@ -13,14 +13,15 @@ import (
 
 const pauseDetail = `
 Workers claim no more jobs of the queue. What runs goes on, and jobs can be added.
-"pinion resume" ends the pause. A limit of the queue is lifted by the pause, and does
-not come back by itself.
+"pinion resume" ends the pause. A pause replaces the limit of the queue, and a resume
+does not bring that back.
 `
 
 const pauseExamples = `pinion pause mail --db q.db`
 
 const resumeDetail = `
-It ends a pause, and lifts a limit.
+Workers claim the jobs of the queue again, as many as they can run: it also lifts a
+limit.
 `
 
 const resumeExamples = `pinion resume mail --db q.db`

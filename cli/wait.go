@@ -175,10 +175,11 @@ func (c *call) printProgress() func(job *pinion.Job) {
 			started = true
 			fmt.Fprintf(c.stderr, "pinion: job %s started %s\n", printable(job.ID, ""), ago(job.StartedAt))
 		}
-		if progress := string(job.Result); progress != last {
-			last = progress
+		progress := string(job.Result)
+		if progress != last && progress != "" { // a retry begins without
 			fmt.Fprintf(c.stderr, "pinion: job %s: %s\n", printable(job.ID, ""), clip(printable(progress, ""), 200))
 		}
+		last = progress
 	}
 }
 

@@ -64,9 +64,10 @@ stops the programs too. The worker logs to standard error and prints its metrics
 when it ends.
 
 --every runs a task at the multiples of TIME since 1970 in UTC: 24h is midnight. The
-next run is a job in the queue, so any number of workers may have the same --every,
-and there is one run at a time. A run that no worker was there for happens once, late.
-After the last worker without the --every cancel the job that waits.
+next run is one job in the queue, so any number of workers may have the same --every.
+Runs never overlap, and those that are missed while there is no worker happen once,
+late. To end a schedule, stop the workers that have it and cancel the job that waits.
+
 TIME is "1m30s" or plain seconds.
 `
 
