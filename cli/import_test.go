@@ -247,7 +247,7 @@ func TestRunPassesItsStreamsToTheProgram(t *testing.T) {
 	t.Setenv("TMPDIR", temporary)
 	t.Setenv("GOFLAGS", "-trimpath -ldflags=-w")
 	var stdout, stderr bytes.Buffer
-	stdin := strings.NewReader("[1]\n[")
+	stdin := strings.NewReader("[]\n[")
 	args := []string{"enqueue", "public", "-", "--db", "q.db", "--import", "./tasks"}
 	status := Run(t.Context(), args, stdin, &stdout, &stderr)
 	if status != 1 {

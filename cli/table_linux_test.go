@@ -23,6 +23,9 @@ func manyNames(t *testing.T) (db string) {
 			t.Fatal(err)
 		}
 	}
+	if err := storage.SetLimit(t.Context(), "default", 1000); err != nil {
+		t.Fatal(err)
+	}
 	jobs := claim(t, storage, 2)
 	if err := storage.DeadLetter(t.Context(), jobs[1], pinion.ErrBadArgs); err != nil {
 		t.Fatal(err)
