@@ -573,7 +573,7 @@ func hasEnded(ctx context.Context, in Inspector, job *Job) (bool, error) {
 		return true, nil
 	case job.Status != StatusFailed:
 		return false, nil
-	case job.Canceled:
+	case job.Canceled, !job.FinishedAt.IsZero(): // Python stores no time of finishing
 		return true, nil
 	}
 	for _, err := range in.DeadLetters(ctx, Filter{IDs: []string{job.ID}}) {
