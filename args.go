@@ -9,6 +9,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -19,7 +20,7 @@ import (
 //   - EncodeArgs turns the arguments of a job into the two texts that a storage keeps.
 //   - DecodeArgs splits those texts into one piece of JSON for each argument.
 //   - params.decode fills a task's A with the pieces.
-//   - paramsOf finds out, when a task is registered, which arguments its A has, and refuses those that cannot work.
+//   - paramsOf finds out, when a task is registered, which arguments its A has. It refuses those that cannot work.
 
 // ---- Encoding values ----
 
@@ -64,7 +65,8 @@ func isText(v reflect.Value) bool {
 	case reflect.Pointer, reflect.Interface:
 		return isText(v.Elem()) // the element of nil is invalid
 	}
-	if text, ok := ownText(v); ok {
+	text, ok := ownText(v)
+	if ok {
 		return utf8.Valid(text)
 	}
 	switch v.Kind() {
@@ -152,25 +154,79 @@ func (j *Job) EncodeArgs() (args, kwargs string, err error) {
 	return args, kwargs, nil
 }
 
+const (
+	maxLabel = 1 << 10 // bytes of a job's ID, Task, Queue and Key, each
+	maxMeta  = 4 << 10 // bytes of a job's Meta as JSON
+)
+
 // checkFields checks what the caller of Enqueue has set beside the arguments.
 func (j *Job) checkFields() error {
 	if j == nil || j.Task == "" {
 		return fmt.Errorf("%w: a job must name its task", ErrBadArgs)
 	}
-	for _, name := range [...]string{j.ID, j.Task, j.Queue, j.Key} {
-		if !utf8.ValidString(name) {
-			return j.badArgs(fmt.Errorf("%q is not valid UTF-8", name))
+	for _, label := range [...]struct{ field, text string }{
+		{"ID", j.ID}, {"Task", j.Task}, {"Queue", j.Queue}, {"Key", j.Key},
+	} {
+		if err := checkLabel(label.field, label.text); err != nil {
+			return j.badArgs(err)
 		}
 	}
 	year := j.RunAt.UTC().Year()
 	if year < 0 || year > 9999 {
 		return j.badArgs(fmt.Errorf("RunAt is in the year %d, want 0 to 9999", year))
 	}
+	schedule, periodic := strings.CutPrefix(j.Key, "periodic:")
+	if periodic && j.ID != periodicID(schedule, j.RunAt) {
+		return j.badArgs(fmt.Errorf("the Key is %q, but keys that begin with periodic: belong to a Worker's Periodic; "+
+			"choose another", j.Key))
+	}
+	return j.checkMeta()
+}
+
+// checkLabel checks a text that jobs are found by. The bound keeps indexes small.
+func checkLabel(field, text string) error {
+	if len(text) > maxLabel {
+		return fmt.Errorf("the %s has %d bytes, want at most %d: %.100q…", field, len(text), maxLabel, text)
+	}
+	return checkText(field, text)
+}
+
+// checkText checks that every storage can keep a text as it is.
+func checkText(field, text string) error {
+	if !utf8.ValidString(text) {
+		return fmt.Errorf("the %s %.100q is not valid UTF-8", field, text)
+	}
+	if strings.Contains(text, "\x00") {
+		return fmt.Errorf("the %s %.100q contains a NUL", field, text)
+	}
+	return nil
+}
+
+func (j *Job) checkMeta() error {
+	if len(j.Meta) == 0 {
+		return nil
+	}
+	for key, value := range j.Meta {
+		if err := checkText("name in Meta", key); err != nil {
+			return j.badArgs(err)
+		}
+		if err := checkText("value in Meta", value); err != nil {
+			return j.badArgs(err)
+		}
+	}
+	text, err := json.Marshal(j.Meta)
+	if err != nil {
+		return j.badArgs(err)
+	}
+	if len(text) > maxMeta {
+		return fmt.Errorf("%w: task %q: Meta of %d bytes as JSON, want at most %d",
+			ErrTooLarge, j.Task, len(text), maxMeta)
+	}
 	return nil
 }
 
 func (j *Job) badArgs(err error) error {
-	return fmt.Errorf("%w: task %q: %w", ErrBadArgs, j.Task, err)
+	return fmt.Errorf("%w: task %.100q: %w", ErrBadArgs, j.Task, err)
 }
 
 // ---- Splitting: the two texts as one piece of JSON for each argument ----
@@ -190,12 +246,10 @@ func (j *Job) DecodeArgs(args, kwargs string) error {
 	return nil
 }
 
-const jsonSpace = " \t\r\n"
-
 // isJSON reports whether text is JSON of the kind that begins with the byte begin. It must be valid UTF-8
 // too, because encoding/json would read other bytes as U+FFFD.
 func isJSON(text string, begin byte) bool {
-	trimmed := strings.TrimLeft(text, jsonSpace)
+	trimmed := strings.TrimLeft(text, " \t\r\n")
 	return trimmed != "" && trimmed[0] == begin && json.Valid([]byte(text)) && utf8.ValidString(text)
 }
 
@@ -226,8 +280,14 @@ type splitter struct {
 
 // newSplitter returns a splitter for text, which must be a valid JSON array or object.
 func newSplitter(text string) splitter {
-	text = strings.Trim(text, jsonSpace)
-	return splitter{[]byte(text[1 : len(text)-1])} // without the brackets
+	start, end := 0, len(text)
+	for isSpace(text[start]) {
+		start++
+	}
+	for isSpace(text[end-1]) {
+		end--
+	}
+	return splitter{[]byte(text[start+1 : end-1])} // without the brackets
 }
 
 // more reports whether an element follows, which next returns then.
@@ -251,7 +311,7 @@ func (s *splitter) next() json.RawMessage {
 }
 
 // isSpace reports whether c is white space in JSON.
-func isSpace(c byte) bool { return strings.IndexByte(jsonSpace, c) >= 0 }
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
 // endOfValue returns the length of the JSON value at the start of text.
 func endOfValue(text []byte) int {
@@ -271,14 +331,18 @@ func endOfValue(text []byte) int {
 
 // endOfString returns the length of the JSON string at the start of text.
 func endOfString(text []byte) int {
-	i := 1
-	for text[i] != '"' {
-		if text[i] == '\\' {
-			i++ // the byte after it may be a quotation mark
+	escaped := false // by the backslash before
+	for i, c := range text[1:] {
+		switch {
+		case escaped:
+			escaped = false
+		case c == '\\':
+			escaped = true
+		case c == '"':
+			return i + 2
 		}
-		i++
 	}
-	return i + 1
+	return len(text) // not reached, because the text is valid
 }
 
 // endOfBrackets returns the length of the JSON array or object at the start of text.
@@ -329,6 +393,7 @@ func plainString(raw json.RawMessage) (text string, ok bool) {
 // params are the arguments that a task takes, as its A declares them.
 type params struct {
 	task   string
+	whole  bool    // A is *Job: the task takes whatever arguments there are
 	single bool    // A is one argument, not a struct with a field for each
 	fields []field // in the order of declaration; with single, A itself
 	takes  string  // the arguments in words, for errors
@@ -342,8 +407,13 @@ type field struct {
 	quoted bool   // the json tag has the option ",string"
 }
 
-// decode fills dst, a pointer to an A, with a job's arguments.
+// decode fills dst, a pointer to an A, with a job's arguments. It ignores names that the task does not know,
+// as encoding/json does, so that a deploy may add a field or remove one while jobs with the other form wait.
 func (p *params) decode(job *Job, dst any) error {
+	if whole, ok := dst.(**Job); ok {
+		*whole = job.clone()
+		return nil
+	}
 	given, err := p.match(job)
 	if err != nil {
 		return err
@@ -363,17 +433,18 @@ func (p *params) decode(job *Job, dst any) error {
 func (p *params) match(job *Job) ([]any, error) {
 	fits := len(job.Args) <= len(p.fields)
 	if p.single {
-		fits = len(job.Args) == 1 && len(job.Kwargs) == 0
+		fits = len(job.Args) == 1
 	}
 	if !fits {
-		return nil, p.bad("it takes %s; got %d by position and %d by name", p.takes, len(job.Args), len(job.Kwargs))
+		return nil, p.bad("it takes %s; got %d by position and %d by name",
+			p.takes, len(job.Args), len(job.Kwargs))
 	}
 	given := make([]any, len(p.fields))
 	copy(given, job.Args)
 	for name, arg := range job.Kwargs {
 		i := p.find(name)
 		if i < 0 {
-			return nil, p.bad("unknown argument %q; it takes %s", name, p.takes)
+			continue // see unknown
 		}
 		if i < len(job.Args) || given[i] != nil {
 			return nil, p.bad("argument %q is given twice", p.fields[i].name)
@@ -383,9 +454,28 @@ func (p *params) match(job *Job) ([]any, error) {
 	return given, nil
 }
 
+// unknown returns the names of a job's arguments that the task does not know, sorted. decode ignores them.
+// The worker warns of them, and Registry.Check refuses them.
+func (p *params) unknown(job *Job) []string {
+	if p.whole {
+		return nil
+	}
+	var names []string
+	for name := range job.Kwargs {
+		if p.find(name) < 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // find returns the index of the field with a name, or -1. Like encoding/json it prefers the exact name and
 // then takes one that differs in case.
 func (p *params) find(name string) int {
+	if p.single {
+		return -1 // the argument has no name
+	}
 	i := slices.IndexFunc(p.fields, func(f field) bool { return f.name == name })
 	if i < 0 {
 		i = slices.IndexFunc(p.fields, func(f field) bool { return strings.EqualFold(f.name, name) })
@@ -466,9 +556,12 @@ func (p *params) bad(format string, args ...any) error {
 // the program.
 func paramsOf(task string, t reflect.Type) *params {
 	p := &params{task: task}
-	if hasFields(t) {
+	switch {
+	case t == reflect.TypeFor[*Job]():
+		p.whole = true
+	case hasFields(t):
 		p.takeFields(t)
-	} else {
+	default:
 		p.takeSingle(t)
 	}
 	return p
@@ -477,23 +570,37 @@ func paramsOf(task string, t reflect.Type) *params {
 // hasFields reports whether arguments fill t field by field.
 func hasFields(t reflect.Type) bool { return t.Kind() == reflect.Struct && !decodesItself(t) }
 
+var (
+	jsonMarshaler   = reflect.TypeFor[json.Marshaler]()
+	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
 // decodesItself reports whether t, such as time.Time, has a method that encoding/json fills it by.
 func decodesItself(t reflect.Type) bool {
 	p := reflect.PointerTo(t)
-	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+	return p.Implements(jsonUnmarshaler) || p.Implements(textUnmarshaler)
+}
+
+// encodesItself reports whether t has a method that encoding/json writes it by.
+func encodesItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(jsonMarshaler) || p.Implements(textMarshaler)
 }
 
 func (p *params) takeSingle(t reflect.Type) {
 	p.single = true
 	p.fields = []field{{name: "1"}}
 	p.takes = fmt.Sprintf("exactly one positional argument, %v", t)
-	p.checkType("A", t, make(map[reflect.Type]bool))
+	p.checkArgument("A", t)
 }
 
 // takeFields makes the fields of a struct the arguments. Of several fields with one name encoding/json fills
 // the least deeply embedded one. Of several at that depth it fills none, or chooses by their tags; those are
 // refused.
 func (p *params) takeFields(t reflect.Type) {
+	p.checkMethods("A", t)
 	all := p.list(t, nil)
 	var names []string
 	for _, f := range all {
@@ -538,12 +645,13 @@ func (p *params) list(t reflect.Type, index []int) []field {
 			continue
 		}
 		if promoted && f.Type.Kind() == reflect.Pointer || !f.IsExported() {
-			p.refuse("A embeds %v, which JSON cannot fill; embed a struct without a tag, or name the field", f.Type)
+			p.refuse("A embeds %v, which JSON cannot fill; embed a struct without a tag, or name the field",
+				f.Type)
 		}
 		if name == "" {
 			name = f.Name
 		}
-		p.checkType("A."+f.Name, f.Type, make(map[reflect.Type]bool))
+		p.checkArgument("A."+f.Name, f.Type)
 		fields = append(fields, field{name, at, quoted})
 	}
 	return fields
@@ -554,39 +662,60 @@ func hasJSON(f reflect.StructField) bool {
 	return f.Tag.Get("json") != "-" && (f.IsExported() || f.Anonymous)
 }
 
-// parseTag returns what a field's json tag says: its name, empty if there is none, and whether it has the option
-// ",string". It asks encoding/json, because the versions of that differ in what they accept as a name.
+// parseTag returns what a field's json tag says: its name, empty if there is none, and whether it has the
+// option ",string". It asks encoding/json for the name, because the versions of that differ in what they
+// accept as one.
 func (p *params) parseTag(f reflect.StructField) (name string, quoted bool) {
+	inTag, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+	quoted = slices.Contains(strings.Split(options, ","), "string")
+	if inTag == "" {
+		return "", quoted
+	}
 	const unnamed = "NoNameInTheTag"
-	probe := reflect.New(reflect.StructOf([]reflect.StructField{
-		{Name: unnamed, Type: reflect.TypeFor[int](), Tag: f.Tag},
-	})).Elem()
-	probe.Field(0).SetInt(1) // zero could be omitted
-	text, err := json.Marshal(probe.Interface())
+	probe := reflect.StructOf([]reflect.StructField{{
+		Name: unnamed,
+		Type: reflect.TypeFor[int](),
+		Tag:  reflect.StructTag("json:" + strconv.Quote(inTag+",")), // the comma keeps "-" from hiding the field
+	}})
+	text, err := json.Marshal(reflect.Zero(probe).Interface())
 	if err != nil {
-		p.refuse("the tag %s of A.%s: %v", f.Tag, f.Name, err)
+		p.refuse("the tag %s of the field %s: %v", f.Tag, f.Name, err)
 	}
 	object := newSplitter(string(text))
 	name = decodeString(object.next())
 	if name == unnamed {
-		name = ""
+		return "", quoted
 	}
-	return name, object.next()[0] == '"'
+	return name, quoted
 }
 
-// checkType refuses types that JSON can never express. It notes in p.exact whether t has an interface
-// somewhere. An interface with methods passes; it is ErrBadArgs when there is something to decode.
+// checkArgument refuses an argument that cannot travel as JSON. A job with it could be stored and never run.
+func (p *params) checkArgument(path string, t reflect.Type) {
+	p.checkType(path, t, make(map[reflect.Type]bool))
+	p.checkVisible(path, t)
+}
+
+// checkType refuses types that JSON cannot both write and read, wherever they are in t. It also notes in
+// p.exact whether t has an interface somewhere. seen are the types that it has met: a type may contain
+// itself.
 func (p *params) checkType(path string, t reflect.Type, seen map[reflect.Type]bool) {
 	if seen[t] || decodesItself(t) {
 		return
 	}
 	seen[t] = true
+	p.checkMethods(path, t)
 	switch t.Kind() {
-	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128:
+	case reflect.Chan, reflect.Func, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
 		p.refuse("%s: JSON cannot express %v", path, t)
 	case reflect.Interface:
+		if t.NumMethod() > 0 {
+			p.refuse("%s: JSON cannot fill %v, an interface with methods; use a type that isn't one", path, t)
+		}
 		p.exact = true
-	case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+	case reflect.Map:
+		p.checkKey(path, t.Key())
+		p.checkType(path, t.Elem(), seen)
+	case reflect.Pointer, reflect.Slice, reflect.Array:
 		p.checkType(path, t.Elem(), seen)
 	case reflect.Struct:
 		for f := range t.Fields() {
@@ -594,6 +723,46 @@ func (p *params) checkType(path string, t reflect.Type, seen map[reflect.Type]bo
 				p.checkType(path+"."+f.Name, f.Type, seen)
 			}
 		}
+	}
+}
+
+// checkVisible refuses an argument of which JSON shows nothing, such as a *sql.DB: it would arrive empty.
+// Structs inside of an argument may have such a field. url.URL has one, which is seldom set.
+func (p *params) checkVisible(path string, t reflect.Type) {
+	containers := []reflect.Kind{reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map}
+	for slices.Contains(containers, t.Kind()) {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || t.NumField() == 0 || decodesItself(t) {
+		return
+	}
+	for f := range t.Fields() {
+		if hasJSON(f) {
+			return
+		}
+	}
+	p.refuse("%s: JSON cannot fill %v, which has no exported field", path, t)
+}
+
+// checkMethods refuses a type that writes itself and does not read itself.
+func (p *params) checkMethods(path string, t reflect.Type) {
+	if encodesItself(t) && !decodesItself(t) {
+		p.refuse("%s: JSON can write %v but not read it: it has MarshalJSON or MarshalText, "+
+			"and neither UnmarshalJSON nor UnmarshalText", path, t)
+	}
+}
+
+// checkKey refuses keys of a map that JSON cannot write and read. encoding/json takes strings, integers, and
+// what writes and reads itself as text.
+func (p *params) checkKey(path string, t reflect.Type) {
+	writes := t.Implements(textMarshaler)
+	reads := reflect.PointerTo(t).Implements(textUnmarshaler)
+	if t.Kind() == reflect.String || writes && reads {
+		return
+	}
+	isInteger := t.Kind() >= reflect.Int && t.Kind() <= reflect.Uintptr
+	if !isInteger || writes || reads {
+		p.refuse("%s: JSON cannot write and read %v as the keys of a map", path, t)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -15,14 +16,19 @@ import (
 type attempt struct {
 	job      *Job
 	storage  Storage
+	log      *slog.Logger
 	retry    RetryPolicy             // the task's or the worker's
 	cancel   context.CancelCauseFunc // cancels the task's context
 	stop     context.CancelFunc      // stops the timer of its timeout
-	returned atomic.Bool             // the task has returned or was not run; what is left is to record it
+	started  time.Time               // when the task was called; zero: it was not
 	took     time.Duration           // by the task; 0: it was not run
+	returned atomic.Bool             // the task has returned or was not run; what is left is to record it
+	doneInTx atomic.Bool             // the job was made SUCCESS in a transaction of the task's, see EndInTx
 
-	mu     sync.Mutex      // guards result
-	result json.RawMessage // from SetResult
+	mu      sync.Mutex      // guards the rest
+	result  json.RawMessage // from the last SetResult
+	version int             // counts calls of SetResult
+	stored  int             // the version that a heartbeat has stored
 }
 
 type attemptKey struct{} // the key of a context's *attempt
@@ -44,8 +50,8 @@ func (a *attempt) finish() {
 	a.stop()
 }
 
-// ended returns the job with the result that the task has set, for MarkDone.
-func (a *attempt) ended() *Job {
+// withResult returns the job with the result that the task has set so far.
+func (a *attempt) withResult() *Job {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.result == nil {
@@ -56,16 +62,48 @@ func (a *attempt) ended() *Job {
 	return &job
 }
 
+// markReturned notes that the task has returned. Its result stays as it is now.
+func (a *attempt) markReturned() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.returned.Store(true)
+}
+
+// maxProgress is the size in bytes of the largest result that heartbeats store while the task runs.
+const maxProgress = 64 << 10
+
+// progress returns a copy of the job for a heartbeat, and the version of the result. The copy has no Result if
+// that has not changed since a heartbeat stored it, or is too large.
+func (a *attempt) progress() (job *Job, version int) {
+	shown := *a.job
+	shown.StartedAt = microTime(a.started)
+	shown.Result = nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.version > a.stored && len(a.result) <= maxProgress {
+		shown.Result = a.result
+	}
+	return &shown, a.version
+}
+
+// progressStored notes that a heartbeat has stored a version of the result.
+func (a *attempt) progressStored(version int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stored = version
+}
+
 // ---- What a running task may ask of its context ----
 
-func attemptOf(ctx context.Context) (*attempt, bool) {
+// attemptFrom returns the attempt whose task was given ctx, or a context derived from that.
+func attemptFrom(ctx context.Context) (*attempt, bool) {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	return a, ok
 }
 
 // JobFromContext returns a copy of the job that the task is running.
 func JobFromContext(ctx context.Context) (*Job, bool) {
-	a, ok := attemptOf(ctx)
+	a, ok := attemptFrom(ctx)
 	if !ok {
 		return nil, false
 	}
@@ -74,22 +112,36 @@ func JobFromContext(ctx context.Context) (*Job, bool) {
 
 // StorageFromContext returns the storage that the task's job came from. Use it to enqueue follow-up jobs.
 func StorageFromContext(ctx context.Context) (Storage, bool) {
-	a, ok := attemptOf(ctx)
-	if !ok {
+	a, ok := attemptFrom(ctx)
+	if !ok || a.storage == nil { // Task.Call has no storage
 		return nil, false
 	}
 	return a.storage, true
 }
 
-// SetResult sets the job's Result to v, which is stored when the task succeeds.
+// Logger returns the worker's logger with the attributes job, task and attempt. Outside of a task it returns
+// slog.Default().
+func Logger(ctx context.Context) *slog.Logger {
+	a, ok := attemptFrom(ctx)
+	if !ok || a.log == nil {
+		return slog.Default()
+	}
+	return a.log.With("job", a.job.ID, "task", a.job.Task, "attempt", a.job.Attempts)
+}
+
+// SetResult sets the Result of the task's job to v. ctx is the one that the task was given, or derived from that.
 //
-// v is encoded at once, as JSON of at most 1 MiB; a longer text is ErrTooLarge. The last call counts. Any goroutine of
-// the task may call SetResult, also after a timeout. After the task has returned it does nothing. Outside of a task it
-// returns an error.
+// A task may call it again and again, from any goroutine: each heartbeat stores the latest value, so that
+// others see how far the task is, and the last one is stored when the task succeeds or its job becomes a dead
+// letter. A retry starts with none. SetResult encodes v at once, as JSON of at most 1 MiB; a longer text is
+// ErrTooLarge. Heartbeats leave out a value of more than 64 KiB.
+//
+// After the task has returned SetResult does nothing. Outside of a worker it does nothing either, and returns
+// no error, so that tests can call a task's function.
 func SetResult(ctx context.Context, v any) error {
-	a, ok := attemptOf(ctx)
+	a, ok := attemptFrom(ctx)
 	if !ok {
-		return errors.New("pinion: SetResult: the context is not a task's; pass the one that the task was given")
+		return nil
 	}
 	text, err := encode(v)
 	if err != nil {
@@ -100,7 +152,26 @@ func SetResult(ctx context.Context, v any) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.result = text
+	if !a.returned.Load() {
+		a.result = text
+		a.version++
+	}
+	return nil
+}
+
+// EndInTx is for authors of storages, who need it for [Tx].Done. It calls end with the job of the task that ctx
+// was given to, with its Result so far. end makes that job SUCCESS in a transaction, under its Claim. If end
+// returns nil, the worker records nothing more for the job when the task has returned. Outside of a task
+// EndInTx returns an error.
+func EndInTx(ctx context.Context, end func(job *Job) error) error {
+	a, ok := attemptFrom(ctx)
+	if !ok {
+		return errors.New("pinion: Tx.Done: the context is not a task's; pass the one that the task was given")
+	}
+	if err := end(a.withResult()); err != nil {
+		return err
+	}
+	a.doneInTx.Store(true)
 	return nil
 }
 
@@ -113,8 +184,8 @@ func (e timeoutError) Error() string { return fmt.Sprintf("timed out after %v", 
 
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is what
-// the error comes from and it does not say so already.
+// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is
+// what the error comes from and it does not say so already.
 func withTimeout(err, cause error) error {
 	timedOut := errors.Is(cause, context.DeadlineExceeded)
 	comesFromIt := isCancellation(err) || errors.Is(err, context.DeadlineExceeded)
@@ -131,8 +202,8 @@ func isCancellation(err error) bool {
 
 // ---- Panics ----
 
-// recovering returns a function that calls next and returns a panic of it as a PanicError. It stands around the task,
-// so that middleware sees an error, and around the middleware.
+// recovering returns a function that calls next and returns a panic of it as a PanicError. It stands around the
+// task, so that middleware sees an error, and around the middleware.
 func recovering(next RunFunc) RunFunc {
 	return func(ctx context.Context, job *Job) (err error) {
 		defer func() {
@@ -147,8 +218,8 @@ func recovering(next RunFunc) RunFunc {
 	}
 }
 
-// usable returns err, or a PanicError if one of err's methods panics, as those of a nil *T in an error may. It calls
-// whatever the worker will call. A task may also have panicked with such an error.
+// usable returns err, or a PanicError if one of err's methods panics, as those of a nil *T in an error may. It
+// calls whatever the worker will call. A task may also have panicked with such an error.
 func usable(err error) (result error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -169,4 +240,41 @@ func sprint(v any) (text string) {
 		}
 	}()
 	return fmt.Sprint(v)
+}
+
+// ---- Without a worker ----
+
+// Call runs the task once, without a worker and a storage, and returns the Result that it has set. It is for
+// tests.
+//
+// Call does as a worker would: it encodes the arguments and decodes them again, puts a job into the task's
+// context, applies Timeout and returns a panic as a [PanicError]. It runs no middleware, and StorageFromContext
+// finds nothing. A mistake in the task panics as in [Registry.Add].
+func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
+	handler := t.handler()
+	now := microTime(time.Now())
+	job := t.Job(args)
+	job.ID = NewID()
+	job.Status = StatusRunning
+	job.Attempts = 1
+	job.Claim = 1
+	job.CreatedAt, job.HeartbeatAt, job.StartedAt = now, now, now
+	if job.Queue == "" {
+		job.Queue = defaultQueue
+	}
+	encodedArgs, encodedKwargs, err := job.EncodeArgs()
+	if err != nil {
+		return nil, err
+	}
+	job.splitArgs(encodedArgs, encodedKwargs)
+
+	a := &attempt{job: job, log: slog.Default()}
+	ctx = a.begin(ctx, t.Timeout)
+	defer a.finish()
+	err = recovering(handler.run)(ctx, job)
+	if err != nil {
+		err = withTimeout(err, context.Cause(ctx))
+	}
+	a.markReturned()
+	return a.withResult().Result, err
 }

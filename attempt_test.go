@@ -1,14 +1,19 @@
 package pinion
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -45,8 +50,15 @@ func TestOutsideATaskThereIsNothingToAsk(t *testing.T) {
 	if s, ok := StorageFromContext(t.Context()); ok || s != nil {
 		t.Errorf("StorageFromContext gave %v", s)
 	}
-	if err := SetResult(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "not a task's") {
-		t.Errorf("SetResult: %v, want an error", err)
+	if err := SetResult(t.Context(), 1); err != nil {
+		t.Errorf("SetResult: %v; want nil, so that a test can call a task's function", err)
+	}
+	if Logger(t.Context()) != slog.Default() {
+		t.Error("Logger is not the default one")
+	}
+	err := EndInTx(t.Context(), func(*Job) error { t.Error("EndInTx has called its function"); return nil })
+	if err == nil || !strings.Contains(err.Error(), "not a task's") {
+		t.Errorf("EndInTx: %v, want an error", err)
 	}
 }
 
@@ -319,7 +331,7 @@ func TestAResultIsWrittenWithSuccessAndTheLastOneCounts(t *testing.T) {
 	})
 }
 
-func TestAFailedAttemptLeavesNoResult(t *testing.T) {
+func TestARetryStartsWithoutAResultAndADeadLetterKeepsTheLast(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		tries := 0
 		w := workerOf(s, taskOf("fails", func(ctx context.Context) error { return errors.Join(SetResult(ctx, 1), errTask) }),
@@ -331,7 +343,7 @@ func TestAFailedAttemptLeavesNoResult(t *testing.T) {
 			}))
 		fails, mends := drained(t, w, "fails"), drained(t, w, "mends")
 		wantEnd(t, in, fails, ending{StatusFailed, 4, "it failed"})
-		wantResult(t, in, fails, "")
+		wantResult(t, in, fails, "1")
 		wantEnd(t, in, mends, ending{StatusSuccess, 2, "it failed"})
 		wantResult(t, in, mends, "")
 	})
@@ -363,6 +375,19 @@ func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
 			t.Errorf("SetResult: %v", err)
 		}
 		wantResult(t, s, job, `"in time"`)
+	})
+	// While another task runs, a success waits for a moment until it is recorded.
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		t.run(&Worker{}, t.task("long", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Second) }),
+			t.task("answers", func(ctx context.Context, _ *Job) error {
+				time.AfterFunc(batchTime/2, func() { SetResult(ctx, "too late") })
+				return SetResult(ctx, "in time")
+			}))
+		ids := t.enqueue("long", "answers")
+		t.sleep(2 * time.Second)
+		if got := string(t.get(ids[1]).Result); got != `"in time"` {
+			t.Errorf("the result is %s, want the one before the task's end", got)
+		}
 	})
 }
 
@@ -396,7 +421,7 @@ func TestTheJobOfAContextIsACopy(t *testing.T) {
 				if !ok {
 					return errors.New("no job in the context")
 				}
-				ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "CreatedAt", "HeartbeatAt")
+				ignored := cmpopts.IgnoreFields(Job{}, "Claim", "RunAt", "CreatedAt", "HeartbeatAt", "LeaseUntil")
 				if diff := cmp.Diff(want, got, ignored); diff != "" {
 					t.Errorf("the job (-want +got):\n%s", diff)
 				}
@@ -428,6 +453,314 @@ func TestATaskEnqueuesWhatFollowsWhereItsJobCameFrom(t *testing.T) {
 		wantEnd(t, in, drained(t, w, "count down", 3), ending{StatusSuccess, 1, ""})
 		if diff := cmp.Diff([]int{3, 2, 1, 0}, ran); diff != "" {
 			t.Errorf("jobs run (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestLoggerNamesTheJobTheTaskAndTheAttempt(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		var log bytes.Buffer
+		w := workerOf(s, taskOf("talks", func(ctx context.Context) error {
+			Logger(ctx).Info("hello")
+			return nil
+		}))
+		w.Logger = logTo(&log, slog.LevelInfo)
+		mustEnqueue(t, s, &Job{ID: "1", Task: "talks"})
+		mustDrain(t, w)
+		if diff := cmp.Diff("level=INFO msg=hello job=1 task=talks attempt=1\n", log.String()); diff != "" {
+			t.Errorf("the log (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// beats is a storage that keeps what heartbeats bring.
+type beats struct {
+	tended
+
+	mu      sync.Mutex // guards the rest
+	results []string   // of the heartbeats of one job; "-" for none
+	fails   bool
+}
+
+func (b *beats) Heartbeat(ctx context.Context, jobs ...*Job) ([]*Job, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, job := range jobs {
+		if job.Result == nil {
+			b.results = append(b.results, "-")
+		} else {
+			b.results = append(b.results, fmt.Sprintf("%.10s", job.Result))
+		}
+	}
+	if b.fails {
+		return nil, errBroken
+	}
+	return b.tended.Heartbeat(ctx, jobs...)
+}
+
+func TestHeartbeatsStoreTheProgressOfATask(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		b := &beats{tended: t.storage}
+		large := strings.Repeat("x", maxProgress)
+		t.run(&Worker{Storage: b}, t.task("a", func(ctx context.Context, _ *Job) error {
+			pause(ctx, 1500*time.Millisecond)
+			SetResult(ctx, "half")
+			pause(ctx, 2*time.Second)
+			SetResult(ctx, large)
+			pause(ctx, time.Second)
+			SetResult(ctx, "nearly")
+			pause(ctx, 2*time.Second)
+			return SetResult(ctx, "all")
+		}))
+		id := t.enqueue("a")[0]
+		for _, c := range []struct {
+			after time.Duration
+			want  string
+		}{
+			{1400 * time.Millisecond, ``}, {700 * time.Millisecond, `"half"`}, {2 * time.Second, `"half"`},
+			{time.Second, `"nearly"`}, {1500 * time.Millisecond, `"all"`},
+		} {
+			t.sleep(c.after)
+			if got := string(t.get(id).Result); got != c.want {
+				t.Errorf("after %v the result is %.20s, want %s", t.since(), got, c.want)
+			}
+		}
+		want := []string{"-", `"half"`, "-", "-", `"nearly"`, "-"}
+		if diff := cmp.Diff(want, b.results); diff != "" {
+			t.Errorf("results that heartbeats brought (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestProgressThatAHeartbeatCouldNotStoreComesWithTheNext(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		b := &beats{tended: t.storage, fails: true}
+		t.run(&Worker{Storage: b}, t.task("a", func(ctx context.Context, _ *Job) error {
+			SetResult(ctx, "half")
+			return sleeping(ctx, 4500*time.Millisecond)
+		}))
+		t.enqueue("a")
+		t.sleep(2500 * time.Millisecond)
+		b.mu.Lock()
+		b.fails = false
+		b.mu.Unlock()
+		t.sleep(time.Minute)
+		if diff := cmp.Diff([]string{`"half"`, `"half"`, `"half"`, "-"}, b.results); diff != "" {
+			t.Errorf("results that heartbeats brought (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestTheFirstHeartbeatTellsWhenATaskStarted(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		t.run(&Worker{}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 5*time.Second) }))
+		t.sleep(100 * time.Millisecond)
+		id := t.enqueue("a")[0]
+		t.sleep(500 * time.Millisecond)
+		if job := t.get(id); !job.StartedAt.IsZero() {
+			t.Errorf("before a heartbeat StartedAt is %v", job.StartedAt)
+		}
+		for range 2 {
+			t.sleep(time.Second)
+			if got := t.get(id).StartedAt.Sub(t.start); got.Round(time.Millisecond) != 100*time.Millisecond {
+				t.Errorf("StartedAt is %v after the start of the test, want 100ms", got)
+			}
+		}
+	})
+}
+
+func TestASnoozeUsesNoAttempt(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		start := time.Now()
+		var ran []time.Duration
+		var attempts []int
+		w := workerOf(s, Task[*Job]{Name: "snoozes", Run: func(_ context.Context, job *Job) error {
+			ran, attempts = append(ran, time.Since(start)), append(attempts, job.Attempts)
+			if len(ran) < 4 {
+				return fmt.Errorf("limited: %w", Snooze(3*time.Second))
+			}
+			return nil
+		}})
+		w.Retry.MaxRetries = 0
+		job := drained(t, w, "snoozes")
+		if diff := cmp.Diff([]time.Duration{0, 3 * time.Second, 6 * time.Second, 9 * time.Second}, ran); diff != "" {
+			t.Errorf("runs (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]int{1, 1, 1, 1}, attempts); diff != "" {
+			t.Errorf("attempts (-want +got):\n%s", diff)
+		}
+		wantEnd(t, in, job, ending{StatusSuccess, 1, "limited: snoozed for 3s"})
+		wantMetrics(t, w, Metrics{Processed: 1, Succeeded: 1})
+	})
+}
+
+func TestASnoozeIsHonouredAtTheShutdownAndPermanentWinsOverIt(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		answers := func(err error) func(context.Context, *Job) error {
+			return func(ctx context.Context, _ *Job) error { <-ctx.Done(); return err }
+		}
+		run := t.run(&Worker{}, t.task("snoozes", answers(Snooze(time.Hour))),
+			t.task("dies", answers(errors.Join(Snooze(time.Hour), Permanent(errTask)))))
+		ids := t.enqueue("snoozes", "dies")
+		t.sleep(time.Second)
+		run.stop()
+		if err := run.wait(); err != nil {
+			t.Error(err)
+		}
+		if job := t.get(ids[0]); job.Status != StatusPending || job.Attempts != 0 || job.RunAt.Sub(t.start).Round(time.Second) != time.Hour+11*time.Second {
+			t.Errorf("the job that snoozed is %s after %d attempts, due at %v", job.Status, job.Attempts, job.RunAt.Sub(t.start))
+		}
+		if job := t.get(ids[1]); job.Status != StatusFailed {
+			t.Errorf("the job with a permanent error is %s", job.Status)
+		}
+	})
+}
+
+// endsInTx does to a job of a MemoryStorage what Tx.Done does inside a transaction that is committed, or rolled back.
+func endsInTx(ctx context.Context, s Storage, commit bool) error {
+	return EndInTx(ctx, func(job *Job) error {
+		if !commit {
+			return nil
+		}
+		lost, err := s.MarkDone(ctx, job)
+		if len(lost) > 0 {
+			return ErrLeaseLost
+		}
+		return err
+	})
+}
+
+func TestAJobThatWasDoneInATransactionIsRecordedOnce(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		broken := &failing{tended: t.storage}
+		broken.fail("MarkDone", "MarkFailed", "DeadLetter", "Release") // the worker records nothing
+		var log endLog
+		commits := func(err error) func(context.Context, *Job) error {
+			return func(ctx context.Context, _ *Job) error {
+				SetResult(ctx, 7)
+				if err := endsInTx(ctx, t.storage, true); err != nil {
+					return err
+				}
+				SetResult(ctx, 8)         // too late
+				pause(ctx, 3*time.Second) // heartbeats are not its concern any more
+				if ctx.Err() != nil {
+					t.Errorf("the task was cancelled: %v", context.Cause(ctx))
+				}
+				return err
+			}
+		}
+		run := t.run(&Worker{Storage: broken, OnEnd: log.add}, t.task("works", commits(nil)), t.task("fails", commits(errTask)))
+		ids := t.enqueue("works", "fails")
+		t.sleep(5 * time.Second)
+		for _, id := range ids {
+			if job := t.get(id); job.Status != StatusSuccess || string(job.Result) != "7" || job.Attempts != 1 {
+				t.Errorf("%s is %s after %d attempts with result %s; want SUCCESS after 1 with 7", job.Task, job.Status, job.Attempts, job.Result)
+			}
+		}
+		if diff := cmp.Diff(Metrics{Processed: 2, Succeeded: 2}, run.metrics()); diff != "" {
+			t.Errorf("metrics (-want +got):\n%s", diff)
+		}
+		if lines := run.log.lines("task returned an error after"); len(lines) != 1 {
+			t.Errorf("the error after the commit was logged %d times, want once", len(lines))
+		}
+		run.stop()
+		if err := run.wait(); err != nil || run.at != 5*time.Second {
+			t.Errorf("Run returned %v after %v; want nil after 5s", err, run.at)
+		}
+	})
+}
+
+func TestAJobWhoseTransactionWasRolledBackEndsAsItsTaskSays(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		var ran atomic.Int64
+		run := t.run(&Worker{}, t.task("works", func(ctx context.Context, _ *Job) error {
+			return endsInTx(ctx, t.storage, false)
+		}), t.task("fails", func(ctx context.Context, _ *Job) error {
+			if ran.Add(1) > 1 {
+				return nil
+			}
+			return errors.Join(endsInTx(ctx, t.storage, false), RetryAfter(time.Second, errTask))
+		}))
+		ids := t.enqueue("works", "fails")
+		t.sleep(5 * time.Second)
+		for i, attempts := range []int{1, 2} {
+			if job := t.get(ids[i]); job.Status != StatusSuccess || job.Attempts != attempts {
+				t.Errorf("%s is %s after %d attempts, want SUCCESS after %d", job.Task, job.Status, job.Attempts, attempts)
+			}
+		}
+		if diff := cmp.Diff(Metrics{Processed: 3, Succeeded: 2, Failed: 1, Retried: 1}, run.metrics()); diff != "" {
+			t.Errorf("metrics (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		var log bytes.Buffer
+		sum := 0
+		w := workerOf(s, Task[addArgs]{Name: "Add", Run: func(_ context.Context, args addArgs) error { sum += args.A; return nil }})
+		w.Logger, w.Concurrency = logTo(&log, slog.LevelWarn), 1
+		for range 3 {
+			mustEnqueue(t, s, &Job{ID: NewID(), Task: "add", Kwargs: map[string]any{"A": 1, "new": 2}})
+		}
+		mustDrain(t, w)
+		if sum != 3 {
+			t.Errorf("the tasks added up to %d, want 3", sum)
+		}
+		const want = "level=WARN msg=\"argument ignored: the task does not know its name\" task=Add argument=new job="
+		if got := log.String(); !strings.HasPrefix(got, want) || strings.Count(got, "\n") != 1 {
+			t.Errorf("the log is\n%s, want one line that begins\n%s", got, want)
+		}
+	})
+}
+
+func TestCallRunsATaskAsAWorkerWould(t *testing.T) {
+	task := Task[addArgs]{Name: "add", Queue: "sums", Run: func(ctx context.Context, args addArgs) error {
+		job, ok := JobFromContext(ctx)
+		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" || job.Status != StatusRunning {
+			t.Errorf("the task's job is %+v", job)
+		}
+		if diff := cmp.Diff(map[string]any{"A": json.RawMessage("1"), "B": json.RawMessage("2")}, job.Kwargs); diff != "" {
+			t.Errorf("the job's arguments (-want +got):\n%s", diff)
+		}
+		if storage, ok := StorageFromContext(ctx); ok {
+			t.Errorf("the task has the storage %v", storage)
+		}
+		return SetResult(ctx, args.A+args.B)
+	}}
+	result, err := task.Call(t.Context(), addArgs{1, 2})
+	if string(result) != "3" || err != nil {
+		t.Errorf("result %s, error %v; want 3", result, err)
+	}
+}
+
+func TestCallReturnsHowTheTaskEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		call := func(task Task[float64], arg float64) error {
+			task.Name, task.Timeout = "task", time.Minute
+			_, err := task.Call(t.Context(), arg)
+			return err
+		}
+		nothing := Task[float64]{Run: func(context.Context, float64) error { return nil }}
+		if err := call(nothing, 1); err != nil {
+			t.Errorf("a task that succeeds: %v", err)
+		}
+		if err := call(nothing, math.NaN()); !errors.Is(err, ErrBadArgs) {
+			t.Errorf("an argument that JSON cannot express: %v, want ErrBadArgs", err)
+		}
+		fails := Task[float64]{Run: func(context.Context, float64) error { return Permanent(errTask) }}
+		if err := call(fails, 1); !errors.Is(err, errTask) || !isPermanent(err) {
+			t.Errorf("a task that fails: %v, want its error", err)
+		}
+		panics := Task[float64]{Run: func(context.Context, float64) error { panic("boom") }}
+		if err, ok := errors.AsType[*PanicError](call(panics, 1)); !ok || err.Value != "boom" || len(err.Stack) == 0 {
+			t.Errorf("a task that panics: %v, want a PanicError", err)
+		}
+		start := time.Now()
+		waits := Task[float64]{Run: func(ctx context.Context, _ float64) error { <-ctx.Done(); return ctx.Err() }}
+		err := call(waits, 1)
+		if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took != time.Minute {
+			t.Errorf("a task that waits: %v after %v, want context.DeadlineExceeded after a minute", err, took)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -16,17 +17,17 @@ import (
 
 // CheckStorage reports whether a storage does what [Storage] says.
 //
-// It also checks [Canceler] and [Inspector] if the storage implements them. It calls open once for each
-// rule and closes the storages. They must be empty. The error joins all failures; each begins with the rule
-// that is broken. In a test:
+// It also checks [Canceler], [Inspector] and [Limiter] if the storage implements them, see [As]. It calls
+// open once for each rule and closes the storages. They must be empty. The error joins all failures; each
+// begins with the rule that is broken. In a test:
 //
 //	if err := pinion.CheckStorage(ctx, open); err != nil {
 //		t.Error(err)
 //	}
 //
-// It makes a few hundred calls and takes well under a second. No rule is about speed, so a slow machine
-// breaks none. Give ctx a deadline: only at its end is a storage found out that never wakes a Dequeue that
-// waits.
+// It makes about a thousand calls and takes a second or so. No rule is about speed, so a slow machine
+// breaks none. Give ctx a deadline: a storage that never wakes a waiting Dequeue keeps CheckStorage waiting
+// until then.
 func CheckStorage(ctx context.Context, open func() (Storage, error)) error {
 	var failures []error
 	for _, r := range storageRules() {
@@ -52,17 +53,22 @@ type storageRule struct {
 func storageRules() []storageRule {
 	return slices.Concat(
 		orderRules(),
-		enqueueRules(),
-		argumentRules(),
 		dueTimeRules(),
 		contextRules(),
+		taskRules(),
+		enqueueRules(),
+		keyRules(),
+		argumentRules(),
 		claimRules(),
 		fencingRules(),
 		leaseRules(),
 		releaseRules(),
+		progressRules(),
 		cancelRules(),
 		inspectRules(),
+		filterRules(),
 		deadLetterRules(),
+		limitRules(),
 		closeRules(),
 	)
 }
@@ -133,6 +139,155 @@ func orderRules() []storageRule {
 			c.wantEqual("the first two jobs", c.claimDue(2), "a b")
 			c.wantEqual("the rest", c.claimDue(2), "c")
 		}},
+		{"of many jobs that become due at once the most urgent comes first", func(c *checker) {
+			due := time.Now().Add(50 * time.Millisecond)
+			jobs := manyJobs("a", 1500) // more than a storage may make ready at once
+			for _, job := range jobs {
+				job.RunAt = due
+			}
+			jobs[1499].Task = "urgent"
+			jobs[1499].Priority = 100
+			c.enqueue(jobs...)
+			time.Sleep(time.Until(due))
+			c.wantEqual("first job", c.waitForOne().Task, "urgent")
+		}},
+	}
+}
+
+func dueTimeRules() []storageRule {
+	return []storageRule{
+		{"a Dequeue that waits returns as soon as a job is due, whatever made it so", func(c *checker) {
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1, Queues: []string{"a", "b"}})
+			c.enqueue(&Job{Task: "other", Queue: "c"}, &Job{Task: "new", Queue: "b"})
+			c.wantEqual("job of a queue that Dequeue waits for", c.mustEnd(waiting), "new")
+
+			other := c.claimOne()
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.retry(other)
+			c.wantEqual("job that is retried", c.mustEnd(waiting), "other")
+
+			c.enqueue(&Job{Task: "in an hour", RunAt: time.Now().Add(time.Hour)})
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.enqueue(&Job{Task: "soon", RunAt: time.Now().Add(5 * time.Millisecond)})
+			c.wantEqual("job that is due before the others", c.mustEnd(waiting), "soon")
+
+			c.enqueue(NewJob("released"))
+			released := c.claimOne()
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1, Lease: shortLease})
+			c.release(time.Time{}, nil, released)
+			c.wantEqual("job that is released", c.mustEnd(waiting), "released")
+
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.reap(1)
+			c.wantEqual("job that is taken back", c.mustEnd(waiting), "released")
+		}},
+		{"a Dequeue that waits returns when a job is replayed", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("a"))
+			c.deadLetter(c.claimOne())
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			_, err := in.Replay(c.ctx, Filter{})
+			c.must(err)
+			c.wantEqual("job that is replayed", c.mustEnd(waiting), "a")
+		})},
+		{"no job is claimed before its due time; Dequeue waits for it", func(c *checker) {
+			due := time.Now().Add(10 * time.Millisecond)
+			c.enqueue(
+				&Job{Task: "in an hour", RunAt: due.Add(time.Hour)},
+				&Job{Task: "soon", RunAt: due, Priority: -1},
+				NewJob("now"),
+			)
+			c.wantSize(3)
+			job := c.claimOne()
+			c.wantEqual("job that is due now", job.Task, "now")
+			c.wantEqual("job that Dequeue waits for", c.waitForOne().Task, "soon")
+			c.wantNotBefore(due)
+
+			due = time.Now().Add(10 * time.Millisecond)
+			c.must(c.MarkFailed(c.ctx, job, errCheck, due))
+			c.wantEqual("retry that Dequeue waits for", c.waitForOne().Task, "now")
+			c.wantNotBefore(due)
+			c.wantEqual("jobs due an hour early", c.claimDue(9), "")
+		}},
+	}
+}
+
+func contextRules() []storageRule {
+	return []storageRule{
+		{"when its ctx ends Dequeue stops waiting, and claims nothing", func(c *checker) {
+			ctx, cancel := context.WithCancel(c.ctx)
+			waiting := c.startDequeue(ctx, DequeueOptions{Max: 1})
+			cancel()
+			jobs, err := waiting.end()
+			c.wantError("Dequeue", err, context.Canceled)
+			c.wantEqual("jobs claimed", taskNames(jobs), "")
+			c.enqueue(NewJob("a"))
+			c.wantEqual("job due afterwards", c.claimOne().Task, "a")
+		}},
+		{"a ctx that has ended is an error, and the call does nothing", func(c *checker) {
+			ctx, cancel := context.WithCancel(c.ctx)
+			cancel()
+			c.enqueue(NewJob("a"))
+			for _, opts := range []DequeueOptions{{Max: 1}, {Max: 1, NoWait: true}, {Max: 1, Ahead: 1}} {
+				jobs, err := c.Dequeue(ctx, opts)
+				c.wantError("Dequeue", err, context.Canceled)
+				c.wantEqual("jobs claimed", taskNames(jobs), "")
+			}
+			c.wantError("Enqueue", c.Enqueue(ctx, NewJob("b")), context.Canceled)
+			c.wantEqual("jobs due afterwards", c.claimDue(9), "a")
+		}},
+	}
+}
+
+func taskRules() []storageRule {
+	return []storageRule{
+		{"Dequeue claims only the Tasks that it is given, whatever the case of their letters", func(c *checker) {
+			// U+212A is the Kelvin sign. strings.EqualFold takes it for a K, and other rules do not.
+			c.enqueue(NewJob("other"), NewJob("ΣΑΣ"), NewJob("\u212Aelvin"), NewJob("add"), NewJob("Add"))
+			jobs := c.claimUpTo(9, DequeueOptions{Tasks: []string{"kelvin", "σας"}})
+			c.wantEqual("jobs of the tasks kelvin and σας", taskNames(jobs), "ΣΑΣ \u212Aelvin")
+			jobs = c.claimUpTo(9, DequeueOptions{Tasks: []string{"ADD"}})
+			c.wantEqual("jobs of the task ADD", taskNames(jobs), "add Add")
+			c.wantEqual("jobs of all tasks", c.claimDue(9), "other")
+		}},
+		{"jobs of tasks that Dequeue is not given stay as they are", func(c *checker) {
+			c.enqueue(&Job{ID: "1", Task: "unknown", Priority: 9}, NewJob("known"))
+			jobs := c.claimUpTo(9, DequeueOptions{Tasks: []string{"known"}})
+			c.wantEqual("jobs of the task", taskNames(jobs), "known")
+			c.wantSize(1)
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1, Tasks: []string{"known"}})
+			c.enqueue(NewJob("unknown"), NewJob("known"))
+			c.wantEqual("job that ends the wait", c.mustEnd(waiting), "known")
+			if in, ok := As[Inspector](c.Storage); ok {
+				job := c.get(in, "1")
+				c.wantEqual("Status", job.Status, StatusPending)
+				c.wantEqual("Attempts", job.Attempts, 0)
+				c.wantEqual("RunAt", job.RunAt, time.Time{})
+			}
+			c.wantEqual("jobs of all tasks", c.claimDue(9), "unknown unknown")
+		}},
+		{"many jobs of other tasks delay nobody, and keep their order", func(c *checker) {
+			unknown := manyJobs("unknown", 1500) // more than a storage may look past
+			for _, job := range unknown {
+				job.Priority = 5
+			}
+			unknown[1200].Task = "top"
+			unknown[1200].Priority = 9
+			c.enqueue(unknown...)
+			c.enqueue(NewJob("known"))
+			jobs := c.dequeue(DequeueOptions{Max: 9, Tasks: []string{"known"}}) // waits if need be
+			c.wantEqual("jobs of the task that stands behind", taskNames(jobs), "known")
+
+			c.enqueue(&Job{Task: "unknown", Priority: 7})
+			others := DequeueOptions{Tasks: []string{"unknown", "top"}}
+			jobs = c.claimAll(2, others)
+			c.wantEqual("priorities of the other tasks", priorities(jobs), "9 7")
+			jobs = c.claimAll(2, others)
+			c.wantEqual("priorities behind them", priorities(jobs), "5 5")
+			c.wantEqual("ages behind them", jobs[0].ID == unknown[0].ID && jobs[1].ID == unknown[1].ID, true)
+			c.enqueue(&Job{Task: "new", Priority: 1})
+			jobs = c.claim(1501 - 4 + 1)
+			c.wantEqual("the last of all tasks", jobs[len(jobs)-1].Task, "new")
+		}},
 	}
 }
 
@@ -149,6 +304,17 @@ func enqueueRules() []storageRule {
 				{&Job{Task: "b", Key: "held"}, ErrDuplicate},
 				{&Job{Task: "b", Key: "twice"}, ErrDuplicate},
 				{NewJob(""), ErrBadArgs},
+				{NewJob("a\x00"), ErrBadArgs},
+				{&Job{ID: "a\x00", Task: "b"}, ErrBadArgs},
+				{&Job{Task: "b", Queue: "a\x00"}, ErrBadArgs},
+				{&Job{Task: "b", Key: "a\x00"}, ErrBadArgs},
+				{NewJob(strings.Repeat("x", 1<<10+1)), ErrBadArgs},
+				{&Job{ID: strings.Repeat("x", 1<<10+1), Task: "b"}, ErrBadArgs},
+				{&Job{Task: "b", Queue: strings.Repeat("x", 1<<10+1)}, ErrBadArgs},
+				{&Job{Task: "b", Key: strings.Repeat("x", 1<<10+1)}, ErrBadArgs},
+				{&Job{Task: "b", Key: "periodic:mine"}, ErrBadArgs},
+				{&Job{Task: "b", Meta: map[string]string{"k": "a\x00"}}, ErrBadArgs},
+				{&Job{Task: "b", Meta: map[string]string{"k": strings.Repeat("x", 4<<10)}}, ErrTooLarge},
 				{NewJob("b", func() {}), ErrBadArgs},
 				{NewJob("b", strings.Repeat("x", 1<<20)), ErrTooLarge},
 			} {
@@ -159,6 +325,23 @@ func enqueueRules() []storageRule {
 			// Nothing of the refused batches holds this ID or this Key.
 			c.enqueue(&Job{ID: "twice", Task: "good", Key: "twice"})
 		}},
+		{"Enqueue refuses to store one *Job twice", func(c *checker) {
+			job := NewJob("a")
+			c.wantError("Enqueue(ctx, job, job)", c.Enqueue(c.ctx, job, job), ErrDuplicate)
+			c.wantSize(0)
+		}},
+		{"names may have 1 KiB", func(c *checker) {
+			name := strings.Repeat("x", 1<<10)
+			c.enqueue(&Job{ID: name, Task: name, Queue: name, Key: name})
+			job := c.claimOne()
+			same := job.ID == name && job.Task == name && job.Queue == name && job.Key == name
+			c.wantEqual("names that come back as they were stored", same, true)
+		}},
+	}
+}
+
+func keyRules() []storageRule {
+	return []storageRule{
 		{"a job holds its Key until it ends, and its ID for ever", func(c *checker) {
 			c.enqueue(&Job{ID: "1", Task: "a", Key: "k"})
 			c.wantDuplicate(&Job{Task: "b", Key: "k"}, DuplicateError{ID: "1", Key: "k"})
@@ -173,6 +356,45 @@ func enqueueRules() []storageRule {
 			c.enqueue(&Job{ID: "3", Task: "d", Key: "k"})
 			c.wantDuplicate(&Job{ID: "1", Task: "b"}, DuplicateError{ID: "1"})
 		}},
+		{"a job with KeyUntilStart gives up its Key for good when it is first claimed", func(c *checker) {
+			for _, verb := range []struct {
+				name string
+				call func(*Job)
+			}{
+				{"MarkFailed", func(job *Job) { c.retry(job) }},
+				{"Release", func(job *Job) { c.release(time.Time{}, nil, job) }},
+				{"ReapStale", func(*Job) { c.reap(1) }},
+			} {
+				id := verb.name
+				c.enqueue(&Job{ID: id, Task: "a", Key: "k", KeyUntilStart: true})
+				c.wantDuplicate(&Job{Task: "b", Key: "k"}, DuplicateError{ID: id, Key: "k"})
+				job := c.claimShortly(1)[0]
+				c.wantEqual("Key", job.Key, "k")
+				c.wantEqual("KeyUntilStart", job.KeyUntilStart, true)
+				verb.call(job)
+
+				next := &Job{Task: "b", Key: "k"}
+				c.enqueue(next)
+				job = c.claimOne()
+				c.wantEqual("older job", job.ID, id)
+				c.wantDuplicate(&Job{Task: "c", Key: "k"}, DuplicateError{ID: next.ID, Key: "k"})
+				c.markDone(job)
+				c.wantDuplicate(&Job{Task: "c", Key: "k"}, DuplicateError{ID: next.ID, Key: "k"})
+				c.markDone(c.claimOne())
+			}
+		}},
+		{"Replay of a job with KeyUntilStart takes no Key", optional(func(c *checker, in Inspector) {
+			c.enqueue(&Job{Task: "a", Key: "k", KeyUntilStart: true})
+			c.deadLetter(c.claimOne())
+			c.enqueue(&Job{ID: "2", Task: "b", Key: "k"})
+			n, err := in.Replay(c.ctx, Filter{})
+			c.must(err)
+			c.wantEqual("jobs replayed", n, 1)
+			job := c.claimOne()
+			c.wantEqual("KeyUntilStart", job.KeyUntilStart, true)
+			c.markDone(job)
+			c.wantDuplicate(&Job{Task: "c", Key: "k"}, DuplicateError{ID: "2", Key: "k"})
+		})},
 	}
 }
 
@@ -225,71 +447,19 @@ func argumentRules() []storageRule {
 			c.wantEqual("CreatedAt in UTC and microseconds", got.CreatedAt, asStored(got.CreatedAt))
 			c.wantEqual("HeartbeatAt in UTC and microseconds", got.HeartbeatAt, asStored(got.HeartbeatAt))
 		}},
-	}
-}
-
-func dueTimeRules() []storageRule {
-	return []storageRule{
-		{"a Dequeue that waits returns as soon as a job is due, whatever made it so", func(c *checker) {
-			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1, Queues: []string{"a", "b"}})
-			c.enqueue(&Job{Task: "other", Queue: "c"}, &Job{Task: "new", Queue: "b"})
-			c.wantEqual("job of a queue that Dequeue waits for", c.mustEnd(waiting), "new")
-
-			other := c.claimOne()
-			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
-			c.retry(other)
-			c.wantEqual("job that is retried", c.mustEnd(waiting), "other")
-
-			c.enqueue(&Job{Task: "in an hour", RunAt: time.Now().Add(time.Hour)})
-			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
-			c.enqueue(&Job{Task: "soon", RunAt: time.Now().Add(5 * time.Millisecond)})
-			c.wantEqual("job that is due before the others", c.mustEnd(waiting), "soon")
-		}},
-		{"no job is claimed before its due time; Dequeue waits for it", func(c *checker) {
-			due := time.Now().Add(10 * time.Millisecond)
-			c.enqueue(
-				&Job{Task: "in an hour", RunAt: due.Add(time.Hour)},
-				&Job{Task: "soon", RunAt: due, Priority: -1},
-				NewJob("now"),
-			)
-			c.wantSize(3)
-			job := c.claimOne()
-			c.wantEqual("job that is due now", job.Task, "now")
-			c.wantEqual("job that Dequeue waits for", c.waitForOne().Task, "soon")
-			c.wantNotBefore(due)
-
-			due = time.Now().Add(10 * time.Millisecond)
-			c.must(c.MarkFailed(c.ctx, job, errCheck, due))
-			c.wantEqual("retry that Dequeue waits for", c.waitForOne().Task, "now")
-			c.wantNotBefore(due)
-			c.wantEqual("jobs due an hour early", c.claimDue(9), "")
-		}},
-	}
-}
-
-func contextRules() []storageRule {
-	return []storageRule{
-		{"when its ctx ends Dequeue stops waiting, and claims nothing", func(c *checker) {
-			ctx, cancel := context.WithCancel(c.ctx)
-			waiting := c.startDequeue(ctx, DequeueOptions{Max: 1})
-			cancel()
-			jobs, err := waiting.end()
-			c.wantError("Dequeue", err, context.Canceled)
-			c.wantEqual("jobs claimed", taskNames(jobs), "")
-			c.enqueue(NewJob("a"))
-			c.wantEqual("job due afterwards", c.claimOne().Task, "a")
-		}},
-		{"a ctx that has ended is an error, and the call does nothing", func(c *checker) {
-			ctx, cancel := context.WithCancel(c.ctx)
-			cancel()
-			c.enqueue(NewJob("a"))
-			for _, opts := range []DequeueOptions{{Max: 1}, {Max: 1, NoWait: true}, {Max: 1, Ahead: 1}} {
-				jobs, err := c.Dequeue(ctx, opts)
-				c.wantError("Dequeue", err, context.Canceled)
-				c.wantEqual("jobs claimed", taskNames(jobs), "")
+		{"Meta comes back as it was stored", func(c *checker) {
+			meta := map[string]string{"traceparent": "00-1-2-01", "<é>": ""}
+			want := maps.Clone(meta)
+			c.enqueue(&Job{Task: "a", Meta: meta}, NewJob("b"))
+			meta["traceparent"] = "changed"
+			for range 2 { // the second time after the first copy was changed
+				job := c.claimOne()
+				c.wantEqual("Meta", job.Meta, want)
+				job.Meta["traceparent"] = "changed"
+				c.retry(job)
 			}
-			c.wantError("Enqueue", c.Enqueue(ctx, NewJob("b")), context.Canceled)
-			c.wantEqual("jobs due afterwards", c.claimDue(9), "a")
+			c.claimOne()
+			c.wantEqual("size of the Meta of a job without any", len(c.claimOne().Meta), 0)
 		}},
 	}
 }
@@ -309,18 +479,16 @@ func claimRules() []storageRule {
 			}
 		}},
 		{"a claim stores the name of its worker", func(c *checker) {
-			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1, Worker: "waiting"})
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1, Worker: "waiting", Lease: shortLease})
 			c.enqueue(&Job{ID: "1", Task: "a"})
 			c.mustEnd(waiting)
 			c.wantWorker("after a claim that waited", "1", "waiting")
-			c.reap(time.Millisecond, 1)
+			c.reap(1)
 			for _, worker := range []string{"", "Ä:1"} {
-				jobs, err := c.Dequeue(c.ctx, DequeueOptions{Max: 1, Worker: worker, NoWait: true})
-				c.must(err)
-				c.wantEqual("number of jobs due", len(jobs), 1)
-				c.wantEqual("Worker", jobs[0].Worker, worker)
+				job := c.claimAll(1, DequeueOptions{Worker: worker})[0]
+				c.wantEqual("Worker", job.Worker, worker)
 				c.wantWorker("while the job runs", "1", worker)
-				c.retry(jobs[0])
+				c.retry(job)
 				c.wantWorker("after the claim", "1", worker)
 			}
 		}},
@@ -333,11 +501,13 @@ func claimRules() []storageRule {
 			c.enqueue(&Job{Task: "a", Priority: 1}, NewJob("b"))
 			c.wantClaimedAhead("the old job is the second", DequeueOptions{Max: 9, Ahead: 9}, "a")
 		}},
+		{"Dequeue claims no job with KeyUntilStart ahead of free slots", func(c *checker) {
+			c.enqueue(&Job{Task: "a", Priority: 1}, &Job{Task: "b", Key: "k", KeyUntilStart: true})
+			c.wantClaimedAhead("the second job has KeyUntilStart", DequeueOptions{Max: 9, Ahead: 9}, "a")
+			c.wantEqual("jobs due", c.claimDue(9), "a b")
+		}},
 		{"concurrent Dequeues claim every job, and none twice", func(c *checker) {
-			jobs := make([]*Job, 300)
-			for i := range jobs {
-				jobs[i] = NewJob("a")
-			}
+			jobs := manyJobs("a", 300)
 			c.enqueue(jobs...)
 			var claimed [4][]*Job
 			var callers sync.WaitGroup
@@ -367,8 +537,8 @@ func fencingRules() []storageRule {
 	return []storageRule{
 		{"a call for a lost claim changes nothing", func(c *checker) {
 			c.enqueue(NewJob("a"))
-			old := c.claimOne()
-			c.reap(time.Millisecond, 1)
+			old := c.claimShortly(1)[0]
+			c.reap(1)
 			held := c.claimOne()
 			otherClaim, otherAttempt := *held, *held
 			otherClaim.Claim = old.Claim
@@ -407,36 +577,62 @@ func fencingRules() []storageRule {
 
 func leaseRules() []storageRule {
 	return []storageRule{
-		{"ReapStale takes back the jobs whose last heartbeat is too old, and no others", func(c *checker) {
-			// Which job must live is certain only if the calls take less time than the visibility.
-			for visibility := 10 * time.Millisecond; ; visibility *= 2 {
-				c.enqueue(NewJob("dead"), NewJob("alive"))
-				jobs := c.claim(2)
-				time.Sleep(visibility + time.Millisecond)
-				beat := time.Now()
-				_, err := c.Heartbeat(c.ctx, jobs[1])
-				c.must(err)
-				reaped, err := c.ReapStale(c.ctx, visibility)
-				c.must(err)
-				if time.Since(beat) < visibility {
-					c.wantEqual("number of jobs reaped", reaped, 1)
-					c.wantEqual("job reaped", c.claimOne().Task, "dead")
-					return
-				}
-				_, err = c.MarkDone(c.ctx, append(jobs, c.claim(reaped)...)...)
-				c.must(err)
+		{"a claim lives as long as its own Lease, whatever the visibility of ReapStale", func(c *checker) {
+			c.enqueue(NewJob("default"), NewJob("long"), NewJob("short"))
+			jobs := c.claim(1)
+			jobs = append(jobs, c.claimAll(1, DequeueOptions{Lease: time.Hour})...)
+			c.claimShortly(1)
+			c.wantEqual("LeaseUntil by default", jobs[0].LeaseUntil, jobs[0].HeartbeatAt.Add(10*time.Second))
+			c.wantEqual("LeaseUntil of an hour", jobs[1].LeaseUntil, jobs[1].HeartbeatAt.Add(time.Hour))
+			if in, ok := As[Inspector](c.Storage); ok {
+				c.wantEqual("LeaseUntil that is stored", c.get(in, jobs[1].ID).LeaseUntil, jobs[1].LeaseUntil)
+			}
+			c.reapWith(time.Millisecond, 1)
+			c.wantEqual("job taken back", c.claimDue(9), "short")
+		}},
+		{"a lease that has expired is taken back at the second look", func(c *checker) {
+			c.enqueue(NewJob("a"))
+			for range 2 { // a new claim is not doubted because of an old one
+				job := c.claimShortly(1)[0]
+				c.wantReaped("at the first look", 0)
+				c.wantReaped("at the second look", 1)
+				c.wantLost(job)
+				c.retry(c.waitForOne())
 			}
 		}},
-		{"after a first lost lease a job is due at once, later within Attempts × visibility", func(c *checker) {
+		{"a heartbeat between two looks keeps the claim", func(c *checker) {
+			c.enqueue(NewJob("dead"), NewJob("alive"))
+			jobs := c.claimShortly(2)
+			c.wantReaped("at the first look", 0)
+			lost, err := c.Heartbeat(c.ctx, jobs[1])
+			c.must(err)
+			c.wantEqual("jobs lost by Heartbeat", taskNames(lost), "")
+			c.wantReaped("at the second look", 1)
+			c.wantEqual("job taken back", c.claimOne().Task, "dead")
+			c.markDone(jobs[1])
+		}},
+		{"Heartbeat prolongs the claim by its Lease", optional(func(c *checker, in Inspector) {
+			c.enqueue(&Job{ID: "1", Task: "a"})
+			job := c.claimAll(1, DequeueOptions{Lease: time.Minute})[0]
+			time.Sleep(2 * time.Millisecond)
+			_, err := c.Heartbeat(c.ctx, job)
+			c.must(err)
+			got := c.get(in, "1")
+			c.wantEqual("HeartbeatAt grew", got.HeartbeatAt.After(job.HeartbeatAt), true)
+			c.wantEqual("LeaseUntil", got.LeaseUntil, got.HeartbeatAt.Add(time.Minute))
+			c.retry(job)
+			c.wantEqual("LeaseUntil of a PENDING job", c.get(in, "1").LeaseUntil, time.Time{})
+		})},
+		{"after its first lost lease a job is due at once, later within Attempts × lease", func(c *checker) {
 			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"))
-			c.claim(4)
-			c.reap(time.Millisecond, 4)
-			jobs := c.claim(4)
+			c.claimShortly(4)
+			c.reap(4)
+			jobs := c.claimShortly(4)
 			c.wantEqual("jobs due at once", taskNames(jobs), "a b c d")
 			c.wantEqual("Error", jobs[0].Error, "lease expired")
 
-			from, to := c.reap(5*time.Millisecond, 4)
-			latest := to.Add(2 * 5 * time.Millisecond) // all are in their second attempt
+			from, to := c.reap(4)
+			latest := to.Add(2 * shortLease) // all are in their second attempt
 			times := make(map[time.Time]bool)
 			for range 4 {
 				at := c.waitForOne().RunAt
@@ -446,7 +642,32 @@ func leaseRules() []storageRule {
 				times[at] = true
 			}
 			if len(times) == 1 {
-				c.must(fmt.Errorf("RunAt: all jobs are due at the same time, want random times"))
+				c.must(errors.New("RunAt: all jobs are due at the same time, want random times"))
+			}
+		}},
+		{"Reaped counts the leases lost one after the other", func(c *checker) {
+			c.enqueue(NewJob("a"))
+			for lost := range 3 {
+				job := c.waitForOneShortly()
+				c.wantEqual("Reaped", job.Reaped, lost)
+				c.reap(1)
+			}
+			job := c.waitForOneShortly()
+			c.wantEqual("Reaped", job.Reaped, 3)
+			c.retry(job)
+			job = c.claimShortly(1)[0]
+			c.wantEqual("Reaped after MarkFailed", job.Reaped, 0)
+			c.reap(1)
+			job = c.claimOne()
+			c.wantEqual("Reaped", job.Reaped, 1)
+			c.release(time.Time{}, nil, job)
+			c.wantEqual("Reaped after Release", c.claimShortly(1)[0].Reaped, 0)
+			c.reap(1)
+			c.deadLetter(c.claimOne())
+			if in, ok := As[Inspector](c.Storage); ok {
+				_, err := in.Replay(c.ctx, Filter{})
+				c.must(err)
+				c.wantEqual("Reaped after Replay", c.claimOne().Reaped, 0)
 			}
 		}},
 	}
@@ -475,6 +696,54 @@ func releaseRules() []storageRule {
 			c.wantEqual("Attempts", job.Attempts, 1)
 			c.wantEqual("jobs due an hour early", c.claimDue(9), "")
 		}},
+	}
+}
+
+func progressRules() []storageRule {
+	return []storageRule{
+		{"Heartbeat stores when the task started, and its Result so far", optional(func(c *checker, in Inspector) {
+			c.enqueue(&Job{ID: "1", Task: "a"})
+			job := c.claimOne()
+			c.wantEqual("StartedAt after the claim", c.get(in, "1").StartedAt, time.Time{})
+
+			started := asStored(time.Now())
+			job.StartedAt = started
+			job.Result = json.RawMessage(`{"done":1}`)
+			c.beat(job)
+			c.wantProgress(in, "1", started, `{"done":1}`)
+
+			later := *job
+			later.StartedAt = started.Add(time.Hour)
+			later.Result = nil
+			c.beat(&later)
+			c.wantProgress(in, "1", started, `{"done":1}`)
+
+			later.Result = json.RawMessage(`2`)
+			c.beat(&later)
+			c.wantProgress(in, "1", started, `2`)
+
+			c.retry(job)
+			c.wantEqual("StartedAt of a PENDING job", c.get(in, "1").StartedAt, time.Time{})
+			c.wantEqual("Result of a new claim", string(c.claimOne().Result), "")
+			c.wantProgress(in, "1", time.Time{}, "")
+		})},
+		{"a dead letter keeps the last Result", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("heartbeat"), NewJob("last words"))
+			jobs := c.claim(2)
+			jobs[0].Result = json.RawMessage(`1`)
+			jobs[1].Result = json.RawMessage(`1`)
+			c.beat(jobs...)
+			jobs[0].Result = nil
+			jobs[1].Result = json.RawMessage(`2`)
+			c.deadLetter(jobs[0])
+			c.deadLetter(jobs[1])
+			letters := c.list(in.DeadLetters(c.ctx, Filter{}))
+			c.wantEqual("number of dead letters", len(letters), 2)
+			for i, want := range []string{"1", "2"} {
+				c.wantEqual("Result of the dead letter "+letters[i].Task, string(letters[i].Result), want)
+				c.wantEqual("Result of the job "+letters[i].Task, string(c.get(in, letters[i].ID).Result), want)
+			}
+		})},
 	}
 }
 
@@ -517,13 +786,13 @@ func cancelRules() []storageRule {
 					return err
 				}, nil},
 				{"ReapStale", func(*Job) error {
-					c.reap(time.Millisecond, 1)
+					c.reap(1)
 					return nil
 				}, nil},
 			} {
 				id := verb.name
 				c.enqueue(&Job{ID: id, Task: "a", Key: "k"})
-				job := c.claimOne()
+				job := c.claimShortly(1)[0]
 				c.cancel(k, canceled{asked: id}, id)
 				c.cancel(k, canceled{asked: id}, id)
 				c.wantError("Enqueue with the Key", c.Enqueue(c.ctx, &Job{Task: "b", Key: "k"}), ErrDuplicate)
@@ -542,7 +811,7 @@ func cancelRules() []storageRule {
 			c.cancel(k, canceled{asked: "1"}, "1")
 			c.markDone(job)
 			c.cancel(k, canceled{}, "1")
-			if in, ok := c.Storage.(Inspector); ok {
+			if in, ok := As[Inspector](c.Storage); ok {
 				c.wantEqual("Status", c.get(in, "1").Status, StatusSuccess)
 			}
 		})},
@@ -613,33 +882,76 @@ func inspectRules() []storageRule {
 			}
 		})},
 		{"Stats counts jobs by queue and by task", optional(func(c *checker, in Inspector) {
-			pending := &Job{Task: "x", Queue: "b", RunAt: time.Now().Add(time.Hour)}
-			c.enqueue(pending)
+			future := &Job{Task: "x", Queue: "b", RunAt: time.Now().Add(time.Hour)}
+			c.enqueue(future)
 			c.enqueue(&Job{Task: "y", Queue: "b"})
 			c.enqueue(&Job{Task: "x", Queue: "a"}, &Job{Task: "x", Queue: "a"}, &Job{Task: "x", Queue: "a"})
 			claimed := c.claim(4)
+			due := &Job{Task: "x", Queue: "a"}
+			c.enqueue(due)
+			claimed[0].StartedAt = time.Now()
+			c.beat(claimed[0])
 			c.markDone(claimed[2])
-			c.markDone(claimed[1])
 			c.deadLetter(claimed[3])
 
 			stats, err := in.Stats(c.ctx)
 			c.must(err)
-			finished := Counts{Success: 2, Failed: 1, SuccessHour: 2, FailedHour: 1, Minute: 3}
-			all, x := finished, finished
-			all.Pending, all.Running, all.Oldest = 1, 1, pending.CreatedAt
-			x.Pending, x.Oldest = 1, pending.CreatedAt
+			ended := Counts{SuccessHour: 1, FailedHour: 1, Minute: 2}
+			a := ended
+			a.Pending, a.Due, a.Oldest, a.OldestDue = 1, 1, due.CreatedAt, due.CreatedAt
+			a.Running = 1
+			x := a
+			x.Pending, x.Oldest = 2, future.CreatedAt
+			all := x
+			all.Running, all.Started = 2, 1
 			c.wantEqual("Total", stats.Total, all)
 			c.wantEqual("Queues", stats.Queues, []QueueStats{
-				{"a", finished},
-				{"b", Counts{Pending: 1, Running: 1, Oldest: pending.CreatedAt}},
+				{"a", a},
+				{"b", Counts{Pending: 1, Running: 1, Started: 1, Oldest: future.CreatedAt}},
 			})
-			c.wantEqual("Tasks", stats.Tasks, []TaskStats{{"x", x}, {"y", Counts{Running: 1}}})
+			c.wantEqual("Tasks", stats.Tasks, []TaskStats{{"x", x}, {"y", Counts{Running: 1, Started: 1}}})
 			c.wantEqual("DeadLetters", stats.DeadLetters, 1)
 			lastMinute := 0
 			for _, n := range stats.LastMinute {
 				lastMinute += n
 			}
-			c.wantEqual("sum of LastMinute", lastMinute, 3)
+			c.wantEqual("sum of LastMinute", lastMinute, 2)
+		})},
+		{"History counts the ends of jobs by minute, queue and task", optional(func(c *checker, in Inspector) {
+			start := time.Now().Add(-2 * time.Minute)
+			c.enqueue(NewJob("a"), NewJob("a"), NewJob("a"), &Job{Task: "b", Queue: "q"}, NewJob("retried"))
+			jobs := c.claim(5)
+			time.Sleep(2 * time.Millisecond)
+			c.markDone(jobs[0], jobs[1])
+			c.deadLetter(jobs[2])
+			c.deadLetter(jobs[3])
+			c.retry(jobs[4])
+			if k, ok := As[Canceler](c.Storage); ok {
+				c.cancel(k, canceled{ended: jobs[4].ID}, jobs[4].ID)
+			}
+
+			history, err := in.History(c.ctx, start)
+			c.must(err)
+			sums := make(map[string]Ends)
+			for _, ends := range history {
+				c.wantEqual("At, as a minute", ends.At, ends.At.UTC().Truncate(time.Minute))
+				sum := sums[ends.Queue+" "+ends.Task]
+				sum.Succeeded += ends.Succeeded
+				sum.Failed += ends.Failed
+				sum.Took += ends.Took
+				sums[ends.Queue+" "+ends.Task] = sum
+			}
+			c.wantEqual("a that succeeded", sums["default a"].Succeeded, 2)
+			c.wantEqual("a that failed", sums["default a"].Failed, 1)
+			c.wantEqual("b that failed", sums["q b"].Failed, 1)
+			c.wantEqual("Took is positive", sums["default a"].Took > 0, true)
+			c.wantEqual("retried that succeeded", sums["default retried"].Succeeded, 0)
+			if _, ok := As[Canceler](c.Storage); ok {
+				c.wantEqual("retried that was canceled", sums["default retried"].Failed, 1)
+			}
+			history, err = in.History(c.ctx, time.Now().Add(time.Hour))
+			c.must(err)
+			c.wantEqual("number of ends after now", len(history), 0)
 		})},
 		{"Prune deletes finished jobs, and no dead letters", optional(func(c *checker, in Inspector) {
 			c.enqueue(NewJob("dead"), NewJob("purged"), NewJob("done"), NewJob("running"), NewJob("pending"))
@@ -654,12 +966,140 @@ func inspectRules() []storageRule {
 			n, err = in.Purge(c.ctx, Filter{Task: "purged"})
 			c.must(err)
 			c.wantEqual("dead letters purged", n, 1)
-			c.wantEqual("dead letters left", c.deadLetters(in), "dead")
+			c.wantLetters(in, Filter{}, "dead")
 			c.wantJobs(in, Filter{}, "dead purged done running pending")
 			n, err = in.Prune(c.ctx, time.Now().Add(time.Hour))
 			c.must(err)
 			c.wantEqual("jobs pruned", n, 2)
 			c.wantJobs(in, Filter{}, "dead running pending")
+		})},
+	}
+}
+
+func filterRules() []storageRule {
+	return []storageRule{
+		{"listings heed Key, Text, After, Before and Newest", optional(func(c *checker, in Inspector) {
+			jobs := []*Job{
+				{Task: "a", Key: "k"},
+				{Task: "b", Priority: 2},
+				{Task: "c", Priority: 1},
+				{Task: "d"},
+			}
+			for _, job := range jobs {
+				c.enqueue(job)
+				time.Sleep(2 * time.Millisecond) // so that they differ in CreatedAt
+			}
+			b, failed := c.claimOne(), c.claimOne()
+			c.must(c.DeadLetter(c.ctx, b, errors.New("boom! 50% of _b")))
+			time.Sleep(2 * time.Millisecond)
+			c.must(c.DeadLetter(c.ctx, failed, errors.New("Boom")))
+
+			c.wantJobs(in, Filter{Key: "k"}, "a")
+			c.wantJobs(in, Filter{Key: "K"}, "")
+			c.wantJobs(in, Filter{Text: "oom"}, "b c")
+			c.wantJobs(in, Filter{Text: "50% of _"}, "b")
+			c.wantJobs(in, Filter{Text: "50_ of"}, "")
+			c.wantJobs(in, Filter{After: jobs[1].CreatedAt}, "b c d")
+			c.wantJobs(in, Filter{Before: jobs[1].CreatedAt}, "a")
+			c.wantJobs(in, Filter{After: jobs[1].CreatedAt, Before: jobs[3].CreatedAt}, "b c")
+			c.wantJobs(in, Filter{Newest: true}, "d c b a")
+			c.wantJobs(in, Filter{Newest: true, Limit: 2}, "d c")
+
+			letters := c.list(in.DeadLetters(c.ctx, Filter{}))
+			c.wantEqual("dead letters", taskNames(letters), "b c")
+			c.wantLetters(in, Filter{Text: "boom"}, "b")
+			c.wantLetters(in, Filter{After: letters[1].FinishedAt}, "c")
+			c.wantLetters(in, Filter{Before: letters[1].FinishedAt}, "b")
+			c.wantLetters(in, Filter{Newest: true}, "c b")
+			c.wantLetters(in, Filter{Newest: true, Limit: 1}, "c")
+			c.wantLetters(in, Filter{Key: "k"}, "")
+		})},
+		{"a listing from the newest on is complete", optional(func(c *checker, in Inspector) {
+			jobs := make([]*Job, 250)
+			for i := range jobs {
+				jobs[i] = NewJob(fmt.Sprint("t", i))
+			}
+			c.enqueue(jobs...)
+			slices.Reverse(jobs)
+			c.wantJobs(in, Filter{Newest: true}, taskNames(jobs))
+		})},
+		{"Reschedule sets the due time of the PENDING jobs that match", optional(func(c *checker, in Inspector) {
+			hour := time.Now().Add(time.Hour)
+			c.enqueue(NewJob("running"), &Job{Task: "a", RunAt: hour}, &Job{Task: "b", RunAt: hour}, NewJob("c"))
+			running := c.claimOne()
+			n, err := in.Reschedule(c.ctx, Filter{Task: "c"}, hour)
+			c.must(err)
+			c.wantEqual("jobs rescheduled to an hour from now", n, 1)
+			c.wantEqual("jobs due", c.claimDue(9), "")
+
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 9})
+			n, err = in.Reschedule(c.ctx, Filter{Limit: 2}, time.Time{})
+			c.must(err)
+			c.wantEqual("jobs rescheduled to now", n, 2)
+			first := strings.Fields(c.mustEnd(waiting))
+			rest := strings.Fields(c.claimDue(9))
+			c.wantEqual("jobs due", strings.Join(append(first, rest...), " "), "a b")
+			n, err = in.Reschedule(c.ctx, Filter{Status: StatusRunning}, time.Time{})
+			c.must(err)
+			c.wantEqual("RUNNING jobs rescheduled", n, 0)
+			c.markDone(running)
+		})},
+		{"CancelWhere cancels the unfinished jobs that match", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("done"), &Job{ID: "1", Task: "a"}, &Job{ID: "2", Task: "a"}, NewJob("b"))
+			jobs := c.claim(2)
+			c.markDone(jobs[0])
+			ended, asked, err := in.CancelWhere(c.ctx, Filter{Task: "a"})
+			c.must(err)
+			c.wantEqual("jobs that ended", ended, 1)
+			c.wantEqual("jobs asked to end", asked, 1)
+			c.wantEndedAsCanceled("2")
+			c.wantError("MarkFailed", c.MarkFailed(c.ctx, jobs[1], errCheck, time.Time{}), ErrCanceled)
+			c.wantEndedAsCanceled("1")
+			ended, asked, err = in.CancelWhere(c.ctx, Filter{Task: "a"})
+			c.must(err)
+			c.wantEqual("jobs that end when all have ended", ended+asked, 0)
+			c.wantEqual("jobs due", c.claimDue(9), "b")
+		})},
+		{"PruneWhere deletes finished jobs, and no dead letters", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("a"), NewJob("a"), NewJob("b"), NewJob("a"), NewJob("a"))
+			jobs := c.claim(4)
+			c.markDone(jobs[0])
+			c.deadLetter(jobs[1])
+			c.markDone(jobs[2])
+			now := time.Now()
+			n, err := in.PruneWhere(c.ctx, Filter{Task: "a", After: now.Add(time.Hour)})
+			c.must(err)
+			c.wantEqual("jobs pruned that finish after an hour", n, 0)
+			n, err = in.PruneWhere(c.ctx, Filter{Task: "a", Before: now.Add(time.Hour)})
+			c.must(err)
+			c.wantEqual("jobs pruned", n, 1)
+			c.wantJobs(in, Filter{}, "a b a a")
+			c.wantLetters(in, Filter{}, "a")
+		})},
+		{"a verb over a filter handles all that match, however many", optional(func(c *checker, in Inspector) {
+			const many = 600 // more than a storage may change in one transaction
+			c.enqueue(manyJobs("a", many)...)
+			n, err := in.Reschedule(c.ctx, Filter{}, time.Now().Add(time.Hour))
+			c.must(err)
+			c.wantEqual("jobs rescheduled", n, many)
+			n, err = in.Reschedule(c.ctx, Filter{}, time.Time{})
+			c.must(err)
+			c.wantEqual("jobs rescheduled to now", n, many)
+
+			c.deadLetterAll(c.claim(many))
+			n, err = in.Replay(c.ctx, Filter{Limit: many - 1})
+			c.must(err)
+			c.wantEqual("jobs replayed", n, many-1)
+			n, err = in.Purge(c.ctx, Filter{})
+			c.must(err)
+			c.wantEqual("dead letters purged", n, 1)
+			ended, _, err := in.CancelWhere(c.ctx, Filter{})
+			c.must(err)
+			c.wantEqual("jobs canceled", ended, many-1)
+			n, err = in.PruneWhere(c.ctx, Filter{})
+			c.must(err)
+			c.wantEqual("jobs pruned", n, many)
+			c.wantJobs(in, Filter{}, "")
 		})},
 	}
 }
@@ -675,6 +1115,7 @@ func deadLetterRules() []storageRule {
 				Queue:    "q",
 				Priority: 3,
 				Key:      "k",
+				Meta:     map[string]string{"tenant": "7"},
 			})
 			usedUp := fmt.Errorf("no more: %w", ErrAttemptsUsedUp)
 			for _, death := range []struct {
@@ -703,7 +1144,7 @@ func deadLetterRules() []storageRule {
 				n, err := in.Replay(c.ctx, Filter{})
 				c.must(err)
 				c.wantEqual("jobs replayed", n, 1)
-				c.wantEqual("dead letters after Replay", c.deadLetters(in), "")
+				c.wantLetters(in, Filter{}, "")
 				job.Status = StatusPending
 				job.Error = ""
 				job.Attempts = 0
@@ -718,7 +1159,7 @@ func deadLetterRules() []storageRule {
 			c.deadLetter(jobs[0])
 			c.deadLetter(jobs[3])
 			c.deadLetter(jobs[2])
-			c.wantEqual("dead letters", c.deadLetters(in), "b a d c")
+			c.wantLetters(in, Filter{}, "b a d c")
 			c.enqueue(&Job{Task: "e", Key: "k"})
 			for _, replay := range []struct {
 				filter Filter
@@ -731,9 +1172,125 @@ func deadLetterRules() []storageRule {
 			} {
 				_, err := in.Replay(c.ctx, replay.filter)
 				c.must(err)
-				c.wantEqual(fmt.Sprintf("dead letters left by %+v", replay.filter), c.deadLetters(in), replay.want)
+				c.wantLetters(in, Filter{}, replay.want)
 			}
 			c.wantEqual("jobs due", c.claimDue(9), "a c d e")
+		})},
+	}
+}
+
+func limitRules() []storageRule {
+	return []storageRule{
+		{"a limit bounds how many jobs of a queue run at once", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "q", 2)
+			c.enqueue(
+				&Job{Task: "a", Queue: "q"},
+				&Job{Task: "b", Queue: "q"},
+				&Job{Task: "c", Queue: "q"},
+				&Job{Task: "d", Queue: "q"},
+				&Job{Task: "e", Queue: "q"},
+				NewJob("other"),
+			)
+			jobs := c.claimUpTo(9, DequeueOptions{Lease: shortLease})
+			c.wantEqual("jobs due at first", taskNames(jobs), "a b other")
+			c.wantEqual("jobs due while two run", c.claimDue(9), "")
+			c.markDone(jobs[0])
+			c.wantEqual("jobs due after MarkDone", c.claimDue(9), "c")
+			c.markDone(jobs[2])
+			c.reap(1) // takes back b, which is older than d
+			c.wantEqual("jobs due after ReapStale", c.claimDue(9), "b")
+			c.setLimit(l, "q", 1)
+			c.wantEqual("jobs due under a lower limit", c.claimDue(9), "")
+			c.setLimit(l, "q", 3)
+			c.wantEqual("jobs due under a higher limit", c.claimDue(9), "d")
+			c.setLimit(l, "q", -1)
+			c.wantEqual("jobs due without a limit", c.claimDue(9), "e")
+		})},
+		{"a limit of 0 pauses a queue and no other", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "q", 0)
+			c.setLimit(l, "r", 7)
+			limits, err := l.Limits(c.ctx)
+			c.must(err)
+			c.wantEqual("Limits", limits, map[string]int{"q": 0, "r": 7})
+			c.enqueue(&Job{Task: "a", Queue: "q", Priority: 1}, NewJob("b"))
+			c.wantEqual("jobs due", c.claimDue(9), "b")
+			c.wantEqual("jobs of the queue", c.claimDue(9, "q"), "")
+			c.wantSize(1)
+			c.setLimit(l, "q", -1)
+			c.setLimit(l, "r", -1)
+			limits, err = l.Limits(c.ctx)
+			c.must(err)
+			c.wantEqual("number of Limits that are left", len(limits), 0)
+			c.wantEqual("jobs due afterwards", c.claimDue(9), "a")
+		})},
+		{"Dequeue waits until a limit admits a job", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "default", 1)
+			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"), NewJob("e"))
+			job := c.claimOne()
+			waiting := c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.markDone(job)
+			jobs, err := waiting.end()
+			c.must(err)
+			c.wantEqual("job after MarkDone", taskNames(jobs), "b")
+
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.deadLetter(jobs[0])
+			c.wantEqual("job after DeadLetter", c.mustEnd(waiting), "c")
+
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.setLimit(l, "default", 2)
+			c.wantEqual("job under a higher limit", c.mustEnd(waiting), "d")
+
+			waiting = c.startDequeue(c.ctx, DequeueOptions{Max: 1})
+			c.setLimit(l, "default", -1)
+			c.wantEqual("job without a limit", c.mustEnd(waiting), "e")
+		})},
+		{"a queue with a limit is never claimed ahead", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "default", 5)
+			c.enqueue(NewJob("a"), NewJob("b"))
+			c.wantClaimedAhead("no slot is free", DequeueOptions{Max: 9, Ahead: 9}, "")
+			c.wantClaimedAhead("one slot is free", DequeueOptions{Max: 9, Ahead: 8}, "a")
+		})},
+		{"a limit holds for concurrent Dequeues", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "default", 3)
+			c.enqueue(manyJobs("a", 100)...)
+			var mu sync.Mutex // guards what follows
+			var running, most, done int
+			claimed := func(n int) {
+				mu.Lock()
+				defer mu.Unlock()
+				running += n
+				most = max(most, running)
+			}
+			ending := func(n int) (left int) {
+				mu.Lock()
+				defer mu.Unlock()
+				running -= n
+				done += n
+				return 100 - done
+			}
+			var callers sync.WaitGroup
+			for range 4 {
+				callers.Go(func() {
+					for left := 100; left > 0; {
+						jobs, err := c.Dequeue(c.ctx, DequeueOptions{Max: 2, NoWait: true})
+						if err != nil {
+							return // too few jobs are done then
+						}
+						claimed(len(jobs))
+						left = ending(len(jobs))
+						if _, err := c.MarkDone(c.ctx, jobs...); err != nil {
+							return
+						}
+					}
+				})
+			}
+			callers.Wait()
+			c.must(c.ctx.Err())
+			c.wantEqual("jobs done", done, 100)
+			if most > 3 {
+				c.must(fmt.Errorf("jobs that run at once: got %d, want at most 3", most))
+			}
 		})},
 	}
 }
@@ -762,11 +1319,19 @@ func closeRules() []storageRule {
 			c.wantError("ReapStale", err, ErrClosed)
 			_, err = c.Size(c.ctx)
 			c.wantError("Size", err, ErrClosed)
-			if k, ok := c.Storage.(Canceler); ok {
+			if k, ok := As[Canceler](c.Storage); ok {
 				_, _, err = k.Cancel(c.ctx, "1")
 				c.wantError("Cancel", err, ErrClosed)
 				_, err = k.Canceled(c.ctx, job)
 				c.wantError("Canceled", err, ErrClosed)
+			}
+			if in, ok := As[Inspector](c.Storage); ok {
+				c.wantInspectorClosed(in)
+			}
+			if l, ok := As[Limiter](c.Storage); ok {
+				c.wantError("SetLimit", l.SetLimit(c.ctx, "q", 1), ErrClosed)
+				_, err = l.Limits(c.ctx)
+				c.wantError("Limits", err, ErrClosed)
 			}
 		}},
 	}
@@ -787,10 +1352,13 @@ type checkFailure struct{ error }
 // errCheck is the cause with which the rules fail jobs.
 var errCheck = errors.New("failed by CheckStorage")
 
-// optional makes a rule of one about an interface that a storage need not implement.
+// shortLease is the lease of claims that are to be lost.
+const shortLease = 2 * time.Millisecond
+
+// optional returns a check that does nothing for a storage without the power T.
 func optional[T any](check func(*checker, T)) func(*checker) {
 	return func(c *checker) {
-		if s, ok := c.Storage.(T); ok {
+		if s, ok := As[T](c.Storage); ok {
 			check(c, s)
 		}
 	}
@@ -805,7 +1373,7 @@ func (c *checker) must(err error) {
 
 func (c *checker) wantEqual(what string, got, want any) {
 	if !reflect.DeepEqual(got, want) {
-		c.must(fmt.Errorf("%s: got %v, want %v", what, got, want))
+		c.must(fmt.Errorf("%s: got %+v, want %+v", what, got, want))
 	}
 }
 
@@ -817,27 +1385,56 @@ func (c *checker) wantError(what string, got, want error) {
 
 func (c *checker) enqueue(jobs ...*Job) { c.must(c.Enqueue(c.ctx, jobs...)) }
 
-// claim claims n jobs, which must be due.
-func (c *checker) claim(n int) []*Job {
-	jobs, err := c.Dequeue(c.ctx, DequeueOptions{Max: n, NoWait: true})
+func (c *checker) dequeue(opts DequeueOptions) []*Job {
+	jobs, err := c.Dequeue(c.ctx, opts)
 	c.must(err)
+	return jobs
+}
+
+// claimUpTo claims jobs until it has n or none is due. A storage may return fewer than Max at once.
+func (c *checker) claimUpTo(n int, opts DequeueOptions) []*Job {
+	opts.NoWait = true
+	var jobs []*Job
+	for len(jobs) < n {
+		opts.Max = n - len(jobs)
+		more := c.dequeue(opts)
+		if len(more) == 0 {
+			break
+		}
+		jobs = append(jobs, more...)
+	}
+	return jobs
+}
+
+// claimAll claims n jobs, which must be due.
+func (c *checker) claimAll(n int, opts DequeueOptions) []*Job {
+	jobs := c.claimUpTo(n, opts)
 	c.wantEqual("number of jobs due", len(jobs), n)
 	return jobs
 }
 
+// claim claims n jobs, which must be due.
+func (c *checker) claim(n int) []*Job { return c.claimAll(n, DequeueOptions{}) }
+
 func (c *checker) claimOne() *Job { return c.claim(1)[0] }
+
+// claimShortly claims n jobs, which must be due, for a short time.
+func (c *checker) claimShortly(n int) []*Job { return c.claimAll(n, DequeueOptions{Lease: shortLease}) }
 
 // claimDue claims up to n jobs that are due and returns their names.
 func (c *checker) claimDue(n int, queues ...string) string {
-	jobs, err := c.Dequeue(c.ctx, DequeueOptions{Max: n, Queues: queues, NoWait: true})
-	c.must(err)
-	return taskNames(jobs)
+	return taskNames(c.claimUpTo(n, DequeueOptions{Queues: queues}))
 }
 
 // waitForOne claims one job and waits until it is due.
-func (c *checker) waitForOne() *Job {
-	jobs, err := c.Dequeue(c.ctx, DequeueOptions{Max: 1})
-	c.must(err)
+func (c *checker) waitForOne() *Job { return c.waitForOneOf(DequeueOptions{}) }
+
+// waitForOneShortly is waitForOne for a short time.
+func (c *checker) waitForOneShortly() *Job { return c.waitForOneOf(DequeueOptions{Lease: shortLease}) }
+
+func (c *checker) waitForOneOf(opts DequeueOptions) *Job {
+	opts.Max = 1
+	jobs := c.dequeue(opts)
 	c.wantEqual("number of jobs that Dequeue waited for", len(jobs), 1)
 	return jobs[0]
 }
@@ -885,6 +1482,21 @@ func (c *checker) retry(job *Job) { c.must(c.MarkFailed(c.ctx, job, errCheck, ti
 
 func (c *checker) deadLetter(job *Job) { c.must(c.DeadLetter(c.ctx, job, errCheck)) }
 
+// deadLetterAll dead-letters many jobs at once, so that a storage may share its transactions.
+func (c *checker) deadLetterAll(jobs []*Job) {
+	errs := make([]error, 50)
+	var callers sync.WaitGroup
+	for i := range errs {
+		callers.Go(func() {
+			for n := i; n < len(jobs) && errs[i] == nil; n += len(errs) {
+				errs[i] = c.DeadLetter(c.ctx, jobs[n], errCheck)
+			}
+		})
+	}
+	callers.Wait()
+	c.must(errors.Join(errs...))
+}
+
 func (c *checker) release(at time.Time, cause error, jobs ...*Job) {
 	lost, canceled, err := c.Release(c.ctx, at, cause, jobs...)
 	c.must(err)
@@ -892,18 +1504,75 @@ func (c *checker) release(at time.Time, cause error, jobs ...*Job) {
 	c.wantEqual("jobs that ended by Release", taskNames(canceled), "")
 }
 
-// reap calls ReapStale until it has taken back n jobs in all. It returns the times between which that
+// reap calls ReapStale until it has taken back n claims in all. It returns the times between which that
 // happened.
-func (c *checker) reap(visibility time.Duration, n int) (from, to time.Time) {
+func (c *checker) reap(n int) (from, to time.Time) { return c.reapWith(time.Hour, n) }
+
+// reapWith is reap with a visibility. It must not matter, because these claims have leases.
+func (c *checker) reapWith(visibility time.Duration, n int) (from, to time.Time) {
 	from = asStored(time.Now())
 	for reaped := 0; reaped < n; {
-		time.Sleep(2 * visibility)
+		time.Sleep(2 * shortLease)
 		got, err := c.ReapStale(c.ctx, visibility)
 		c.must(err)
 		c.must(c.ctx.Err())
 		reaped += got
 	}
 	return from, time.Now()
+}
+
+// wantReaped waits until short leases have expired, and doubts about them are old enough, and checks how
+// many claims ReapStale takes back.
+func (c *checker) wantReaped(when string, want int) {
+	time.Sleep(2 * shortLease)
+	got, err := c.ReapStale(c.ctx, time.Hour)
+	c.must(err)
+	c.wantEqual("claims taken back "+when, got, want)
+}
+
+func (c *checker) beat(jobs ...*Job) {
+	lost, err := c.Heartbeat(c.ctx, jobs...)
+	c.must(err)
+	c.wantEqual("jobs lost by Heartbeat", taskNames(lost), "")
+}
+
+// wantProgress checks what heartbeats have stored of a running job.
+func (c *checker) wantProgress(in Inspector, id string, startedAt time.Time, result string) {
+	job := c.get(in, id)
+	c.wantEqual("StartedAt", job.StartedAt, startedAt)
+	c.wantEqual("Result", string(job.Result), result)
+}
+
+func (c *checker) setLimit(l Limiter, queue string, limit int) {
+	c.must(l.SetLimit(c.ctx, queue, limit))
+}
+
+// wantInspectorClosed checks that every call of an Inspector returns ErrClosed.
+func (c *checker) wantInspectorClosed(in Inspector) {
+	_, err := in.Stats(c.ctx)
+	c.wantError("Stats", err, ErrClosed)
+	_, err = in.Get(c.ctx, "1")
+	c.wantError("Get", err, ErrClosed)
+	for _, err = range in.Jobs(c.ctx, Filter{}) {
+	}
+	c.wantError("Jobs", err, ErrClosed)
+	for _, err = range in.DeadLetters(c.ctx, Filter{}) {
+	}
+	c.wantError("DeadLetters", err, ErrClosed)
+	_, err = in.Replay(c.ctx, Filter{})
+	c.wantError("Replay", err, ErrClosed)
+	_, err = in.Purge(c.ctx, Filter{})
+	c.wantError("Purge", err, ErrClosed)
+	_, err = in.Prune(c.ctx, time.Now())
+	c.wantError("Prune", err, ErrClosed)
+	_, err = in.PruneWhere(c.ctx, Filter{})
+	c.wantError("PruneWhere", err, ErrClosed)
+	_, _, err = in.CancelWhere(c.ctx, Filter{})
+	c.wantError("CancelWhere", err, ErrClosed)
+	_, err = in.Reschedule(c.ctx, Filter{}, time.Time{})
+	c.wantError("Reschedule", err, ErrClosed)
+	_, err = in.History(c.ctx, time.Now())
+	c.wantError("History", err, ErrClosed)
 }
 
 func (c *checker) wantSize(want int) {
@@ -924,16 +1593,13 @@ func (c *checker) wantNotBefore(due time.Time) {
 func (c *checker) wantDuplicate(job *Job, want DuplicateError) {
 	got, _ := errors.AsType[*DuplicateError](c.Enqueue(c.ctx, job))
 	c.wantEqual("error of Enqueue", got, &want)
-	batch := make([]*Job, 8)
-	for i := range batch {
-		batch[i] = NewJob("other")
-	}
+	batch := manyJobs("other", 8)
 	batch[5] = job
 	got, _ = errors.AsType[*DuplicateError](c.Enqueue(c.ctx, batch...))
 	c.wantEqual("error of Enqueue for a batch", got, &want)
 }
 
-// wantLost checks that every verb calls the job lost.
+// wantLost checks that every verb reports the job as lost and does nothing for it.
 func (c *checker) wantLost(job *Job) {
 	size, err := c.Size(c.ctx)
 	c.must(err)
@@ -966,7 +1632,7 @@ func (c *checker) wantClaimedAhead(when string, opts DequeueOptions, want string
 
 // wantWorker checks the Worker of a stored job, if the storage can be asked.
 func (c *checker) wantWorker(when, id, want string) {
-	if in, ok := c.Storage.(Inspector); ok {
+	if in, ok := As[Inspector](c.Storage); ok {
 		c.wantEqual("stored Worker "+when, c.get(in, id).Worker, want)
 	}
 }
@@ -991,7 +1657,7 @@ func (c *checker) wantCanceled(k Canceler, want string, jobs ...*Job) {
 
 // wantEndedAsCanceled checks that a job has ended because it was canceled, if the storage can be asked.
 func (c *checker) wantEndedAsCanceled(id string) {
-	in, ok := c.Storage.(Inspector)
+	in, ok := As[Inspector](c.Storage)
 	if !ok {
 		return
 	}
@@ -1000,7 +1666,7 @@ func (c *checker) wantEndedAsCanceled(id string) {
 	c.wantEqual("Error", job.Error, ErrCanceled.Error())
 	c.wantEqual("Canceled", job.Canceled, true)
 	c.wantEqual("FinishedAt is set", !job.FinishedAt.IsZero(), true)
-	c.wantEqual("dead letters", c.deadLetters(in), "")
+	c.wantLetters(in, Filter{IDs: []string{id}}, "")
 }
 
 func (c *checker) get(in Inspector, id string) *Job {
@@ -1022,12 +1688,13 @@ func (c *checker) list(listing iter.Seq2[*Job, error]) []*Job {
 // wantJobs checks which jobs Jobs lists.
 func (c *checker) wantJobs(in Inspector, f Filter, want string) {
 	got := taskNames(c.list(in.Jobs(c.ctx, f)))
-	c.wantEqual(fmt.Sprintf("jobs of %+v", f), got, want)
+	c.wantEqual("jobs of the filter "+filterText(f), got, want)
 }
 
-// deadLetters returns the names of all jobs in the dead-letter queue.
-func (c *checker) deadLetters(in Inspector) string {
-	return taskNames(c.list(in.DeadLetters(c.ctx, Filter{})))
+// wantLetters checks which jobs DeadLetters lists.
+func (c *checker) wantLetters(in Inspector, f Filter, want string) {
+	got := taskNames(c.list(in.DeadLetters(c.ctx, f)))
+	c.wantEqual("dead letters of the filter "+filterText(f), got, want)
 }
 
 // state is what changes in the life of a job.
@@ -1047,9 +1714,20 @@ func (c *checker) wantState(in Inspector, id string, want state) {
 
 // describe returns what a dead letter must keep of a job.
 func describe(job *Job) string {
-	return fmt.Sprintf("%s %s%s %s, queue %s, priority %d, key %s, %s after %d attempts, error %q",
-		job.ID, job.Task, job.Args, job.Kwargs, job.Queue, job.Priority, job.Key,
+	return fmt.Sprintf("%s %s%s %s, queue %s, priority %d, key %s, meta %v, %s after %d attempts, error %q",
+		job.ID, job.Task, job.Args, job.Kwargs, job.Queue, job.Priority, job.Key, job.Meta,
 		job.Status, job.Attempts, job.Error)
+}
+
+// filterText returns the fields of a filter that are set.
+func filterText(f Filter) string {
+	var fields []string
+	for field, value := range reflect.ValueOf(f).Fields() {
+		if !value.IsZero() {
+			fields = append(fields, fmt.Sprintf("%s: %v", field.Name, value))
+		}
+	}
+	return "{" + strings.Join(fields, ", ") + "}"
 }
 
 // taskNames returns the names of the jobs' tasks, separated by spaces.
@@ -1059,6 +1737,24 @@ func taskNames(jobs []*Job) string {
 		names = append(names, job.Task)
 	}
 	return strings.Join(names, " ")
+}
+
+// priorities returns the priorities of jobs, separated by spaces.
+func priorities(jobs []*Job) string {
+	var all []string
+	for _, job := range jobs {
+		all = append(all, fmt.Sprint(job.Priority))
+	}
+	return strings.Join(all, " ")
+}
+
+// manyJobs returns n jobs of a task.
+func manyJobs(task string, n int) []*Job {
+	jobs := make([]*Job, n)
+	for i := range jobs {
+		jobs[i] = NewJob(task)
+	}
+	return jobs
 }
 
 // asStored returns a time as every storage keeps it: in UTC and whole microseconds.

@@ -2,11 +2,13 @@ package pinion
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"go/types"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,7 +34,8 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 		}},
 	} {
 		t.Run(storage.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			// Only a Dequeue that is never woken takes so long.
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			if err := CheckStorage(ctx, storage.open); err != nil {
 				t.Error(err)
@@ -160,12 +163,25 @@ func TestAProgramThatDoesNotCallCheckStorageDoesNotLinkTheRules(t *testing.T) {
 // ---- Mutants ----
 
 func TestCheckStorageFindsEachMutant(t *testing.T) {
-	faults := slices.Concat(orderFaults(), claimFaults(), fencingFaults(), cancelFaults(), inspectFaults())
+	faults := slices.Concat(
+		orderFaults(),
+		taskFaults(),
+		enqueueFaults(),
+		claimFaults(),
+		leaseFaults(),
+		fencingFaults(),
+		progressFaults(),
+		cancelFaults(),
+		inspectFaults(),
+		filterFaults(),
+		limitFaults(),
+	)
 	for _, fault := range faults {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			rule := findRule(t, fault.rule)
 			open := func() (Storage, error) {
 				m := &mutant{MemoryStorage: NewMemoryStorage()}
 				fault.make(m)
@@ -173,18 +189,28 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 			}
 			// A slow machine may be too late to see a wrong time, so each mutant gets several tries.
 			for range 5 {
-				err := CheckStorage(ctx, open)
-				if err == nil {
-					continue
+				if err := checkRule(ctx, open, rule.check); err != nil {
+					return
 				}
-				if !strings.Contains(err.Error(), fault.rule) {
-					t.Errorf("CheckStorage reports another rule than %q:\n%v", fault.rule, err)
-				}
-				return
 			}
-			t.Error("CheckStorage returns nil")
+			t.Errorf("the rule %q holds", rule.rule)
 		})
 	}
+}
+
+// findRule returns the only rule that contains a text.
+func findRule(t *testing.T, text string) storageRule {
+	t.Helper()
+	var found []storageRule
+	for _, rule := range storageRules() {
+		if strings.Contains(rule.rule, text) {
+			found = append(found, rule)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d rules contain %q, want one", len(found), text)
+	}
+	return found[0]
 }
 
 func TestCheckStorageFindsALostWakeUpAtItsDeadline(t *testing.T) {
@@ -215,7 +241,7 @@ func TestCheckStorageFindsALostWakeUpAtItsDeadline(t *testing.T) {
 // by one that calls the right one, m.MemoryStorage, and spoils what goes in or what comes out.
 type fault struct {
 	name string // what is wrong
-	rule string // part of the rule that CheckStorage must report
+	rule string // part of the rule that this breaks
 	make func(m *mutant)
 }
 
@@ -236,6 +262,79 @@ func orderFaults() []fault {
 				return m.MemoryStorage.Dequeue(ctx, opts)
 			}
 		}},
+		{"makes the first due job ready first", "of many jobs that become due", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				for _, job := range jobs {
+					if !job.RunAt.IsZero() {
+						job.Priority = 0
+					}
+				}
+				return m.MemoryStorage.Enqueue(ctx, jobs...)
+			}
+		}},
+		{"ignores due times", "before its due time", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				for _, job := range jobs {
+					job.RunAt = time.Time{}
+				}
+				return m.MemoryStorage.Enqueue(ctx, jobs...)
+			}
+		}},
+		{"ignores the due times of retries", "before its due time", func(m *mutant) {
+			m.markFailed = func(ctx context.Context, job *Job, cause error, _ time.Time) error {
+				return m.MemoryStorage.MarkFailed(ctx, job, cause, time.Time{})
+			}
+		}},
+	}
+}
+
+func taskFaults() []fault {
+	return []fault{
+		{"ignores Tasks", "only the Tasks", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				opts.Tasks = nil
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"heeds the case of Tasks", "whatever the case of their letters", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				exact := []string{"no such task"}
+				for _, name := range opts.Tasks {
+					if len(m.find(func(job Job) bool { return job.Task == name })) > 0 {
+						exact = append(exact, name)
+					}
+				}
+				if len(opts.Tasks) > 0 {
+					opts.Tasks = exact
+				}
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"makes jobs of other tasks due later", "stay as they are", func(m *mutant) {
+			m.changeOthers(func(rec *record) { rec.job.RunAt = m.now.Add(time.Hour) })
+		}},
+		{"counts an attempt of jobs of other tasks", "stay as they are", func(m *mutant) {
+			m.changeOthers(func(rec *record) { rec.job.Attempts++ })
+		}},
+		{"forgets the priority of jobs of other tasks", "keep their order", func(m *mutant) {
+			m.changeOthers(func(rec *record) { rec.job.Priority = 0 })
+		}},
+		{"does not look past a thousand jobs of other tasks", "delay nobody", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				isOther := func(job Job) bool {
+					return job.Status == StatusPending && !slices.Contains(opts.Tasks, job.Task)
+				}
+				if len(opts.Tasks) > 0 && len(m.find(isOther)) > 1000 {
+					return nil, nil
+				}
+				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+	}
+}
+
+func enqueueFaults() []fault {
+	return []fault{
 		{"stores half a batch", "all its jobs or none", func(m *mutant) {
 			m.enqueue = func(ctx context.Context, jobs []*Job) error {
 				for _, job := range jobs {
@@ -275,17 +374,58 @@ func orderFaults() []fault {
 		{"keeps nanoseconds", "whole microseconds", func(m *mutant) {
 			m.changeClaims(func(_ *record, job *Job) { job.HeartbeatAt = job.HeartbeatAt.Add(time.Nanosecond) })
 		}},
-		{"ignores due times", "before its due time", func(m *mutant) {
+		{"stores one *Job twice", "one *Job twice", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				var copies []*Job
+				for _, job := range jobs {
+					c := *job
+					copies = append(copies, &c)
+				}
+				err := m.MemoryStorage.Enqueue(ctx, copies...)
+				for i := range copies {
+					*jobs[i] = *copies[i]
+				}
+				return err
+			}
+		}},
+		{"ignores KeyUntilStart", "gives up its Key for good", func(m *mutant) {
 			m.enqueue = func(ctx context.Context, jobs []*Job) error {
 				for _, job := range jobs {
-					job.RunAt = time.Time{}
+					job.KeyUntilStart = false
 				}
 				return m.MemoryStorage.Enqueue(ctx, jobs...)
 			}
 		}},
-		{"ignores the due times of retries", "before its due time", func(m *mutant) {
-			m.markFailed = func(ctx context.Context, job *Job, cause error, _ time.Time) error {
-				return m.MemoryStorage.MarkFailed(ctx, job, cause, time.Time{})
+		{"takes a Key again when it returns a job", "gives up its Key for good", func(m *mutant) {
+			m.release = func(
+				ctx context.Context, at time.Time, cause error, jobs []*Job,
+			) (lost, canceled []*Job, err error) {
+				lost, canceled, err = m.MemoryStorage.Release(ctx, at, cause, jobs...)
+				for _, job := range jobs {
+					m.change(job.ID, func(rec *record) {
+						rec.keyGivenUp = false
+						m.takeKeyLocked(rec)
+					})
+				}
+				return lost, canceled, err
+			}
+		}},
+		{"takes a Key again when it replays a job", "with KeyUntilStart takes no Key", func(m *mutant) {
+			m.replay = func(ctx context.Context, f Filter) (int, error) {
+				for _, id := range m.deadIDs() {
+					m.change(id, func(rec *record) { rec.keyGivenUp = false })
+				}
+				return m.MemoryStorage.Replay(ctx, f)
+			}
+		}},
+		{"forgets Meta", "Meta comes back", func(m *mutant) {
+			m.enqueue = func(ctx context.Context, jobs []*Job) error {
+				for _, job := range jobs {
+					meta := job.Meta
+					job.Meta = nil
+					defer func() { job.Meta = meta }()
+				}
+				return m.MemoryStorage.Enqueue(ctx, jobs...)
 			}
 		}},
 	}
@@ -320,13 +460,26 @@ func claimFaults() []fault {
 				return m.MemoryStorage.Dequeue(ctx, opts)
 			}
 		}},
-		{"claims everything ahead", "ahead of free slots", func(m *mutant) {
+		{"claims everything ahead", "no job that was claimed before", func(m *mutant) {
 			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
 				if opts.Ahead == opts.Max {
 					opts.NoWait = true
 				}
 				opts.Ahead = 0
 				return m.MemoryStorage.Dequeue(ctx, opts)
+			}
+		}},
+		{"claims a job with KeyUntilStart ahead", "no job with KeyUntilStart ahead", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				untilStart := m.find(func(job Job) bool { return job.KeyUntilStart })
+				for _, id := range untilStart {
+					m.change(id, func(rec *record) { rec.job.KeyUntilStart = false })
+				}
+				jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+				for _, id := range untilStart {
+					m.change(id, func(rec *record) { rec.job.KeyUntilStart = true })
+				}
+				return jobs, err
 			}
 		}},
 		{"gives a job to two callers now and then", "none twice", func(m *mutant) {
@@ -336,17 +489,6 @@ func claimFaults() []fault {
 					m.Release(context.WithoutCancel(ctx), time.Time{}, nil, jobs[6])
 				}
 				return jobs, err
-			}
-		}},
-		{"reaps living jobs", "and no others", func(m *mutant) {
-			m.reapStale = func(ctx context.Context, _ time.Duration) (int, error) {
-				return m.MemoryStorage.ReapStale(ctx, -time.Hour)
-			}
-		}},
-		{"makes all reaped jobs due at once", "within Attempts × visibility", func(m *mutant) {
-			m.reapStale = func(ctx context.Context, visibility time.Duration) (int, error) {
-				m.changeRunning(func(rec *record) { rec.reaped = 0 })
-				return m.MemoryStorage.ReapStale(ctx, visibility)
 			}
 		}},
 		{"keeps the attempt of a released job", "refunds the attempt", func(m *mutant) {
@@ -369,6 +511,103 @@ func claimFaults() []fault {
 					return 0, nil
 				}
 				return n, err
+			}
+		}},
+	}
+}
+
+func leaseFaults() []fault {
+	return []fault{
+		{"goes by the visibility of the reaper", "as long as its own Lease", func(m *mutant) {
+			m.reapStale = func(ctx context.Context, visibility time.Duration) (int, error) {
+				m.changeRunning(func(rec *record) { rec.lease = min(rec.lease, visibility) })
+				return m.MemoryStorage.ReapStale(ctx, visibility)
+			}
+		}},
+		{"takes a lease back at the first look", "at the second look", func(m *mutant) {
+			m.reapStale = func(ctx context.Context, visibility time.Duration) (int, error) {
+				m.changeRunning(func(rec *record) { rec.doubted = time.Now().Add(-time.Hour) })
+				return m.MemoryStorage.ReapStale(ctx, visibility)
+			}
+		}},
+		{"doubts a new claim because of an old one", "at the second look", func(m *mutant) {
+			m.changeClaims(func(rec *record, job *Job) {
+				if job.Attempts > 1 {
+					rec.doubted = time.Now().Add(-time.Hour)
+				}
+			})
+		}},
+		{"does not clear a doubt with a heartbeat", "a heartbeat between two looks", func(m *mutant) {
+			m.heartbeat = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				lost, err := m.MemoryStorage.Heartbeat(ctx, jobs...)
+				m.changeRunning(func(rec *record) { rec.doubted = time.Now().Add(-time.Hour) })
+				return lost, err
+			}
+		}},
+		{"does not prolong a lease", "prolongs the claim", func(m *mutant) {
+			m.heartbeat = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				lost, err := m.MemoryStorage.Heartbeat(ctx, jobs...)
+				m.changeRunning(func(rec *record) { rec.job.HeartbeatAt = time.UnixMicro(rec.job.Claim).UTC() })
+				return lost, err
+			}
+		}},
+		{"makes all reaped jobs due at once", "within Attempts × lease", func(m *mutant) {
+			m.reapStale = func(ctx context.Context, visibility time.Duration) (int, error) {
+				m.changeRunning(func(rec *record) { rec.job.Reaped = 0 })
+				return m.MemoryStorage.ReapStale(ctx, visibility)
+			}
+		}},
+		{"counts lost leases that were not one after the other", "Reaped counts", func(m *mutant) {
+			m.markFailed = func(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+				err := m.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
+				m.change(job.ID, func(rec *record) { rec.job.Reaped = job.Reaped })
+				return err
+			}
+		}},
+	}
+}
+
+func progressFaults() []fault {
+	return []fault{
+		{"ignores StartedAt", "when the task started", func(m *mutant) {
+			m.heartbeat = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				for _, job := range jobs {
+					job.StartedAt = time.Time{}
+				}
+				return m.MemoryStorage.Heartbeat(ctx, jobs...)
+			}
+		}},
+		{"ignores the Result of a heartbeat", "its Result so far", func(m *mutant) {
+			m.heartbeat = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				for _, job := range jobs {
+					job.Result = nil
+				}
+				return m.MemoryStorage.Heartbeat(ctx, jobs...)
+			}
+		}},
+		{"forgets the Result at a heartbeat without one", "its Result so far", func(m *mutant) {
+			m.heartbeat = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
+				lost, err := m.MemoryStorage.Heartbeat(ctx, jobs...)
+				for _, job := range jobs {
+					m.change(job.ID, func(rec *record) { rec.job.Result = job.Result })
+				}
+				return lost, err
+			}
+		}},
+		{"keeps the Result of an old attempt", "its Result so far", func(m *mutant) {
+			m.changeClaims(func(rec *record, job *Job) {
+				if job.Attempts > 1 {
+					rec.job.Result = json.RawMessage("2")
+				}
+			})
+		}},
+		{"forgets the Result of a dead letter", "keeps the last Result", func(m *mutant) {
+			m.deadLetter = func(ctx context.Context, job *Job, cause error) error {
+				err := m.MemoryStorage.DeadLetter(ctx, job, cause)
+				if err == nil {
+					m.change(job.ID, func(rec *record) { rec.job.Result = nil })
+				}
+				return err
 			}
 		}},
 	}
@@ -507,9 +746,29 @@ func inspectFaults() []fault {
 		{"replays a job whose Key is taken", "whose Key is taken", func(m *mutant) {
 			m.replay = func(ctx context.Context, f Filter) (int, error) {
 				for _, id := range m.deadIDs() {
-					m.change(id, func(rec *record) { delete(m.holders, rec.job.Key) })
+					m.change(id, func(rec *record) { delete(m.keys, rec.job.Key) })
 				}
 				return m.MemoryStorage.Replay(ctx, f)
+			}
+		}},
+		{"forgets the Meta of a dead letter", "a dead letter keeps the job", func(m *mutant) {
+			m.deadLetters = func(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+				return func(yield func(*Job, error) bool) {
+					for job, err := range m.MemoryStorage.DeadLetters(ctx, f) {
+						if err == nil {
+							job.Meta = nil
+						}
+						if !yield(job, err) {
+							return
+						}
+					}
+				}
+			}
+		}},
+		{"counts no ends", "History counts", func(m *mutant) {
+			m.history = func(ctx context.Context, since time.Time) ([]Ends, error) {
+				_, err := m.MemoryStorage.History(ctx, since)
+				return nil, err
 			}
 		}},
 		{"counts all tasks as one", "by queue and by task", func(m *mutant) {
@@ -521,7 +780,7 @@ func inspectFaults() []fault {
 				return stats, err
 			}
 		}},
-		{"prunes dead letters", "and no dead letters", func(m *mutant) {
+		{"prunes dead letters", "Prune deletes", func(m *mutant) {
 			m.prune = func(ctx context.Context, before time.Time) (int, error) {
 				if _, err := m.Purge(ctx, Filter{}); err != nil {
 					return 0, err
@@ -532,30 +791,167 @@ func inspectFaults() []fault {
 	}
 }
 
+func filterFaults() []fault {
+	// ignoring returns a fault in which listings ignore a field of their filters.
+	ignoring := func(name string, ignore func(f *Filter)) fault {
+		return fault{"ignores " + name, "listings heed", func(m *mutant) {
+			m.listJobs = func(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+				ignore(&f)
+				return m.MemoryStorage.Jobs(ctx, f)
+			}
+		}}
+	}
+	return []fault{
+		ignoring("Key", func(f *Filter) { f.Key = "" }),
+		ignoring("Text", func(f *Filter) { f.Text = "" }),
+		ignoring("After", func(f *Filter) { f.After = time.Time{} }),
+		ignoring("Before", func(f *Filter) { f.Before = time.Time{} }),
+		ignoring("Newest", func(f *Filter) { f.Newest = false }),
+		{"reschedules to now only", "Reschedule sets the due time", func(m *mutant) {
+			m.reschedule = func(ctx context.Context, f Filter, _ time.Time) (int, error) {
+				return m.MemoryStorage.Reschedule(ctx, f, time.Time{})
+			}
+		}},
+		{"reschedules one transaction's worth", "however many", func(m *mutant) {
+			m.reschedule = func(ctx context.Context, f Filter, at time.Time) (int, error) {
+				if f.Limit == 0 {
+					f.Limit = 500
+				}
+				return m.MemoryStorage.Reschedule(ctx, f, at)
+			}
+		}},
+		{"cancels only PENDING jobs of a filter", "CancelWhere cancels", func(m *mutant) {
+			m.cancelWhere = func(ctx context.Context, f Filter) (ended, asked int, err error) {
+				f.Status = StatusPending
+				return m.MemoryStorage.CancelWhere(ctx, f)
+			}
+		}},
+		{"prunes dead letters of a filter", "PruneWhere deletes", func(m *mutant) {
+			m.pruneWhere = func(ctx context.Context, f Filter) (int, error) {
+				if _, err := m.Purge(ctx, f); err != nil {
+					return 0, err
+				}
+				return m.MemoryStorage.PruneWhere(ctx, f)
+			}
+		}},
+	}
+}
+
+func limitFaults() []fault {
+	return []fault{
+		{"ignores limits", "a limit bounds", func(m *mutant) {
+			m.setLimit = func(ctx context.Context, queue string, limit int) error {
+				return m.MemoryStorage.SetLimit(ctx, queue, -1)
+			}
+		}},
+		{"takes a limit of 0 for none", "pauses a queue", func(m *mutant) {
+			m.setLimit = func(ctx context.Context, queue string, limit int) error {
+				if limit == 0 {
+					limit = -1
+				}
+				return m.MemoryStorage.SetLimit(ctx, queue, limit)
+			}
+		}},
+		{"pauses all queues", "and no other", func(m *mutant) {
+			m.setLimit = func(ctx context.Context, queue string, limit int) error {
+				if limit == 0 {
+					m.MemoryStorage.SetLimit(ctx, "", 0)
+				}
+				return m.MemoryStorage.SetLimit(ctx, queue, limit)
+			}
+		}},
+		{"counts without the claims of the same Dequeue", "a limit bounds", func(m *mutant) {
+			m.withoutLimits(func(opts DequeueOptions) bool { return opts.Max > 1 })
+		}},
+		{"claims ahead of a limit", "never claimed ahead", func(m *mutant) {
+			m.withoutLimits(func(opts DequeueOptions) bool { return opts.Ahead > 0 })
+		}},
+	}
+}
+
 // mutant is a MemoryStorage in which some verbs are replaced, those whose function is set.
 type mutant struct {
 	*MemoryStorage
-	enqueue    func(ctx context.Context, jobs []*Job) error
-	dequeue    func(ctx context.Context, opts DequeueOptions) ([]*Job, error)
-	markDone   func(ctx context.Context, jobs []*Job) (lost []*Job, err error)
-	markFailed func(ctx context.Context, job *Job, cause error, retryAt time.Time) error
-	deadLetter func(ctx context.Context, job *Job, cause error) error
-	release    func(ctx context.Context, at time.Time, cause error, jobs []*Job) (lost, canceled []*Job, err error)
-	heartbeat  func(ctx context.Context, jobs []*Job) (lost []*Job, err error)
-	reapStale  func(ctx context.Context, visibility time.Duration) (int, error)
-	size       func(ctx context.Context) (int, error)
-	cancel     func(ctx context.Context, ids []string) (ended, asked []string, err error)
-	canceled   func(ctx context.Context, jobs []*Job) ([]*Job, error)
-	stats      func(ctx context.Context) (Stats, error)
-	replay     func(ctx context.Context, f Filter) (int, error)
-	prune      func(ctx context.Context, before time.Time) (int, error)
+	enqueue     func(ctx context.Context, jobs []*Job) error
+	dequeue     func(ctx context.Context, opts DequeueOptions) ([]*Job, error)
+	markDone    func(ctx context.Context, jobs []*Job) (lost []*Job, err error)
+	markFailed  func(ctx context.Context, job *Job, cause error, retryAt time.Time) error
+	deadLetter  func(ctx context.Context, job *Job, cause error) error
+	release     func(ctx context.Context, at time.Time, cause error, jobs []*Job) (lost, canceled []*Job, err error)
+	heartbeat   func(ctx context.Context, jobs []*Job) (lost []*Job, err error)
+	reapStale   func(ctx context.Context, visibility time.Duration) (int, error)
+	size        func(ctx context.Context) (int, error)
+	cancel      func(ctx context.Context, ids []string) (ended, asked []string, err error)
+	canceled    func(ctx context.Context, jobs []*Job) ([]*Job, error)
+	stats       func(ctx context.Context) (Stats, error)
+	history     func(ctx context.Context, since time.Time) ([]Ends, error)
+	listJobs    func(ctx context.Context, f Filter) iter.Seq2[*Job, error]
+	deadLetters func(ctx context.Context, f Filter) iter.Seq2[*Job, error]
+	replay      func(ctx context.Context, f Filter) (int, error)
+	prune       func(ctx context.Context, before time.Time) (int, error)
+	pruneWhere  func(ctx context.Context, f Filter) (int, error)
+	cancelWhere func(ctx context.Context, f Filter) (ended, asked int, err error)
+	reschedule  func(ctx context.Context, f Filter, at time.Time) (int, error)
+	setLimit    func(ctx context.Context, queue string, limit int) error
 }
 
-// change changes a stored job under the lock.
+// change changes a stored job under the lock, if there is one.
 func (m *mutant) change(id string, change func(*record)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	change(m.jobs[id])
+	if rec := m.jobs[id]; rec != nil {
+		change(rec)
+	}
+}
+
+// find returns the ids of the jobs that match.
+func (m *mutant) find(matches func(Job) bool) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []string
+	for id, rec := range m.jobs {
+		if matches(rec.job) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// changeOthers replaces Dequeue by one that changes the PENDING jobs of the tasks that it was not given.
+func (m *mutant) changeOthers(change func(*record)) {
+	m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+		isOther := func(job Job) bool {
+			return job.Status == StatusPending && !slices.Contains(opts.Tasks, job.Task)
+		}
+		if len(opts.Tasks) > 0 {
+			for _, id := range m.find(isOther) {
+				m.change(id, func(rec *record) {
+					m.leaveLocked(rec)
+					change(rec)
+					m.placeLocked(rec)
+				})
+			}
+		}
+		return m.MemoryStorage.Dequeue(ctx, opts)
+	}
+}
+
+// withoutLimits replaces Dequeue by one that ignores the limits above 0 for some options.
+func (m *mutant) withoutLimits(ignore func(DequeueOptions) bool) {
+	m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+		if !ignore(opts) {
+			return m.MemoryStorage.Dequeue(ctx, opts)
+		}
+		m.mu.Lock()
+		limits := m.limits
+		m.limits = nil
+		m.mu.Unlock()
+		jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+		m.mu.Lock()
+		m.limits = limits
+		m.mu.Unlock()
+		return jobs, err
+	}
 }
 
 // changeRunning changes all RUNNING jobs under the lock.
@@ -596,11 +992,7 @@ func (m *mutant) current(jobs []*Job) []*Job {
 
 // deadIDs returns the ids of all dead letters.
 func (m *mutant) deadIDs() []string {
-	var ids []string
-	for job := range m.DeadLetters(context.Background(), Filter{}) {
-		ids = append(ids, job.ID)
-	}
-	return ids
+	return m.find(func(job Job) bool { return job.Status == StatusFailed && !job.Canceled })
 }
 
 func (m *mutant) Enqueue(ctx context.Context, jobs ...*Job) error {
@@ -701,4 +1093,53 @@ func (m *mutant) Prune(ctx context.Context, before time.Time) (int, error) {
 		return m.prune(ctx, before)
 	}
 	return m.MemoryStorage.Prune(ctx, before)
+}
+
+func (m *mutant) History(ctx context.Context, since time.Time) ([]Ends, error) {
+	if m.history != nil {
+		return m.history(ctx, since)
+	}
+	return m.MemoryStorage.History(ctx, since)
+}
+
+func (m *mutant) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+	if m.listJobs != nil {
+		return m.listJobs(ctx, f)
+	}
+	return m.MemoryStorage.Jobs(ctx, f)
+}
+
+func (m *mutant) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+	if m.deadLetters != nil {
+		return m.deadLetters(ctx, f)
+	}
+	return m.MemoryStorage.DeadLetters(ctx, f)
+}
+
+func (m *mutant) PruneWhere(ctx context.Context, f Filter) (int, error) {
+	if m.pruneWhere != nil {
+		return m.pruneWhere(ctx, f)
+	}
+	return m.MemoryStorage.PruneWhere(ctx, f)
+}
+
+func (m *mutant) CancelWhere(ctx context.Context, f Filter) (ended, asked int, err error) {
+	if m.cancelWhere != nil {
+		return m.cancelWhere(ctx, f)
+	}
+	return m.MemoryStorage.CancelWhere(ctx, f)
+}
+
+func (m *mutant) Reschedule(ctx context.Context, f Filter, at time.Time) (int, error) {
+	if m.reschedule != nil {
+		return m.reschedule(ctx, f, at)
+	}
+	return m.MemoryStorage.Reschedule(ctx, f, at)
+}
+
+func (m *mutant) SetLimit(ctx context.Context, queue string, limit int) error {
+	if m.setLimit != nil {
+		return m.setLimit(ctx, queue, limit)
+	}
+	return m.MemoryStorage.SetLimit(ctx, queue, limit)
 }

@@ -2,7 +2,10 @@ package pinion_test
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"expvar"
@@ -11,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +24,11 @@ import (
 
 // The examples say nothing but what they print.
 var quiet = slog.New(slog.DiscardHandler)
+
+func must[T any](value T, err error) T {
+	check(err)
+	return value
+}
 
 func check(err error) {
 	if err != nil {
@@ -60,6 +69,101 @@ func ExampleTask() {
 	// Output:
 	// resizing dog.jpg to 200 pixels
 	// resizing cat.jpg to 800 pixels
+}
+
+// Call runs a task in a test, without a worker and a storage.
+func ExampleTask_Call() {
+	count := pinion.Task[string]{Name: "count", Run: func(ctx context.Context, text string) error {
+		if text == "" {
+			return pinion.Permanent(errors.New("nothing to count"))
+		}
+		return pinion.SetResult(ctx, map[string]int{"words": len(strings.Fields(text))})
+	}}
+
+	result, err := count.Call(context.Background(), "to be or not to be")
+	fmt.Println(string(result), err)
+	_, err = count.Call(context.Background(), "")
+	fmt.Println(err)
+	// Output:
+	// {"words":6} <nil>
+	// nothing to count
+}
+
+// ArgsOf answers the question of many tests: was the job enqueued with these arguments?
+func ExampleTask_ArgsOf() {
+	type welcomeArgs struct{ To string }
+	welcome := pinion.Task[welcomeArgs]{Name: "welcome"}
+	signUp := func(ctx context.Context, queue pinion.Enqueuer, address string) error {
+		_, err := welcome.Enqueue(ctx, queue, welcomeArgs{To: address})
+		return err
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(signUp(ctx, storage, "ada@example.com"))
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Task: "welcome"}) {
+		check(err)
+		args, err := welcome.ArgsOf(job)
+		check(err)
+		fmt.Println("a welcome to", args.To)
+	}
+	// Output: a welcome to ada@example.com
+}
+
+// sealed is text that only programs with the key can read. In a program the key comes from outside.
+type sealed string
+
+var sealKey = must(aes.NewCipher([]byte("0123456789abcdef0123456789abcdef")))
+
+func (s sealed) MarshalText() ([]byte, error) {
+	gcm, err := cipher.NewGCMWithRandomNonce(sealKey)
+	if err != nil {
+		return nil, err
+	}
+	return base64.StdEncoding.AppendEncode(nil, gcm.Seal(nil, nil, []byte(s), nil)), nil
+}
+
+func (s *sealed) UnmarshalText(text []byte) error {
+	gcm, err := cipher.NewGCMWithRandomNonce(sealKey)
+	if err != nil {
+		return err
+	}
+	box, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
+		return err
+	}
+	opened, err := gcm.Open(nil, nil, box, nil)
+	*s = sealed(opened)
+	return err
+}
+
+// An argument that encodes itself can encrypt itself. The storage, its backups and the command line never see the text.
+func ExampleTask_encryptedArguments() {
+	type chargeArgs struct {
+		Amount int
+		Card   sealed
+	}
+	charge := pinion.Register("charge card", func(ctx context.Context, args chargeArgs) error {
+		fmt.Println("charging", args.Amount, "to", args.Card)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	job, err := charge.Enqueue(ctx, storage, chargeArgs{Amount: 20, Card: "4000 1234"})
+	check(err)
+
+	stored, err := storage.Get(ctx, job.ID)
+	check(err)
+	fmt.Println("stored in the clear:", strings.Contains(fmt.Sprintf("%s", stored.Kwargs), "4000"))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// stored in the clear: false
+	// charging 20 to 4000 1234
 }
 
 // Positional arguments fill the fields of a struct in the order of declaration. A task of one argument needs no
@@ -149,6 +253,32 @@ func ExamplePermanent() {
 	m := worker.Metrics()
 	fmt.Println("retried", m.Retried, "dead-lettered", m.DeadLettered)
 	// Output: retried 0 dead-lettered 1
+}
+
+// A task that cannot run yet asks for later. That uses no attempt.
+func ExampleSnooze() {
+	open := false
+	pinion.Register("deliver", func(ctx context.Context, parcel int) error {
+		job, _ := pinion.JobFromContext(ctx)
+		if !open {
+			fmt.Println("closed at attempt", job.Attempts)
+			open = true
+			return pinion.Snooze(10 * time.Millisecond)
+		}
+		fmt.Println("delivered at attempt", job.Attempts)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("deliver", 7)))
+
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// closed at attempt 1
+	// delivered at attempt 1
 }
 
 // Jobs that failed for good wait in the dead-letter queue until somebody has mended what ailed them.
@@ -396,4 +526,481 @@ func ExampleSetResult() {
 	check(json.Unmarshal(done.Result, &result))
 	fmt.Println(done.Status, result.Length)
 	// Output: SUCCESS 9
+}
+
+// A report for each hour. Any number of workers may have the schedule: there is one job for each hour.
+func ExamplePeriodic() {
+	pinion.Register("report", func(ctx context.Context, hour time.Time) error { return nil })
+	hourly := pinion.Periodic{
+		Name:     "hourly report",
+		Schedule: pinion.Every(time.Hour),
+		Job:      func(at time.Time) *pinion.Job { return pinion.NewJob("report", at) },
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	worker := &pinion.Worker{Storage: storage, Periodic: []pinion.Periodic{hourly}, Logger: quiet}
+	check(worker.Drain(ctx)) // a program calls Run
+
+	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusPending}) {
+		check(err)
+		fmt.Println(job.Task, "is due at a whole hour:", job.RunAt.Equal(job.RunAt.Truncate(time.Hour)))
+	}
+	// Output: report is due at a whole hour: true
+}
+
+// A schedule is any type with a method Next.
+func ExampleSchedule() {
+	var schedule pinion.Schedule = weekdays{hour: 9}
+	friday := time.Date(2026, time.March, 6, 12, 0, 0, 0, time.UTC)
+	fmt.Println(schedule.Next(friday).Format(time.RFC1123))
+	// Output: Mon, 09 Mar 2026 09:00:00 UTC
+}
+
+// weekdays is a schedule with a time for each day from Monday to Friday.
+type weekdays struct{ hour int }
+
+func (w weekdays) Next(after time.Time) time.Time {
+	for day := after.Day(); ; day++ {
+		at := time.Date(after.Year(), after.Month(), day, w.hour, 0, 0, 0, after.Location())
+		weekend := at.Weekday() == time.Saturday || at.Weekday() == time.Sunday
+		if at.After(after) && !weekend {
+			return at
+		}
+	}
+}
+
+// OnEnd sees how each attempt ended: for counters by task, an alarm, or a notification.
+func ExampleEnd() {
+	pinion.Register("pay", func(ctx context.Context, cents int) error {
+		if cents > 1000 {
+			return pinion.Permanent(errors.New("card declined"))
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("pay", 500), pinion.NewJob("pay", 5000)))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	worker.OnEnd = func(ctx context.Context, job *pinion.Job, end pinion.End) {
+		fmt.Println(job.Task, end.Outcome, end.Err)
+	}
+	check(worker.Drain(ctx))
+	// Unordered output:
+	// pay succeeded <nil>
+	// pay dead-lettered card declined
+}
+
+// What a task logs names its job.
+func ExampleLogger() {
+	pinion.Register("shrink", func(ctx context.Context, image string) error {
+		pinion.Logger(ctx).Info("resized", "image", image)
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, &pinion.Job{ID: "job-1", Task: "shrink", Args: []any{"cat.png"}}))
+	withoutTime := func(_ []string, attr slog.Attr) slog.Attr {
+		if attr.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return attr
+	}
+	log := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	worker := &pinion.Worker{Storage: storage, Logger: log}
+	check(worker.Drain(ctx))
+	// Output: level=INFO msg=resized job=job-1 task=shrink attempt=1 image=cat.png
+}
+
+// All processes agree on the times of Every, because they are multiples of the interval.
+func ExampleEvery() {
+	quarterly := pinion.Every(15 * time.Minute)
+	at := time.Date(2026, time.January, 2, 3, 4, 5, 0, time.UTC)
+	for range 2 {
+		at = quarterly.Next(at)
+		fmt.Println(at.Format(time.TimeOnly))
+	}
+	// Output:
+	// 03:15:00
+	// 03:30:00
+}
+
+// Money moves between two accounts exactly once, whatever is killed: the two updates and the end of the job commit
+// together.
+func ExampleTx() {
+	type moveArgs struct {
+		From, To string
+		Amount   int
+	}
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "pinion")
+	check(err)
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "bank.db")
+	storage, err := pinion.OpenSQLite(ctx, path, nil)
+	check(err)
+	defer storage.Close()
+	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(5000)&_txlock=immediate")
+	check(err)
+	defer db.Close()
+	_, err = db.ExecContext(ctx, `CREATE TABLE accounts (name TEXT PRIMARY KEY, balance INTEGER NOT NULL);
+		INSERT INTO accounts (name, balance) VALUES ('Ada', 100), ('Bob', 0)`)
+	check(err)
+
+	move := pinion.Register("move", func(ctx context.Context, args moveArgs) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		const add = "UPDATE accounts SET balance = balance + ? WHERE name = ?"
+		if _, err := tx.ExecContext(ctx, add, -args.Amount, args.From); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, add, args.Amount, args.To); err != nil {
+			return err
+		}
+		if err := storage.Tx(tx).Done(ctx); err != nil {
+			return err // the claim is lost: another worker moves the money, so this one rolls back
+		}
+		return tx.Commit()
+	})
+	job, err := move.Enqueue(ctx, storage, moveArgs{From: "Ada", To: "Bob", Amount: 30})
+	check(err)
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+
+	ended, err := storage.Get(ctx, job.ID)
+	check(err)
+	fmt.Println(ended.Status)
+	for _, name := range []string{"Ada", "Bob"} {
+		var balance int
+		check(db.QueryRowContext(ctx, "SELECT balance FROM accounts WHERE name = ?", name).Scan(&balance))
+		fmt.Println(name, balance)
+	}
+	// Output:
+	// SUCCESS
+	// Ada 70
+	// Bob 30
+}
+
+// Wait suits a command that starts a job elsewhere and wants its result.
+func ExampleWait() {
+	square := pinion.Register("square", func(ctx context.Context, n int) error {
+		return pinion.SetResult(ctx, n*n)
+	})
+
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	stopped := make(chan error, 1)
+	go func() { stopped <- worker.Run(ctx) }() // in a program: another process
+
+	job, err := square.Enqueue(ctx, storage, 12)
+	check(err)
+	ended, err := pinion.Wait(ctx, storage, job.ID)
+	check(err)
+	fmt.Println(ended.Status, string(ended.Result))
+	stop()
+	check(<-stopped)
+	// Output: SUCCESS 144
+}
+
+// tenantStorage is a storage that wraps another and keeps the powers of that, because it has Unwrap.
+type tenantStorage struct {
+	pinion.Storage
+	tenant string
+}
+
+func (s tenantStorage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
+	for _, job := range jobs {
+		job.Meta = map[string]string{"tenant": s.tenant}
+	}
+	return s.Storage.Enqueue(ctx, jobs...)
+}
+
+func (s tenantStorage) Unwrap() pinion.Storage { return s.Storage }
+
+// As finds what a storage can do beyond Storage, also where another one wraps it.
+func ExampleAs() {
+	ctx := context.Background()
+	var storage pinion.Storage = tenantStorage{pinion.NewMemoryStorage(), "acme"}
+	defer storage.Close()
+	job := pinion.NewJob("invoice", 2026)
+	check(storage.Enqueue(ctx, job))
+
+	inspector, ok := pinion.As[pinion.Inspector](storage)
+	if !ok {
+		log.Fatal("the storage is not an Inspector")
+	}
+	stored, err := inspector.Get(ctx, job.ID)
+	check(err)
+	fmt.Println(stored.Task, "for", stored.Meta["tenant"])
+	// Output: invoice for acme
+}
+
+// A limit holds over all workers of all processes. 0 pauses a queue.
+func ExampleLimiter() {
+	pinion.Register("send letter", func(ctx context.Context, to string) error {
+		fmt.Println("a letter to", to)
+		return nil
+	})
+
+	ctx := context.Background()
+	var storage pinion.Storage = pinion.NewMemoryStorage()
+	defer storage.Close()
+	letter := pinion.NewJob("send letter", "Ada")
+	letter.Queue = "letters"
+	check(storage.Enqueue(ctx, letter))
+
+	limiter, ok := pinion.As[pinion.Limiter](storage)
+	if !ok {
+		log.Fatal("the storage is not a Limiter")
+	}
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(limiter.SetLimit(ctx, "letters", 0))
+	check(worker.Drain(ctx))
+	fmt.Println("the queue was paused")
+	check(limiter.SetLimit(ctx, "letters", 3)) // from now on at most three at once; -1 lifts the limit
+	check(worker.Drain(ctx))
+	// Output:
+	// the queue was paused
+	// a letter to Ada
+}
+
+// An event that comes while its job runs must not be lost: that run may have read the document already.
+func ExampleJob_keyUntilStart() {
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	changed := func(document int) {
+		job := pinion.NewJob("reindex", document)
+		job.Key = fmt.Sprint("reindex ", document)
+		job.KeyUntilStart = true
+		err := storage.Enqueue(ctx, job)
+		switch {
+		case errors.Is(err, pinion.ErrDuplicate):
+			fmt.Println("changed: a run is waiting already")
+		case err != nil:
+			log.Fatal(err)
+		default:
+			fmt.Println("changed: enqueued")
+		}
+	}
+	runs := 0
+	pinion.Register("reindex", func(ctx context.Context, document int) error {
+		runs++
+		fmt.Println("run", runs)
+		if runs == 1 {
+			changed(document) // while the first run is under way
+		}
+		return nil
+	})
+
+	changed(5)
+	changed(5)
+	worker := &pinion.Worker{Storage: storage, Concurrency: 1, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output:
+	// changed: enqueued
+	// changed: a run is waiting already
+	// run 1
+	// changed: enqueued
+	// run 2
+}
+
+type traceKey struct{}
+
+// traced gives a job the trace of ctx, in the form of the W3C: version, trace, the caller's span, flags.
+func traced(ctx context.Context, job *pinion.Job) *pinion.Job {
+	if trace, ok := ctx.Value(traceKey{}).(string); ok {
+		job.Meta = map[string]string{"traceparent": trace}
+	}
+	return job
+}
+
+// traceMiddleware gives the context of a task the trace of its job, with a span of its own.
+func traceMiddleware(next pinion.RunFunc) pinion.RunFunc {
+	return func(ctx context.Context, job *pinion.Job) error {
+		parts := strings.Split(job.Meta["traceparent"], "-")
+		if len(parts) == 4 {
+			parts[2] = job.ID[len(job.ID)-16:] // in a program: a span of the tracing library
+			ctx = context.WithValue(ctx, traceKey{}, strings.Join(parts, "-"))
+		}
+		return next(ctx, job)
+	}
+}
+
+// Meta carries the trace of a request to the task that it causes, and on to the jobs that this one causes.
+func ExampleJob_meta() {
+	traceID := func(ctx context.Context) string {
+		trace, _ := ctx.Value(traceKey{}).(string)
+		return strings.Split(trace, "-")[1]
+	}
+	pinion.Register("order", func(ctx context.Context, id int) error {
+		fmt.Println("order", id, "in trace", traceID(ctx))
+		storage, _ := pinion.StorageFromContext(ctx)
+		return storage.Enqueue(ctx, traced(ctx, pinion.NewJob("bill", id)))
+	})
+	pinion.Register("bill", func(ctx context.Context, id int) error {
+		fmt.Println("bill", id, "in trace", traceID(ctx))
+		return nil
+	})
+
+	// A request has come with the header "traceparent".
+	ctx := context.WithValue(context.Background(), traceKey{}, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, traced(ctx, pinion.NewJob("order", 17))))
+
+	worker := &pinion.Worker{Storage: storage, Middleware: traceMiddleware, Logger: quiet}
+	check(worker.Drain(context.Background()))
+	// Output:
+	// order 17 in trace 4bf92f3577b34da6a3ce929d0e0e4736
+	// bill 17 in trace 4bf92f3577b34da6a3ce929d0e0e4736
+}
+
+// A job that waits is canceled at once. One that runs has its context canceled within a heartbeat.
+func ExampleCanceler() {
+	ctx := context.Background()
+	var storage pinion.Storage = pinion.NewMemoryStorage()
+	defer storage.Close()
+	job := pinion.NewJob("render", "film.mov")
+	check(storage.Enqueue(ctx, job))
+
+	canceler, ok := pinion.As[pinion.Canceler](storage)
+	if !ok {
+		log.Fatal("the storage is not a Canceler")
+	}
+	_, _, err := canceler.Cancel(ctx, job.ID)
+	check(err)
+	left, err := storage.Size(ctx)
+	check(err)
+	fmt.Println("left in the queue:", left)
+	// Output: left in the queue: 0
+}
+
+// Verbs over a Filter tend many jobs at once. Here the mails of a queue wait until the mail server is back.
+func ExampleFilter() {
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	for _, to := range []string{"Ada", "Bob"} {
+		mail := pinion.NewJob("mail", to)
+		mail.Queue = "mails"
+		check(storage.Enqueue(ctx, mail))
+	}
+	check(storage.Enqueue(ctx, pinion.NewJob("backup")))
+
+	n, err := storage.Reschedule(ctx, pinion.Filter{Queue: "mails"}, time.Now().Add(time.Hour))
+	check(err)
+	fmt.Println("for later:", n)
+	stats, err := storage.Stats(ctx)
+	check(err)
+	fmt.Println("due:", stats.Total.Due, "of", stats.Total.Pending)
+	// Output:
+	// for later: 2
+	// due: 1 of 3
+}
+
+// Stats and History cost the same whatever has finished.
+func ExampleStats() {
+	pinion.Register("thumbnail", func(ctx context.Context, picture int) error {
+		if picture == 0 {
+			return pinion.Permanent(errors.New("no such picture"))
+		}
+		return nil
+	})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("thumbnail", 1), pinion.NewJob("thumbnail", 2), pinion.NewJob("thumbnail", 0)))
+	worker := &pinion.Worker{Storage: storage, Logger: quiet}
+	check(worker.Drain(ctx))
+
+	stats, err := storage.Stats(ctx)
+	check(err)
+	for _, task := range stats.Tasks {
+		fmt.Printf("%s: %d succeeded and %d failed in the last hour\n", task.Task, task.SuccessHour, task.FailedHour)
+	}
+	fmt.Println("dead letters:", stats.DeadLetters)
+	succeeded, failed := 0, 0
+	history, err := storage.History(ctx, time.Now().Add(-24*time.Hour))
+	check(err)
+	for _, ends := range history {
+		succeeded += ends.Succeeded
+		failed += ends.Failed
+	}
+	fmt.Println("since yesterday:", succeeded, "and", failed)
+	// Output:
+	// thumbnail: 2 succeeded and 1 failed in the last hour
+	// dead letters: 1
+	// since yesterday: 2 and 1
+}
+
+// Two kinds of jobs in one program may have tasks of the same name, each in a Registry of its own.
+func ExampleRegistry() {
+	english := new(pinion.Registry)
+	english.Add(pinion.Task[string]{Name: "greet", Run: func(ctx context.Context, name string) error {
+		fmt.Println("hello", name)
+		return nil
+	}})
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("greet", "Ada")))
+	worker := &pinion.Worker{Storage: storage, Registry: english, Logger: quiet}
+	check(worker.Drain(ctx))
+	// Output: hello Ada
+}
+
+// A worker ignores names that a task does not know. Check refuses them, for programs in which people type jobs.
+func ExampleRegistry_Check() {
+	registry := new(pinion.Registry)
+	registry.Add(pinion.Task[struct{ To, Subject string }]{Name: "mail",
+		Run: func(ctx context.Context, args struct{ To, Subject string }) error { return nil }})
+
+	job := &pinion.Job{Task: "mail", Kwargs: map[string]any{"to": "ada@example.com", "subjct": "hello"}}
+	fmt.Println(registry.Check(job))
+	// Output: pinion: bad arguments: task "mail": unknown argument "subjct"; it takes To, Subject
+}
+
+// A panic is the failure of one attempt. Its error has the value and the stack.
+func ExamplePanicError() {
+	divide := pinion.Task[int]{Name: "divide", Run: func(ctx context.Context, by int) error {
+		fmt.Println(12 / by)
+		return nil
+	}}
+	_, err := divide.Call(context.Background(), 0)
+	if panicked, ok := errors.AsType[*pinion.PanicError](err); ok {
+		fmt.Println("the task panicked:", panicked.Value)
+	}
+	// Output: the task panicked: runtime error: integer divide by zero
+}
+
+// Finished jobs stay for a while, so that people can look at them.
+func ExampleSQLiteOptions() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "pinion")
+	check(err)
+	defer os.RemoveAll(dir)
+	storage, err := pinion.OpenSQLite(ctx, filepath.Join(dir, "jobs.db"), &pinion.SQLiteOptions{
+		Retention:           7 * 24 * time.Hour,
+		DeadLetterRetention: 90 * 24 * time.Hour,
+	})
+	check(err)
+	defer storage.Close()
+	left, err := storage.Size(ctx)
+	check(err)
+	fmt.Println("left in the queue:", left)
+	// Output: left in the queue: 0
 }

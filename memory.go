@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -21,8 +22,7 @@ import (
 // means; its methods are the shortest description of what each verb does. The zero value is an empty
 // storage.
 //
-// A finished job takes about half a kilobyte until Retention has passed. Set Retention to minutes on a busy
-// queue.
+// A finished job takes about 600 bytes until Retention has passed. Set Retention to minutes on a busy queue.
 type MemoryStorage struct {
 	// Retention is how long finished jobs are kept [24h]; negative: for ever. ReapStale, which running workers
 	// call, deletes older ones. Set it before the first use.
@@ -33,33 +33,45 @@ type MemoryStorage struct {
 
 	mu      sync.Mutex // guards all fields below and the records
 	closed  bool
-	now     time.Time          // when the verb that holds the lock began
-	changed chan struct{}      // closed when a job becomes PENDING; nil if no Dequeue waits
-	jobs    map[string]*record // every job, by ID
-	holders map[string]*record // the unfinished jobs that have a Key, by Key
-	all     roll               // every job, by age
+	now     time.Time            // when the verb that holds the lock began
+	changed chan struct{}        // closed when a job becomes PENDING; nil if no Dequeue waits
+	jobs    map[string]*record   // every job, by ID
+	keys    map[string][]*record // the unfinished jobs that have a Key, by Key
+	all     roll                 // every job, by age
+	limits  map[string]int       // see SetLimit; by queue
+	ended   history              // how many jobs ended, by minute
+	recent  lastMinute           // how many jobs ended, by second
 
 	// Each job is in exactly one of these places. placeLocked and leaveLocked know which.
-	future   ranking             // PENDING, not yet due when last looked at; by RunAt
-	ready    map[string]*ranking // PENDING and due, for each queue that has such jobs; by priority
-	running  map[string]*record  // RUNNING, by ID
-	dead     roll                // the dead-letter queue, by when the job was dead-lettered
-	finished ranking             // what may be pruned: SUCCESS, or FAILED without a dead letter; by FinishedAt
+	future   ranking            // PENDING, not yet due when last looked at; by RunAt
+	ready    readyJobs          // PENDING and due
+	running  map[string]*record // RUNNING, by ID
+	busy     map[string]int     // how many jobs of a queue are RUNNING
+	dead     roll               // the dead-letter queue, by when the job was dead-lettered
+	finished ranking            // what may be pruned: SUCCESS, or FAILED without a dead letter; by FinishedAt
 }
 
 var (
 	_ Storage   = (*MemoryStorage)(nil)
 	_ Canceler  = (*MemoryStorage)(nil)
 	_ Inspector = (*MemoryStorage)(nil)
+	_ Limiter   = (*MemoryStorage)(nil)
 )
 
 // NewMemoryStorage returns an empty storage.
 func NewMemoryStorage() *MemoryStorage { return new(MemoryStorage) }
 
-// memoryPage is how many jobs a verb that goes through many of them handles under one hold of the lock.
-const memoryPage = 1000
+const (
+	// memoryPage is how many jobs a verb that goes through many of them handles under one hold of the lock.
+	memoryPage = 500
+	// memoryLook is how long a Dequeue waits for a due time until it looks at the clock again. Timers stand
+	// still while a computer sleeps, so a timer for the due time itself may end hours late. Running workers,
+	// which call Heartbeat and ReapStale, wake the Dequeue sooner.
+	memoryLook = time.Minute
+)
 
-// do runs a verb under the lock. It returns an error instead if ctx has ended or the storage is closed.
+// do runs a verb under the lock. It returns an error instead if ctx has ended or the storage is closed. It
+// wakes the Dequeues that wait if a job has become due: see memoryLook.
 func (s *MemoryStorage) do(ctx context.Context, verb func() error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,11 +83,16 @@ func (s *MemoryStorage) do(ctx context.Context, verb func() error) error {
 	}
 	if s.jobs == nil {
 		s.jobs = make(map[string]*record)
-		s.holders = make(map[string]*record)
-		s.ready = make(map[string]*ranking)
+		s.keys = make(map[string][]*record)
 		s.running = make(map[string]*record)
+		s.busy = make(map[string]int)
+		s.limits = make(map[string]int)
 	}
 	s.now = microTime(time.Now())
+	next := s.future.first()
+	if next != nil && !next.job.RunAt.After(s.now) {
+		s.wakeLocked()
+	}
 	return verb()
 }
 
@@ -92,11 +109,13 @@ func (s *MemoryStorage) Close() error {
 
 // record is a stored job.
 type record struct {
-	job          Job    // without Args and Kwargs
-	args, kwargs string // the encoded arguments; they never change, so reading them needs no lock
-	reaped       int    // how often its lease was lost since it was enqueued or replayed
-	age          int64  // its number in MemoryStorage.all
-	letter       int64  // its number in MemoryStorage.dead
+	job          Job           // without Args, Kwargs and LeaseUntil
+	args, kwargs string        // the encoded arguments; they never change, so reading them needs no lock
+	keyGivenUp   bool          // the job started, and its KeyUntilStart is set
+	lease        time.Duration // of the claim
+	doubted      time.Time     // when ReapStale first found the lease expired, by the monotonic clock
+	age          int64         // its number in MemoryStorage.all
+	letter       int64         // its number in MemoryStorage.dead; 0 if it is not there
 
 	// Set by the ranking that it is in.
 	ranking *ranking // nil if it is in none
@@ -104,47 +123,54 @@ type record struct {
 	index   int
 }
 
-// placeLocked puts a record that is in no place into the one that its status and due time ask for.
+// placeLocked puts a record that is in no place into the one that its status and due time ask for. A FAILED
+// record with a dead letter is put into its place by buryLocked.
 func (s *MemoryStorage) placeLocked(rec *record) {
 	switch rec.job.Status {
 	case StatusPending:
-		s.placePendingLocked(rec)
+		if rec.job.RunAt.After(s.now) {
+			s.future.add(rec, rec.job.RunAt.UnixMicro())
+		} else {
+			s.ready.add(rec)
+		}
+		s.wakeLocked()
 	case StatusRunning:
 		s.running[rec.job.ID] = rec
+		s.busy[rec.job.Queue]++
 	case StatusSuccess, StatusFailed:
 		s.finished.add(rec, rec.job.FinishedAt.UnixMicro())
 	}
 }
 
-// placePendingLocked puts a PENDING record among the future or the ready ones and wakes the Dequeues that
-// wait.
-func (s *MemoryStorage) placePendingLocked(rec *record) {
-	if rec.job.RunAt.After(s.now) {
-		s.future.add(rec, rec.job.RunAt.UnixMicro())
-	} else {
-		queue := s.ready[rec.job.Queue]
-		if queue == nil {
-			queue = new(ranking)
-			s.ready[rec.job.Queue] = queue
-		}
-		queue.add(rec, ^int64(rec.job.Priority)) // ^p falls as p rises; -p would overflow
-	}
-	s.wakeLocked()
-}
-
 // leaveLocked takes a record out of its place.
 func (s *MemoryStorage) leaveLocked(rec *record) {
-	if rec.letter > 0 {
+	switch {
+	case rec.job.Status == StatusRunning:
+		s.leaveRunningLocked(rec)
+	case rec.letter > 0:
 		s.dead.remove(rec.letter)
 		rec.letter = 0
-	}
-	if rec.ranking != nil {
+	case rec.ranking == &s.future || rec.ranking == &s.finished:
 		rec.ranking.remove(rec)
+	default:
+		s.ready.remove(rec)
 	}
-	if queue := s.ready[rec.job.Queue]; queue != nil && queue.Len() == 0 {
-		delete(s.ready, rec.job.Queue)
-	}
+}
+
+// leaveRunningLocked takes a record out of the running ones and clears what belongs to its claim. If its
+// queue has a limit another job of the queue may start now.
+func (s *MemoryStorage) leaveRunningLocked(rec *record) {
 	delete(s.running, rec.job.ID)
+	s.busy[rec.job.Queue]--
+	if s.busy[rec.job.Queue] == 0 {
+		delete(s.busy, rec.job.Queue)
+	}
+	rec.lease = 0
+	rec.doubted = time.Time{}
+	rec.job.StartedAt = time.Time{}
+	if _, limited := s.limits[rec.job.Queue]; limited {
+		s.wakeLocked()
+	}
 }
 
 // wakeLocked wakes all Dequeues that wait. They are few, and a Dequeue that is woken alone would have to
@@ -208,6 +234,84 @@ func (r *ranking) Pop() any {
 	return rec
 }
 
+// readyJobs are the jobs that are due. Those of one queue and one task stand in a lane, so that a claim
+// passes the lanes that it may not claim from, however long they are.
+type readyJobs struct {
+	lanes map[laneName]*lane // none is empty
+	order laneHeap           // all lanes
+}
+
+type laneName struct{ queue, task string }
+
+// lane ranks due jobs by priority.
+type lane struct {
+	name  laneName
+	jobs  ranking
+	index int // in readyJobs.order
+}
+
+func (r *readyJobs) add(rec *record) {
+	name := laneName{rec.job.Queue, rec.job.Task}
+	l := r.lanes[name]
+	if l == nil {
+		l = &lane{name: name}
+		if r.lanes == nil {
+			r.lanes = make(map[laneName]*lane)
+		}
+		r.lanes[name] = l
+	}
+	l.jobs.add(rec, ^int64(rec.job.Priority)) // ^p falls as p rises; -p would overflow
+	if l.jobs.Len() == 1 {
+		heap.Push(&r.order, l)
+	} else {
+		heap.Fix(&r.order, l.index)
+	}
+}
+
+func (r *readyJobs) remove(rec *record) {
+	l := r.lanes[laneName{rec.job.Queue, rec.job.Task}]
+	l.jobs.remove(rec)
+	if l.jobs.Len() > 0 {
+		heap.Fix(&r.order, l.index)
+		return
+	}
+	heap.Remove(&r.order, l.index)
+	delete(r.lanes, l.name)
+}
+
+// first returns the lane whose first job comes first, or nil if there is none.
+func (r *readyJobs) first() *lane {
+	if len(r.order) == 0 {
+		return nil
+	}
+	return r.order[0]
+}
+
+// laneHeap is a container/heap of lanes: first the one whose first job comes first.
+type laneHeap []*lane
+
+func (h laneHeap) Len() int           { return len(h) }
+func (h laneHeap) Less(i, j int) bool { return h[i].jobs.first().before(h[j].jobs.first()) }
+
+func (h laneHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index = i
+	h[j].index = j
+}
+
+func (h *laneHeap) Push(l any) {
+	l.(*lane).index = len(*h)
+	*h = append(*h, l.(*lane))
+}
+
+func (h *laneHeap) Pop() any {
+	last := len(*h) - 1
+	l := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return l
+}
+
 // roll keeps records in the order in which they were added and numbers them. No number is given out twice,
 // so a listing that has read up to a number goes on behind it, whatever was added and removed in between.
 type roll struct {
@@ -253,6 +357,20 @@ func (r *roll) page(number int64, n int) []entry {
 	return page
 }
 
+// pageBefore returns up to n records that come before a number, the last one first.
+func (r *roll) pageBefore(number int64, n int) []entry {
+	var page []entry
+	for _, e := range slices.Backward(r.entries[:r.indexBehind(number-1)]) {
+		if len(page) == n {
+			break
+		}
+		if e.rec != nil {
+			page = append(page, e)
+		}
+	}
+	return page
+}
+
 // indexBehind returns the index of the first entry whose number is greater.
 func (r *roll) indexBehind(number int64) int {
 	return sort.Search(len(r.entries), func(i int) bool { return r.entries[i].number > number })
@@ -266,6 +384,10 @@ func (r *roll) len() int { return len(r.entries) - r.removed }
 func (r *record) copyLocked() *Job {
 	job := r.job
 	job.Result = slices.Clone(job.Result)
+	job.Meta = maps.Clone(job.Meta)
+	if job.Status == StatusRunning {
+		job.LeaseUntil = job.HeartbeatAt.Add(r.lease)
+	}
 	return &job
 }
 
@@ -281,6 +403,9 @@ func decodeArgs(jobs []*Job, records []*record) {
 
 // Enqueue implements [Storage].
 func (s *MemoryStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
+	if err := checkDistinct(jobs); err != nil {
+		return err
+	}
 	records := make([]*record, len(jobs))
 	for i, job := range jobs {
 		rec, err := newRecord(job)
@@ -313,13 +438,15 @@ func newRecord(job *Job) (*record, error) {
 		return nil, err
 	}
 	rec := &record{args: args, kwargs: kwargs, job: Job{
-		ID:       job.ID,
-		Task:     job.Task,
-		Queue:    cmp.Or(job.Queue, defaultQueue),
-		Priority: job.Priority,
-		RunAt:    microTime(job.RunAt),
-		Key:      job.Key,
-		Status:   StatusPending,
+		ID:            job.ID,
+		Task:          job.Task,
+		Queue:         cmp.Or(job.Queue, defaultQueue),
+		Priority:      job.Priority,
+		RunAt:         microTime(job.RunAt),
+		Key:           job.Key,
+		KeyUntilStart: job.KeyUntilStart,
+		Meta:          maps.Clone(job.Meta),
+		Status:        StatusPending,
 	}}
 	if rec.job.ID == "" {
 		rec.job.ID = NewID()
@@ -346,21 +473,30 @@ func (s *MemoryStorage) unreserveLocked(records []*record) {
 	}
 }
 
-// takeKeyLocked makes the record the holder of its Key, or returns a DuplicateError.
+// takeKeyLocked adds the record to the unfinished jobs with its Key, if it has one. It returns a
+// DuplicateError if the record is to hold the Key and another job does.
 func (s *MemoryStorage) takeKeyLocked(rec *record) error {
-	if rec.job.Key == "" {
+	key := rec.job.Key
+	if key == "" {
 		return nil
 	}
-	if holder := s.holders[rec.job.Key]; holder != nil {
-		return &DuplicateError{ID: holder.job.ID, Key: rec.job.Key}
+	for _, other := range s.keys[key] {
+		if !other.keyGivenUp && !rec.keyGivenUp {
+			return &DuplicateError{ID: other.job.ID, Key: key}
+		}
 	}
-	s.holders[rec.job.Key] = rec
+	s.keys[key] = append(s.keys[key], rec)
 	return nil
 }
 
+// freeKeyLocked removes the record from the unfinished jobs with its Key.
 func (s *MemoryStorage) freeKeyLocked(rec *record) {
-	if s.holders[rec.job.Key] == rec {
-		delete(s.holders, rec.job.Key)
+	key := rec.job.Key
+	others := slices.DeleteFunc(s.keys[key], func(other *record) bool { return other == rec })
+	if len(others) > 0 {
+		s.keys[key] = others
+	} else {
+		delete(s.keys, key)
 	}
 }
 
@@ -375,33 +511,54 @@ func (s *MemoryStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Jo
 	for {
 		var claimed []*record
 		var jobs []*Job
+		var moreDue bool
 		var changed <-chan struct{}
-		var due <-chan time.Time
+		var look <-chan time.Time
 		err := s.do(ctx, func() error {
+			moreDue = s.makeReadyLocked()
+			if moreDue {
+				return nil
+			}
 			claimed, jobs = s.claimLocked(opts)
 			if len(claimed) == 0 && mayWait {
 				changed = s.changedLocked()
-				due = s.dueLocked()
+				look = s.nextLookLocked()
 			}
 			return nil
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
-		}
-		if len(claimed) > 0 || !mayWait {
+		case moreDue:
+			continue
+		case len(claimed) > 0 || !mayWait:
 			decodeArgs(jobs, claimed)
 			return jobs, nil
 		}
 		select {
 		case <-changed:
-		case <-due:
+		case <-look:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-// changedLocked returns a channel that is closed when a job becomes PENDING.
+// makeReadyLocked makes some of the jobs ready that have become due, and reports whether there may be more
+// of them. Dequeue claims nothing before all are ready, because the last may be the most urgent.
+func (s *MemoryStorage) makeReadyLocked() (more bool) {
+	for range memoryPage {
+		rec := s.future.first()
+		if rec == nil || rec.job.RunAt.After(s.now) {
+			return false
+		}
+		s.leaveLocked(rec)
+		s.placeLocked(rec)
+	}
+	return true
+}
+
+// changedLocked returns a channel that is closed when there may be something to claim.
 func (s *MemoryStorage) changedLocked() <-chan struct{} {
 	if s.changed == nil {
 		s.changed = make(chan struct{})
@@ -409,69 +566,69 @@ func (s *MemoryStorage) changedLocked() <-chan struct{} {
 	return s.changed
 }
 
-// dueLocked returns a channel that receives when the next job becomes due. It is nil, which blocks, if
-// there is none.
-func (s *MemoryStorage) dueLocked() <-chan time.Time {
+// nextLookLocked returns a channel that receives when a Dequeue that waits for a due time must look at the
+// clock again. It is nil, which blocks, if there is no such time.
+func (s *MemoryStorage) nextLookLocked() <-chan time.Time {
 	next := s.future.first()
 	if next == nil {
 		return nil
 	}
-	return time.After(next.job.RunAt.Sub(s.now))
+	return time.After(min(next.job.RunAt.Sub(s.now), memoryLook))
 }
 
 // claimLocked claims the jobs that opts asks for. It returns their records and copies that lack the
 // arguments.
 func (s *MemoryStorage) claimLocked(opts DequeueOptions) (claimed []*record, jobs []*Job) {
-	s.makeReadyLocked()
-	queues := s.readyQueuesLocked(opts.Queues)
-	heap.Init(&queues)
-	for len(queues) > 0 && len(claimed) < opts.Max {
-		queue := queues[0]
-		rec := queue.first()
+	var passed []*lane // their jobs are not for this caller, or not now
+	for len(claimed) < opts.Max {
+		first := s.ready.first()
+		if first == nil {
+			break
+		}
+		if !s.mayClaimLocked(first.name, opts) {
+			heap.Pop(&s.ready.order)
+			passed = append(passed, first)
+			continue
+		}
+		rec := first.jobs.first()
 		ahead := len(claimed) >= opts.Max-opts.Ahead
-		if ahead && rec.job.Claim != 0 {
-			break // it was claimed before and may be the one that kills its process
+		if ahead && s.needsFreeSlotLocked(rec) {
+			break
 		}
 		s.claimOneLocked(rec, opts)
 		claimed = append(claimed, rec)
 		jobs = append(jobs, rec.copyLocked())
-		if queue.Len() > 0 {
-			heap.Fix(&queues, 0)
-		} else {
-			heap.Pop(&queues)
-		}
+	}
+	for _, l := range passed {
+		heap.Push(&s.ready.order, l)
 	}
 	return claimed, jobs
 }
 
-// makeReadyLocked moves the jobs that have become due from the future to their queues.
-func (s *MemoryStorage) makeReadyLocked() {
-	for {
-		rec := s.future.first()
-		if rec == nil || rec.job.RunAt.After(s.now) {
-			return
-		}
-		s.leaveLocked(rec)
-		s.placeLocked(rec)
+// mayClaimLocked reports whether opts ask for jobs of this queue and task, and the queue's limit admits one
+// more.
+func (s *MemoryStorage) mayClaimLocked(name laneName, opts DequeueOptions) bool {
+	if limit, limited := s.limits[name.queue]; limited && s.busy[name.queue] >= limit {
+		return false
 	}
+	isQueue := func(queue string) bool { return cmp.Or(queue, defaultQueue) == name.queue }
+	if len(opts.Queues) > 0 && !slices.ContainsFunc(opts.Queues, isQueue) {
+		return false
+	}
+	isTask := func(task string) bool { return strings.EqualFold(task, name.task) }
+	return len(opts.Tasks) == 0 || slices.ContainsFunc(opts.Tasks, isTask)
 }
 
-// readyQueuesLocked returns the queues with these names that have due jobs, or all such queues for no names.
-func (s *MemoryStorage) readyQueuesLocked(names []string) queueHeap {
-	var queues queueHeap
-	if len(names) == 0 {
-		for _, queue := range s.ready {
-			queues = append(queues, queue)
-		}
-		return queues
+// needsFreeSlotLocked reports whether a job must not be claimed ahead of free slots.
+func (s *MemoryStorage) needsFreeSlotLocked(rec *record) bool {
+	if rec.job.Claim != 0 {
+		return true // it was claimed before and may be the one that kills its process
 	}
-	for _, name := range names {
-		queue := s.ready[cmp.Or(name, defaultQueue)]
-		if queue != nil && !slices.Contains(queues, queue) {
-			queues = append(queues, queue)
-		}
+	if rec.job.Key != "" && rec.job.KeyUntilStart {
+		return true // a claim gives up the Key, which the job should hold until it starts
 	}
-	return queues
+	_, limited := s.limits[rec.job.Queue]
+	return limited // what waits for a slot would count as running
 }
 
 // claimOneLocked makes a PENDING job RUNNING under a new claim.
@@ -482,30 +639,28 @@ func (s *MemoryStorage) claimOneLocked(rec *record, opts DequeueOptions) {
 	rec.job.Claim = max(rec.job.Claim+1, s.now.UnixMicro())
 	rec.job.HeartbeatAt = s.now
 	rec.job.Worker = opts.Worker
+	rec.job.Result = nil
+	rec.lease = cmp.Or(opts.Lease, defaultLease)
+	if rec.job.KeyUntilStart {
+		rec.keyGivenUp = true
+	}
 	s.placeLocked(rec)
-}
-
-// queueHeap is a container/heap of queues, none of them empty: first the one whose first job comes first.
-// With it a claim looks at each queue once, and not at every queue for every job.
-type queueHeap []*ranking
-
-func (q queueHeap) Len() int           { return len(q) }
-func (q queueHeap) Less(i, j int) bool { return q[i].first().before(q[j].first()) }
-func (q queueHeap) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-func (q *queueHeap) Push(queue any)    { *q = append(*q, queue.(*ranking)) }
-
-func (q *queueHeap) Pop() any {
-	last := len(*q) - 1
-	queue := (*q)[last]
-	*q = (*q)[:last]
-	return queue
 }
 
 // ---- What prolongs and ends a claim ----
 
 // Heartbeat implements [Storage].
 func (s *MemoryStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.eachHeld(ctx, jobs, func(rec *record, job *Job) { rec.job.HeartbeatAt = s.now })
+	return s.eachHeld(ctx, jobs, func(rec *record, job *Job) {
+		rec.job.HeartbeatAt = s.now
+		rec.doubted = time.Time{}
+		if rec.job.StartedAt.IsZero() {
+			rec.job.StartedAt = microTime(job.StartedAt)
+		}
+		if job.Result != nil {
+			rec.job.Result = slices.Clone(job.Result)
+		}
+	})
 }
 
 // MarkDone implements [Storage].
@@ -521,6 +676,7 @@ func (s *MemoryStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 	text := ErrorText(cause) // not under the lock: it calls the caller's code
 	lost, canceled, err := s.eachEnding(ctx, []*Job{job}, func(rec *record, job *Job) {
 		rec.job.Error = text
+		rec.job.Reaped = 0
 		s.returnLocked(rec, retryAt)
 	})
 	return ofOne(lost, canceled, err)
@@ -536,6 +692,7 @@ func (s *MemoryStorage) Release(
 	}
 	return s.eachEnding(ctx, jobs, func(rec *record, job *Job) {
 		rec.job.Attempts--
+		rec.job.Reaped = 0
 		if cause != nil {
 			rec.job.Error = text
 		}
@@ -549,6 +706,9 @@ func (s *MemoryStorage) DeadLetter(ctx context.Context, job *Job, cause error) e
 	lost, canceled, err := s.eachEnding(ctx, []*Job{job}, func(rec *record, job *Job) {
 		rec.job.Attempts = attemptsOf(job, cause)
 		rec.job.Error = text
+		if job.Result != nil {
+			rec.job.Result = slices.Clone(job.Result)
+		}
 		s.buryLocked(rec)
 	})
 	return ofOne(lost, canceled, err)
@@ -605,6 +765,7 @@ func (s *MemoryStorage) returnLocked(rec *record, at time.Time) {
 
 // finishLocked ends a job for good and frees its Key.
 func (s *MemoryStorage) finishLocked(rec *record, status Status) {
+	s.countEndLocked(rec, status)
 	s.leaveLocked(rec)
 	s.freeKeyLocked(rec)
 	rec.job.Status = status
@@ -614,11 +775,22 @@ func (s *MemoryStorage) finishLocked(rec *record, status Status) {
 
 // buryLocked makes a job FAILED and puts it into the dead-letter queue.
 func (s *MemoryStorage) buryLocked(rec *record) {
+	s.countEndLocked(rec, StatusFailed)
 	s.leaveLocked(rec)
 	s.freeKeyLocked(rec)
 	rec.job.Status = StatusFailed
 	rec.job.FinishedAt = s.now
 	rec.letter = s.dead.add(rec)
+}
+
+// countEndLocked counts a job that is about to end.
+func (s *MemoryStorage) countEndLocked(rec *record, status Status) {
+	var took time.Duration
+	if rec.job.Status == StatusRunning {
+		took = max(s.now.Sub(time.UnixMicro(rec.job.Claim)), 0)
+	}
+	s.ended.add(s.now, laneName{rec.job.Queue, rec.job.Task}, status, took)
+	s.recent.add(s.now)
 }
 
 // cancelLocked ends a job that was canceled.
@@ -635,19 +807,34 @@ func (s *MemoryStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 	err = s.do(ctx, func() error {
 		for _, id := range ids {
 			rec := s.jobs[id]
-			switch {
-			case rec == nil:
-			case rec.job.Status == StatusPending:
-				s.cancelLocked(rec)
+			if rec == nil {
+				continue
+			}
+			switch s.cancelOneLocked(rec) {
+			case StatusFailed:
 				ended = append(ended, id)
-			case rec.job.Status == StatusRunning:
-				rec.job.Canceled = true
+			case StatusRunning:
 				asked = append(asked, id)
 			}
 		}
 		return nil
 	})
 	return ended, asked, err
+}
+
+// cancelOneLocked ends a PENDING job or asks a RUNNING one to end. It returns the job's status then, or ""
+// if the job had ended already.
+func (s *MemoryStorage) cancelOneLocked(rec *record) Status {
+	switch rec.job.Status {
+	case StatusPending:
+		s.cancelLocked(rec)
+		return StatusFailed
+	case StatusRunning:
+		rec.job.Canceled = true
+		return StatusRunning
+	default:
+		return ""
+	}
 }
 
 // Canceled implements [Canceler].
@@ -662,17 +849,24 @@ func (s *MemoryStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 
 // ---- What running workers do now and then ----
 
-// ReapStale implements [Storage]. It also deletes what is older than Retention and DeadLetterRetention.
-func (s *MemoryStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
-	now := microTime(time.Now()) // before the lock, which heartbeats may be waiting for as well
-	if err := s.deleteOld(ctx, now); err != nil {
+// ReapStale implements [Storage]. It also deletes what is older than Retention and DeadLetterRetention. All
+// claims have a lease, so it has no use for a visibility.
+func (s *MemoryStorage) ReapStale(ctx context.Context, _ time.Duration) (reaped int, err error) {
+	now := time.Now() // before the lock, which heartbeats may be waiting for as well
+	if err := s.deleteOld(ctx, microTime(now)); err != nil {
 		return 0, err
 	}
 	err = s.do(ctx, func() error {
+		s.ended.mergeOld(s.now)
 		for _, rec := range s.running {
-			silence := now.Sub(rec.job.HeartbeatAt).Abs() // negative if the clock was set back
-			if silence > visibility {
-				s.reapLocked(rec, now, visibility)
+			silence := microTime(now).Sub(rec.job.HeartbeatAt).Abs() // negative if the clock was set back
+			switch {
+			case silence <= rec.lease:
+				rec.doubted = time.Time{}
+			case rec.doubted.IsZero():
+				rec.doubted = time.Now()
+			case now.Sub(rec.doubted) >= reapGap(rec.lease):
+				s.reapLocked(rec)
 				reaped++
 			}
 		}
@@ -682,21 +876,20 @@ func (s *MemoryStorage) ReapStale(ctx context.Context, visibility time.Duration)
 }
 
 // reapLocked takes a job back from a worker that seems to be dead.
-func (s *MemoryStorage) reapLocked(rec *record, now time.Time, visibility time.Duration) {
+func (s *MemoryStorage) reapLocked(rec *record) {
 	if rec.job.Canceled {
 		s.cancelLocked(rec)
 		return
 	}
 	rec.job.Error = "lease expired"
-	rec.reaped++
-	if rec.reaped == 1 {
+	rec.job.Reaped++
+	if rec.job.Reaped == 1 {
 		s.returnLocked(rec, time.Time{})
 		return
 	}
 	// The product may be too large for a Duration, but not for a float64.
-	spread := float64(rec.job.Attempts) * float64(max(visibility, 0))
-	spread = min(spread, math.MaxInt64/2)
-	s.returnLocked(rec, now.Add(time.Duration(rand.Float64()*spread)))
+	spread := min(float64(rec.job.Attempts)*float64(rec.lease), math.MaxInt64/2)
+	s.returnLocked(rec, s.now.Add(time.Duration(rand.Float64()*spread)))
 }
 
 // deleteOld enforces Retention and DeadLetterRetention.
@@ -716,14 +909,14 @@ func (s *MemoryStorage) deleteOld(ctx context.Context, now time.Time) error {
 // purgeOld purges the dead letters of jobs that failed before a time.
 func (s *MemoryStorage) purgeOld(ctx context.Context, before time.Time) error {
 	return s.inPages(ctx, func() (more bool) {
-		for _, e := range s.dead.page(0, memoryPage) {
+		page := s.dead.page(0, memoryPage)
+		for _, e := range page {
 			if !e.rec.job.FinishedAt.Before(before) {
 				return false
 			}
 			s.purgeLocked(e.rec)
-			more = true
 		}
-		return more
+		return len(page) > 0
 	})
 }
 
@@ -746,8 +939,8 @@ func (s *MemoryStorage) inPages(ctx context.Context, page func() (more bool)) er
 func (s *MemoryStorage) Size(ctx context.Context) (size int, err error) {
 	err = s.do(ctx, func() error {
 		size = s.future.Len()
-		for _, queue := range s.ready {
-			size += queue.Len()
+		for _, l := range s.ready.lanes {
+			size += l.jobs.Len()
 		}
 		return nil
 	})
@@ -777,29 +970,36 @@ func (s *MemoryStorage) Get(ctx context.Context, id string) (*Job, error) {
 
 // Jobs implements [Inspector].
 func (s *MemoryStorage) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
-	return s.list(ctx, f, &s.all)
+	return s.list(ctx, &s.all, f, f.matcher((*record).createdAt))
 }
 
 // DeadLetters implements [Inspector].
 func (s *MemoryStorage) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
 	f.Status = ""
-	return s.list(ctx, f, &s.dead)
+	return s.list(ctx, &s.dead, f, f.matcher((*record).finishedAt))
 }
 
-// list ranges over the jobs of a roll that match a filter. It reads a hundred at a time.
-func (s *MemoryStorage) list(ctx context.Context, f Filter, from *roll) iter.Seq2[*Job, error] {
+// list ranges over the records of a roll that match. It reads a hundred under one hold of the lock.
+func (s *MemoryStorage) list(
+	ctx context.Context, from *roll, f Filter, matches func(*record) bool,
+) iter.Seq2[*Job, error] {
 	return func(yield func(*Job, error) bool) {
-		matches := f.matcher()
 		last := int64(0) // the number up to which the roll has been read
+		if f.Newest {
+			last = math.MaxInt64
+		}
 		yielded := 0
-		for more := true; more; {
+		for {
+			var page []entry
 			var records []*record
 			var jobs []*Job
 			err := s.do(ctx, func() error {
-				page := from.page(last, 100)
-				more = len(page) > 0
+				if f.Newest {
+					page = s.narrowLocked(from, f).pageBefore(last, 100)
+				} else {
+					page = s.narrowLocked(from, f).page(last, 100)
+				}
 				for _, e := range page {
-					last = e.number
 					if matches(e.rec) {
 						records = append(records, e.rec)
 						jobs = append(jobs, e.rec.copyLocked())
@@ -811,6 +1011,10 @@ func (s *MemoryStorage) list(ctx context.Context, f Filter, from *roll) iter.Seq
 				yield(nil, err)
 				return
 			}
+			if len(page) == 0 {
+				return
+			}
+			last = page[len(page)-1].number
 			decodeArgs(jobs, records)
 			for _, job := range jobs {
 				if !yield(job, nil) {
@@ -825,12 +1029,49 @@ func (s *MemoryStorage) list(ctx context.Context, f Filter, from *roll) iter.Seq
 	}
 }
 
-// matcher returns a function that reports whether a record matches the filter.
-func (f Filter) matcher() func(*record) bool {
+// narrowLocked returns a roll of the few records that can match the filter, if there is a quick way to them,
+// and else the whole roll.
+func (s *MemoryStorage) narrowLocked(from *roll, f Filter) *roll {
+	var few []*record
+	unfinished := f.Status == StatusPending || f.Status == StatusRunning
+	switch {
+	case len(f.IDs) > 0:
+		for _, id := range f.IDs {
+			if rec := s.jobs[id]; rec != nil {
+				few = append(few, rec)
+			}
+		}
+	case f.Key != "" && unfinished:
+		few = s.keys[f.Key]
+	case f.Status == StatusRunning:
+		few = slices.Collect(maps.Values(s.running))
+	default:
+		return from
+	}
+	narrow := new(roll)
+	for _, rec := range few {
+		number := rec.age
+		if from == &s.dead {
+			number = rec.letter
+		}
+		if number > 0 {
+			narrow.entries = append(narrow.entries, entry{number, rec})
+		}
+	}
+	slices.SortFunc(narrow.entries, func(a, b entry) int { return cmp.Compare(a.number, b.number) })
+	narrow.entries = slices.Compact(narrow.entries) // an ID may be given twice
+	return narrow
+}
+
+// matcher returns a function that reports whether a record matches the filter. After and Before are about
+// the time that at returns.
+func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 	ids := make(map[string]bool, len(f.IDs))
 	for _, id := range f.IDs {
 		ids[id] = true
 	}
+	after := microTime(f.After)
+	before := microTime(f.Before)
 	return func(rec *record) bool {
 		switch {
 		case len(ids) > 0 && !ids[rec.job.ID]:
@@ -841,9 +1082,64 @@ func (f Filter) matcher() func(*record) bool {
 			return false
 		case f.Task != "" && !strings.EqualFold(f.Task, rec.job.Task):
 			return false
+		case f.Key != "" && f.Key != rec.job.Key:
+			return false
+		case !strings.Contains(rec.job.Error, f.Text):
+			return false
+		case !after.IsZero() && at(rec).Before(after):
+			return false
+		case !before.IsZero() && !at(rec).Before(before):
+			return false
 		}
 		return true
 	}
+}
+
+func (r *record) createdAt() time.Time  { return r.job.CreatedAt }
+func (r *record) finishedAt() time.Time { return r.job.FinishedAt }
+
+// tend calls verb for the records of a roll that match, the oldest first, and counts those that it reports
+// true for, up to the Limit of the filter. It handles a page under one hold of the lock, and leaves alone
+// what is added to the roll meanwhile.
+func (s *MemoryStorage) tend(
+	ctx context.Context, from *roll, f Filter, matches func(*record) bool, verb func(*record) bool,
+) (n int, err error) {
+	var done, end int64 // numbers of the roll
+	err = s.do(ctx, func() error {
+		end = from.last
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = s.inPages(ctx, func() (more bool) {
+		page := s.narrowLocked(from, f).page(done, memoryPage)
+		for _, e := range page {
+			if e.number > end {
+				return false
+			}
+			done = e.number
+			if matches(e.rec) && verb(e.rec) {
+				n++
+			}
+			if f.Limit > 0 && n == f.Limit {
+				return false
+			}
+		}
+		return len(page) > 0
+	})
+	return n, err
+}
+
+// tendDead is tend for the dead-letter queue.
+func (s *MemoryStorage) tendDead(ctx context.Context, f Filter, verb func(*record) bool) (int, error) {
+	f.Status = ""
+	return s.tend(ctx, &s.dead, f, f.matcher((*record).finishedAt), verb)
+}
+
+// tendAll is tend for all jobs.
+func (s *MemoryStorage) tendAll(ctx context.Context, f Filter, verb func(*record) bool) (int, error) {
+	return s.tend(ctx, &s.all, f, f.matcher((*record).createdAt), verb)
 }
 
 // Replay implements [Inspector]. Limit counts the jobs replayed, not those that stay.
@@ -859,9 +1155,10 @@ func (s *MemoryStorage) replayLocked(rec *record) bool {
 	}
 	rec.job.Attempts = 0
 	rec.job.Error = ""
+	rec.job.Result = nil
 	rec.job.Worker = ""
 	rec.job.FinishedAt = time.Time{}
-	rec.reaped = 0
+	rec.job.Reaped = 0
 	s.returnLocked(rec, time.Time{})
 	return true
 }
@@ -878,23 +1175,42 @@ func (s *MemoryStorage) purgeLocked(rec *record) bool {
 	return true
 }
 
-// tendDead calls verb for the dead letters that match a filter, the oldest first, and counts those that it
-// reports true for, up to the Limit of the filter.
-func (s *MemoryStorage) tendDead(ctx context.Context, f Filter, verb func(*record) bool) (n int, err error) {
-	f.Status = ""
-	matches := f.matcher()
-	err = s.do(ctx, func() error {
-		for _, e := range s.dead.page(0, s.dead.len()) {
-			if f.Limit > 0 && n == f.Limit {
-				break
-			}
-			if matches(e.rec) && verb(e.rec) {
-				n++
-			}
+// Reschedule implements [Inspector].
+func (s *MemoryStorage) Reschedule(ctx context.Context, f Filter, at time.Time) (int, error) {
+	return s.tendAll(ctx, f, func(rec *record) bool {
+		if rec.job.Status != StatusPending {
+			return false
 		}
-		return nil
+		s.returnLocked(rec, at)
+		return true
 	})
-	return n, err
+}
+
+// CancelWhere implements [Inspector].
+func (s *MemoryStorage) CancelWhere(ctx context.Context, f Filter) (ended, asked int, err error) {
+	_, err = s.tendAll(ctx, f, func(rec *record) bool {
+		switch s.cancelOneLocked(rec) {
+		case StatusFailed:
+			ended++
+			return true
+		case StatusRunning:
+			asked++
+			return true
+		}
+		return false
+	})
+	return ended, asked, err
+}
+
+// PruneWhere implements [Inspector].
+func (s *MemoryStorage) PruneWhere(ctx context.Context, f Filter) (int, error) {
+	return s.tend(ctx, &s.all, f, f.matcher((*record).finishedAt), func(rec *record) bool {
+		if rec.ranking != &s.finished {
+			return false
+		}
+		s.deleteLocked(rec)
+		return true
+	})
 }
 
 // Prune implements [Inspector].
@@ -906,9 +1222,7 @@ func (s *MemoryStorage) Prune(ctx context.Context, before time.Time) (pruned int
 			if rec == nil || !rec.job.FinishedAt.Before(before) {
 				return false
 			}
-			s.leaveLocked(rec)
-			s.all.remove(rec.age)
-			delete(s.jobs, rec.job.ID)
+			s.deleteLocked(rec)
 			pruned++
 		}
 		return true
@@ -916,34 +1230,224 @@ func (s *MemoryStorage) Prune(ctx context.Context, before time.Time) (pruned int
 	return pruned, err
 }
 
+// deleteLocked deletes a finished job.
+func (s *MemoryStorage) deleteLocked(rec *record) {
+	s.leaveLocked(rec)
+	s.all.remove(rec.age)
+	delete(s.jobs, rec.job.ID)
+}
+
 // Stats implements [Inspector].
-func (s *MemoryStorage) Stats(ctx context.Context) (stats Stats, err error) {
-	now := microTime(time.Now())
+func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
+	var counter statsCounter
 	last := int64(0) // the number up to which s.all has been read
-	err = s.inPages(ctx, func() (more bool) {
-		stats.DeadLetters = s.dead.len()
+	err := s.inPages(ctx, func() (more bool) {
 		page := s.all.page(last, memoryPage)
 		for _, e := range page {
 			last = e.number
-			stats.count(&e.rec.job, now)
+			s.countOneLocked(&counter, &e.rec.job)
 		}
 		return len(page) > 0
 	})
-	return stats, err
+	if err != nil {
+		return Stats{}, err
+	}
+	var deadLetters int
+	var lastMinute [60]int
+	err = s.do(ctx, func() error {
+		s.ended.count(&counter, s.now)
+		deadLetters = s.dead.len()
+		lastMinute = s.recent.counts(s.now)
+		return nil
+	})
+	if err != nil {
+		return Stats{}, err
+	}
+	stats := counter.stats() // not under the lock: there may be many names to sort
+	stats.DeadLetters = deadLetters
+	stats.LastMinute = lastMinute
+	return stats, nil
 }
 
-// count adds one job to the counts.
-func (s *Stats) count(job *Job, now time.Time) {
-	lastHour, lastMinute := 0, 0
-	if !job.FinishedAt.IsZero() {
-		age := max(now.Sub(job.FinishedAt), 0) // negative if the clock was set back
-		if age < time.Hour {
-			lastHour = 1
+// countOneLocked counts a job that waits or runs.
+func (s *MemoryStorage) countOneLocked(counter *statsCounter, job *Job) {
+	var counts Counts
+	switch job.Status {
+	case StatusPending:
+		counts.Pending = 1
+		counts.Oldest = job.CreatedAt
+		if !job.RunAt.After(s.now) {
+			counts.Due = 1
+			counts.OldestDue = job.RunAt
+			if job.CreatedAt.After(job.RunAt) {
+				counts.OldestDue = job.CreatedAt
+			}
 		}
-		if age < time.Minute {
-			lastMinute = 1
-			s.LastMinute[59-age/time.Second]++
+	case StatusRunning:
+		counts.Running = 1
+		if !job.StartedAt.IsZero() {
+			counts.Started = 1
+		}
+	default:
+		return
+	}
+	counter.add(job.Queue, job.Task, counts)
+}
+
+// History implements [Inspector]. It goes back a week.
+func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []Ends, err error) {
+	err = s.do(ctx, func() error {
+		s.ended.mergeOld(s.now)
+		ends = s.ended.since(since)
+		return nil
+	})
+	slices.SortFunc(ends, func(a, b Ends) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Task, b.Task))
+	})
+	return ends, err
+}
+
+// ---- Limits ----
+
+// SetLimit implements [Limiter].
+func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, limit int) error {
+	queue = cmp.Or(queue, defaultQueue)
+	return s.do(ctx, func() error {
+		if limit < 0 {
+			delete(s.limits, queue)
+		} else {
+			s.limits[queue] = limit
+		}
+		s.wakeLocked()
+		return nil
+	})
+}
+
+// Limits implements [Limiter].
+func (s *MemoryStorage) Limits(ctx context.Context) (limits map[string]int, err error) {
+	err = s.do(ctx, func() error {
+		limits = maps.Clone(s.limits)
+		return nil
+	})
+	return limits, err
+}
+
+// ---- How many jobs ended, and when ----
+
+const (
+	historyPairs  = 1000               // pairs of queue and task that are counted in one period
+	historyMerged = 2 * time.Hour      // how old the minutes are that become hours
+	historyKept   = 7 * 24 * time.Hour // how old the hours are that are forgotten
+)
+
+// history counts ends of jobs by period, and in a period by queue and task. A period is a minute, or an
+// hour if it is older. The key is the Unix time at which it began.
+type history map[int64]map[laneName]Ends
+
+// add counts one end.
+func (h *history) add(now time.Time, name laneName, status Status, took time.Duration) {
+	end := Ends{Took: took}
+	if status == StatusSuccess {
+		end.Succeeded = 1
+	} else {
+		end.Failed = 1
+	}
+	h.addTo(now.Truncate(time.Minute), name, end)
+}
+
+// addTo adds ends to those of a period. Once the period has 1,000 pairs of queue and task, new pairs are
+// added to the pair of other and other.
+func (h *history) addTo(period time.Time, name laneName, more Ends) {
+	if *h == nil {
+		*h = make(history)
+	}
+	pairs := (*h)[period.Unix()]
+	if pairs == nil {
+		pairs = make(map[laneName]Ends)
+		(*h)[period.Unix()] = pairs
+	}
+	ends, known := pairs[name]
+	if !known && len(pairs) >= historyPairs {
+		name = laneName{"other", "other"}
+		ends = pairs[name]
+	}
+	ends.At = period
+	ends.Queue = name.queue
+	ends.Task = name.task
+	ends.Succeeded += more.Succeeded
+	ends.Failed += more.Failed
+	ends.Took += more.Took
+	pairs[name] = ends
+}
+
+// mergeOld adds old minutes to their hours and forgets very old hours.
+func (h *history) mergeOld(now time.Time) {
+	for _, start := range slices.Collect(maps.Keys(*h)) {
+		period := time.Unix(start, 0).UTC()
+		hour := period.Truncate(time.Hour)
+		switch {
+		case period.Before(now.Add(-historyKept)):
+			delete(*h, start)
+		case period.Before(now.Add(-historyMerged)) && period != hour:
+			for name, ends := range (*h)[start] {
+				h.addTo(hour, name, ends)
+			}
+			delete(*h, start)
 		}
 	}
-	s.add(tally{job.Queue, job.Task, job.Status, 1, job.CreatedAt, lastHour, lastMinute})
+}
+
+// since returns the ends of the periods from the minute of a time on, in no order.
+func (h history) since(t time.Time) []Ends {
+	var all []Ends
+	for start, pairs := range h {
+		if start >= t.Truncate(time.Minute).Unix() {
+			all = slices.AppendSeq(all, maps.Values(pairs))
+		}
+	}
+	return all
+}
+
+// count adds the ends of the last hour to a counter.
+func (h history) count(counter *statsCounter, now time.Time) {
+	lastMinute := now.Truncate(time.Minute).Add(-time.Minute)
+	for _, ends := range h.since(now.Add(-time.Hour)) {
+		counts := Counts{SuccessHour: ends.Succeeded, FailedHour: ends.Failed}
+		if !ends.At.Before(lastMinute) {
+			counts.Minute = ends.Succeeded + ends.Failed
+		}
+		counter.add(ends.Queue, ends.Task, counts)
+	}
+}
+
+// lastMinute counts ends of jobs in each of the last 60 seconds.
+type lastMinute struct {
+	seconds [60]int // by Unix second modulo 60
+	newest  int64   // the Unix second of the last count
+}
+
+// add counts one end.
+func (l *lastMinute) add(now time.Time) {
+	l.advance(now)
+	l.seconds[l.newest%60]++
+}
+
+// advance clears the seconds that have passed since the last count. It does nothing if the clock was set
+// back.
+func (l *lastMinute) advance(now time.Time) {
+	second := max(now.Unix(), l.newest)
+	for range min(second-l.newest, 60) {
+		l.newest++
+		l.seconds[l.newest%60] = 0
+	}
+	l.newest = second
+}
+
+// counts returns the counts, the oldest second first.
+func (l *lastMinute) counts(now time.Time) (counts [60]int) {
+	l.advance(now)
+	for i := range counts {
+		counts[i] = l.seconds[(l.newest+1+int64(i))%60]
+	}
+	return counts
 }

@@ -136,8 +136,15 @@ type Job struct {
 	Priority int `json:"priority"`
 	// RunAt is when the job is due [at once].
 	RunAt time.Time `json:"run_at,omitzero"`
-	// Key is optional. At most one unfinished job (PENDING or RUNNING) holds a Key.
+	// Key is optional. At most one unfinished job (PENDING or RUNNING) holds a Key. Keys that begin with "periodic:"
+	// belong to the jobs of [Periodic].
 	Key string `json:"key,omitempty"`
+	// KeyUntilStart makes the job give up its Key, for good, when it is first claimed. The field Key stays as it is.
+	// Such a job is never claimed ahead of a free slot.
+	KeyUntilStart bool `json:"key_until_start,omitempty"`
+	// Meta travels beside the arguments and is not for the task's function: trace context, tenant. Middleware reads
+	// it. It takes at most 4 KiB as JSON.
+	Meta map[string]string `json:"meta,omitempty"`
 
 	// Status is PENDING after Enqueue.
 	Status Status `json:"status"`
@@ -147,11 +154,13 @@ type Job struct {
 	Claim int64 `json:"claim"`
 	// Worker is the Name of the worker that holds the claim, or held it last.
 	Worker string `json:"worker,omitempty"`
+	// Reaped counts the leases that were lost one after the other. An attempt that ends in any other way resets it.
+	Reaped int `json:"reaped,omitempty"`
 	// Canceled means that Cancel was called. The job is FAILED, or becomes so when its claim ends without success.
 	Canceled bool `json:"canceled,omitempty"`
 	// Error is that of the last failed attempt, at most 16 KiB.
 	Error string `json:"error,omitempty"`
-	// Result is what the task recorded with SetResult.
+	// Result is what the task recorded with SetResult, while it runs and after it.
 	Result json.RawMessage `json:"result,omitempty"`
 
 	// All times are UTC with microseconds, in every storage.
@@ -159,7 +168,12 @@ type Job struct {
 	CreatedAt time.Time `json:"created_at,omitzero"`
 	// HeartbeatAt is the time of the claim, and then of the last heartbeat.
 	HeartbeatAt time.Time `json:"heartbeat_at,omitzero"`
-	FinishedAt  time.Time `json:"finished_at,omitzero"`
+	// LeaseUntil is when the claim of a RUNNING job expires. It is zero for claims of the Python library.
+	LeaseUntil time.Time `json:"lease_until,omitzero"`
+	// StartedAt is when the task of a RUNNING job started. The first heartbeat stores it: a job that was claimed and
+	// waits for a slot, or whose task is short, has none.
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
 }
 
 // NewJob returns a job for the named task with positional arguments. Change it as needed, then enqueue it.
@@ -174,7 +188,8 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 // A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what became of
 // the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
 //
-// A storage may have more powers, which are interfaces of their own: [Canceler], [Inspector].
+// A storage may have more powers, which are interfaces of their own: [Canceler], [Inspector], [Limiter]. [As] finds
+// them, also behind a storage that wraps another and has a method Unwrap() Storage.
 type Storage interface {
 	// Enqueue stores all the jobs or none, durably when it returns nil. It sets each job's ID, Queue, Status and
 	// CreatedAt, and encodes the arguments, so it does not see later changes to them. It returns a [DuplicateError]
@@ -185,24 +200,37 @@ type Storage interface {
 	// otherwise.
 	Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error)
 	// MarkDone makes the jobs SUCCESS and stores each job's Result.
+	//
+	// Whatever ends a claim clears its lease and its doubt, and whatever makes a row PENDING or ends it wakes the
+	// Dequeues that this may concern.
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// MarkFailed makes the job PENDING again, due at retryAt, with the ErrorText of cause. It returns ErrLeaseLost for
 	// a lost job.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
 	// DeadLetter makes the job FAILED, with the ErrorText of cause, and copies it into the dead-letter queue, in one
-	// step. If cause matches ErrAttemptsUsedUp the job did not run under this claim, and its Attempts become one less.
+	// step, with the job's Result if that is not nil, and else with the one that is stored. If cause matches ErrAttemptsUsedUp the job did not run under this claim, and its Attempts become one less.
 	// It returns ErrLeaseLost for a lost job.
 	DeadLetter(ctx context.Context, job *Job, cause error) error
 	// Release gives claims back: the jobs become PENDING, due at the time at (zero: at once), with the attempt
 	// refunded and the Claim used up. A cause that is not nil becomes their Error. Jobs that Cancel was called for end
 	// instead, and are returned as canceled.
 	Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error)
-	// Heartbeat prolongs the claims.
+	// Heartbeat prolongs the claims by their leases. It stores a job's StartedAt, unless one is stored, and its Result,
+	// if that is not nil.
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
-	// ReapStale takes back the claims whose last heartbeat is more than visibility before the call, or as far after
-	// it, which happens when the clock is set back. It returns how many. The jobs become PENDING with the Error "lease
-	// expired": due at once the first time, and from a job's second reaping on at a random time within Attempts ×
-	// visibility, so that jobs which merely ran beside one that kills its process do not die with it again.
+	// ReapStale takes back the claims of workers that are dead, and returns how many.
+	//
+	// A lease belongs to its holder: the claim stores opts.Lease, and whoever reaps goes by that. visibility is for
+	// claims that have none, which are Python's. A lease has expired when its last heartbeat is longer ago than the
+	// lease, or as far in the future, which happens when the clock is set back. ReapStale takes a lease back at
+	// the second look: the first one stores the time as a doubt, which a heartbeat or a claim clears, and a call of the
+	// same storage takes the lease back if it comes after a gap, by the monotonic clock: a fifth of the lease plus a
+	// second, or the lease if that is shorter. The doubt of another process counts when it is a whole lease old.
+	// So a lock, a freeze of all processes, a full disk or a clock that jumps costs no living worker a job.
+	//
+	// The jobs become PENDING with the Error "lease expired": due at once the first time, and from a job's second
+	// lost lease on at a random time within Attempts × lease, so that jobs which merely ran beside one that kills its
+	// process do not die with it again.
 	ReapStale(ctx context.Context, visibility time.Duration) (int, error)
 	// Size returns the number of PENDING jobs.
 	Size(ctx context.Context) (int, error)
@@ -221,8 +249,13 @@ type DequeueOptions struct {
 	Ahead int
 	// Queues are the queues to claim from [every queue]. "" is the default queue.
 	Queues []string
+	// Tasks are the tasks to claim, without regard to the case of letters [every task]. Jobs of other tasks stay as they
+	// are, for workers that know them, and delay nobody: Dequeue looks past 1,000 of them, and sets more than that aside.
+	Tasks []string
 	// Worker becomes the Worker of the jobs.
 	Worker string
+	// Lease is how long a claim lives without a heartbeat [10s].
+	Lease time.Duration
 	// NoWait makes Dequeue return what is due now, perhaps no job and no error.
 	NoWait bool
 }
@@ -236,6 +269,12 @@ type Enqueuer interface {
 // transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns one.
 type Tx interface {
 	Enqueuer
+	// Done makes the job of the running task SUCCESS inside the transaction, with its Result so far. ctx is the
+	// task's. So what the task writes in the transaction and the end of the job commit together: the effect happens
+	// exactly once. If the claim is no longer this worker's, Done returns ErrLeaseLost, and the caller must roll back.
+	// The worker records nothing more after the task has returned. Keep the transaction shorter than the lease, because
+	// heartbeats wait for it.
+	Done(ctx context.Context) error
 }
 
 // Canceler is a [Storage] that can end jobs before they succeed. It marks them as [Job].Canceled. A PENDING job ends at
@@ -252,9 +291,11 @@ type Canceler interface {
 }
 
 // Inspector is a [Storage] that people can look into and tend. The command line needs it. Listings are in the order of
-// age. They read in pages, so an iterator may stay open for any time. An error ends the sequence.
+// age. They read in pages, so an iterator may stay open for any time. An error ends the sequence. A verb that takes a
+// Filter changes at most 500 jobs in a transaction, so that nobody waits for it: each job's step is atomic, the call is
+// not.
 type Inspector interface {
-	// Stats counts the jobs. It looks at every job, in pages, so that nobody waits for it: a second or two a million.
+	// Stats counts the jobs that wait and run, and those that ended lately.
 	Stats(ctx context.Context) (Stats, error)
 	// Get returns one job, or ErrNotFound.
 	Get(ctx context.Context, id string) (*Job, error)
@@ -264,25 +305,61 @@ type Inspector interface {
 	// the time. CreatedAt, RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
 	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
 	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with no
-	// attempts, in one transaction. A job whose Key another unfinished job holds stays. It returns how many it took.
+	// attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
 	// Purge deletes dead letters and returns how many.
 	Purge(ctx context.Context, f Filter) (int, error)
 	// Prune deletes the jobs that finished before a time and returns how many. It spares FAILED jobs with a dead
 	// letter. Where no finish was recorded, the last heartbeat or the creation counts.
 	Prune(ctx context.Context, before time.Time) (int, error)
+	// PruneWhere deletes the finished jobs that match f and returns how many. It spares what Prune spares. After and
+	// Before are about when the jobs finished.
+	PruneWhere(ctx context.Context, f Filter) (int, error)
+	// CancelWhere cancels the PENDING and RUNNING jobs that match f, as Canceler.Cancel does, and returns how many have
+	// ended and how many were asked to end.
+	CancelWhere(ctx context.Context, f Filter) (ended, asked int, err error)
+	// Reschedule makes the PENDING jobs that match f due at a time, zero being at once, and returns how many.
+	Reschedule(ctx context.Context, f Filter, at time.Time) (int, error)
+	// History returns the ends of jobs since a time, by minute, queue and task, the oldest first. Ends that are older
+	// than two hours are merged by the hour. Beyond 1,000 pairs of a queue and a task in a minute, the others are
+	// counted as queue "other" and task "other".
+	History(ctx context.Context, since time.Time) ([]Ends, error)
 }
 
-// Filter narrows a listing. Its zero value matches every job; a job must match all fields that are set.
+// Ends are the jobs of one queue and task that ended in one minute, or hour.
+type Ends struct {
+	At        time.Time     `json:"at"` // when the minute or hour began
+	Queue     string        `json:"queue"`
+	Task      string        `json:"task"`
+	Succeeded int           `json:"succeeded"`
+	Failed    int           `json:"failed"` // dead-lettered or canceled
+	Took      time.Duration `json:"took"`   // the sum, from the claim to the end
+}
+
+// Limiter is a [Storage] that can bound how many jobs of a queue run at once, over all workers.
+type Limiter interface {
+	// SetLimit lets at most max jobs of a queue be RUNNING. 0 pauses the queue, a negative max lifts the limit. What
+	// runs goes on. A dead worker's job counts until its lease is taken back. A limited queue is never claimed ahead.
+	SetLimit(ctx context.Context, queue string, max int) error
+	// Limits returns the limits by queue.
+	Limits(ctx context.Context) (map[string]int, error)
+}
+
+// Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set.
 type Filter struct {
 	IDs    []string // any of these
 	Status Status   // ignored for dead letters, which are all FAILED
 	Queue  string
 	Task   string // without regard to case
-	Limit  int    // at most so many [no limit]
+	Key    string
+	Text   string    // somewhere in the Error
+	After  time.Time // created at this time or later; for dead letters, failed
+	Before time.Time // created before this time; for dead letters, failed
+	Newest bool      // list the newest first
+	Limit  int       // at most so many [no limit]
 }
 
-// Stats are counts of the jobs that a storage holds. Pruned jobs are not among them.
+// Stats are counts of the jobs that wait and run, and of those that ended lately.
 type Stats struct {
 	Total       Counts       `json:"total"`
 	Queues      []QueueStats `json:"queues"` // by name
@@ -303,21 +380,23 @@ type TaskStats struct {
 	Counts
 }
 
-// Counts are numbers of jobs by status, and of those that finished lately.
+// Counts are numbers of jobs by status, and of those that ended lately.
 type Counts struct {
 	Pending     int       `json:"pending"`
+	Due         int       `json:"due"` // of Pending, those that are due
 	Running     int       `json:"running"`
-	Success     int       `json:"success"`
-	Failed      int       `json:"failed"`
-	SuccessHour int       `json:"success_last_hour"` // of Success, those of the last hour
+	Started     int       `json:"started"` // of Running, those with a StartedAt; the others may still wait for a slot
+	SuccessHour int       `json:"success_last_hour"`
 	FailedHour  int       `json:"failed_last_hour"`
-	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED; a sixtieth of it is the rate a second
+	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest PENDING job
+	OldestDue   time.Time `json:"oldest_due,omitzero"`     // since when the job that is due for the longest has been due
 }
 
 // Errors to match with errors.Is. What the package returns adds the job and the reason.
 var (
 	// From Enqueue.
+	ErrBusy      = errors.New("pinion: the write lock was not to be had") // for ten seconds
 	ErrDuplicate = errors.New("pinion: duplicate job")
 	ErrTooLarge  = errors.New("pinion: too large")     // more than 1 MiB of encoded arguments, or of a result
 	ErrBadArgs   = errors.New("pinion: bad arguments") // also when they do not fit the task; never retried
@@ -376,12 +455,13 @@ func openSQLiteScheme(ctx context.Context, dsn string) (Storage, error) {
 
 // Open opens the storage that dsn names. A path, or "sqlite:" and a path, is a SQLite file, which Open creates if it is
 // missing. "memory:" is a new MemoryStorage. "scheme:…" is what a backend registered for that scheme. The caller
-// closes the storage. [OpenSQLite] takes options.
+// closes the storage. [OpenSQLite] takes options: Open knows no settings behind a "?", and refuses them.
 func Open(ctx context.Context, dsn string) (Storage, error) {
 	if !schemePattern.MatchString(dsn) {
 		dsn = "sqlite:" + dsn
 	}
-	scheme, _, _ := strings.Cut(strings.ToLower(dsn), ":")
+	scheme, rest, _ := strings.Cut(dsn, ":")
+	scheme = strings.ToLower(scheme)
 	schemesMu.Lock()
 	open := schemes[scheme]
 	known := slices.Sorted(maps.Keys(schemes))
@@ -391,7 +471,33 @@ func Open(ctx context.Context, dsn string) (Storage, error) {
 		return nil, fmt.Errorf("pinion: open: no backend for the scheme %q (there are: %s); import the package that "+
 			"registers it, or write sqlite: before the name of a file", scheme, strings.Join(known, ", "))
 	}
+	switch scheme {
+	case "memory":
+		if rest != "" {
+			return nil, fmt.Errorf("pinion: open: %q: memory: takes nothing behind the colon", dsn)
+		}
+	case "sqlite":
+		if err := checkFileName(rest); err != nil {
+			return nil, err
+		}
+	}
 	return open(ctx, dsn)
+}
+
+// checkFileName refuses the names of files that look like something else.
+func checkFileName(name string) error {
+	switch {
+	case strings.Contains(name, "?"):
+		return fmt.Errorf("pinion: open: %q: a file's name takes no settings behind a ?; use OpenSQLite, which takes "+
+			"options", name)
+	case strings.HasPrefix(name, "//"):
+		return fmt.Errorf("pinion: open: %q: want a path behind sqlite:, such as sqlite:jobs.db or sqlite:/var/jobs.db",
+			"sqlite:"+name)
+	case strings.EqualFold(name, "memory") || strings.EqualFold(name, ":memory:"):
+		return fmt.Errorf("pinion: open: %q: want memory: for a storage in memory, or ./%s for a file of that name",
+			name, strings.Trim(name, ":"))
+	}
+	return nil
 }
 
 // RegisterScheme makes Open pass every dsn that starts with "scheme:" to open, as a whole. It is for authors of storages,
@@ -410,6 +516,71 @@ func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (S
 		panic(fmt.Sprintf("pinion: RegisterScheme(%q): the scheme is registered already", scheme))
 	}
 	schemes[scheme] = open
+}
+
+// As returns s as a T, which is an interface such as [Canceler], [Inspector] or [Limiter]. If s is not a T but has a
+// method Unwrap() Storage, As goes on with what that returns, so that a storage that wraps another keeps the powers of
+// that.
+func As[T any](s Storage) (T, bool) {
+	for s != nil {
+		if power, ok := s.(T); ok {
+			return power, true
+		}
+		wrapper, ok := s.(interface{ Unwrap() Storage })
+		if !ok {
+			break
+		}
+		s = wrapper.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+const (
+	firstLook = 5 * time.Millisecond // between the first two looks of Wait
+	lastLook  = time.Second          // between later ones
+	pythonGap = time.Minute          // how long a Python worker may leave a job FAILED before it makes it PENDING again
+)
+
+// Wait waits until a job has ended and returns it: SUCCESS, canceled, or FAILED with a dead letter. A Python worker
+// makes a job FAILED between two attempts, which is not an end. Wait looks at the storage, at first each 5 ms and later
+// each second. It returns ErrNotFound for an unknown id, the error of a ctx that ends, and errors.ErrUnsupported for a
+// storage that isn't an [Inspector].
+func Wait(ctx context.Context, s Storage, id string) (*Job, error) {
+	in, ok := As[Inspector](s)
+	if !ok {
+		return nil, fmt.Errorf("pinion: wait: %T: %w: it is not an Inspector", s, errors.ErrUnsupported)
+	}
+	for gap := firstLook; ; gap = min(gap*2, lastLook) {
+		job, err := in.Get(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		ended, err := hasEnded(ctx, in, job)
+		if ended || err != nil {
+			return job, err
+		}
+		if !pause(ctx, gap) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// hasEnded reports whether nobody owes the job anything.
+func hasEnded(ctx context.Context, in Inspector, job *Job) (bool, error) {
+	switch {
+	case job.Status == StatusSuccess:
+		return true, nil
+	case job.Status != StatusFailed:
+		return false, nil
+	case job.Canceled, !job.FinishedAt.IsZero(): // Python stores no time of finishing
+		return true, nil
+	}
+	for _, err := range in.DeadLetters(ctx, Filter{IDs: []string{job.ID}}) {
+		return err == nil, err
+	}
+	last := slices.MaxFunc([]time.Time{job.CreatedAt, job.HeartbeatAt, job.FinishedAt}, time.Time.Compare)
+	return time.Since(last) > pythonGap, nil
 }
 
 // lastID is the time in the newest id. With it the ids of one process sort in the order in which they were made, also
@@ -479,6 +650,9 @@ func (o DequeueOptions) check() error {
 	if o.Ahead < 0 || o.Ahead > o.Max {
 		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", o.Ahead, o.Max)
 	}
+	if o.Lease < 0 {
+		return fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", o.Lease, defaultLease)
+	}
 	return nil
 }
 
@@ -504,53 +678,79 @@ func ofOne(lost, canceled []*Job, err error) error {
 	return nil
 }
 
-// tally is a number of jobs of one queue, task and status.
-type tally struct {
-	queue, task string
-	status      Status
-	jobs        int
-	oldest      time.Time // CreatedAt of the oldest of them
-	hour        int       // how many of them finished in the last hour
-	minute      int       // and in the last minute
-}
-
-// add adds a tally to the total and to the counts of its queue and its task.
-func (s *Stats) add(t tally) {
-	q, found := slices.BinarySearchFunc(s.Queues, t.queue, func(c QueueStats, name string) int {
-		return strings.Compare(c.Queue, name)
-	})
-	if !found {
-		s.Queues = slices.Insert(s.Queues, q, QueueStats{Queue: t.queue})
-	}
-	k, found := slices.BinarySearchFunc(s.Tasks, t.task, func(c TaskStats, name string) int {
-		return strings.Compare(c.Task, name)
-	})
-	if !found {
-		s.Tasks = slices.Insert(s.Tasks, k, TaskStats{Task: t.task})
-	}
-	s.Total.add(t)
-	s.Queues[q].Counts.add(t)
-	s.Tasks[k].Counts.add(t)
-}
-
-func (c *Counts) add(t tally) {
-	switch t.status {
-	case StatusPending:
-		c.Pending += t.jobs
-		if c.Oldest.IsZero() || t.oldest.Before(c.Oldest) {
-			c.Oldest = t.oldest
+// checkDistinct reports a job that is handed to one Enqueue twice.
+func checkDistinct(jobs []*Job) error {
+	seen := make(map[*Job]bool, len(jobs))
+	for _, job := range jobs {
+		if job != nil && seen[job] {
+			return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", ErrDuplicate, job.Task)
 		}
-	case StatusRunning:
-		c.Running += t.jobs
-	case StatusSuccess:
-		c.Success += t.jobs
-		c.SuccessHour += t.hour
-		c.Minute += t.minute
-	case StatusFailed:
-		c.Failed += t.jobs
-		c.FailedHour += t.hour
-		c.Minute += t.minute
+		seen[job] = true
 	}
+	return nil
+}
+
+// defaultLease is how long a claim lives without a heartbeat if nobody says otherwise.
+const defaultLease = 10 * time.Second
+
+// reapGap returns how long after its doubt an expired lease is taken back: see Storage.ReapStale.
+func reapGap(lease time.Duration) time.Duration {
+	return min(lease, lease/5+time.Second)
+}
+
+// statsCounter adds up the Stats of a storage, in time that is linear in the number of names.
+type statsCounter struct {
+	total         Counts
+	queues, tasks map[string]*Counts
+}
+
+// add adds the counts of jobs of one queue and one task.
+func (c *statsCounter) add(queue, task string, counts Counts) {
+	if c.queues == nil {
+		c.queues = make(map[string]*Counts)
+		c.tasks = make(map[string]*Counts)
+	}
+	if c.queues[queue] == nil {
+		c.queues[queue] = new(Counts)
+	}
+	if c.tasks[task] == nil {
+		c.tasks[task] = new(Counts)
+	}
+	c.total.add(counts)
+	c.queues[queue].add(counts)
+	c.tasks[task].add(counts)
+}
+
+// stats returns the sums. DeadLetters and LastMinute are left to the caller.
+func (c *statsCounter) stats() Stats {
+	s := Stats{Total: c.total}
+	for _, name := range slices.Sorted(maps.Keys(c.queues)) {
+		s.Queues = append(s.Queues, QueueStats{name, *c.queues[name]})
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.tasks)) {
+		s.Tasks = append(s.Tasks, TaskStats{name, *c.tasks[name]})
+	}
+	return s
+}
+
+func (c *Counts) add(o Counts) {
+	c.Pending += o.Pending
+	c.Due += o.Due
+	c.Running += o.Running
+	c.Started += o.Started
+	c.SuccessHour += o.SuccessHour
+	c.FailedHour += o.FailedHour
+	c.Minute += o.Minute
+	c.Oldest = earlier(c.Oldest, o.Oldest)
+	c.OldestDue = earlier(c.OldestDue, o.OldestDue)
+}
+
+// earlier returns the earlier of two times. The zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // processName is the default Name of a worker.

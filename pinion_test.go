@@ -213,6 +213,7 @@ func documentedDefaults(t *testing.T, file, structName string) map[string]string
 }
 
 func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
+	Register("test "+NewID(), func(context.Context, struct{}) error { return nil }) // a Worker needs a task
 	worker := func(w *Worker) settings {
 		w.Storage = &MemoryStorage{}
 		s, err := w.settings()
@@ -239,13 +240,15 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 		"ReapInterval":      s.reap.String(),
 		"ShutdownTimeout":   s.shutdown.String(),
 		"Middleware":        "none",
+		"Periodic":          "none",
+		"OnEnd":             "none",
 		"Logger":            "slog.Default",
 	}
 	if diff := cmp.Diff(want, documentedDefaults(t, "worker.go", "Worker")); diff != "" {
 		t.Errorf("Worker (-code +comments):\n%s", diff)
 	}
 	if s.registry != DefaultRegistry || len(s.queues) > 0 || s.retry != DefaultRetry || s.taskTimeout != 0 || s.log != slog.Default() ||
-		s.name != fmt.Sprintf("%s:%d", host, os.Getpid()) {
+		s.periodic != nil || s.onEnd != nil || !strings.HasPrefix(s.name, fmt.Sprintf("%s:%d", host, os.Getpid())) {
 		t.Errorf("a Worker's defaults in words are not what its comments say: %+v", s)
 	}
 	for visibility, beat := range map[time.Duration]time.Duration{0: time.Second, 900 * time.Millisecond: 300 * time.Millisecond, time.Minute: time.Second} {
@@ -253,7 +256,7 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 			t.Errorf("a VisibilityTimeout of %v makes a HeartbeatInterval of %v, want %v", visibility, got, beat)
 		}
 	}
-	if want := (RetryPolicy{MaxRetries: 3, BaseDelay: 500 * time.Millisecond, Cap: 30 * time.Second, Jitter: true}); DefaultRetry != want {
+	if want := (RetryPolicy{MaxRetries: 25, BaseDelay: time.Second, Cap: time.Hour, Jitter: true}); DefaultRetry != want {
 		t.Errorf("DefaultRetry is %+v, want %+v", DefaultRetry, want)
 	}
 	sqlite, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "a.db"), nil)

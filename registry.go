@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Task is a function that jobs can name. Only Name and Run must be set.
@@ -16,8 +18,10 @@ import (
 // A is the type of the arguments, usually a struct. The elements of a job's Args fill its exported fields in
 // the order of declaration. The entries of its Kwargs fill them by their JSON names. Both may be mixed,
 // positional arguments first. So NewJob("add", 1, 2), the command line's --kwargs '{"a":1,"b":2}' and
-// Add.Job(AddArgs{1, 2}) run the same task alike. Fields that are not given stay zero. Too many elements, an
-// unknown name, a field given twice and a value that does not fit are ErrBadArgs, which is permanent.
+// Add.Job(AddArgs{1, 2}) run the same task alike. Fields that are not given stay zero. Names that A does not
+// have are ignored when the job runs, so that a deploy may add or remove a field; the worker logs a warning
+// once for each. Too many elements, a field given twice and a value that does not fit are ErrBadArgs, which
+// is permanent.
 //
 // An A that isn't a struct, or that decodes itself (time.Time), takes exactly one element. struct{} takes
 // none. *Job takes a copy of the job as it is. Numbers keep their precision: where an argument's type is an
@@ -76,13 +80,27 @@ func (t Task[A]) Enqueue(ctx context.Context, e Enqueuer, args A) (*Job, error) 
 	return job, nil
 }
 
+// ArgsOf returns the arguments of a job of this task, as its function would get them. It is for tests: was
+// the job enqueued with these arguments? A job of another task is an error, and arguments that do not fit are
+// ErrBadArgs.
+func (t Task[A]) ArgsOf(job *Job) (A, error) {
+	var args A
+	if !strings.EqualFold(job.Task, t.Name) {
+		return args, fmt.Errorf("pinion: ArgsOf: the job is of task %q, want %q", job.Task, t.Name)
+	}
+	err := t.params().decode(job, &args)
+	return args, err
+}
+
 // AnyTask is a Task[A] of any A, so that one Registry holds tasks of all types. Nothing else implements it.
 type AnyTask interface{ handler() handler }
 
 // handler is a Task[A] without the A in its type.
 type handler struct {
 	name    string
-	run     RunFunc // decodes the job's arguments and calls Task.Run
+	params  *params
+	run     RunFunc              // decodes the job's arguments and calls Task.Run
+	check   func(job *Job) error // decodes the job's arguments only
 	queue   string
 	timeout time.Duration
 	retry   *RetryPolicy
@@ -93,9 +111,12 @@ type RunFunc func(ctx context.Context, job *Job) error
 
 // handler checks the task, which panics for a mistake, and returns its handler.
 func (t Task[A]) handler() handler {
-	params := paramsOf(t.Name, reflect.TypeFor[A]())
+	params := t.params()
 	if t.Name == "" || t.Run == nil {
 		params.refuse("Name and Run must be set")
+	}
+	if err := checkLabel("Name", t.Name); err != nil {
+		params.refuse("%v", err)
 	}
 	if t.Timeout < 0 {
 		params.refuse("Timeout is negative")
@@ -106,48 +127,47 @@ func (t Task[A]) handler() handler {
 		}
 	}
 	run := func(ctx context.Context, job *Job) error {
-		args, err := argsOf[A](params, job)
-		if err != nil {
+		var args A
+		if err := params.decode(job, &args); err != nil {
 			return err
 		}
 		return t.Run(ctx, args)
 	}
-	return handler{name: t.Name, run: run, queue: t.Queue, timeout: t.Timeout, retry: t.Retry}
+	check := func(job *Job) error {
+		var args A
+		return params.decode(job, &args)
+	}
+	return handler{t.Name, params, run, check, t.Queue, t.Timeout, t.Retry}
 }
 
-// argsOf returns the arguments of a job as an A.
-func argsOf[A any](params *params, job *Job) (args A, err error) {
-	if whole, ok := any(&args).(**Job); ok {
-		*whole = job.clone()
-		return args, nil
-	}
-	err = params.decode(job, &args)
-	return args, err
-}
+func (t Task[A]) params() *params { return paramsOf(t.Name, reflect.TypeFor[A]()) }
+
+// unknown returns the names of a job's arguments that the task does not know and ignores, sorted.
+func (h handler) unknown(job *Job) []string { return h.params.unknown(job) }
 
 // clone returns a copy of the job for a task. The worker still needs its own: it acts by the job's Claim.
 func (j *Job) clone() *Job {
 	job := *j
-	job.Args, job.Kwargs = slices.Clone(j.Args), maps.Clone(j.Kwargs)
+	job.Args, job.Kwargs, job.Meta = slices.Clone(j.Args), maps.Clone(j.Kwargs), maps.Clone(j.Meta)
 	return &job
 }
 
 // Registry holds tasks by name. The zero value is empty and ready to use. Tasks may be added while workers
 // use it.
 type Registry struct {
-	handlers sync.Map // of handler, by the name in lower case
+	handlers sync.Map // of handler, by the foldCase of the name
 }
 
 // DefaultRegistry is where Register and RegisterTask put tasks, and where a Worker without a Registry looks.
 var DefaultRegistry = new(Registry)
 
 // Add registers tasks. Like http.Handle it panics for mistakes in the program, which are there whenever it
-// starts: an empty or taken name, a missing Run, and an argument type that JSON cannot express or in which
-// two fields have one JSON name.
+// starts: an empty or taken name, a missing Run, and an argument type that JSON cannot both write and read,
+// such as one with a channel, an error or a *sql.DB in it, or in which two fields have one JSON name.
 func (r *Registry) Add(ts ...AnyTask) {
 	for _, t := range ts {
 		added := t.handler()
-		taken, ok := r.handlers.LoadOrStore(strings.ToLower(added.name), added)
+		taken, ok := r.handlers.LoadOrStore(foldCase(added.name), added)
 		if ok {
 			panic(fmt.Sprintf("pinion: task %q is registered already, as %q", added.name, taken.(handler).name))
 		}
@@ -170,9 +190,23 @@ func (r *Registry) Queue(task string) string {
 	return h.queue
 }
 
+// Check returns what is wrong with a job that somebody types: ErrTaskNotFound for a task that isn't
+// registered, and ErrBadArgs for arguments that do not fit it. A worker ignores names that a task does not
+// know; Check refuses them, because they are likely to be misspelled.
+func (r *Registry) Check(job *Job) error {
+	h, ok := r.lookup(job.Task)
+	if !ok {
+		return fmt.Errorf("%w: %q", ErrTaskNotFound, job.Task)
+	}
+	if unknown := h.unknown(job); len(unknown) > 0 {
+		return h.params.bad("unknown argument %q; it takes %s", unknown[0], h.params.takes)
+	}
+	return h.check(job)
+}
+
 // lookup returns the handler of the named task.
 func (r *Registry) lookup(name string) (handler, bool) {
-	found, ok := r.handlers.Load(strings.ToLower(name))
+	found, ok := r.handlers.Load(foldCase(name))
 	if !ok {
 		return handler{}, false
 	}
@@ -188,4 +222,28 @@ func (r *Registry) once() bool {
 		}
 	}
 	return false
+}
+
+// foldCase returns a form of a name that is the same for all names which strings.EqualFold holds to be equal.
+func foldCase(name string) string {
+	for i := range len(name) {
+		c := name[i]
+		if c >= utf8.RuneSelf || 'A' <= c && c <= 'Z' {
+			return strings.Map(foldRune, name)
+		}
+	}
+	return name
+}
+
+// foldRune returns the smallest of the runes that differ from r in case only, but a lower-case letter in
+// ASCII, so that most names are folded already.
+func foldRune(r rune) rune {
+	smallest := r
+	for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+		smallest = min(smallest, other)
+	}
+	if 'A' <= smallest && smallest <= 'Z' {
+		smallest += 'a' - 'A'
+	}
+	return smallest
 }

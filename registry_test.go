@@ -3,6 +3,7 @@ package pinion
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -50,6 +51,9 @@ func TestRegistrationMistakesPanic(t *testing.T) {
 		want string
 	}{
 		{nop[int](""), `task "": Name and Run must be set`},
+		{nop[int]("x\x00"), `the Name "x\x00" contains a NUL`},
+		{nop[int]("\xff"), `the Name "\xff" is not valid UTF-8`},
+		{nop[int](strings.Repeat("x", 1025)), `the Name has 1025 bytes, want at most 1024`},
 		{Task[int]{Name: "x"}, `task "x": Name and Run must be set`},
 		{nop[int]("TAKEN"), `task "TAKEN" is registered already, as "taken"`},
 		{Task[int]{Name: "x", Run: run, Timeout: -1}, `task "x": Timeout is negative`},
@@ -82,14 +86,100 @@ func TestNamesAreFoundWithoutRegardToCase(t *testing.T) {
 	if _, ok := registry.lookup("x"); ok || len(registry.Names()) > 0 {
 		t.Error("an empty Registry has a task")
 	}
-	registry.Add(nop[int]("Send.Mail"), nop[string]("ärger"))
-	for _, name := range []string{"Send.Mail", "send.mail", "SEND.MAIL", "ÄRGER"} {
+	registry.Add(nop[int]("Send.Mail"), nop[string]("ärger"), nop[int]("\u212Aelvin"), nop[int]("ΣΑΣ"))
+	for _, name := range []string{
+		"Send.Mail", "send.mail", "SEND.MAIL", "\u017Fend.mail", "ÄRGER", "kelvin", "KELVIN", "σας", "σασ",
+	} {
 		if _, ok := registry.lookup(name); !ok {
 			t.Errorf("%q is not found", name)
 		}
+		if got := panicOfAdd(&registry, nop[int](name)); !strings.Contains(got, "is registered already") {
+			t.Errorf("adding %q again: panic %q", name, got)
+		}
 	}
-	if diff := cmp.Diff([]string{"Send.Mail", "ärger"}, registry.Names()); diff != "" {
+	if diff := cmp.Diff([]string{"Send.Mail", "ärger", "ΣΑΣ", "\u212Aelvin"}, registry.Names()); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
+func FuzzFoldCase(f *testing.F) {
+	for _, seed := range [][2]string{{"", ""}, {"Add", "aDD"}, {"Kelvin", "\u212Aelvin"}, {"ΣΑΣ", "σας"}, {"ſ", "S"},
+		{"\xff", "\uFFFD"}, {"\xff\xfe", "\xfe\xff"}, {"İ", "i"}, {"ß", "ẞ"}, {"ǅ", "ǆ"}, {"a", "b"}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		if got, want := foldCase(a) == foldCase(b), strings.EqualFold(a, b); got != want {
+			t.Errorf("foldCase holds %q and %q to be equal: %v, want %v as strings.EqualFold", a, b, got, want)
+		}
+		if folded := foldCase(a); foldCase(folded) != folded || !strings.EqualFold(folded, a) {
+			t.Errorf("%q is folded to %q", a, folded)
+		}
+	})
+}
+
+func TestAHandlerKnowsWhichNamesItIgnores(t *testing.T) {
+	job := NewJob("task", 1)
+	job.Kwargs = map[string]any{"c": 1, "b": 2, "Z": 3}
+	for _, c := range []struct {
+		task AnyTask
+		want []string
+	}{
+		{nop[addArgs]("task"), []string{"Z", "c"}},
+		{nop[struct{ B, C, Z int }]("task"), nil},
+		{nop[int]("task"), []string{"Z", "b", "c"}},
+		{nop[*Job]("task"), nil},
+	} {
+		if diff := cmp.Diff(c.want, c.task.handler().unknown(job)); diff != "" {
+			t.Errorf("%T (-want +got):\n%s", c.task, diff)
+		}
+	}
+}
+
+func TestCheckRefusesWhatSomebodyMistyped(t *testing.T) {
+	var registry Registry
+	registry.Add(nop[addArgs]("add"), nop[int]("one"), nop[*Job]("any"), nop[struct{}]("none"))
+	named := func(task, name string) *Job { return &Job{Task: task, Kwargs: map[string]any{name: 1}} }
+	for _, c := range []struct {
+		job  *Job
+		want error
+		text string
+	}{
+		{NewJob("add", 1, 2), nil, ""},
+		{named("ADD", "b"), nil, ""},
+		{named("any", "anything"), nil, ""},
+		{NewJob("none"), nil, ""},
+		{NewJob("ad", 1, 2), ErrTaskNotFound, `pinion: task not found: "ad"`},
+		{named("add", "c"), ErrBadArgs, `pinion: bad arguments: task "add": unknown argument "c"; it takes A, B`},
+		{named("none", "c"), ErrBadArgs, `task "none": unknown argument "c"; it takes no arguments`},
+		{named("one", "c"), ErrBadArgs, `unknown argument "c"; it takes exactly one positional argument, int`},
+		{NewJob("add", 1, 2, 3), ErrBadArgs, "got 3 by position"},
+		{NewJob("add", "x"), ErrBadArgs, `argument "A": expected int, got string`},
+	} {
+		err := registry.Check(c.job)
+		if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s %v %v: %v, want %v with %q", c.job.Task, c.job.Args, c.job.Kwargs, err, c.want, c.text)
+		}
+	}
+}
+
+func TestArgsOfReturnsWhatTheTaskWouldGet(t *testing.T) {
+	add := nop[addArgs]("Add")
+	stored, err := through(add.Job(addArgs{1, 2}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	byHand := &Job{Task: "add", Args: []any{1}, Kwargs: map[string]any{"b": 2, "unknown": 3}}
+	for _, job := range []*Job{add.Job(addArgs{1, 2}), stored, byHand} {
+		got, err := add.ArgsOf(job)
+		if diff := cmp.Diff(addArgs{1, 2}, got); err != nil || diff != "" {
+			t.Errorf("error %v, arguments (-want +got):\n%s", err, diff)
+		}
+	}
+	if _, err := add.ArgsOf(NewJob("add", "x")); !errors.Is(err, ErrBadArgs) {
+		t.Errorf("arguments that do not fit: %v, want ErrBadArgs", err)
+	}
+	if _, err := add.ArgsOf(NewJob("subtract", 1, 2)); err == nil || !strings.Contains(err.Error(), `of task "subtract", want "Add"`) {
+		t.Errorf("a job of another task: %v, want an error", err)
 	}
 }
 

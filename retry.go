@@ -2,6 +2,7 @@ package pinion
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -15,8 +16,10 @@ type RetryPolicy struct {
 	Jitter     bool          // take each delay at random between its half and its whole
 }
 
-// DefaultRetry is the policy of a Worker that names none.
-var DefaultRetry = RetryPolicy{MaxRetries: 3, BaseDelay: 500 * time.Millisecond, Cap: 30 * time.Second, Jitter: true}
+// DefaultRetry is the policy of a Worker that names none. With it a job outlives an outage of a night: its
+// retries take seven to fourteen hours. A job that waits for a retry holds its Key. Inspector.Reschedule
+// brings it forward.
+var DefaultRetry = RetryPolicy{MaxRetries: 25, BaseDelay: time.Second, Cap: time.Hour, Jitter: true}
 
 // Delay returns how long after its failed attempt a job is due again. The first attempt is 1.
 //
@@ -51,10 +54,7 @@ func (p RetryPolicy) fullDelay(attempt int) time.Duration {
 
 // next returns what follows a failed attempt: a retry after a delay, or none.
 func (p RetryPolicy) next(attempt int, err error) (delay time.Duration, retry bool) {
-	if _, permanent := errors.AsType[*permanentError](err); permanent {
-		return 0, false
-	}
-	if errors.Is(err, ErrBadArgs) || attempt > p.MaxRetries {
+	if isPermanent(err) || attempt > p.MaxRetries {
 		return 0, false
 	}
 	if later, ok := errors.AsType[*retryAfterError](err); ok {
@@ -87,6 +87,12 @@ type permanentError struct{ error }
 
 func (e *permanentError) Unwrap() error { return e.error }
 
+// isPermanent reports whether no retry can mend err.
+func isPermanent(err error) bool {
+	_, marked := errors.AsType[*permanentError](err)
+	return marked || errors.Is(err, ErrBadArgs)
+}
+
 // RetryAfter makes the retry that follows a task's error due after d, a server's Retry-After for example,
 // instead of the policy's delay. The attempt still counts, so MaxRetries holds. The result may be wrapped
 // further. RetryAfter(d, nil) is nil.
@@ -103,3 +109,24 @@ type retryAfterError struct {
 }
 
 func (e *retryAfterError) Unwrap() error { return e.error }
+
+// Snooze returns an error for a task to return when it cannot run now: the job becomes due again after d, and
+// the attempt is refunded. Nothing bounds how often a job snoozes. The result may be wrapped further. If it
+// is joined with a Permanent error, that counts.
+func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
+
+type snoozeError struct{ d time.Duration }
+
+func (e *snoozeError) Error() string { return fmt.Sprintf("snoozed for %v", e.d) }
+
+// snoozed reports whether a task returned Snooze, and for how long.
+func snoozed(err error) (time.Duration, bool) {
+	if isPermanent(err) {
+		return 0, false
+	}
+	snooze, ok := errors.AsType[*snoozeError](err)
+	if !ok {
+		return 0, false
+	}
+	return snooze.d, true
+}

@@ -116,6 +116,46 @@ func TestMarkedErrorsAreTheErrorsThatWereMarked(t *testing.T) {
 	}
 }
 
+func TestTheDefaultPolicyOutlivesANight(t *testing.T) {
+	var longest time.Duration
+	for attempt := 1; attempt <= DefaultRetry.MaxRetries; attempt++ {
+		longest += DefaultRetry.fullDelay(attempt)
+	}
+	shortest := longest / 2
+	if shortest < 7*time.Hour || longest > 14*time.Hour+10*time.Minute {
+		t.Errorf("the retries take %v to %v, want about 7 to 14 hours", shortest, longest)
+	}
+}
+
+func TestSnoozeIsFoundUnlessTheErrorIsPermanent(t *testing.T) {
+	failed := errors.New("failed")
+	for _, c := range []struct {
+		name string
+		err  error
+		want time.Duration
+		ok   bool
+	}{
+		{"a snooze", Snooze(time.Minute), time.Minute, true},
+		{"a snooze of no time", Snooze(0), 0, true},
+		{"a snooze into the past", Snooze(-time.Minute), 0, true},
+		{"a wrapped snooze", fmt.Errorf("the limit is reached: %w", Snooze(time.Minute)), time.Minute, true},
+		{"a snooze with another error", errors.Join(failed, Snooze(time.Minute)), time.Minute, true},
+		{"a snooze with a Retry-After", RetryAfter(time.Hour, Snooze(time.Minute)), time.Minute, true},
+		{"a permanent snooze", Permanent(Snooze(time.Minute)), 0, false},
+		{"a snooze with a permanent error", errors.Join(Snooze(time.Minute), Permanent(failed)), 0, false},
+		{"a snooze with bad arguments", errors.Join(Snooze(time.Minute), ErrBadArgs), 0, false},
+		{"another error", failed, 0, false},
+		{"no error", nil, 0, false},
+	} {
+		if got, ok := snoozed(c.err); got != c.want || ok != c.ok {
+			t.Errorf("%s: %v, %v; want %v, %v", c.name, got, ok, c.want, c.ok)
+		}
+	}
+	if got := Snooze(90 * time.Second).Error(); got != "snoozed for 1m30s" {
+		t.Errorf("the text is %q", got)
+	}
+}
+
 func TestAPolicyThatCannotBeMeantIsRefused(t *testing.T) {
 	for _, policy := range []RetryPolicy{{MaxRetries: -1}, {BaseDelay: -1}, {Cap: -1}} {
 		if policy.check() == nil {

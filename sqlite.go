@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"strings"
@@ -31,19 +32,25 @@ type SQLiteStorage struct {
 	opened  []openedFile // the file and, unless read-only, its -wal and -shm
 	indexed bool         // not a file of Python's that must stay as it is
 
-	w       *writer   // nil if read-only
-	claims  claims    // the Dequeues that wait
-	checked time.Time // when the -wal and -shm were last looked for; guarded by the writer's connMu
+	// What a lease hangs on reads through a connection of its own, which listings cannot use up.
+	leases *sql.DB
+
+	w       *writer    // nil if read-only
+	claims  claims     // the Dequeues that wait
+	ends    endCounter // guarded by the writer's connMu
+	checked time.Time  // when the -wal and -shm were last looked for; guarded by the writer's connMu
 
 	mu     sync.Mutex // guards the rest
 	closed bool
-	pruned time.Time // when Retention was last enforced
+	pruned time.Time           // when Retention was last enforced
+	doubts map[doubt]time.Time // when this storage stored them
 }
 
 var _ interface {
 	Storage
 	Canceler
 	Inspector
+	Limiter
 } = (*SQLiteStorage)(nil)
 
 // SQLiteOptions are settings of OpenSQLite. The zero value is the default.
@@ -87,10 +94,12 @@ func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteS
 			file:    s.path,
 			poll:    s.opts.PollInterval,
 			intact:  s.checkReplaced,
+			bury:    s.bury,
 			stopped: make(chan struct{}),
 		}
 		s.w.beforeCommit = s.beforeCommit
-		s.w.ended = s.claims.ended
+		s.w.ended = s.ended
+		s.w.allowInline = s.claims.noneWaits
 		s.w.sleepOnly = s.opts.PollInterval != 0
 		s.w.start()
 	}
@@ -131,7 +140,21 @@ func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *tr
 // beforeCommit ends each transaction of the writer.
 func (s *SQLiteStorage) beforeCommit(tx *transaction) {
 	s.claims.serveDue(tx)
+	s.ends.beforeCommit(tx)
 	tx.fail(s.checkReplacedAt(tx.now))
+}
+
+// ended follows each transaction of the writer.
+func (s *SQLiteStorage) ended(committed bool) {
+	s.ends.ended(committed)
+	s.claims.ended(committed)
+}
+
+// leaseReader returns a session on the connection that only leases use. It waits for no writer and for no listing.
+func (s *SQLiteStorage) leaseReader(ctx context.Context) *session {
+	q := s.reader(ctx)
+	q.query = queries(ctx, s.leases)
+	return q
 }
 
 // ---- Enqueue ----
@@ -141,11 +164,15 @@ type newRow struct {
 	job          *Job
 	id, queue    string
 	args, kwargs string
+	meta         any // nil or JSON
 	created      time.Time
 	runAt        float64
 }
 
 func newRows(jobs []*Job) ([]*newRow, error) {
+	if err := checkDistinct(jobs); err != nil {
+		return nil, err
+	}
 	rows := make([]*newRow, len(jobs))
 	created := microTime(time.Now())
 	for i, job := range jobs {
@@ -162,6 +189,13 @@ func newRows(jobs []*Job) ([]*newRow, error) {
 			created: created,
 			runAt:   seconds(job.RunAt),
 		}
+		if len(job.Meta) > 0 {
+			meta, err := json.Marshal(job.Meta)
+			if err != nil {
+				return nil, err
+			}
+			rows[i].meta = string(meta)
+		}
 	}
 	return rows, nil
 }
@@ -175,20 +209,23 @@ func (r *newRow) key() any {
 }
 
 // running returns the job as a claim gets it.
-func (r *newRow) running(worker string, now time.Time) *Job {
+func (r *newRow) running(c *claim, now time.Time) *Job {
 	job := &Job{
-		ID:          r.id,
-		Task:        r.job.Task,
-		Queue:       r.queue,
-		Priority:    r.job.Priority,
-		RunAt:       fromSeconds(r.runAt),
-		Key:         r.job.Key,
-		Status:      StatusRunning,
-		Attempts:    1,
-		Claim:       now.UnixMicro(),
-		Worker:      worker,
-		CreatedAt:   r.created,
-		HeartbeatAt: microTime(now),
+		ID:            r.id,
+		Task:          r.job.Task,
+		Queue:         r.queue,
+		Priority:      r.job.Priority,
+		RunAt:         fromSeconds(r.runAt),
+		Key:           r.job.Key,
+		KeyUntilStart: r.job.KeyUntilStart,
+		Meta:          maps.Clone(r.job.Meta),
+		Status:        StatusRunning,
+		Attempts:      1,
+		Claim:         now.UnixMicro(),
+		Worker:        c.worker,
+		CreatedAt:     r.created,
+		HeartbeatAt:   microTime(now),
+		LeaseUntil:    microTime(now).Add(c.lease),
 	}
 	job.splitArgs(r.args, r.kwargs)
 	return job
@@ -217,12 +254,17 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		return wrap("enqueue", errReadOnly)
 	}
 	var duplicate error
-	err = s.w.doInline(ctx, func(tx *transaction) {
+	giveUp := rows[0].created.Add(busyPatience)
+	err = s.w.doInline(ctx, giveUp, func(tx *transaction) {
 		duplicate = findDuplicate(&tx.session, rows)
 		if duplicate == nil {
 			s.store(tx, rows)
 		}
 	})
+	if err == errLocked {
+		return fmt.Errorf("%w within %v: another program holds the lock on %s (a transaction left open in a sqlite3 shell, "+
+			"say), or a transaction of this program does; if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
+	}
 	if err != nil {
 		return wrap("enqueue", err)
 	}
@@ -233,20 +275,25 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	return nil
 }
 
+// busyPatience is how long Enqueue waits for the write lock.
+const busyPatience = 10 * time.Second
+
 // store inserts the rows. A single job may go to a claim that waits; of several jobs the claims choose by priority.
 func (s *SQLiteStorage) store(tx *transaction, rows []*newRow) {
 	if len(rows) == 1 {
 		holder := s.claims.handOver(tx, rows[0])
 		if holder != nil {
-			insertRunning(tx, rows[0], holder.worker)
+			insertRunning(tx, rows[0], holder)
 			return
 		}
 	}
 	insertPending(&tx.session, rows, tx.now)
-	s.claims.mayBeDue = true
+	for _, r := range rows {
+		s.claims.changed(r.queue)
+	}
 }
 
-const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING')`
+const holderOf = `SELECT id FROM jobs WHERE key=? AND status IN ('PENDING', 'RUNNING') AND key_until_start<2`
 
 // findDuplicate returns a DuplicateError for the first row whose ID exists, or whose Key another unfinished job holds,
 // in the table or in rows. q must hold the write lock.
@@ -280,15 +327,17 @@ const perStatement = 8
 // The rows of an INSERT are those of a subquery, so that it undoes itself when it fails. A plain INSERT of one row would
 // roll back all of a user's transaction when the disk is full.
 const (
-	insertColumns = `INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, created_at, run_at, future, status, attempts) `
-	pendingRow    = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
-	insertOne     = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `)`
-	insertEight   = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` +
+	insertColumns = `INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at,
+		run_at, future, status, attempts) `
+	pendingRow  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
+	insertOne   = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `)`
+	insertEight = insertColumns + `SELECT * FROM (VALUES ` +
+		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` +
 		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `)`
 )
 
 func insertPending(q *session, rows []*newRow, now time.Time) {
-	args := make([]any, 0, 10*min(len(rows), perStatement))
+	args := make([]any, 0, 12*min(len(rows), perStatement))
 	for len(rows) > 0 {
 		n, query := 1, insertOne
 		if len(rows) >= perStatement {
@@ -297,7 +346,7 @@ func insertPending(q *session, rows []*newRow, now time.Time) {
 		args = args[:0]
 		for _, r := range rows[:n] {
 			args = append(args, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(),
-				seconds(r.created), r.runAt, r.runAt > seconds(now))
+				r.job.KeyUntilStart, r.meta, seconds(r.created), r.runAt, r.runAt > seconds(now))
 		}
 		q.exec(query, args...)
 		rows = rows[n:]
@@ -305,10 +354,16 @@ func insertPending(q *session, rows []*newRow, now time.Time) {
 }
 
 // insertRunning inserts a job that was handed to a claim.
-func insertRunning(tx *transaction, r *newRow, worker string) {
-	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, created_at, run_at, status, attempts, claim, heartbeat_at, worker)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?)`, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(),
-		seconds(r.created), r.runAt, tx.now.UnixMicro(), seconds(tx.now), worker)
+func insertRunning(tx *transaction, r *newRow, c *claim) {
+	keyUntilStart := 0
+	if r.job.KeyUntilStart {
+		keyUntilStart = 2 // it gives up its key at once
+	}
+	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at, run_at,
+			status, attempts, claim, heartbeat_at, worker, lease)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?)`,
+		r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta, seconds(r.created), r.runAt,
+		tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
 }
 
 // Tx returns what enqueues inside tx, a transaction of modernc.org/sqlite on the same file; on another file Enqueue
@@ -365,6 +420,27 @@ func (t sqliteTx) insert(ctx context.Context, rows []*newRow) error {
 		err = q.err
 	}
 	return err
+}
+
+// Done implements [Tx].
+func (t sqliteTx) Done(ctx context.Context) error {
+	return EndInTx(ctx, func(job *Job) error { return wrap("done in a transaction", t.markDone(ctx, job)) })
+}
+
+// markDone makes the job SUCCESS if it is still under its claim.
+func (t sqliteTx) markDone(ctx context.Context, job *Job) error {
+	q := t.session(ctx)
+	if err := t.checkFile(q); err != nil {
+		return err
+	}
+	now := time.Now()
+	updated := q.exec(`UPDATE jobs SET `+markDone+underClaim, seconds(now), storedResult(job), job.ID, job.Claim, job.Attempts)
+	if q.err == nil && updated == 0 {
+		return fmt.Errorf("%w: job %s", ErrLeaseLost, job.ID)
+	}
+	count := endCount{succeeded: 1, took: sinceClaim(job.Claim, now)}
+	addEnds(q, now.Truncate(time.Minute).Unix(), endPair{job.Queue, job.Task}, count)
+	return q.err
 }
 
 // session returns a session in the transaction. Where the transaction itself does not wait for the write lock, the
@@ -431,7 +507,7 @@ func (s *SQLiteStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Jo
 	switch {
 	case err == nil:
 		return c.jobs, nil
-	case errors.Is(err, context.Cause(ctx)), errors.Is(err, ctx.Err()):
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 		return nil, ctx.Err()
 	default:
 		return nil, wrap("dequeue", err)
@@ -447,11 +523,35 @@ const (
 	// IDs; an index on the others finds more jobs.
 	underOneClaim = ` WHERE id IN (?, ?, ?, ?, ?, ?, ?, ?) AND +status='RUNNING' AND +claim=? AND attempts=?`
 
-	cancelRow = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1`
+	// claimEnds clears what belongs to a claim.
+	claimEnds = `, lease=0, doubted_at=NULL, started_at=NULL`
 
-	toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at, queue, priority, key)
-		SELECT id, func_name, args, kwargs, attempts, error, finished_at, queue, priority, key FROM jobs WHERE `
+	markDone  = `status='SUCCESS', finished_at=?, result=?` + claimEnds
+	cancelRow = `UPDATE jobs SET status='FAILED', error=?, finished_at=?, cancel=1` + claimEnds
+
+	toDLQ = `INSERT OR REPLACE INTO dlq (id, func_name, args, kwargs, attempts, error, failed_at,
+			queue, priority, key, key_until_start, meta, result)
+		SELECT id, func_name, args, kwargs, attempts, error, finished_at,
+			queue, priority, key, key_until_start, meta, result
+		FROM jobs WHERE `
 )
+
+// storedResult returns a job's Result as it is stored: as text, because bytes would become a BLOB.
+func storedResult(job *Job) any {
+	if job.Result == nil {
+		return nil
+	}
+	return string(job.Result)
+}
+
+// bury dead-letters a row that another program wrote and that no worker can run, so that it does not block those behind
+// it.
+func (s *SQLiteStorage) bury(tx *transaction, rowid int64, job *Job, reason error) {
+	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, buried=1 WHERE rowid=?`,
+		ErrorText(reason), seconds(tx.now), rowid)
+	tx.exec(toDLQ+`rowid=?`, rowid)
+	s.ends.add(job.Queue, job.Task, StatusFailed, 0)
+}
 
 // errSomeLost is the error of a statement for several jobs of which some are not under their claim.
 var errSomeLost = errors.New("some jobs are no longer under their claims")
@@ -459,13 +559,16 @@ var errSomeLost = errors.New("some jobs are no longer under their claims")
 // updateHeld sets columns of the jobs that are still under their claims, and returns the others. Jobs that were claimed
 // together share statements. Such a statement does not say which jobs are lost; if one finds too few, all is rolled
 // back, and the jobs get statements of their own.
-func (s *SQLiteStorage) updateHeld(ctx context.Context, name string, jobs []*Job, set string, args func(*transaction, *Job) []any) (lost []*Job, err error) {
+func (s *SQLiteStorage) updateHeld(
+	ctx context.Context, name string, jobs []*Job, u heldUpdate,
+) (lost []*Job, err error) {
 	err = s.write(ctx, name, func(tx *transaction) {
 		for group := range claimedTogether(jobs) {
-			updated := updateGroup(tx, group, set, args(tx, group[0]))
+			updated := updateGroup(tx, group, u.set, u.args(tx, group[0]))
 			if updated < len(group) {
 				tx.fail(errSomeLost)
 			}
+			u.updated(tx, group...)
 		}
 	})
 	if !errors.Is(err, errSomeLost) {
@@ -474,8 +577,10 @@ func (s *SQLiteStorage) updateHeld(ctx context.Context, name string, jobs []*Job
 	err = s.write(ctx, name, func(tx *transaction) {
 		lost = nil
 		for _, job := range jobs {
-			bound := append(args(tx, job), job.ID, job.Claim, job.Attempts)
-			if tx.exec(`UPDATE jobs SET `+set+underClaim, bound...) == 0 {
+			bound := append(u.args(tx, job), job.ID, job.Claim, job.Attempts)
+			if tx.exec(`UPDATE jobs SET `+u.set+underClaim, bound...) > 0 {
+				u.updated(tx, job)
+			} else {
 				lost = append(lost, job)
 			}
 		}
@@ -486,7 +591,14 @@ func (s *SQLiteStorage) updateHeld(ctx context.Context, name string, jobs []*Job
 	return lost, nil
 }
 
-// claimedTogether yields the jobs in groups of at most perStatement that have the same Claim, Attempts and Result.
+// heldUpdate is what updateHeld does with jobs.
+type heldUpdate struct {
+	set     string                                // the columns
+	args    func(tx *transaction, job *Job) []any // their values, which jobs with equal Result and StartedAt share
+	updated func(tx *transaction, jobs ...*Job)   // is called for the jobs that were updated
+}
+
+// claimedTogether yields the jobs in groups of at most perStatement for which endsAlike holds.
 func claimedTogether(jobs []*Job) func(yield func(group []*Job) bool) {
 	return func(yield func([]*Job) bool) {
 		for len(jobs) > 0 {
@@ -502,8 +614,10 @@ func claimedTogether(jobs []*Job) func(yield func(group []*Job) bool) {
 	}
 }
 
+// endsAlike reports whether two jobs differ in nothing that a heldUpdate stores, and have the same Claim and Attempts.
 func endsAlike(a, b *Job) bool {
-	return a.Claim == b.Claim && a.Attempts == b.Attempts && bytes.Equal(a.Result, b.Result)
+	return a.Claim == b.Claim && a.Attempts == b.Attempts &&
+		a.StartedAt.Equal(b.StartedAt) && bytes.Equal(a.Result, b.Result)
 }
 
 // updateGroup sets columns of jobs that are under one claim, and returns how many are.
@@ -525,14 +639,18 @@ func updateGroup(tx *transaction, jobs []*Job, set string, args []any) int {
 
 // endClaims calls end for each job; end runs an UPDATE with heldAndNotCanceled, and reports whether it changed the job.
 // Jobs that Cancel was called for become FAILED instead and are returned as canceled.
-func (s *SQLiteStorage) endClaims(ctx context.Context, name string, jobs []*Job, end func(tx *transaction, job *Job) bool) (lost, canceled []*Job, err error) {
+func (s *SQLiteStorage) endClaims(
+	ctx context.Context, name string, jobs []*Job, end func(tx *transaction, job *Job) bool,
+) (lost, canceled []*Job, err error) {
 	err = s.write(ctx, name, func(tx *transaction) {
 		lost, canceled = nil, nil
 		for _, job := range jobs {
+			s.claims.claimEnded()
 			if end(tx, job) {
 				continue
 			}
 			if tx.exec(cancelRow+underClaim, ErrCanceled.Error(), seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0 {
+				s.ends.add(job.Queue, job.Task, StatusFailed, sinceClaim(job.Claim, tx.now))
 				canceled = append(canceled, job)
 			} else {
 				lost = append(lost, job)
@@ -549,11 +667,15 @@ const heldAndNotCanceled = underClaim + ` AND cancel=0`
 
 // MarkDone records success; see [Storage].
 func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.updateHeld(ctx, "mark done", jobs, `status='SUCCESS', finished_at=?, result=?`, func(tx *transaction, job *Job) []any {
-		if job.Result == nil {
-			return []any{seconds(tx.now), nil}
-		}
-		return []any{seconds(tx.now), string(job.Result)} // as text: bytes would become a BLOB
+	return s.updateHeld(ctx, "mark done", jobs, heldUpdate{
+		set:  markDone,
+		args: func(tx *transaction, job *Job) []any { return []any{seconds(tx.now), storedResult(job)} },
+		updated: func(tx *transaction, jobs ...*Job) {
+			s.claims.claimEnded()
+			for _, job := range jobs {
+				s.ends.add(job.Queue, job.Task, StatusSuccess, sinceClaim(job.Claim, tx.now))
+			}
+		},
 	})
 }
 
@@ -561,8 +683,8 @@ func (s *SQLiteStorage) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job
 func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
 	errorText := ErrorText(cause) // not in the transaction: it runs code of the user's
 	return ofOne(s.endClaims(ctx, "mark failed", []*Job{job}, func(tx *transaction, job *Job) bool {
-		s.claims.mayBeDue = true
-		return tx.exec(`UPDATE jobs SET status='PENDING', error=?, run_at=?, future=?`+heldAndNotCanceled,
+		s.claims.changed(job.Queue)
+		return tx.exec(`UPDATE jobs SET status='PENDING', error=?, reaped=0, run_at=?, future=?`+claimEnds+heldAndNotCanceled,
 			errorText, seconds(retryAt), seconds(retryAt) > seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0
 	}))
 }
@@ -571,25 +693,30 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 func (s *SQLiteStorage) DeadLetter(ctx context.Context, job *Job, cause error) error {
 	attempts, errorText := attemptsOf(job, cause), ErrorText(cause)
 	return ofOne(s.endClaims(ctx, "dead-letter", []*Job{job}, func(tx *transaction, job *Job) bool {
-		updated := tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?`+heldAndNotCanceled,
-			errorText, seconds(tx.now), attempts, job.ID, job.Claim, job.Attempts)
+		updated := tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=?, attempts=?, buried=1,
+			result=coalesce(?, result)`+claimEnds+heldAndNotCanceled,
+			errorText, seconds(tx.now), attempts, storedResult(job), job.ID, job.Claim, job.Attempts)
 		if updated == 0 {
 			return false
 		}
 		tx.exec(toDLQ+`id=?`, job.ID)
+		s.ends.add(job.Queue, job.Task, StatusFailed, sinceClaim(job.Claim, tx.now))
 		return true
 	}))
 }
 
 // Release gives claims back; see [Storage].
-func (s *SQLiteStorage) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
+func (s *SQLiteStorage) Release(
+	ctx context.Context, at time.Time, cause error, jobs ...*Job,
+) (lost, canceled []*Job, err error) {
 	var errorText any // NULL leaves the error as it is
 	if cause != nil {
 		errorText = ErrorText(cause)
 	}
 	return s.endClaims(ctx, "release", jobs, func(tx *transaction, job *Job) bool {
-		s.claims.mayBeDue = true
-		return tx.exec(`UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), run_at=?, future=?`+heldAndNotCanceled,
+		s.claims.changed(job.Queue)
+		return tx.exec(`UPDATE jobs SET status='PENDING', attempts=attempts-1, error=coalesce(?, error), reaped=0,
+				run_at=?, future=?`+claimEnds+heldAndNotCanceled,
 			errorText, seconds(at), seconds(at) > seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0
 	})
 }
@@ -598,46 +725,49 @@ func (s *SQLiteStorage) Release(ctx context.Context, at time.Time, cause error, 
 
 // Heartbeat prolongs claims; see [Storage].
 func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
-	return s.updateHeld(ctx, "heartbeat", jobs, `heartbeat_at=?`, func(tx *transaction, _ *Job) []any {
-		return []any{seconds(tx.now)}
+	return s.updateHeld(ctx, "heartbeat", jobs, heldUpdate{
+		set: `heartbeat_at=?, doubted_at=NULL, started_at=coalesce(started_at, ?), result=coalesce(?, result)`,
+		args: func(tx *transaction, job *Job) []any {
+			var started any
+			if !job.StartedAt.IsZero() {
+				started = seconds(job.StartedAt)
+			}
+			return []any{seconds(tx.now), started, storedResult(job)}
+		},
+		updated: func(*transaction, ...*Job) {},
 	})
 }
 
-// staleJobs takes the earliest and the latest heartbeat of a job that is alive. A heartbeat in the future comes from a
-// clock that was set back.
-const staleJobs = ` FROM jobs INDEXED BY jobs_running WHERE status='RUNNING' AND coalesce(heartbeat_at, 0) NOT BETWEEN ? AND ?`
+// ---- Limits ----
 
-// ReapStale takes back lost leases (see [Storage]) and prunes some of what was finished longer ago than Retention. It
-// takes no lock if there is neither.
-func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
-	if s.w == nil {
-		return 0, wrap("reap", errReadOnly)
-	}
-	called := time.Now()
-	earliest := seconds(called.Add(-visibility)) // from before the wait for the lock, for which heartbeats may wait too
-	latest := func(now time.Time) float64 { return seconds(now.Add(visibility)) }
-	q := s.reader(ctx)
-	first := q.value(`SELECT 1`+staleJobs+` LIMIT 1`, earliest, latest(called))
-	if q.err != nil {
-		return 0, wrap("reap", q.err)
-	}
-	if first == nil {
-		return 0, s.pruneOld(ctx, called)
-	}
-	err = s.write(ctx, "reap", func(tx *transaction) {
-		s.claims.mayBeDue = true
-		reaped = tx.exec(cancelRow+` WHERE rowid IN (SELECT rowid`+staleJobs+` AND cancel<>0)`,
-			ErrCanceled.Error(), seconds(tx.now), earliest, latest(tx.now))
-		// The second time a job becomes due within attempts × visibility, of which at most a thousand count, so that no
-		// job waits for ever. random() is any int64. The sum is in whole microseconds, as all times are.
-		reaped += tx.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1, future=reaped>0, run_at=CASE reaped
-			WHEN 0 THEN 0 ELSE (? + abs(random() % (min(max(attempts, 1), 1000) * ? + 1))) / 1e6 END
-			WHERE rowid IN (SELECT rowid`+staleJobs+`)`, tx.now.UnixMicro(), max(visibility.Microseconds(), 0), earliest, latest(tx.now))
+// SetLimit bounds how many jobs of a queue run at once; see [Limiter].
+func (s *SQLiteStorage) SetLimit(ctx context.Context, queue string, max int) error {
+	queue = cmp.Or(queue, defaultQueue)
+	return s.write(ctx, "set limit", func(tx *transaction) {
+		if max < 0 {
+			tx.exec(`DELETE FROM pinion_limits WHERE queue=?`, queue)
+		} else {
+			tx.exec(`INSERT INTO pinion_limits (queue, most) VALUES (?, ?)
+				ON CONFLICT (queue) DO UPDATE SET most=excluded.most`, queue, max)
+		}
+		s.claims.changed(queue)
 	})
-	if err != nil {
-		return 0, err
+}
+
+// Limits returns the limits by queue; see [Limiter].
+func (s *SQLiteStorage) Limits(ctx context.Context) (map[string]int, error) {
+	limits := make(map[string]int)
+	if !s.indexed { // an older file has no such table
+		return limits, nil
 	}
-	return reaped, s.pruneOld(ctx, called)
+	q := s.reader(ctx)
+	for v := range q.rows(`SELECT queue, most FROM pinion_limits`) {
+		limits[text(v[0])] = int(integer(v[1]))
+	}
+	if q.err != nil {
+		return nil, wrap("limits", q.err)
+	}
+	return limits, nil
 }
 
 // ---- Cancellation ----
@@ -647,7 +777,7 @@ func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 	err = s.write(ctx, "cancel", func(tx *transaction) {
 		ended, asked = nil, nil
 		for _, id := range ids {
-			if tx.exec(cancelRow+` WHERE id=? AND status='PENDING'`, ErrCanceled.Error(), seconds(tx.now), id) > 0 {
+			if s.cancelPending(tx, id) {
 				ended = append(ended, id)
 			} else if tx.exec(`UPDATE jobs SET cancel=1 WHERE id=? AND status='RUNNING'`, id) > 0 {
 				asked = append(asked, id)
@@ -660,6 +790,17 @@ func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked
 	return ended, asked, nil
 }
 
+// cancelPending ends a job if it is PENDING.
+func (s *SQLiteStorage) cancelPending(tx *transaction, id string) (ended bool) {
+	for v := range tx.rows(cancelRow+` WHERE id=? AND status='PENDING' RETURNING queue, func_name`,
+		ErrCanceled.Error(), seconds(tx.now), id) {
+		ended = true
+		s.claims.changed(text(v[0]))
+		s.ends.add(text(v[0]), text(v[1]), StatusFailed, 0)
+	}
+	return ended
+}
+
 // Canceled returns the jobs that Cancel was called for; see [Canceler]. It only reads, so it waits for no writer.
 func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []*Job, err error) {
 	ids := make([]string, len(jobs))
@@ -670,7 +811,7 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 	if err != nil {
 		return nil, err
 	}
-	q := s.reader(ctx)
+	q := s.leaseReader(ctx)
 	// The + keeps the planner on the IDs.
 	for v := range q.rows(`SELECT json_each.key, claim, attempts FROM json_each(?) CROSS JOIN jobs ON jobs.id=value
 		WHERE +status='RUNNING' AND cancel<>0`, string(encoded)) {
@@ -686,9 +827,12 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 
 const (
 	// A claim sets the other columns, or they are empty in a job that waits. The driver takes time for each column.
-	claimColumns  = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel`
-	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker`
-	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0, 'FAILED', NULL, failed_at, NULL, ''`
+	claimColumns = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel,
+		key_until_start, meta, reaped`
+	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker, lease, started_at`
+	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0,
+		key_until_start, meta, 0,
+		'FAILED', NULL, failed_at, result, '', 0, NULL`
 )
 
 // jobOf reads a rowid and claimColumns or jobColumns. unusable says why no worker can run the job.
@@ -706,16 +850,13 @@ func jobOf(v []any) (rowid int64, job *Job, unusable error) {
 		RunAt:     fromSeconds(v[10]),
 		Key:       text(v[11]),
 		Canceled:  integer(v[12]) != 0,
+
+		KeyUntilStart: integer(v[13]) > 0,
+		Meta:          metaOf(v[14]),
+		Reaped:        int(integer(v[15])),
 	}
-	if len(v) > 13 {
-		job.Status = Status(text(v[13]))
-		job.HeartbeatAt = fromSeconds(v[14])
-		job.FinishedAt = fromSeconds(v[15])
-		job.Worker = text(v[17])
-		result := text(v[16])
-		if result != "" && json.Valid([]byte(result)) {
-			job.Result = json.RawMessage(result)
-		}
+	if len(v) > 16 {
+		readEnd(job, v[16:])
 	}
 	unusable = job.DecodeArgs(text(v[2]), text(v[3]))
 	if unusable != nil {
@@ -731,4 +872,32 @@ func jobOf(v []any) (rowid int64, job *Job, unusable error) {
 		unusable = fmt.Errorf("pinion: a stored job with id %v, attempts %v and claim %v", v[0], v[4], v[5])
 	}
 	return rowid, job, unusable
+}
+
+// readEnd reads the columns that jobColumns has and claimColumns lacks.
+func readEnd(job *Job, v []any) {
+	job.Status = Status(text(v[0]))
+	job.HeartbeatAt = fromSeconds(v[1])
+	job.FinishedAt = fromSeconds(v[2])
+	result := text(v[3])
+	if result != "" && json.Valid([]byte(result)) {
+		job.Result = json.RawMessage(result)
+	}
+	job.Worker = text(v[4])
+	lease, _ := v[5].(float64)
+	if job.Status == StatusRunning && lease > 0 {
+		job.LeaseUntil = job.HeartbeatAt.Add(fromFloat(lease))
+	}
+	job.StartedAt = fromSeconds(v[6])
+}
+
+// metaOf returns a stored Meta, or nil if another program has stored something else there.
+func metaOf(v any) (meta map[string]string) {
+	if v == nil {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text(v)), &meta); err != nil {
+		return nil
+	}
+	return meta
 }

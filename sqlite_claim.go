@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"iter"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -13,33 +15,69 @@ import (
 // claim is one Dequeue.
 type claim struct {
 	worker string
+	lease  time.Duration
 	queues []string // sorted; empty: every queue
-	slots  int      // beyond so many jobs it takes none that was claimed before
+	tasks  []string // empty: every task
+	slots  int      // beyond so many jobs it takes none that needs a free slot
 	max    int
 	wait   bool // it waits until a job is due
 
-	jobs    []*Job     // that it gets if the transaction under way commits
-	full    bool       // the next job in line must wait for a free slot, so it takes no more
-	settled bool       // the transaction that it came with has committed
-	answer  chan error // capacity 1
+	knows   map[string]bool // by the name in a row: whether the name is among tasks
+	settled bool            // the transaction that it came with has committed
+	answer  chan error      // capacity 1
+
+	// What the transaction under way does for it:
+	jobs   []*Job
+	full   bool           // the next job in line needs a free slot, so it takes no more
+	rowids []any          // of jobs that are not yet RUNNING in the table
+	passed map[int64]bool // rowids of ready jobs of other tasks
 }
 
 func newClaim(opts DequeueOptions) *claim {
-	names := slices.Clone(opts.Queues)
-	for i, name := range names {
-		names[i] = cmp.Or(name, defaultQueue)
+	queues := slices.Clone(opts.Queues)
+	for i, name := range queues {
+		queues[i] = cmp.Or(name, defaultQueue)
 	}
-	slices.Sort(names)
+	slices.Sort(queues)
 	slots := opts.Max - opts.Ahead
 	return &claim{
 		worker: opts.Worker,
-		queues: slices.Compact(names),
+		lease:  cmp.Or(opts.Lease, defaultLease),
+		queues: slices.Compact(queues),
+		tasks:  slices.Clone(opts.Tasks),
 		slots:  slots,
 		max:    opts.Max,
 		wait:   slots > 0 && !opts.NoWait,
+		knows:  make(map[string]bool),
 		answer: make(chan error, 1),
 	}
 }
+
+// reset makes the claim wait as before after a rollback.
+func (c *claim) reset() {
+	c.jobs, c.full, c.rowids, c.passed = nil, false, nil, nil
+}
+
+func (c *claim) wantsQueue(queue string) bool {
+	return len(c.queues) == 0 || slices.Contains(c.queues, queue)
+}
+
+func (c *claim) wantsTask(task string) bool {
+	if len(c.tasks) == 0 {
+		return true
+	}
+	known, asked := c.knows[task]
+	if !asked {
+		known = slices.ContainsFunc(c.tasks, func(name string) bool { return strings.EqualFold(name, task) })
+		if len(c.knows) < maxNames {
+			c.knows[task] = known
+		}
+	}
+	return known
+}
+
+// maxNames bounds how many names of tasks a claim remembers.
+const maxNames = 10_000
 
 // claims are the Dequeues that have not returned. They are served at the end of each transaction in which something may
 // have become due, and a job that is enqueued while one waits may be handed over at once. A goroutine looks for what
@@ -52,12 +90,18 @@ type claims struct {
 	poll time.Duration // how often to look for other processes' writes; 0: be woken by the operating system
 	// intact returns an error if the file was moved away; then claims must not wait in vain.
 	intact func() error
+	// bury dead-letters a row that no worker can run.
+	bury func(tx *transaction, rowid int64, job *Job, reason error)
 
 	waiting  []*claim  // in the order in which they came
 	mayBeDue bool      // something may have become due since the last look
 	lookedIn int64     // the number of the transaction of the last look
+	limited  bool      // the last look found a queue with a limit
 	nextDue  time.Time // when the next future job is due; zero: there is none
 	version  int64     // PRAGMA data_version when last asked for
+	lines    queueLines
+	outdated error     // a newer Pinion has migrated the file
+	checked  time.Time // when outdated was last found out
 
 	watch   *watch        // reports writes to the -wal by any process; nil: poll
 	timer   *time.Timer   // for the next look; nil until a claim waits
@@ -115,7 +159,30 @@ func (q *claims) fail(err error) {
 	})
 }
 
-// ---- Inside a transaction ----
+// noneWaits reports whether a producer may commit alone. While claims wait, their worker is likely to write too, and
+// all gain by sharing a transaction: 10 % of a mixed load.
+func (q *claims) noneWaits() bool { return len(q.waiting) == 0 }
+
+// ---- What a transaction does for the claims ----
+
+// changed notes, inside a transaction, that jobs of a queue may have become due, or may have left it.
+func (q *claims) changed(queue string) {
+	q.mayBeDue = true
+	q.lines.changed(queue)
+}
+
+// changedAnywhere is changed for any number of queues.
+func (q *claims) changedAnywhere() {
+	q.mayBeDue = true
+	q.lines.forget()
+}
+
+// claimEnded notes, inside a transaction, that a job runs no more. Its queue may have a limit, which admits another job.
+func (q *claims) claimEnded() {
+	if q.limited {
+		q.mayBeDue = true
+	}
+}
 
 // serveDue gives the claims what is due, if something may have become due.
 func (q *claims) serveDue(tx *transaction) {
@@ -124,17 +191,22 @@ func (q *claims) serveDue(tx *transaction) {
 	}
 	q.mayBeDue = false
 	q.lookedIn = tx.number
-	now := q.look(tx)
-	if now.due != nil && now.dueAt() <= seconds(tx.now) {
-		tx.exec(`UPDATE jobs SET future=0 WHERE rowid IN (SELECT rowid FROM jobs INDEXED BY jobs_future
-			WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1000)`, seconds(tx.now))
-		now = q.look(tx)
+	if q.findOutdated(tx) {
+		return
 	}
-	q.nextDue = now.nextDue()
+	ready := look(tx)
+	if ready.dueAt() <= seconds(tx.now) && ready.due != nil {
+		if q.makeReady(tx) {
+			q.mayBeDue = true // there are more
+		}
+		ready = look(tx)
+	}
+	q.nextDue = ready.nextDue()
+	q.limited = len(ready.limits) > 0
 	starving := false // a claim waits on
 	for _, c := range q.waiting {
-		if len(c.jobs) == 0 {
-			c.claimReady(tx, now)
+		if len(c.jobs) == 0 && q.claimReady(tx, c, &ready) {
+			q.mayBeDue = true // it has not seen all
 		}
 		starving = starving || len(c.jobs) == 0 && c.wait
 	}
@@ -143,21 +215,28 @@ func (q *claims) serveDue(tx *transaction) {
 	}
 }
 
+// findOutdated reports whether a newer Pinion has migrated the file, and looks for that once a second.
+func (q *claims) findOutdated(tx *transaction) bool {
+	if q.outdated == nil && tx.now.Sub(q.checked).Abs() >= time.Second {
+		q.checked = tx.now
+		r := session{query: tx.query}
+		q.outdated = newerVersion(&r)
+	}
+	return q.outdated != nil
+}
+
 // ended answers the claims that were served, or makes all wait as before when the transaction was rolled back.
 func (q *claims) ended(committed bool) {
 	if !committed {
-		q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled })
-		for _, c := range q.waiting {
-			c.jobs, c.full = nil, false
-		}
-		q.mayBeDue = true
-		if len(q.waiting) > 0 {
-			q.timer.Reset(0) // if the next look fails too, the claims get its error
-		}
+		q.rolledBack()
 		return
 	}
 	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool {
 		c.settled = true
+		if q.outdated != nil {
+			c.answer <- q.outdated
+			return true
+		}
 		if len(c.jobs) == 0 && c.wait {
 			return false
 		}
@@ -166,55 +245,86 @@ func (q *claims) ended(committed bool) {
 	})
 }
 
+func (q *claims) rolledBack() {
+	for _, c := range q.waiting {
+		c.reset()
+	}
+	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled }) // these join again
+	q.mayBeDue = true
+	q.lines.forget()
+	if len(q.waiting) > 0 {
+		q.schedule() // if the next look fails too, the claims get its error
+	}
+}
+
 // handOver adds a job that is about to be stored to a claim that waits, and returns the claim. The job is to be stored
 // as RUNNING then, which saves the claim its own statements. It returns nil if the job must be stored as PENDING: it is not
 // due, or no claim takes it.
 func (q *claims) handOver(tx *transaction, row *newRow) *claim {
-	if len(q.waiting) == 0 || row.runAt > seconds(tx.now) {
+	if len(q.waiting) == 0 || q.outdated != nil || row.runAt > seconds(tx.now) {
 		return nil
 	}
 	if q.lookedIn != tx.number {
 		q.mayBeDue = true // other processes may have stored jobs, which come first
 	}
 	q.serveDue(tx)
+	if q.limited || q.mayBeDue { // a limit is counted, and older jobs come first, when the claims are served
+		return nil
+	}
 	for _, c := range q.waiting {
-		if !c.full && len(c.jobs) < c.max && c.takesFrom(row.queue) {
-			job := row.running(c.worker, tx.now)
-			c.jobs = append(c.jobs, job)
+		bound := c.max
+		if row.job.KeyUntilStart && row.job.Key != "" {
+			bound = c.slots
+		}
+		if !c.full && len(c.jobs) < bound && c.wantsQueue(row.queue) && c.wantsTask(row.job.Task) {
+			c.jobs = append(c.jobs, row.running(c, tx.now))
 			return c
 		}
 	}
 	return nil
 }
 
-func (c *claim) takesFrom(queue string) bool {
-	return len(c.queues) == 0 || slices.Contains(c.queues, queue)
+// ---- What is due ----
+
+// readyJobsFound is what a look finds out about the jobs that are PENDING.
+type readyJobsFound struct {
+	first, last any            // the first and the last queue with ready jobs, by name; nil: no job is ready
+	due         any            // run_at of the next future job; nil: there is none
+	aside       any            // a task whose jobs are set aside; nil: there is none
+	limits      map[string]int // how many more jobs of a limited queue may run
 }
 
-// readySnapshot is what one statement finds out about the jobs that are PENDING.
-type readySnapshot struct {
-	first, last any // the first and the last queue with ready jobs, by name; nil: no job is ready
-	due         any // run_at of the next future job; nil: there is none
-}
-
-func (q *claims) look(tx *transaction) (now readySnapshot) {
-	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue>='' AND queue<x'' ORDER BY queue `
+// look asks in one statement what there is, which is mostly all that there is to know.
+func look(tx *transaction) (found readyJobsFound) {
+	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue>='' AND queue<x'' ORDER BY queue `
+	var limited any
 	for v := range tx.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1),
-		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1)`) {
-		now = readySnapshot{v[0], v[1], v[2]}
+		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1),
+		(SELECT func_name FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 LIMIT 1),
+		(SELECT queue FROM pinion_limits LIMIT 1)`) {
+		found = readyJobsFound{first: v[0], last: v[1], due: v[2], aside: v[3]}
+		limited = v[4]
 	}
-	return now
+	if limited == nil {
+		return found
+	}
+	found.limits = make(map[string]int)
+	for v := range tx.rows(`SELECT queue, most - (SELECT count(*) FROM jobs INDEXED BY jobs_running3
+		WHERE status='RUNNING' AND jobs.queue=pinion_limits.queue) FROM pinion_limits`) {
+		found.limits[text(v[0])] = int(integer(v[1]))
+	}
+	return found
 }
 
 // dueAt returns when the next future job is due. A time that is not a number counts as 0, and such a job is never due.
-func (r readySnapshot) dueAt() float64 {
+func (r readyJobsFound) dueAt() float64 {
 	at, _ := r.due.(float64)
 	return at
 }
 
 // nextDue returns that as a time, rounded up: a look before the time would find nothing, over and over.
-func (r readySnapshot) nextDue() time.Time {
+func (r readyJobsFound) nextDue() time.Time {
 	at := r.dueAt()
 	next := fromSeconds(at)
 	if seconds(next) < at {
@@ -223,35 +333,100 @@ func (r readySnapshot) nextDue() time.Time {
 	return next
 }
 
+const (
+	makeReadyLimit  = 1000 // how many future jobs one transaction makes ready at most
+	maxPrioritySeek = 100  // how many priorities are looked through for the most urgent of them
+)
+
+// makeReady makes future jobs ready that are due. It reports whether there are more of them than one transaction may
+// change; then it takes those with the highest priority.
+func (q *claims) makeReady(tx *transaction) (more bool) {
+	now := seconds(tx.now)
+	due := rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_future
+		WHERE status='PENDING' AND future=1 AND run_at<=? ORDER BY run_at LIMIT 1001`, now)
+	if len(due) > makeReadyLimit {
+		more = true
+		due = mostUrgent(tx, now, due)
+	}
+	updateRows(tx, `UPDATE jobs SET future=0`, nil, due)
+	q.lines.forget()
+	return more
+}
+
+// mostUrgent returns up to makeReadyLimit due jobs, those with the highest priority. If there are very many priorities
+// it makes do with byTime, the first due jobs by time.
+func mostUrgent(tx *transaction, now float64, byTime []any) (urgent []any) {
+	priority := tx.value(`SELECT priority FROM jobs INDEXED BY jobs_urgent
+		WHERE status='PENDING' AND future=1 ORDER BY priority DESC LIMIT 1`)
+	for range maxPrioritySeek {
+		if priority == nil {
+			break
+		}
+		due := rowidsOf(tx, `SELECT rowid FROM jobs INDEXED BY jobs_urgent
+			WHERE status='PENDING' AND future=1 AND priority=? AND run_at<=?
+			ORDER BY run_at LIMIT 1000`, priority, now)
+		urgent = append(urgent, due...)
+		if len(urgent) >= makeReadyLimit {
+			return urgent[:makeReadyLimit]
+		}
+		priority = tx.value(`SELECT priority FROM jobs INDEXED BY jobs_urgent
+			WHERE status='PENDING' AND future=1 AND priority<? ORDER BY priority DESC LIMIT 1`, priority)
+	}
+	if len(urgent) == 0 {
+		return byTime[:makeReadyLimit]
+	}
+	return urgent
+}
+
+// rowidsOf returns the first column of a query's rows.
+func rowidsOf(tx *transaction, query string, args ...any) (rowids []any) {
+	for v := range tx.rows(query, args...) {
+		rowids = append(rowids, v[0])
+	}
+	return rowids
+}
+
+// updateRows runs an UPDATE for rows, several rows a statement.
+func updateRows(tx *transaction, update string, args []any, rowids []any) {
+	for chunk := range slices.Chunk(rowids, perStatement) {
+		bound := append(slices.Clip(args), chunk...)
+		bound = append(bound, make([]any, perStatement-len(chunk))...) // a NULL is no rowid
+		tx.exec(update+` WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, bound...)
+	}
+}
+
 // ---- The order of claims ----
 
-// head is the first ready job of a queue.
-type head struct {
-	queue    string
+// line is a number of jobs that stand in the order of priority and age: the ready jobs of a queue, or those jobs of one
+// of its tasks that were set aside.
+type line struct {
+	queue string
+	aside string // the task; "" if the jobs are not set aside
+	// The first job:
 	priority int
 	rowid    int64
 }
 
-// before reports whether h is claimed before o.
-func (h head) before(o head) bool {
-	return h.priority > o.priority || h.priority == o.priority && h.rowid < o.rowid
+// before reports whether the first job of l comes before that of o.
+func (l line) before(o line) bool {
+	return l.priority > o.priority || l.priority == o.priority && l.rowid < o.rowid
 }
 
-// heads is a container/heap of the heads of several queues.
-type heads []head
+// lineHeap is a container/heap of lines: first the one whose first job comes first.
+type lineHeap []line
 
-func (h heads) Len() int           { return len(h) }
-func (h heads) Less(i, j int) bool { return h[i].before(h[j]) }
-func (h heads) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *heads) Push(v any)        { *h = append(*h, v.(head)) }
-func (h *heads) Pop() any {
+func (h lineHeap) Len() int           { return len(h) }
+func (h lineHeap) Less(i, j int) bool { return h[i].before(h[j]) }
+func (h lineHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *lineHeap) Push(v any)        { *h = append(*h, v.(line)) }
+func (h *lineHeap) Pop() any {
 	last := (*h)[len(*h)-1]
 	*h = (*h)[:len(*h)-1]
 	return last
 }
 
-// second returns the head after the first one, or nil.
-func (h heads) second() *head {
+// second returns the line after the first one, or nil.
+func (h lineHeap) second() *line {
 	switch {
 	case len(h) < 2:
 		return nil
@@ -262,102 +437,321 @@ func (h heads) second() *head {
 	}
 }
 
-// claimReady takes ready jobs of the claim's queues, in the order of priority and age over all of them. One query with
-// "queue IN (…)", or without a queue, would sort the whole backlog. This finds the head of each queue in the index, and
-// takes jobs from the queue with the first head for as long as that comes first.
-func (c *claim) claimReady(tx *transaction, now readySnapshot) {
-	line := c.heads(tx, now)
-	heap.Init(&line)
-	for len(line) > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
-		next := c.claimFrom(tx, line[0].queue, line.second())
-		if next == nil {
-			heap.Pop(&line)
+const (
+	maxPassed  = 1000        // how many jobs of other tasks a claim passes in one transaction
+	passedFree = 20          // how many of them it leaves where they are; each claim must pass them again
+	asideFor   = time.Minute // see setAside
+)
+
+// claimReady gives a claim ready jobs of its queues and tasks, in the order of priority and age over all of them. One
+// query with "queue IN (…)", or without a queue, would sort the whole backlog. This finds the first job of each line in
+// an index, and takes jobs from the first line for as long as that comes first. It reports whether it has stopped before
+// it has seen all that is ready.
+func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
+	lines := q.linesOf(tx, c, ready)
+	ofAll := lines == &q.lines.order
+	for lines.Len() > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
+		if len(c.passed) >= maxPassed {
+			more = true
+			break
+		}
+		first := (*lines)[0]
+		left, limited := ready.limits[first.queue]
+		if ofAll && !q.lines.counts(first) {
+			heap.Pop(lines)
 			continue
 		}
-		line[0] = *next
-		heap.Fix(&line, 0)
+		q.lines.changed(first.queue)
+		var next *line
+		if !limited || left > 0 {
+			next = q.claimFrom(tx, c, first, lines.second(), ready)
+		}
+		if ofAll {
+			q.lines.replace(first.queue, next)
+		}
+		if next == nil {
+			heap.Pop(lines)
+			if ofAll { // what c has left there must be found again, even if it is the same job
+				delete(q.lines.known, first.queue)
+			}
+			continue
+		}
+		(*lines)[0] = *next
+		heap.Fix(lines, 0)
 	}
+	c.storeRunning(tx)
+	c.setAside(tx)
+	return more
 }
 
-// heads returns the heads of the claim's queues.
-func (c *claim) heads(tx *transaction, now readySnapshot) (found heads) {
+// linesOf returns the lines that a claim may take jobs from, as a heap: perhaps q.lines.order itself.
+func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *lineHeap {
+	var lines lineHeap
+	if ready.aside != nil {
+		lines = asideLines(tx, c)
+	}
 	queues := c.queues
-	if now.first == nil {
-		return nil
+	if len(queues) == 0 && ready.first != nil && ready.first == ready.last {
+		queues = []string{text(ready.first)}
 	}
-	if len(queues) == 0 && now.first == now.last {
-		queues = []string{text(now.first)}
-	}
-	if len(queues) == 1 { // it has no rival, so its head need not be known
-		return heads{{queue: queues[0], rowid: math.MinInt64}}
-	}
-	const ready = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0 AND queue`
-	for _, queue := range queues {
-		for v := range tx.rows(ready+`=? ORDER BY priority DESC, rowid LIMIT 1`, queue) {
-			found = append(found, head{text(v[0]), int(integer(v[1])), integer(v[2])})
+	switch {
+	case ready.first == nil:
+	case len(queues) == 1 && len(lines) == 0: // it has no rival, so its first job need not be known
+		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}
+	case len(queues) > 0:
+		for _, queue := range queues {
+			lines = appendReadyLine(tx, lines, queue)
+		}
+	default:
+		q.lines.update(tx)
+		if len(lines) == 0 {
+			return &q.lines.order
+		}
+		for _, known := range q.lines.known {
+			lines = append(lines, known)
 		}
 	}
-	if len(queues) > 0 {
-		return found
-	}
-	for from, more := "", true; more; {
-		more = false
-		// queue<x'' excludes names that are not text: bytes sort behind all text.
-		for v := range tx.rows(ready+`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from) {
-			found = append(found, head{text(v[0]), int(integer(v[1])), integer(v[2])})
-			from, more = text(v[0])+"\x00", true // the name that sorts next
-		}
-	}
-	return found
+	heap.Init(&lines)
+	return &lines
 }
 
-// claimFrom takes jobs of one queue, until the claim has enough or the head of another queue comes first. It returns the
-// head of what is left of the queue, or nil.
-func (c *claim) claimFrom(tx *transaction, queue string, rival *head) (next *head) {
-	var taken []any // rowids
-	unusable := make(map[int64]error)
-	for v := range tx.rows(`SELECT rowid, `+claimColumns+` FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue=? ORDER BY priority DESC, rowid`, queue) {
-		rowid, job, err := jobOf(v)
-		at := head{queue, job.Priority, rowid}
-		first := len(taken) == 0 && len(unusable) == 0 // even if another process has changed it
+const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3
+	WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
+
+// appendReadyLine appends the line of a queue's ready jobs, if there are any.
+func appendReadyLine(tx *transaction, lines []line, queue string) []line {
+	for v := range tx.rows(readyLine+`=? ORDER BY priority DESC, rowid LIMIT 1`, queue) {
+		lines = append(lines, line{queue: queue, priority: int(integer(v[1])), rowid: integer(v[2])})
+	}
+	return lines
+}
+
+const setAsideJobs = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 `
+
+// asideLines returns the lines of set-aside jobs that a claim knows.
+func asideLines(tx *transaction, c *claim) (lines []line) {
+	for task := range asideTasks(tx) {
+		if !c.wantsTask(task) {
+			continue
+		}
+		for queue := range asideQueues(tx, task) {
+			if !c.wantsQueue(queue) {
+				continue
+			}
+			for v := range tx.rows(`SELECT priority, rowid`+setAsideJobs+`AND func_name=? AND queue=?
+				ORDER BY priority DESC, rowid LIMIT 1`, task, queue) {
+				lines = append(lines, line{queue, task, int(integer(v[0])), integer(v[1])})
+			}
+		}
+	}
+	return lines
+}
+
+// asideTasks yields the tasks whose jobs are set aside. It seeks each one in the index.
+func asideTasks(tx *transaction) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		task := tx.value(`SELECT func_name` + setAsideJobs + `AND func_name<x'' ORDER BY func_name LIMIT 1`)
+		for task != nil && yield(text(task)) {
+			task = tx.value(`SELECT func_name`+setAsideJobs+`AND func_name>? AND func_name<x''
+				ORDER BY func_name LIMIT 1`, task)
+		}
+	}
+}
+
+// asideQueues yields the queues in which jobs of a task are set aside.
+func asideQueues(tx *transaction, task string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		queue := tx.value(`SELECT queue`+setAsideJobs+`AND func_name=? AND queue<x'' ORDER BY queue LIMIT 1`, task)
+		for queue != nil && yield(text(queue)) {
+			queue = tx.value(`SELECT queue`+setAsideJobs+`AND func_name=? AND queue>? AND queue<x''
+				ORDER BY queue LIMIT 1`, task, queue)
+		}
+	}
+}
+
+// claimFrom takes jobs of one line, until the claim has enough or another line comes first. It returns what is left of
+// the line, or nil.
+func (q *claims) claimFrom(
+	tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound,
+) (next *line) {
+	if len(c.rowids) > 0 {
+		c.storeRunning(tx) // or the line might still hold jobs that c has taken
+	}
+	query := `SELECT rowid, ` + claimColumns + ` FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`
+	args := []any{from.queue}
+	if from.aside != "" {
+		query = `SELECT rowid, ` + claimColumns + ` FROM jobs INDEXED BY jobs_aside
+			WHERE status='PENDING' AND future=0 AND aside>0 AND queue=? AND func_name=? ORDER BY priority DESC, rowid`
+		args = append(args, from.aside)
+	}
+	left, limited := ready.limits[from.queue]
+	unusable := make(map[int64]unusableJob)
+	first := true
+	for v := range tx.rows(query, args...) {
+		rowid := integer(v[0])
+		if c.passed[rowid] { // before the claim turned to another line
+			continue
+		}
+		at := line{from.queue, from.aside, int(integer(v[10])), rowid}
 		if rival != nil && !first && rival.before(at) {
 			next = &at
 			break
 		}
-		if err != nil {
-			unusable[rowid] = err
+		first = false
+		if !c.wantsTask(text(v[2])) {
+			c.pass(rowid)
+			if len(c.passed) >= maxPassed {
+				next = &at // more is seen to in the next transaction
+				break
+			}
 			continue
 		}
-		if len(c.jobs) >= c.slots && (job.Attempts > 0 || job.Claim > 0) {
+		_, job, err := jobOf(v)
+		if err != nil {
+			unusable[rowid] = unusableJob{job, err}
+			continue
+		}
+		needsSlot := job.Attempts > 0 || job.Claim > 0 || job.KeyUntilStart && job.Key != "" || limited
+		if needsSlot && len(c.jobs) >= c.slots {
 			c.full = true
 			break
 		}
-		job.Status, job.Attempts, job.Claim = StatusRunning, job.Attempts+1, max(job.Claim+1, tx.now.UnixMicro())
-		job.HeartbeatAt, job.Worker = microTime(tx.now), c.worker
-		c.jobs = append(c.jobs, job)
-		taken = append(taken, rowid)
-		if len(c.jobs) == c.max {
+		c.take(job, rowid, tx.now)
+		left--
+		if len(c.jobs) == c.max || limited && left <= 0 {
 			break
 		}
 	}
-	for rowid, reason := range unusable {
-		bury(tx, rowid, reason)
+	if limited {
+		ready.limits[from.queue] = left
 	}
-	for rowids := range slices.Chunk(taken, perStatement) {
-		args := append([]any{tx.now.UnixMicro(), seconds(tx.now), c.worker}, rowids...)
-		args = append(args, make([]any, perStatement-len(rowids))...)
-		tx.exec(`UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?
-			WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, args...) // a NULL is no rowid
+	for rowid, u := range unusable {
+		q.bury(tx, rowid, u.job, u.reason)
 	}
 	return next
 }
 
-// bury dead-letters a row that another program wrote and that no worker can run, so that it does not block those behind
-// it.
-func bury(tx *transaction, rowid int64, reason error) {
-	tx.exec(`UPDATE jobs SET status='FAILED', error=?, finished_at=? WHERE rowid=?`, ErrorText(reason), seconds(tx.now), rowid)
-	tx.exec(toDLQ+`rowid=?`, rowid)
+type unusableJob struct {
+	job    *Job
+	reason error
+}
+
+// take gives the claim a job, which storeRunning makes RUNNING in the table.
+func (c *claim) take(job *Job, rowid int64, now time.Time) {
+	job.Status = StatusRunning
+	job.Attempts++
+	job.Claim = max(job.Claim+1, now.UnixMicro())
+	job.HeartbeatAt = microTime(now)
+	job.LeaseUntil = job.HeartbeatAt.Add(c.lease)
+	job.Worker = c.worker
+	c.jobs = append(c.jobs, job)
+	c.rowids = append(c.rowids, rowid)
+}
+
+// storeRunning makes the jobs that the claim has taken RUNNING.
+func (c *claim) storeRunning(tx *transaction) {
+	updateRows(tx, `UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?,
+			lease=?, doubted_at=NULL, started_at=NULL, result=NULL, aside=0,
+			key_until_start=iif(key_until_start=1, 2, key_until_start)`,
+		[]any{tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds()}, c.rowids)
+	c.rowids = c.rowids[:0]
+}
+
+// setAside takes the jobs of other tasks that the claim has passed out of the order of ready jobs, if they are many, so
+// that the next claims need not pass them. Claims that know the task find them all the same: see asideLines. So nothing
+// has to bring them back.
+func (c *claim) setAside(tx *transaction) {
+	if len(c.passed) > passedFree {
+		var rowids []any
+		for rowid := range c.passed {
+			rowids = append(rowids, rowid)
+		}
+		updateRows(tx, `UPDATE jobs SET aside=?`, []any{seconds(tx.now.Add(asideFor))}, rowids)
+	}
+	clear(c.passed)
+}
+
+// pass notes a job of another task.
+func (c *claim) pass(rowid int64) {
+	if c.passed == nil {
+		c.passed = make(map[int64]bool)
+	}
+	c.passed[rowid] = true
+}
+
+// ---- Many queues ----
+
+// queueLines keeps the lines of all queues with ready jobs from one claim to the next, because with very many queues it
+// takes long to find them. They are right as long as no other connection has written, but for those of stale queues.
+type queueLines struct {
+	known   map[string]line // by queue; nil: nothing is known
+	order   lineHeap        // of the known lines; a line that is not the known one of its queue does not count
+	stale   map[string]bool // queues to look at again
+	version int64           // PRAGMA data_version when the lines were found
+}
+
+// changed notes that the line of a queue may have changed.
+func (l *queueLines) changed(queue string) {
+	if l.known != nil {
+		l.stale[queue] = true
+	}
+}
+
+func (l *queueLines) forget() { l.known = nil }
+
+// replace makes another line the known one of a queue; nil: none.
+func (l *queueLines) replace(queue string, by *line) {
+	if by == nil {
+		delete(l.known, queue)
+	} else {
+		l.known[queue] = *by
+	}
+}
+
+// counts reports whether a line in order is the known one of its queue.
+func (l *queueLines) counts(ln line) bool {
+	known, ok := l.known[ln.queue]
+	return ok && known == ln
+}
+
+// update makes the lines right.
+func (l *queueLines) update(tx *transaction) {
+	version := integer(tx.value("PRAGMA data_version"))
+	outgrown := len(l.order) > 2*len(l.known)+100
+	if l.known == nil || version != l.version || outgrown {
+		l.version = version
+		l.findAll(tx)
+		return
+	}
+	for queue := range l.stale {
+		found := appendReadyLine(tx, nil, queue)
+		if len(found) == 0 {
+			delete(l.known, queue)
+		} else if !l.counts(found[0]) {
+			l.known[queue] = found[0]
+			heap.Push(&l.order, found[0])
+		}
+	}
+	clear(l.stale)
+}
+
+// findAll seeks the first job of each queue in the index.
+func (l *queueLines) findAll(tx *transaction) {
+	l.known = make(map[string]line)
+	l.stale = make(map[string]bool)
+	l.order = nil
+	for from, more := "", true; more; {
+		more = false
+		// queue<x'' excludes names that are not text: bytes sort behind all text.
+		for v := range tx.rows(readyLine+`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from) {
+			found := line{queue: text(v[0]), priority: int(integer(v[1])), rowid: integer(v[2])}
+			l.known[found.queue] = found
+			l.order = append(l.order, found)
+			from, more = found.queue+"\x00", true // the name that sorts next
+		}
+	}
+	heap.Init(&l.order)
 }
 
 // ---- The goroutine that looks for work ----
@@ -381,6 +775,9 @@ func (q *claims) schedule() {
 	}
 	if !q.nextDue.IsZero() {
 		pause = min(pause, time.Until(q.nextDue))
+	}
+	if q.mayBeDue {
+		pause = 0
 	}
 	q.timer.Reset(pause)
 }

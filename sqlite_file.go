@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -104,6 +105,10 @@ func checkOrCreate(path string, readOnly bool) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("it is not a regular file")
 	}
+	if n := hardLinks(info); n > 1 && !readOnly {
+		return fmt.Errorf("it has %d names (hard links); want one: each name would have a -wal of its own, and "+
+			"jobs would be lost. Remove the other names, or make symbolic links of them", n)
+	}
 	return nil
 }
 
@@ -121,32 +126,37 @@ func createFile(path string) error {
 
 // openReadOnly opens the readers of a storage that never writes.
 func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
-	_, err := os.Stat(s.path + "-wal")
-	if !errors.Is(err, fs.ErrNotExist) {
-		return s.openReaders(ctx, "ro")
+	wal, err := os.Stat(s.path + "-wal")
+	mode := "ro"
+	if errors.Is(err, fs.ErrNotExist) {
+		// SQLite makes an empty -wal to read a file in WAL mode, and only a connection that may write
+		// removes it again.
+		mode = "rw"
 	}
-	// SQLite makes an empty -wal to read a file in WAL mode, and only a connection that may write removes
-	// it again.
-	err = s.openReaders(ctx, "rw")
-	if !isCode(err, codeReadOnly) && !isCode(err, codeCantOpen) {
+	atRest := mode == "rw" || err == nil && wal.Size() == 0
+	err = s.openReaders(ctx, mode)
+	denied := isCode(err, codeReadOnly) || isCode(err, codeCantOpen)
+	if !denied || !atRest {
 		return err
 	}
-	// The user may not make files in this folder. Nobody else has made a -wal, so nobody writes: no locks
-	// are needed.
+	// The user may not make files in this folder, or may not use the -wal, and there is nothing in it. So
+	// SQLite can read the file without locks.
 	s.readers.Close()
+	s.leases.Close()
 	return s.openReaders(ctx, "ro&immutable=1")
 }
 
 // openReaders opens the connections that read, and refuses a file that is not ours. The mode is SQLite's:
 // ro or rw.
 func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
-	dsn := s.dsn("mode=" + mode + "&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
-	readers, err := sql.Open("sqlite", dsn)
+	c, err := s.connector("mode="+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)", false)
 	if err != nil {
 		return err
 	}
-	readers.SetMaxOpenConns(4)
-	s.readers = readers
+	s.readers = sql.OpenDB(c)
+	s.readers.SetMaxOpenConns(4)
+	s.leases = sql.OpenDB(c)
+	s.leases.SetMaxOpenConns(1)
 	_, err = s.inspectSchema(s.reader(ctx))
 	return err
 }
@@ -154,7 +164,11 @@ func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
 // openWriter opens the connection that writes, and migrates the file in one transaction.
 func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	// SQLite's own busy_timeout starves: its sleeps grow while others take the lock. The retries are ours.
-	conn, err := s.readers.Driver().Open(s.dsn("mode=rw&_pragma=busy_timeout(0)"))
+	c, err := s.connector("mode=rw&_pragma=busy_timeout(0)", true)
+	if err != nil {
+		return err
+	}
+	conn, err := c.Connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,16 +205,62 @@ func execPatiently(ctx context.Context, q *session, statement string) error {
 	}
 }
 
-// dsn returns the driver's name for the file. Only an escaped path may hold the characters ? and #.
-func (s *SQLiteStorage) dsn(settings string) string {
-	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?" + settings
+// connector makes connections of one kind to a file. They keep the -wal: SQLite does not remove it when
+// such a connection closes the file last. Otherwise a process whose locks are gone (because it read the
+// file itself, and POSIX drops a process's locks when it closes any descriptor of a file) would go on
+// writing into a -wal that is removed.
+type connector struct {
+	driver  driver.Driver
+	dsn     string
+	wal     string // the name of the -wal
+	keepWAL bool   // also if there was none; connections that only read leave nothing behind
 }
 
-// disconnect closes what open has opened.
+func (s *SQLiteStorage) connector(settings string, keepWAL bool) (connector, error) {
+	db, err := sql.Open("sqlite", "") // connects to nothing
+	if err != nil {
+		return connector{}, err
+	}
+	defer db.Close()
+	path := (&url.URL{Path: s.path}).EscapedPath() // a path may hold the characters ? and #
+	return connector{
+		driver:  db.Driver(),
+		dsn:     "file:" + path + "?" + settings + fmt.Sprintf("&_pragma=journal_size_limit(%d)", maxWAL),
+		wal:     s.path + "-wal",
+		keepWAL: keepWAL,
+	}, nil
+}
+
+// maxWAL is to how many bytes SQLite cuts a -wal that has grown larger, once it is no longer needed.
+const maxWAL = 16 << 20
+
+// Driver implements [driver.Connector].
+func (c connector) Driver() driver.Driver { return c.driver }
+
+// Connect implements [driver.Connector].
+func (c connector) Connect(context.Context) (driver.Conn, error) {
+	_, notThere := os.Stat(c.wal)
+	conn, err := c.driver.Open(c.dsn)
+	if err != nil {
+		return nil, err
+	}
+	if !c.keepWAL && notThere != nil {
+		return conn, nil
+	}
+	if _, err := conn.(sqlite.FileControl).FileControlPersistWAL("main", 1); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// disconnect closes what open has opened. The writer comes last, because it keeps the -wal.
 func (s *SQLiteStorage) disconnect() error {
 	var errs []error
 	if s.readers != nil {
 		errs = append(errs, s.readers.Close())
+	}
+	if s.leases != nil {
+		errs = append(errs, s.leases.Close())
 	}
 	if s.w != nil {
 		errs = append(errs, s.w.conn.close())
@@ -272,7 +332,7 @@ func (f openedFile) checkReplaced() error {
 		return nil
 	}
 	return fmt.Errorf("the file %s was deleted or replaced while it was in use: put it back, or stop every "+
-		"program that uses the queue, remove the -wal and -shm that are left beside it, and start again", f.name)
+		"program that uses the queue, remove the -wal and -shm left beside it, and start again", f.name)
 }
 
 // ---- The schema ----
@@ -302,66 +362,110 @@ var pythonTables = []string{
 // pythonColumns are those by which we know that a table jobs or dlq is a queue's.
 var pythonColumns = []string{"id", "func_name", "args", "kwargs", "attempts", "error"}
 
-// migration is what one version of the schema adds to the version before it.
+// migration makes a newer version of the schema.
 type migration struct {
-	tables  []string
-	jobs    []column // of the table jobs
-	dlq     []column // of the table dlq
-	indexes []string
+	tables []string // statements
+	jobs   []column // of the table jobs
+	dlq    []column // of the table dlq
+	then   []string // statements that need the columns
 }
 
 // column is a column that Python's tables lack. Python inserts rows without it, so the initial value must
-// mean "an ordinary job, due now".
+// mean "an ordinary job, due now". A column that a file has already is not added again.
 type column struct{ name, kind, initial string }
 
-// migrations are append-only: migrations[n] makes version n+1 of version n, which PRAGMA user_version
-// counts. Version 0 is the Python library's, or an empty file. To change the condition of an index, add one
-// under a new name and drop the old one.
+// firstVersion is the version that migrations[0] makes of any older file. Version 0 is the Python
+// library's, or an empty file. Versions 1 and 2 were never released.
+const firstVersion = 3
+
+// schemaVersion is the newest version, as PRAGMA user_version counts.
+const schemaVersion = firstVersion + len(migrations) - 1
+
+// migrations are append-only: each one makes the next version. To change the condition of an index, drop it
+// and make another under a new name, because CREATE INDEX IF NOT EXISTS changes none.
 var migrations = [...]migration{
 	{
-		tables: pythonTables,
+		tables: slices.Concat(pythonTables, []string{
+			// How many jobs of a queue may be RUNNING at once.
+			`CREATE TABLE IF NOT EXISTS pinion_limits (
+				queue TEXT PRIMARY KEY,
+				most INTEGER NOT NULL)`,
+			// The ends of jobs, by minute or hour: at is when that began, in Unix seconds; took is in
+			// seconds.
+			`CREATE TABLE IF NOT EXISTS pinion_ends (
+				at INTEGER NOT NULL,
+				queue TEXT NOT NULL,
+				task TEXT NOT NULL,
+				succeeded INTEGER NOT NULL DEFAULT 0,
+				failed INTEGER NOT NULL DEFAULT 0,
+				took REAL NOT NULL DEFAULT 0,
+				PRIMARY KEY (at, queue, task)) WITHOUT ROWID`,
+		}),
 		jobs: []column{
 			{"heartbeat_at", "REAL", "NULL"}, // files of Python's 0.1 lack it
 			{"queue", "TEXT NOT NULL", "'default'"},
 			{"priority", "INTEGER NOT NULL", "0"},
 			{"key", "TEXT", "NULL"},
+			// 0: holds no key, or holds it until it ends; 1: holds it until it starts; 2: has given it up.
+			{"key_until_start", "INTEGER NOT NULL", "0"},
+			{"meta", "TEXT", "NULL"}, // JSON
 			{"run_at", "REAL NOT NULL", "0"},
 			// 1: not ready before run_at. An index cannot look at the clock.
 			{"future", "INTEGER NOT NULL", "0"},
+			// 0: ready. Otherwise a worker that does not know the task has set the job aside until then.
+			{"aside", "REAL NOT NULL", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
-			{"reaped", "INTEGER NOT NULL", "0"}, // how often
+			{"worker", "TEXT NOT NULL", "''"},
+			{"lease", "REAL NOT NULL", "0"}, // seconds without a heartbeat; 0: Python's claim
+			{"doubted_at", "REAL", "NULL"},  // when somebody found the lease expired
+			{"started_at", "REAL", "NULL"},
+			{"reaped", "INTEGER NOT NULL", "0"}, // how many leases were lost one after the other
+			{"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
 			{"finished_at", "REAL", "NULL"},
 			{"result", "TEXT", "NULL"},
+			{"buried", "INTEGER NOT NULL", "0"}, // 1: a dead letter stands, so the job is not to be pruned
 		},
 		dlq: []column{
 			{"queue", "TEXT NOT NULL", "'default'"},
 			{"priority", "INTEGER NOT NULL", "0"},
 			{"key", "TEXT", "NULL"},
+			{"key_until_start", "INTEGER NOT NULL", "0"},
+			{"meta", "TEXT", "NULL"},
+			{"result", "TEXT", "NULL"},
 		},
-		indexes: []string{
+		then: []string{
+			// Of versions 1 and 2.
+			`DROP INDEX IF EXISTS jobs_ready`,
+			`DROP INDEX IF EXISTS jobs_running`,
+			`DROP INDEX IF EXISTS jobs_key`,
+			`DROP INDEX IF EXISTS jobs_finished`,
+			`UPDATE jobs SET buried=1 WHERE status='FAILED' AND id IN (SELECT id FROM dlq)`,
+
 			// Claims follow the order of this index, whose last column is the rowid, the order of insertion.
-			`CREATE INDEX IF NOT EXISTS jobs_ready ON jobs(queue, priority DESC)
-				WHERE status='PENDING' AND future=0`,
+			`CREATE INDEX IF NOT EXISTS jobs_ready3 ON jobs(queue, priority DESC)
+				WHERE status='PENDING' AND future=0 AND aside=0`,
+			// Jobs that were set aside, for those who know the task.
+			`CREATE INDEX IF NOT EXISTS jobs_aside ON jobs(func_name, queue, priority DESC)
+				WHERE status='PENDING' AND future=0 AND aside>0`,
+			// The next due time, and all that is due.
 			`CREATE INDEX IF NOT EXISTS jobs_future ON jobs(run_at)
 				WHERE status='PENDING' AND future=1`,
-			// By claim, which only grows, and not by heartbeat_at: every heartbeat would move its row.
-			`CREATE INDEX IF NOT EXISTS jobs_running ON jobs(claim)
+			// The most urgent of what is due, if that is more than is made ready at once.
+			`CREATE INDEX IF NOT EXISTS jobs_urgent ON jobs(priority DESC, run_at)
+				WHERE status='PENDING' AND future=1`,
+			// All that runs, and how many of a queue. Not by heartbeat_at: every heartbeat would move its
+			// row.
+			`CREATE INDEX IF NOT EXISTS jobs_running3 ON jobs(queue)
 				WHERE status='RUNNING'`,
-			`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key ON jobs(key)
-				WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING')`,
-			`CREATE INDEX IF NOT EXISTS jobs_finished ON jobs(status, ` + finished + `)
-				WHERE status IN ('SUCCESS','FAILED')`,
-		},
-	},
-	{
-		jobs: []column{
-			{"worker", "TEXT NOT NULL", "''"},
-			{"cancel", "INTEGER NOT NULL", "0"}, // 1: canceled
+			`CREATE UNIQUE INDEX IF NOT EXISTS jobs_key3 ON jobs(key)
+				WHERE key IS NOT NULL AND status IN ('PENDING','RUNNING') AND key_until_start<2`,
+			// What may be pruned. Standing dead letters are not in the way.
+			`CREATE INDEX IF NOT EXISTS jobs_finished3 ON jobs(` + finished + `)
+				WHERE status IN ('SUCCESS','FAILED') AND buried=0`,
+			`CREATE INDEX IF NOT EXISTS dlq_failed ON dlq(failed_at)`,
 		},
 	},
 }
-
-const schemaVersion = len(migrations)
 
 // inspectSchema refuses a file that is not ours and returns its version. It notes what listings select
 // from: the tables, with the initial values of the columns that an older file lacks.
@@ -430,23 +534,26 @@ func listingFrom(table string, missing []column) string {
 	for _, c := range missing {
 		columns += ", " + c.initial + " AS " + c.name
 	}
-	return " FROM (SELECT " + columns + " FROM " + table + ") "
+	return " FROM (SELECT " + columns + " FROM " + table + ") AS " + table + " "
 }
 
 // migrate brings the file to schemaVersion, inside the caller's transaction.
 func (s *SQLiteStorage) migrate(q *session) error {
 	version, err := s.inspectSchema(q) // again: another process may have migrated the file meanwhile
-	if err != nil || version == schemaVersion {
+	if err != nil {
 		return err
 	}
-	for _, m := range migrations[version:] {
-		for _, create := range m.tables {
-			q.exec(create)
+	if version == schemaVersion {
+		return checkWritable(q)
+	}
+	for _, m := range migrations[max(version+1-firstVersion, 0):] {
+		for _, statement := range m.tables {
+			q.exec(statement)
 		}
 		addColumns(q, "jobs", m.jobs)
 		addColumns(q, "dlq", m.dlq)
-		for _, create := range m.indexes {
-			q.exec(create)
+		for _, statement := range m.then {
+			q.exec(statement)
 		}
 	}
 	q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
@@ -455,6 +562,15 @@ func (s *SQLiteStorage) migrate(q *session) error {
 	}
 	_, err = s.inspectSchema(q)
 	return err
+}
+
+// checkWritable returns an error if this user may not write the file. BEGIN IMMEDIATE alone returns none.
+func checkWritable(q *session) error {
+	q.exec("SAVEPOINT writable")
+	q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
+	q.exec("ROLLBACK TO writable")
+	q.exec("RELEASE writable")
+	return q.err
 }
 
 // addColumns adds columns to a table, unless it has them.
@@ -508,8 +624,8 @@ var explanations = []struct {
 }{
 	{codeNotADB, "it is not a SQLite database"},
 	{codeReadOnly, "the file or its folder is read-only for this user"},
-	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, " +
-		"or its folder cannot be written"},
+	{codeCantOpen, "the file cannot be opened: it is missing, this user may not use it, or the -wal and " +
+		"-shm beside it, or its folder cannot be written"},
 	{codeFull, "the disk is full; nothing can be stored until there is room"},
 	{codeIOErr, "I/O error: the disk is full, over quota or failing; check free space and the system log"},
 	{codeCorrupt, "the file is damaged; stop every program that uses it and restore a backup, " +

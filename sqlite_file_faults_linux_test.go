@@ -137,7 +137,7 @@ func TestAFileOnAReadOnlyDiskIsRefusedAndCanBeLookedAt(t *testing.T) {
 		}
 		mount(t, dir, syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
 		_, err = OpenSQLite(t.Context(), path, nil)
-		wantError(t, err, "pinion: open "+path, "the file cannot be opened", "its folder cannot be written")
+		wantError(t, err, "pinion: open "+path, "the file or its folder is read-only for this user")
 		_, err = OpenSQLite(t.Context(), path+".new", nil)
 		wantError(t, err, "pinion: open "+path+".new", "read-only file system")
 		s, err = OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: true})

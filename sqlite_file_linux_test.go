@@ -125,3 +125,37 @@ func TestOpenSQLiteRefusesADanglingLinkAndADevice(t *testing.T) {
 		t.Errorf("the folder holds %q, want q.db alone", found)
 	}
 }
+
+// Each name has a -wal of its own, so a queue under two names loses jobs.
+func TestOpenSQLiteRefusesAFileWithTwoNames(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("a"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link.db")
+	if err := os.Link(path, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, link} {
+		_, err := OpenSQLite(t.Context(), name, nil)
+		wantError(t, err, "pinion: open "+name+": it has 2 names (hard links); want one")
+	}
+	reader, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := reader.Check(t.Context())
+	if report.Links != 2 || err != nil {
+		t.Errorf("Check finds %d links, error %v; want 2", report.Links, err)
+	}
+	if err := reader.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	if got := listed(t, sqliteStorage(t, path, nil).Jobs(t.Context(), Filter{})); got != "a" {
+		t.Errorf("the jobs are %q", got)
+	}
+}

@@ -31,7 +31,7 @@ func TestANewFileIsPrivateDurableAndOfTheNewestSchema(t *testing.T) {
 					t.Errorf("q.db%s has mode %v, error %v; want %v", end, info.Mode(), err, os.FileMode(0o600))
 				}
 			}
-			otherProgram(t, path).want("wal|2", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
+			otherProgram(t, path).want("wal|3", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
 			inTransaction(t, s, func(tx *transaction) {
 				if got := tx.value("PRAGMA synchronous"); got != want {
 					t.Errorf("PRAGMA synchronous is %v, want %d", got, want)
@@ -80,8 +80,9 @@ func TestAPathMayHoldAnyCharacter(t *testing.T) {
 						t.Error(err)
 					}
 				}
-				if found := slices.Collect(maps.Keys(folder(t, dir))); !slices.Equal(found, []string{name}) {
-					t.Errorf("the folder holds %q", found)
+				found := slices.Sorted(maps.Keys(folder(t, dir)))
+				if diff := gocmp.Diff([]string{name, name + "-shm", name + "-wal"}, found); diff != "" {
+					t.Errorf("the folder (-want +got):\n%s", diff)
 				}
 			})
 		}
@@ -153,8 +154,8 @@ func TestOpenSQLiteRefusesAForeignFileAndLeavesItUnchanged(t *testing.T) {
 		{"a long text", content(strings.Repeat("Dear diary,\n", 1000)), "it is not a SQLite database"},
 		{"a short text", content("Dear diary"), "it is not a SQLite database"},
 		{"a SQLite header and nothing that follows from it", content("SQLite format 3\x00" + strings.Repeat("?", 4080)), "it is not a SQLite database"},
-		{"a newer version", sqlite(python02 + "PRAGMA user_version=3;"), "is version 3, from a newer Pinion or another program; want at most 2"},
-		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=3; PRAGMA journal_mode=WAL;"), "is version 3, from a newer Pinion"},
+		{"a newer version", sqlite(python02 + "PRAGMA user_version=4;"), "is version 4, from a newer Pinion or another program; want at most 3"},
+		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=4; PRAGMA journal_mode=WAL;"), "is version 4, from a newer Pinion"},
 		{"jobs of another program", sqlite("CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO jobs VALUES (1, 'cook');"), `its table "jobs" belongs to another program: it has no column "func_name"`},
 		{"jobs of another program in WAL mode", sqlite("PRAGMA journal_mode=WAL; CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT);"), `its table "jobs" belongs to another program`},
 		{"a dlq of another program", sqlite("CREATE TABLE dlq (id TEXT PRIMARY KEY, letter TEXT);"), "belongs to another program"},
@@ -193,7 +194,7 @@ func TestAnEmptyFileBecomesAQueueUnlessReadOnly(t *testing.T) {
 }
 
 func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
-	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1} {
+	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "q.db")
@@ -222,9 +223,16 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 			}
 			stats, err := s.Stats(ctx)
 			first, second := time.UnixMicro(1700000001123456).UTC(), time.UnixMicro(1700000002500000).UTC()
-			total := Counts{Pending: 2, Running: 1, Success: 1, Failed: 1, Oldest: first}
-			want := Stats{DeadLetters: 1, Total: total, Queues: []QueueStats{{"default", total}}, Tasks: []TaskStats{
-				{"ADD", Counts{Pending: 1, Oldest: first}}, {"add", Counts{Pending: 1, Running: 1, Success: 1, Oldest: second}}, {"greet", Counts{Failed: 1}}}}
+			total := Counts{Pending: 2, Due: 2, Running: 1, Oldest: first, OldestDue: first}
+			want := Stats{
+				Total:  total,
+				Queues: []QueueStats{{"default", total}},
+				Tasks: []TaskStats{
+					{"ADD", Counts{Pending: 1, Due: 1, Oldest: first, OldestDue: first}},
+					{"add", Counts{Pending: 1, Due: 1, Running: 1, Oldest: second, OldestDue: second}},
+				},
+				DeadLetters: 1,
+			}
 			if diff := gocmp.Diff(want, stats); diff != "" || err != nil {
 				t.Errorf("Stats: %v (-want +got):\n%s", err, diff)
 			}
@@ -247,6 +255,42 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 				t.Errorf("the folder has changed (-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A process that reads the file itself loses its locks on it: POSIX. Whoever closes the file last then must
+// not remove the -wal, into which that process goes on writing.
+func TestTheWALOutlivesAProcessThatClosesTheFile(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("before"))
+	if _, err := os.ReadFile(path); err != nil { // the locks of this process are gone
+		t.Fatal(err)
+	}
+	start, end := process(t, "enqueue", path)
+	start()
+	end()
+	mustEnqueue(t, s, NewJob("after"))
+	if err := s.checkReplaced(); err != nil {
+		t.Error(err)
+	}
+	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "before sent after" {
+		t.Errorf("the jobs are %q", got)
+	}
+}
+
+func TestClosingEmptiesTheWAL(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s, err := OpenSQLite(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustEnqueue(t, s, NewJob("a"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path + "-wal")
+	if err != nil || info.Size() != 0 {
+		t.Errorf("the -wal has %d bytes, error %v", info.Size(), err)
 	}
 }
 
@@ -284,7 +328,7 @@ func TestReadOnlyReadsTheWALOfACrashAndKeepsIt(t *testing.T) {
 }
 
 func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
-	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1} {
+	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
 			before := 0
@@ -321,7 +365,7 @@ func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
 			s := sqliteStorage(t, path, nil)
 			o := otherProgram(t, path)
 			o.want(strconv.Itoa(before+processes+goroutines), "SELECT count(*) FROM jobs WHERE queue='default' AND future=0 AND claim=0")
-			o.want("2", "PRAGMA user_version")
+			o.want("3", "PRAGMA user_version")
 			if n, err := s.Size(t.Context()); err != nil || n < processes+goroutines {
 				t.Errorf("Size: %d, %v", n, err)
 			}
@@ -354,7 +398,7 @@ func adder() (registry *Registry, did func() string) {
 var silent = slog.New(slog.DiscardHandler)
 
 func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
-	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1} {
+	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
 			python(t, path, script)
@@ -391,7 +435,7 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 	ran := make(chan Job)
 	var registry Registry
 	registry.Add(Task[*Job]{Name: "tell", Run: func(_ context.Context, job *Job) error { ran <- *job; return nil }})
-	w := &Worker{Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
+	w := &Worker{Name: "w", Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(t.Context()) }()
 
@@ -401,8 +445,18 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 		python(t, path, pythonIndexes+`INSERT OR REPLACE INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at)
 			VALUES ('f00d', 'tell', '["x"]', '{"k": 1}', 'PENDING', 0, 1700000009.5, NULL, NULL);`)
 		job := <-ran
-		want := Job{ID: "f00d", Task: "tell", Args: []any{json.RawMessage(`"x"`)}, Kwargs: map[string]any{"k": json.RawMessage("1")}, Queue: "default",
-			Status: StatusRunning, Attempts: 1, Claim: job.Claim, Worker: processName(), CreatedAt: time.UnixMilli(1700000009500).UTC(), HeartbeatAt: job.HeartbeatAt}
+		want := Job{
+			ID: "f00d", Task: "tell", Queue: "default",
+			Args:        []any{json.RawMessage(`"x"`)},
+			Kwargs:      map[string]any{"k": json.RawMessage("1")},
+			Status:      StatusRunning,
+			Attempts:    1,
+			Claim:       job.Claim,
+			Worker:      job.Worker,
+			CreatedAt:   time.UnixMilli(1700000009500).UTC(),
+			HeartbeatAt: job.HeartbeatAt,
+			LeaseUntil:  job.HeartbeatAt.Add(defaultLease),
+		}
 		if diff := gocmp.Diff(want, job); diff != "" {
 			t.Errorf("run %d (-want +got):\n%s", i, diff)
 		}

@@ -2,9 +2,17 @@ package pinion
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"math"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -34,77 +42,21 @@ func (s *SQLiteStorage) readValue(ctx context.Context, verb, query string, args 
 // Size counts the PENDING jobs.
 func (s *SQLiteStorage) Size(ctx context.Context) (int, error) {
 	query := `SELECT count(*)` + s.jobs + `WHERE status='PENDING'`
-	if s.indexed { // each half has an index
-		query = `SELECT
-			(SELECT count(*) FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0) +
-			(SELECT count(*) FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1)`
+	if s.indexed {
+		query = sizeQuery
 	}
 	n, err := s.readValue(ctx, "size", query)
 	return int(integer(n)), err
 }
 
-// finished is when a job finished, as the index jobs_finished has it. Python does not record that.
+// sizeQuery counts the PENDING jobs without a look at a row.
+const sizeQuery = `SELECT
+	(SELECT count(*) FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0) +
+	(SELECT count(*) FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0) +
+	(SELECT count(*) FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1)`
+
+// finished is when a job finished, as the index jobs_finished3 has it. Python does not record that.
 const finished = `coalesce(finished_at, heartbeat_at, created_at)`
-
-// Stats counts jobs; see [Inspector].
-func (s *SQLiteStorage) Stats(ctx context.Context) (Stats, error) {
-	var stats Stats
-	q, now := s.reader(ctx), time.Now()
-	stats.DeadLetters = int(integer(q.value(`SELECT count(*) FROM dlq`)))
-	s.countJobs(q, now, &stats)
-	s.countLastMinute(q, now, &stats)
-	return stats, wrap("stats", q.err)
-}
-
-// countJobs counts all jobs, in pages: a GROUP BY over the whole table would sort it, which takes four
-// times as long.
-func (s *SQLiteStorage) countJobs(q *session, now time.Time, stats *Stats) {
-	query := `SELECT func_name, queue, status, count(*), min(created_at),
-			sum(finished>?), sum(finished>?), max(seq)
-		FROM (SELECT seq, func_name, queue, status, created_at, ` + finished + ` AS finished` + s.jobs + `
-			WHERE seq>? ORDER BY seq LIMIT 5000)
-		GROUP BY func_name, queue, status`
-	hourAgo, minuteAgo := seconds(now.Add(-time.Hour)), seconds(now.Add(-time.Minute))
-	last := int64(math.MinInt64)
-	for {
-		found := false
-		for row := range q.rows(query, hourAgo, minuteAgo, last) {
-			found = true
-			stats.add(tally{
-				task:   text(row[0]),
-				queue:  text(row[1]),
-				status: Status(text(row[2])),
-				jobs:   int(integer(row[3])),
-				oldest: fromSeconds(row[4]),
-				hour:   int(integer(row[5])),
-				minute: int(integer(row[6])),
-			})
-			last = max(last, integer(row[7]))
-		}
-		if !found {
-			return
-		}
-	}
-}
-
-// countLastMinute counts what finished in each second of the last minute.
-func (s *SQLiteStorage) countLastMinute(q *session, now time.Time, stats *Stats) {
-	from := s.jobs
-	if s.indexed {
-		from = ` FROM jobs INDEXED BY jobs_finished `
-	}
-	query := `SELECT cast(?-` + finished + ` AS INTEGER) AS age, count(*)` + from + `
-		WHERE status=? AND ` + finished + `>? AND status IN ('SUCCESS','FAILED') GROUP BY age`
-	minuteAgo := seconds(now.Add(-time.Minute))
-	for _, status := range []Status{StatusSuccess, StatusFailed} {
-		for row := range q.rows(query, seconds(now), string(status), minuteAgo) {
-			age := max(integer(row[0]), 0) // below 0 if another program wrote a time that is still to come
-			if age < 60 {
-				stats.LastMinute[59-age] += int(integer(row[1]))
-			}
-		}
-	}
-}
 
 // Get returns one job, or ErrNotFound.
 func (s *SQLiteStorage) Get(ctx context.Context, id string) (*Job, error) {
@@ -124,59 +76,80 @@ func (s *SQLiteStorage) Get(ctx context.Context, id string) (*Job, error) {
 
 // Jobs lists jobs; see [Inspector].
 func (s *SQLiteStorage) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
-	return s.list(ctx, jobColumns+s.jobs, f)
+	return s.list(ctx, jobColumns+s.jobs, f, f.where("created_at"))
 }
 
 // DeadLetters lists the dead-letter queue; see [Inspector].
 func (s *SQLiteStorage) DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
 	f.Status = "" // the table has no such column
-	return s.list(ctx, letterColumns+s.letters, f)
+	return s.list(ctx, letterColumns+s.letters, f, f.where("failed_at"))
 }
 
-// list pages through a table by its rowid, so that no read transaction stays open while the caller thinks.
-// It selects from is a list of columns and a FROM clause.
-func (s *SQLiteStorage) list(ctx context.Context, selectFrom string, f Filter) iter.Seq2[*Job, error] {
-	const pageSize = 200
+// list lists the rows that match. selectFrom is a list of columns and a FROM clause.
+func (s *SQLiteStorage) list(
+	ctx context.Context, selectFrom string, f Filter, where conditions,
+) iter.Seq2[*Job, error] {
 	return func(yield func(*Job, error) bool) {
-		where, err := f.where()
-		if err != nil {
-			yield(nil, wrap("list", err))
-			return
-		}
-		seq := "seq"
-		if f.Status == StatusRunning {
-			seq = "+seq" // few jobs run: the + has SQLite find them by their index and sort them
-		}
-		query := fmt.Sprintf(`SELECT seq, %s WHERE %s>? %s ORDER BY %s LIMIT %d`,
-			selectFrom, seq, where.sql, seq, pageSize)
-		after, listed := int64(math.MinInt64), 0
+		listed := 0
+		pages := s.pages(selectFrom, f, where, 200)
 		for {
+			var jobs []*Job
 			q := s.reader(ctx)
-			var page []*Job
-			read := 0
-			for row := range q.rows(query, append([]any{after}, where.args...)...) {
-				read++
-				rowid, job, _ := jobOf(row)
-				after = rowid
+			more := pages.next(q, func(row []any) {
+				_, job, _ := jobOf(row)
 				if f.matchesTask(job.Task) {
-					page = append(page, job)
+					jobs = append(jobs, job)
 				}
-			}
+			})
 			if q.err != nil {
 				yield(nil, wrap("list", q.err))
 				return
 			}
-			for _, job := range page {
+			for _, job := range jobs {
 				listed++
 				if !yield(job, nil) || listed == f.Limit {
 					return
 				}
 			}
-			if read < pageSize {
+			if !more {
 				return
 			}
 		}
 	}
+}
+
+// pages reads a table page by page, in the order of the rowid, so that no read transaction stays open
+// between two pages.
+type pages struct {
+	query string
+	args  []any
+	size  int
+	last  int64 // the rowid of the last row that was read
+}
+
+// pages returns the pages of the rows that match. selectFrom is a list of columns and a FROM clause.
+func (s *SQLiteStorage) pages(selectFrom string, f Filter, where conditions, size int) *pages {
+	seq, after, order, start := "seq", ">", "", int64(math.MinInt64)
+	if f.Newest {
+		after, order, start = "<", "DESC", math.MaxInt64
+	}
+	if f.Status == StatusRunning {
+		seq = "+seq" // few jobs run: the + has SQLite find them by their index and sort them
+	}
+	query := fmt.Sprintf(`SELECT seq, %s WHERE %s%s? %s ORDER BY %s %s LIMIT %d`,
+		selectFrom, seq, after, where.sql, seq, order, size)
+	return &pages{query: query, args: where.args, size: size, last: start}
+}
+
+// next reads a page. It returns false if this was the last one, or after an error.
+func (p *pages) next(q *session, read func(row []any)) (more bool) {
+	n := 0
+	for row := range q.rows(p.query, append([]any{p.last}, p.args...)...) {
+		n++
+		p.last = integer(row[0])
+		read(row)
+	}
+	return n == p.size && q.err == nil
 }
 
 // conditions are the end of a WHERE clause.
@@ -190,9 +163,9 @@ func (c *conditions) and(condition string, args ...any) {
 	c.args = append(c.args, args...)
 }
 
-// where returns the filter as SQL, but for matchesTask. The status stands there literally: a bound one
-// would match no partial index.
-func (f Filter) where() (conditions, error) {
+// where returns the filter as SQL, but for what only matchesTask can compare. After and Before are about
+// timeColumn. The status stands there literally: a bound one would match no partial index.
+func (f Filter) where(timeColumn string) conditions {
 	var c conditions
 	switch f.Status {
 	case "":
@@ -202,93 +175,463 @@ func (f Filter) where() (conditions, error) {
 		c.and("0")
 	}
 	if len(f.IDs) > 0 {
-		ids, err := encode(f.IDs)
-		if err != nil {
-			return conditions{}, err
-		}
-		c.and("id IN (SELECT value FROM json_each(?))", string(ids))
+		c.and("id IN (SELECT value FROM json_each(?))", jsonStrings(f.IDs))
 	}
 	if f.Queue != "" {
 		c.and("queue=?", f.Queue)
 	}
-	if f.Task != "" && isASCII(f.Task) {
-		c.and("func_name=? COLLATE NOCASE", f.Task)
+	if f.Task != "" {
+		c.and("(func_name=? COLLATE NOCASE OR func_name GLOB ?)", asciiCase.Replace(f.Task), notASCII)
 	}
-	return c, nil
+	if f.Key != "" {
+		c.and("key=?", f.Key)
+	}
+	if f.Text != "" {
+		c.and("instr(error, ?)>0", f.Text)
+	}
+	if !f.After.IsZero() {
+		c.and(timeColumn+">=?", seconds(f.After))
+	}
+	if !f.Before.IsZero() {
+		c.and(timeColumn+"<?", seconds(f.Before))
+	}
+	return c
 }
 
-// matchesTask compares a task's name, because SQLite knows the case of ASCII letters only.
+// asciiCase replaces the letters that are another case of an ASCII letter: the sign of the Kelvin and the long s.
+var asciiCase = strings.NewReplacer("\u212A", "k", "\u017F", "s")
+
+// jsonStrings returns a JSON array of the strings, but for those that are not UTF-8: no stored id is one of them.
+func jsonStrings(list []string) string {
+	valid := slices.DeleteFunc(slices.Clone(list), func(text string) bool { return !utf8.ValidString(text) })
+	encoded, _ := json.Marshal(valid) // a list of such strings always encodes
+	return string(encoded)
+}
+
+// notASCII is a pattern of names that SQLite cannot compare: it knows the case of ASCII letters only, and
+// "K" may also be the sign for Kelvin.
+const notASCII = "*[^\x01-\x7f]*"
+
+// matchesTask compares the name of a task as a registry does.
 func (f Filter) matchesTask(name string) bool {
 	return f.Task == "" || strings.EqualFold(name, f.Task)
 }
 
-func isASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+// ---- Statistics ----
+
+// Stats counts jobs; see [Inspector].
+func (s *SQLiteStorage) Stats(ctx context.Context) (Stats, error) {
+	q, now := s.rawReader(ctx), time.Now()
+	var counter statsCounter
+	s.countPending(q, now, &counter)
+	s.countRunning(q, &counter)
+	s.countEnds(q, now, &counter)
+	stats := counter.stats()
+	stats.DeadLetters = int(integer(q.value(`SELECT count(*) FROM dlq`)))
+	stats.LastMinute = s.countLastMinute(q, now)
+	return stats, wrap("stats", q.err)
 }
 
-// ---- The dead-letter queue ----
+// rawReader is reader without database/sql between us and the driver: to scan a row costs as much as to
+// find it, and Stats reads up to a million.
+func (s *SQLiteStorage) rawReader(ctx context.Context) *session {
+	q := s.reader(ctx)
+	q.query = func(query string, args []any, yield func([]any) bool) error {
+		conn, err := s.readers.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		err = conn.Raw(func(driverConn any) error {
+			return rawRows(ctx, driverConn.(driver.QueryerContext), query, args, yield)
+		})
+		closeErr := conn.Close()
+		if err == nil {
+			err = closeErr
+		}
+		return err
+	}
+	return q
+}
+
+// rawRows runs a query on a connection of the driver.
+func rawRows(
+	ctx context.Context, conn driver.QueryerContext, query string, args []any, yield func([]any) bool,
+) error {
+	named := make([]driver.NamedValue, len(args))
+	for i, v := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
+	}
+	rows, err := conn.QueryContext(ctx, query, named)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	values := make([]driver.Value, len(rows.Columns()))
+	row := make([]any, len(values))
+	for {
+		err := rows.Next(values)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for i, v := range values {
+			row[i] = v
+		}
+		if !yield(row) {
+			return nil
+		}
+	}
+}
+
+// countPending counts the jobs that wait.
+func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCounter) {
+	type group struct{ queue, task string }
+	groups := make(map[group]*Counts)
+	for row := range q.rows(s.pendingRows(q)) {
+		g := group{text(row[0]), text(row[1])}
+		counts := groups[g]
+		if counts == nil {
+			counts = new(Counts)
+			groups[g] = counts
+		}
+		runAt, created := fromSeconds(row[2]), fromSeconds(row[3])
+		counts.Pending++
+		counts.Oldest = earlier(counts.Oldest, created)
+		if runAt.After(now) {
+			continue
+		}
+		counts.Due++
+		since := created
+		if runAt.After(created) {
+			since = runAt
+		}
+		counts.OldestDue = earlier(counts.OldestDue, since)
+	}
+	for g, counts := range groups {
+		counter.add(g.queue, g.task, *counts)
+	}
+}
+
+// pendingRows returns the query that finds the jobs that wait in the shortest time. By index each row takes
+// a search, which is three times the time of reading a row in the order of the table. But the table holds
+// what has finished, too.
+func (s *SQLiteStorage) pendingRows(q *session) (query string) {
+	const columns = `SELECT queue, func_name, run_at, created_at`
+	if !s.indexed {
+		return columns + s.jobs + `WHERE status='PENDING'`
+	}
+	pending := integer(q.value(sizeQuery))
+	span := integer(q.value(`SELECT (SELECT max(rowid) FROM jobs) - (SELECT min(rowid) FROM jobs)`))
+	if pending > span/3 {
+		return columns + ` FROM jobs NOT INDEXED WHERE status='PENDING'`
+	}
+	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0
+		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0
+		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
+}
+
+// countRunning counts the jobs that run.
+func (s *SQLiteStorage) countRunning(q *session, counter *statsCounter) {
+	for row := range q.rows(`SELECT queue, func_name, started_at` + s.jobs + `WHERE status='RUNNING'`) {
+		counts := Counts{Running: 1}
+		if row[2] != nil {
+			counts.Started = 1
+		}
+		counter.add(text(row[0]), text(row[1]), counts)
+	}
+}
+
+// countEnds counts what ended in the last hour.
+func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *statsCounter) {
+	lastMinute := now.Truncate(time.Minute).Add(-time.Minute)
+	for ends := range s.endsSince(q, now.Add(-time.Hour)) {
+		counts := Counts{SuccessHour: ends.Succeeded, FailedHour: ends.Failed}
+		if !ends.At.Before(lastMinute) {
+			counts.Minute = ends.Succeeded + ends.Failed
+		}
+		counter.add(ends.Queue, ends.Task, counts)
+	}
+}
+
+// countLastMinute counts what finished in each second of the last minute: the jobs without a dead letter,
+// and the dead letters.
+func (s *SQLiteStorage) countLastMinute(q *session, now time.Time) (counts [60]int) {
+	jobs, letters := s.jobs, s.letters
+	if s.indexed {
+		jobs, letters = ` FROM jobs INDEXED BY jobs_finished3 `, ` FROM dlq INDEXED BY dlq_failed `
+	}
+	for _, query := range []string{
+		`SELECT ?-cast(` + finished + ` AS INTEGER) AS age, count(*)` + jobs + `
+			WHERE ` + finished + `>=? AND status IN ('SUCCESS','FAILED') AND buried=0
+			AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id) GROUP BY age`,
+		`SELECT ?-cast(failed_at AS INTEGER) AS age, count(*)` + letters + `
+			WHERE failed_at>=? GROUP BY age`,
+	} {
+		for row := range q.rows(query, now.Unix(), now.Unix()-59) {
+			age := max(integer(row[0]), 0) // below 0 if another program wrote a time that is still to come
+			if age < 60 {
+				counts[59-age] += int(integer(row[1]))
+			}
+		}
+	}
+	return counts
+}
+
+// History returns the ends of jobs; see [Inspector]. It goes back a week.
+func (s *SQLiteStorage) History(ctx context.Context, since time.Time) ([]Ends, error) {
+	q := s.reader(ctx)
+	all := slices.Collect(s.endsSince(q, since))
+	if q.err != nil {
+		return nil, wrap("history", q.err)
+	}
+	return all, nil
+}
+
+// endsSince ranges over the ends from the minute of a time on, the oldest first.
+func (s *SQLiteStorage) endsSince(q *session, since time.Time) iter.Seq[Ends] {
+	return func(yield func(Ends) bool) {
+		if !s.indexed { // an older file has no such table
+			return
+		}
+		for row := range q.rows(`SELECT at, queue, task, succeeded, failed, took FROM pinion_ends
+			WHERE at>=? ORDER BY at, queue, task`, since.Truncate(time.Minute).Unix()) {
+			took, _ := row[5].(float64)
+			ends := Ends{
+				At:        time.Unix(integer(row[0]), 0).UTC(),
+				Queue:     text(row[1]),
+				Task:      text(row[2]),
+				Succeeded: int(integer(row[3])),
+				Failed:    int(integer(row[4])),
+				Took:      time.Duration(took * float64(time.Second)),
+			}
+			if !yield(ends) {
+				return
+			}
+		}
+	}
+}
+
+// ---- Verbs over a filter ----
+
+// perTransaction is how many rows a verb over many rows changes in a transaction, so that nobody waits long
+// for the write lock.
+const perTransaction = 500
+
+// outcome is what became of a row that a verb chose.
+type outcome int
+
+const (
+	outcomeNone outcome = iota
+	outcomeChanged
+	outcomeAsked // of a job that runs and was asked to end
+)
+
+// step changes one row, if it can.
+type step func(tx *transaction, row chosenRow) outcome
 
 // Replay makes dead letters PENDING again; see [Inspector]. A job whose row is still there keeps its place.
 // If that row is not FAILED (because Python has replayed it, say) the letter stays.
 func (s *SQLiteStorage) Replay(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, "replay", f, func(tx *transaction, rowid any) bool {
-		s.claims.mayBeDue = true
-		return replayLetter(tx, rowid)
-	})
+	f.Status = "" // the table has no such column
+	counts, err := s.tend(ctx, "replay", "dlq", f, f.where("failed_at"), s.replayLetter)
+	return counts[outcomeChanged], err
 }
 
-func replayLetter(tx *transaction, rowid any) bool {
+func (s *SQLiteStorage) replayLetter(tx *transaction, row chosenRow) outcome {
+	s.claims.changedAnywhere()
 	replayed := tx.exec(`INSERT INTO jobs
-			(id, func_name, args, kwargs, status, attempts, created_at, queue, priority, key)
-		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?, queue, priority, key FROM dlq
+			(id, func_name, args, kwargs, status, attempts, created_at,
+			queue, priority, key, key_until_start, meta)
+		SELECT id, func_name, args, kwargs, 'PENDING', 0, ?,
+			queue, priority, key, key_until_start, meta FROM dlq
 		WHERE rowid=? AND NOT EXISTS (
-			SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING', 'RUNNING'))
+			SELECT 1 FROM jobs WHERE jobs.key=dlq.key AND jobs.status IN ('PENDING','RUNNING')
+				AND jobs.key_until_start<2 AND dlq.key_until_start<2)
 		ON CONFLICT (id) DO UPDATE SET
 			func_name=excluded.func_name, args=excluded.args, kwargs=excluded.kwargs,
-			queue=excluded.queue, priority=excluded.priority, key=excluded.key,
-			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, reaped=0,
-			finished_at=NULL, result=NULL, worker='', cancel=0
-		WHERE status='FAILED'`, seconds(tx.now), rowid) > 0
-	if replayed {
-		tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid)
+			queue=excluded.queue, priority=excluded.priority,
+			key=excluded.key, key_until_start=excluded.key_until_start, meta=excluded.meta,
+			status='PENDING', attempts=0, error=NULL, run_at=0, future=0, aside=0, reaped=0, worker='',
+			cancel=0, lease=0, doubted_at=NULL, started_at=NULL, finished_at=NULL, result=NULL, buried=0
+		WHERE status='FAILED'`, seconds(tx.now), row.rowid) > 0
+	if !replayed {
+		return outcomeNone
 	}
-	return replayed
+	tx.exec(`DELETE FROM dlq WHERE rowid=?`, row.rowid)
+	return outcomeChanged
 }
 
 // Purge deletes dead letters; see [Inspector].
 func (s *SQLiteStorage) Purge(ctx context.Context, f Filter) (int, error) {
-	return s.tend(ctx, "purge", f, func(tx *transaction, rowid any) bool {
-		return tx.exec(`DELETE FROM dlq WHERE rowid=?`, rowid) > 0
-	})
+	f.Status = "" // the table has no such column
+	counts, err := s.tend(ctx, "purge", "dlq", f, f.where("failed_at"), purgeLetter)
+	return counts[outcomeChanged], err
 }
 
-// letterStep changes the dead letter in a row of the table dlq, and reports whether it did.
-type letterStep func(tx *transaction, rowid any) bool
+// purgeLetter deletes a dead letter. Its job can be pruned then.
+func purgeLetter(tx *transaction, row chosenRow) outcome {
+	tx.exec(`UPDATE jobs SET buried=0 WHERE id=?`, row.id)
+	tx.exec(`DELETE FROM dlq WHERE rowid=? AND id IS ?`, row.rowid, row.id)
+	return outcomeChanged
+}
 
-// tend runs a step for each dead letter that the filter matches, all in one transaction, and counts those
-// for which the step returns true.
-func (s *SQLiteStorage) tend(ctx context.Context, verb string, f Filter, step letterStep) (int, error) {
-	f.Status = "" // the table has no such column
-	where, err := f.where()
-	if err != nil {
-		return 0, wrap(verb, err)
+// Reschedule sets the due time of PENDING jobs; see [Inspector].
+func (s *SQLiteStorage) Reschedule(ctx context.Context, f Filter, at time.Time) (int, error) {
+	where := f.where("created_at")
+	where.and("status='PENDING'")
+	counts, err := s.tend(ctx, "reschedule", "jobs", f, where, func(tx *transaction, row chosenRow) outcome {
+		s.claims.changedAnywhere()
+		runAt := seconds(at)
+		future := runAt > seconds(tx.now)
+		tx.exec(`UPDATE jobs SET run_at=?, future=?, aside=0 WHERE rowid=?`, runAt, future, row.rowid)
+		return outcomeChanged
+	})
+	return counts[outcomeChanged], err
+}
+
+// CancelWhere cancels unfinished jobs; see [Inspector].
+func (s *SQLiteStorage) CancelWhere(ctx context.Context, f Filter) (ended, askedToEnd int, err error) {
+	where := f.where("created_at")
+	where.and("status IN ('PENDING','RUNNING')")
+	counts, err := s.tend(ctx, "cancel", "jobs", f, where, s.cancelJob)
+	return counts[outcomeChanged], counts[outcomeAsked], err
+}
+
+func (s *SQLiteStorage) cancelJob(tx *transaction, row chosenRow) outcome {
+	if s.cancelPending(tx, text(row.id)) {
+		return outcomeChanged
 	}
-	n := 0
+	if tx.exec(`UPDATE jobs SET cancel=1 WHERE rowid=? AND status='RUNNING'`, row.rowid) > 0 {
+		return outcomeAsked
+	}
+	return outcomeNone
+}
+
+// PruneWhere deletes finished jobs; see [Inspector].
+func (s *SQLiteStorage) PruneWhere(ctx context.Context, f Filter) (int, error) {
+	where := f.where(finished)
+	where.and(prunable)
+	counts, err := s.tend(ctx, "prune", "jobs", f, where, pruneJob)
+	return counts[outcomeChanged], err
+}
+
+// tend runs a step for each row of a table that matches, the oldest first, and counts the outcomes. It
+// chooses the rows without the write lock, and changes at most perTransaction of them in a transaction, in
+// which they must still match. f is for its task and its limit, which where lacks.
+func (s *SQLiteStorage) tend(
+	ctx context.Context, verb, table string, f Filter, where conditions, do step,
+) (total [3]int, err error) {
+	if s.opts.ReadOnly {
+		return total, wrap(verb, errReadOnly)
+	}
+	f.Newest = false
+	pages := s.pages("id, func_name FROM (SELECT rowid AS seq, * FROM "+table+")", f, where, perTransaction)
+	for {
+		var chosen []chosenRow
+		q := s.reader(ctx)
+		more := pages.next(q, func(row []any) {
+			if f.matchesTask(text(row[2])) {
+				chosen = append(chosen, chosenRow{rowid: row[0], id: row[1]})
+			}
+		})
+		if q.err != nil {
+			return total, wrap(verb, q.err)
+		}
+		left := math.MaxInt
+		if f.Limit > 0 {
+			left = f.Limit - total[outcomeChanged] - total[outcomeAsked]
+		}
+		counts, err := s.tendRows(ctx, verb, table, where, chosen, left, do)
+		if err != nil {
+			return total, err
+		}
+		for i, n := range counts {
+			total[i] += n
+		}
+		if !more || counts[outcomeChanged]+counts[outcomeAsked] == left {
+			return total, nil
+		}
+	}
+}
+
+// chosenRow is a row of a table. A rowid alone may have become another row's meanwhile.
+type chosenRow struct{ rowid, id any }
+
+// tendRows runs a step for those of the chosen rows that still match, in one transaction, until the limit
+// is reached.
+func (s *SQLiteStorage) tendRows(
+	ctx context.Context, verb, table string, where conditions, chosen []chosenRow, limit int, do step,
+) (counts [3]int, err error) {
+	if len(chosen) == 0 {
+		return counts, nil
+	}
+	stillMatches := `SELECT 1 FROM ` + table + ` WHERE rowid=? AND id IS ?` + where.sql
 	err = s.write(ctx, verb, func(tx *transaction) {
-		n = 0 // the transaction may run again
-		var rowids []any
-		query := `SELECT rowid, func_name FROM dlq WHERE 1` + where.sql + ` ORDER BY rowid`
-		for row := range tx.rows(query, where.args...) {
-			if f.matchesTask(text(row[1])) {
-				rowids = append(rowids, row[0])
+		counts = [3]int{} // the transaction may run again
+		for _, row := range chosen {
+			args := append([]any{row.rowid, row.id}, where.args...)
+			if tx.value(stillMatches, args...) == nil {
+				continue
+			}
+			counts[do(tx, row)]++
+			if counts[outcomeChanged]+counts[outcomeAsked] == limit {
+				return
 			}
 		}
-		for _, rowid := range rowids {
-			if step(tx, rowid) {
+	})
+	if err != nil {
+		return [3]int{}, err
+	}
+	return counts, nil
+}
+
+// ---- What has been kept long enough ----
+
+// prunable are the finished jobs without a dead letter, but for those of Python's: it does not know buried.
+const prunable = `status IN ('SUCCESS','FAILED') AND buried=0`
+
+// Prune deletes what finished before a time; see [Inspector].
+func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error) {
+	choose := fmt.Sprintf(`SELECT rowid, id FROM jobs INDEXED BY jobs_finished3 WHERE %s AND %s<? LIMIT %d`,
+		prunable, finished, perTransaction)
+	pruned := 0
+	for {
+		rows, err := s.choose(ctx, "prune", choose, seconds(before))
+		if err != nil || len(rows) == 0 {
+			return pruned, err
+		}
+		n, err := s.pruneRows(ctx, rows)
+		pruned += n
+		if err != nil {
+			return pruned, err
+		}
+	}
+}
+
+// choose returns the rows that a query selects, for a verb that will change them. The query selects rowids
+// and ids.
+func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...any) ([]chosenRow, error) {
+	if s.opts.ReadOnly {
+		return nil, wrap(verb, errReadOnly)
+	}
+	var rows []chosenRow
+	q := s.leaseReader(ctx) // ReapStale calls it, and must not wait for listings
+	for row := range q.rows(query, args...) {
+		rows = append(rows, chosenRow{rowid: row[0], id: row[1]})
+	}
+	return rows, wrap(verb, q.err)
+}
+
+// pruneRows prunes jobs in one transaction.
+func (s *SQLiteStorage) pruneRows(ctx context.Context, rows []chosenRow) (int, error) {
+	n := 0
+	err := s.write(ctx, "prune", func(tx *transaction) {
+		n = 0 // the transaction may run again
+		for _, row := range rows {
+			if pruneJob(tx, row) == outcomeChanged {
 				n++
-			}
-			if f.Limit > 0 && n == f.Limit {
-				return
 			}
 		}
 	})
@@ -298,58 +641,21 @@ func (s *SQLiteStorage) tend(ctx context.Context, verb string, f Filter, step le
 	return n, nil
 }
 
-// ---- What has been kept long enough ----
-
-// pruneBatch is how many rows Prune and the end of a retention delete in a transaction.
-const pruneBatch = 1000
-
-// prunable are the jobs of one status that finished before a time, but for those whose dead letter stands.
-const prunable = `jobs INDEXED BY jobs_finished
-	WHERE status=? AND ` + finished + `<? AND status IN ('SUCCESS','FAILED')
-	AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`
-
-// Prune deletes what finished before a time, in small transactions; see [Inspector].
-func (s *SQLiteStorage) Prune(ctx context.Context, before time.Time) (int, error) {
-	pruned := 0
-	for _, status := range []Status{StatusSuccess, StatusFailed} {
-		n, err := s.deleteInBatches(ctx, "prune", prunable, string(status), seconds(before))
-		pruned += n
-		if err != nil {
-			return pruned, err
-		}
+// pruneJob deletes a finished job. If a dead letter of Python's stands for it, it marks the job as buried
+// instead, so that nobody chooses it again.
+func pruneJob(tx *transaction, row chosenRow) outcome {
+	buried := tx.exec(`UPDATE jobs SET buried=1 WHERE rowid=? AND status='FAILED'
+		AND EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id)`, row.rowid) > 0
+	if buried {
+		return outcomeNone
 	}
-	return pruned, nil
+	if tx.exec(`DELETE FROM jobs WHERE rowid=? AND id IS ? AND `+prunable, row.rowid, row.id) == 0 {
+		return outcomeNone
+	}
+	return outcomeChanged
 }
 
-// deleteInBatches deletes the rows that a FROM clause finds. Mostly there are none, and it finds that out
-// without the write lock.
-func (s *SQLiteStorage) deleteInBatches(ctx context.Context, verb, from string, args ...any) (int, error) {
-	if s.opts.ReadOnly {
-		return 0, wrap(verb, errReadOnly)
-	}
-	table, _, _ := strings.Cut(from, " ")
-	remove := fmt.Sprintf(`DELETE FROM %s WHERE rowid IN (SELECT rowid FROM %s LIMIT %d)`,
-		table, from, pruneBatch)
-	deleted := 0
-	for {
-		first, err := s.readValue(ctx, verb, `SELECT 1 FROM `+from+` LIMIT 1`, args...)
-		if err != nil || first == nil {
-			return deleted, err
-		}
-		n := 0
-		err = s.write(ctx, verb, func(tx *transaction) { n = tx.exec(remove, args...) })
-		if err != nil {
-			return deleted, err
-		}
-		deleted += n
-		if n < pruneBatch {
-			return deleted, nil
-		}
-	}
-}
-
-// pruneOld enforces Retention and DeadLetterRetention, at most once a minute: each time it goes over the
-// dead letters that stand.
+// pruneOld enforces Retention and DeadLetterRetention, at most once a minute.
 func (s *SQLiteStorage) pruneOld(ctx context.Context, now time.Time) error {
 	if !s.pruningIsDue(now) {
 		return nil
@@ -382,8 +688,7 @@ func (s *SQLiteStorage) pruningIsDue(now time.Time) bool {
 // then.
 func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) error {
 	if kept := s.opts.DeadLetterRetention; kept > 0 {
-		_, err := s.deleteInBatches(ctx, "purge", `dlq WHERE failed_at<?`, seconds(now.Add(-kept)))
-		if err != nil {
+		if err := s.purgeOld(ctx, now.Add(-kept)); err != nil {
 			return err
 		}
 	}
@@ -392,6 +697,81 @@ func (s *SQLiteStorage) enforceRetention(ctx context.Context, now time.Time) err
 		return err
 	}
 	return nil
+}
+
+// purgeOld deletes the dead letters that failed before a time.
+func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
+	choose := fmt.Sprintf(`SELECT rowid, id FROM dlq INDEXED BY dlq_failed
+		WHERE failed_at<? LIMIT %d`, perTransaction)
+	for {
+		rows, err := s.choose(ctx, "purge", choose, seconds(before))
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		err = s.write(ctx, "purge", func(tx *transaction) {
+			for _, row := range rows {
+				purgeLetter(tx, row)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ---- Backup ----
+
+// Backup copies the queue, as it is at one moment, into a new file at path, which gets mode 0600. Workers
+// and producers go on meanwhile. The copy is a queue like any other: OpenSQLite opens it, and workers then
+// run its jobs, also those that were RUNNING when the copy was made.
+//
+// It is the way to copy a queue in use. A program that reads the file itself misses what stands in the
+// -wal. If it runs in the same process, SQLite's locks on the file are lost, too.
+func (s *SQLiteStorage) Backup(ctx context.Context, path string) error {
+	err := s.backup(ctx, path)
+	if err != nil {
+		return wrap("backup to "+path, err)
+	}
+	return nil
+}
+
+func (s *SQLiteStorage) backup(ctx context.Context, path string) error {
+	if q := s.reader(ctx); q.err != nil {
+		return q.err
+	}
+	path, err := filepath.Abs(path) // SQLite would take file:… for a URI
+	if err != nil {
+		return err
+	}
+	// SQLite writes into an empty file, and would make a missing one that everybody can read.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	err = s.vacuumInto(ctx, path)
+	if err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// vacuumInto copies the file. It has a connection of its own, because the readers' cannot write, not even
+// elsewhere.
+func (s *SQLiteStorage) vacuumInto(ctx context.Context, path string) error {
+	c, err := s.connector("mode=ro&_pragma=busy_timeout(5000)", false)
+	if err != nil {
+		return err
+	}
+	db := sql.OpenDB(c)
+	_, err = db.ExecContext(ctx, `VACUUM INTO ?`, path)
+	closeErr := db.Close()
+	if err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 // ---- The file's health ----
@@ -403,6 +783,9 @@ type SQLiteReport struct {
 	Journal  string   // PRAGMA journal_mode: "wal", once this package has written
 	Size     int64    // in bytes
 	Free     int64    // how many bytes of Size are unused
+	Links    int      // how many names (hard links) the file has; more than one is dangerous
+	Paused   []string // queues with the limit 0
+	Expired  []string // ids of RUNNING jobs whose lease has expired, for a worker to take back; at most 100
 	Damage   []string // what PRAGMA quick_check finds wrong with the file, at most 100 lines
 	Unusable []string // unfinished jobs that no worker can run, with the reason; at most 100
 }
@@ -423,8 +806,37 @@ func (s *SQLiteStorage) Check(ctx context.Context) (SQLiteReport, error) {
 		Free:    pageSize * integer(q.value("PRAGMA freelist_count")),
 		Damage:  damage(q),
 	}
+	info, err := os.Stat(s.path)
+	if err != nil {
+		q.fail(err)
+		return report, wrap("check", q.err)
+	}
+	report.Links = hardLinks(info)
+	report.Paused = s.paused(q)
+	report.Expired = s.expired(q, time.Now())
 	report.Unusable = s.unusable(q)
 	return report, wrap("check", q.err)
+}
+
+// paused returns the queues that are paused.
+func (s *SQLiteStorage) paused(q *session) (queues []string) {
+	if !s.indexed { // an older file has no such table
+		return nil
+	}
+	for row := range q.rows(`SELECT queue FROM pinion_limits WHERE most=0 ORDER BY queue`) {
+		queues = append(queues, text(row[0]))
+	}
+	return queues
+}
+
+// expired returns the ids of the running jobs whose own lease has expired. Claims of Python's have none.
+func (s *SQLiteStorage) expired(q *session, now time.Time) (ids []string) {
+	query := fmt.Sprintf(`SELECT id%sWHERE status='RUNNING' AND lease>0 AND heartbeat_at+lease<? LIMIT %d`,
+		s.jobs, maxFindings)
+	for row := range q.rows(query, seconds(now)) {
+		ids = append(ids, text(row[0]))
+	}
+	return ids
 }
 
 // damage returns what SQLite finds wrong with the file.
@@ -462,8 +874,8 @@ func (s *SQLiteStorage) unusable(q *session) (lines []string) {
 	}
 }
 
-// whyUnusable returns the id of an unfinished job and why no worker can run it, or nil. The row ends with the type
-// of the queue, because the index of ready jobs holds only those whose queue is text.
+// whyUnusable returns the id of an unfinished job and why no worker can run it, or nil. The row ends with
+// the type of the queue, because the index of ready jobs holds only those whose queue is text.
 func whyUnusable(row []any) (id string, reason error) {
 	_, job, reason := jobOf(row)
 	queueType := text(row[len(row)-1])

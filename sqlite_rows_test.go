@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,8 @@ import (
 )
 
 // laxTables are Python's tables as a careless program might have made them: any column takes any value.
-const laxTables = `CREATE TABLE jobs (id PRIMARY KEY, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at);
+const laxTables = `
+	CREATE TABLE jobs (id PRIMARY KEY, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at);
 	CREATE TABLE dlq (id PRIMARY KEY, func_name, args, kwargs, attempts, error, failed_at)`
 
 // shared is a storage whose file another program writes too.
@@ -40,30 +42,42 @@ func newShared(f *testing.F, tables string) *shared {
 	return &shared{s, db}
 }
 
-// write stores a row. Three bits of kinds for each column choose whether the column keeps its value.
-func (h *shared) write(table string, columns []string, row map[string]any, kinds uint64, text string, n int64, real float64) {
+// oddValues are values of each type of SQLite's.
+type oddValues struct {
+	text string
+	n    int64
+	real float64
+}
+
+// set replaces values of a row. Three bits of kinds for each column choose the type, or that the column
+// keeps its value.
+func (v oddValues) set(row map[string]any, columns []string, kinds uint64) {
 	for _, column := range columns {
 		switch kinds & 7 {
 		case 1:
-			row[column] = text
+			row[column] = v.text
 		case 2:
-			row[column] = []byte(text)
+			row[column] = []byte(v.text)
 		case 3:
-			row[column] = n
+			row[column] = v.n
 		case 4:
-			row[column] = real
+			row[column] = v.real
 		case 5:
 			row[column] = nil
 		}
 		kinds >>= 3
 	}
+}
+
+// write stores a row. A row that a constraint refuses is one that no program can write.
+func (h *shared) write(table string, row map[string]any) {
 	var names, marks []string
 	var values []any
 	for name, value := range row {
 		names, marks, values = append(names, name), append(marks, "?"), append(values, value)
 	}
-	// A row that a constraint refuses is one that no program can write.
-	_, _ = h.db.Exec("INSERT OR IGNORE INTO "+table+" ("+strings.Join(names, ", ")+") VALUES ("+strings.Join(marks, ", ")+")", values...)
+	_, _ = h.db.Exec(fmt.Sprintf("INSERT OR IGNORE INTO %s (%s) VALUES (%s)",
+		table, strings.Join(names, ", "), strings.Join(marks, ", ")), values...)
 }
 
 func (h *shared) count(t *testing.T, query string, args ...any) (n int) {
@@ -77,26 +91,36 @@ func (h *shared) count(t *testing.T, query string, args ...any) (n int) {
 // FuzzRows writes odd rows into the tables, between two good jobs. The good jobs must run and every verb
 // must work. A worker gets only rows that it can handle; the other rows block nobody, or are dead-lettered.
 func FuzzRows(f *testing.F) {
-	storages := map[bool]*shared{false: newShared(f, strings.Join(pythonTables, ";")), true: newShared(f, laxTables)}
-	seed := func(columns []string, column string, kind uint64, text string, n int64, real float64) {
-		kinds := kind << (3 * slices.Index(columns, column))
-		f.Add(true, kinds, kinds, text, n, real)
-		f.Add(false, kinds, kinds, text, n, real)
+	storages := map[bool]*shared{
+		false: newShared(f, strings.Join(pythonTables, ";")),
+		true:  newShared(f, laxTables),
 	}
-	columns := []string{"id", "func_name", "args", "kwargs", "status", "attempts", "created_at", "error", "heartbeat_at", "queue", "priority",
-		"key", "run_at", "future", "claim", "reaped", "finished_at", "result"}
-	letterColumns := []string{"id", "func_name", "args", "kwargs", "attempts", "error", "failed_at", "queue", "priority", "key"}
-	for _, column := range columns {
-		for kind, text := range []string{1: "[1", 2: `{"a":1}`, 3: "", 4: "", 5: ""} {
-			seed(columns, column, uint64(kind), text, -1, 1e300)
+	columns := []string{"id", "func_name", "args", "kwargs", "status", "attempts", "created_at", "error", "heartbeat_at",
+		"queue", "priority", "key", "run_at", "future", "claim", "reaped", "finished_at", "result"}
+	newColumns := []string{"key_until_start", "meta", "aside", "worker", "lease", "doubted_at", "started_at", "cancel", "buried"}
+	letterColumns := []string{"id", "func_name", "args", "kwargs", "attempts", "error", "failed_at", "queue", "priority",
+		"key", "key_until_start", "meta", "result"}
+	seed := func(column string, kind uint64, text string, n int64, real float64) {
+		var kinds, newKinds uint64
+		if i := slices.Index(columns, column); i >= 0 {
+			kinds = kind << (3 * i)
+		} else {
+			newKinds = kind << (3 * slices.Index(newColumns, column))
 		}
-		seed(columns, column, 1, "\xff\x00\x1b[2J", 0, 0)
-		seed(columns, column, 3, "", 1<<63-1, 0)
-		seed(columns, column, 4, "", 0, -0.5)
+		f.Add(true, kinds, newKinds, kinds, text, n, real)
+		f.Add(false, kinds, newKinds, kinds, text, n, real)
 	}
-	seed(columns, "status", 1, "RUNNING", 0, 0)
-	seed(columns, "status", 1, "FAILED", 0, 0)
-	f.Fuzz(func(t *testing.T, lax bool, kinds, letterKinds uint64, text string, n int64, real float64) {
+	for _, column := range slices.Concat(columns, newColumns) {
+		for kind, text := range []string{1: "[1", 2: `{"a":1}`, 3: "", 4: "", 5: ""} {
+			seed(column, uint64(kind), text, -1, 1e300)
+		}
+		seed(column, 1, "\xff\x00\x1b[2J", 0, 0)
+		seed(column, 3, "", 1<<63-1, 0)
+		seed(column, 4, "", 0, -0.5)
+	}
+	seed("status", 1, "RUNNING", 0, 0)
+	seed("status", 1, "FAILED", 0, 0)
+	f.Fuzz(func(t *testing.T, lax bool, kinds, newKinds, letterKinds uint64, text string, n int64, real float64) {
 		h := storages[lax]
 		ctx := t.Context()
 		ok := func(what string, err error) {
@@ -105,14 +129,26 @@ func FuzzRows(f *testing.F) {
 				t.Fatalf("%s: %v", what, err)
 			}
 		}
+		okOrCanceled := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, ErrCanceled) {
+				ok(what, err)
+			}
+		}
 		_, err := h.db.Exec("DELETE FROM jobs; DELETE FROM dlq")
 		ok("a new start", err)
 
 		ok("Enqueue", h.Enqueue(ctx, &Job{ID: "first", Task: "first"}))
-		h.write("jobs", columns, map[string]any{"id": "odd", "func_name": "odd", "args": "[]", "kwargs": "{}", "status": "PENDING", "attempts": 0,
-			"created_at": 1.7e9}, kinds, text, n, real)
-		h.write("dlq", letterColumns, map[string]any{"id": "letter", "func_name": "letter", "args": "[]", "kwargs": "{}", "attempts": 1,
-			"error": "boom", "failed_at": 1.7e9}, letterKinds, text, n, real)
+		odd := oddValues{text, n, real}
+		job := map[string]any{"id": "odd", "func_name": "odd", "args": "[]", "kwargs": "{}", "status": "PENDING",
+			"attempts": 0, "created_at": 1.7e9}
+		odd.set(job, columns, kinds)
+		odd.set(job, newColumns, newKinds)
+		h.write("jobs", job)
+		letter := map[string]any{"id": "letter", "func_name": "letter", "args": "[]", "kwargs": "{}", "attempts": 1,
+			"error": "boom", "failed_at": 1.7e9}
+		odd.set(letter, letterColumns, letterKinds)
+		h.write("dlq", letter)
 		ok("Enqueue", h.Enqueue(ctx, &Job{ID: "last", Task: "last"}))
 
 		// all calls every verb that reads.
@@ -167,9 +203,9 @@ func FuzzRows(f *testing.F) {
 							t.Fatalf("MarkDone: %v lost", lost[0])
 						}
 					case i == 0:
-						ok("MarkFailed", h.MarkFailed(ctx, job, errors.New(text), time.Now()))
+						okOrCanceled("MarkFailed", h.MarkFailed(ctx, job, errors.New(text), time.Now()))
 					default:
-						ok("DeadLetter", h.DeadLetter(ctx, job, errors.New(text)))
+						okOrCanceled("DeadLetter", h.DeadLetter(ctx, job, errors.New(text)))
 					}
 				}
 			}
@@ -181,7 +217,8 @@ func FuzzRows(f *testing.F) {
 			t.Fatalf("of our jobs ran %q", ran)
 		}
 		all()
-		if n := h.count(t, `SELECT count(*) FROM jobs WHERE status='PENDING' AND future=0 AND typeof(queue)='text'`); n > 0 {
+		if n := h.count(t, `SELECT count(*) FROM jobs
+			WHERE status='PENDING' AND future=0 AND aside>=0 AND typeof(queue)='text'`); n > 0 {
 			t.Fatalf("%d rows stand where the next job is looked for", n)
 		}
 		if n := h.count(t, `SELECT count(*) FROM jobs WHERE status='FAILED' AND error LIKE 'pinion:%stored%' AND error IS NOT ? AND
@@ -214,9 +251,7 @@ var oddTexts = map[string]string{
 	"lines and tabs":   "a\r\n\tb",
 	"escapes":          "\x1b[2J\x1b]0;title\a\u009b31m",
 	"text turned back": "\u202Eabc\u2066",
-	"a NUL":            "a\x00b",
-	"only a NUL":       "\x00",
-	"1 MB":             strings.Repeat("ä\x1b", 350_000),
+	"1 KiB":            strings.Repeat("\x1bä", 341) + "a",
 	"no character":     "\uFFFE\uFFFF",
 	"patterns":         "%_*?[a",
 }
@@ -231,9 +266,7 @@ func TestNamesOfAnyTextAreStoredUnchanged(t *testing.T) {
 			for name, text := range oddTexts {
 				ctx := t.Context()
 				job := &Job{ID: text, Task: text, Queue: text, Key: text}
-				if len(text) < 100_000 {
-					job.Args, job.Kwargs = []any{text}, map[string]any{text: text}
-				}
+				job.Args, job.Kwargs = []any{text}, map[string]any{text: text}
 				mustEnqueue(t, s, job)
 				if err := s.Enqueue(ctx, &Job{Task: "t", Key: text}); !errors.Is(err, ErrDuplicate) {
 					t.Errorf("%s: the key twice: %v, want ErrDuplicate", name, err)

@@ -56,6 +56,22 @@ func commits(t *testing.T, path string) (n int) {
 	return n
 }
 
+// reapAll takes back all claims that have expired: it looks a second time after the gap, and returns how many there were.
+func reapAll(t *testing.T, s Storage, visibility time.Duration) int {
+	t.Helper()
+	for range 2 {
+		n, err := s.ReapStale(t.Context(), visibility)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 0 {
+			return n
+		}
+		time.Sleep(reapGap(visibility))
+	}
+	return 0
+}
+
 func dequeueLater(ctx context.Context, s Storage, max int, queues ...string) <-chan answer {
 	answers := make(chan answer, 1)
 	go func() {
@@ -179,11 +195,11 @@ func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
 // TestEveryHotStatementGoesByAnIndex also where Python's indexes would tempt SQLite, and with its statistics.
 func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 	// What a plan may say of the table jobs: seeks by a row's identity and by our indexes, the ranges of those for
-	// which that is enough, and the whole of jobs_running, which is no longer than the workers' hands are full.
+	// which that is enough, and the whole of jobs_running3, which is no longer than the workers' hands are full.
 	allowed := regexp.MustCompile(`^(SEARCH jobs USING (INTEGER PRIMARY KEY \(rowid=\?\)|(COVERING )?INDEX sqlite_autoindex_jobs_1 \(id=\?\))` +
-		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key \(key=\?\)|jobs_finished \(status=\? AND <expr><\?\))` +
-		`|SCAN jobs USING INDEX jobs_running|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING COVERING INDEX jobs_(ready|future)` +
-		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|CO-ROUTINE \(subquery-\d+\)|SCAN \(subquery-\d+\)|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
+		`|SEARCH jobs USING (COVERING )?INDEX (jobs_ready3 \(queue[=>]\?.*\)|jobs_future \(run_at<\?\)|jobs_key3 \(key=\?\)|jobs_finished3 \(<expr><\?\))` +
+		`|SCAN jobs USING INDEX jobs_running3|SCAN json_each VIRTUAL TABLE INDEX 1:|SCAN jobs USING (COVERING )?INDEX jobs_(ready3|future|aside)` +
+		`|SEARCH dlq USING .*|SCAN dlq|SCAN CONSTANT ROW|CO-ROUTINE \(subquery-\d+\)|SCAN \(subquery-\d+\)|(SCAN|SEARCH) pinion_(limits|ends)( USING .*)?|SCAN (\d-ROW VALUES CLAUSE|pragma_table_info .*|sqlite_schema)|LIST SUBQUERY \d+|CORRELATED SCALAR SUBQUERY \d+|SCALAR SUBQUERY \d+)$`)
 	synctest.Test(t, func(t *testing.T) {
 		for _, analyzed := range []bool{false, true} {
 			s, path := newSQLite(t)
@@ -197,6 +213,9 @@ func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 			}
 			for _, statement := range statements {
 				if !regexp.MustCompile("^(SELECT|INSERT|UPDATE|DELETE)").MatchString(statement) {
+					continue
+				}
+				if slices.Contains(migrations[0].then, statement) { // it runs once
 					continue
 				}
 				plan := o.all("EXPLAIN QUERY PLAN "+statement, make([]any, strings.Count(statement, "?"))...)
@@ -599,8 +618,8 @@ func TestRowsThatNobodyCanRunAreDeadLetteredOrLeftAndBlockNone(t *testing.T) {
 
 	// Nor do they stop the reaper, the replay or the pruning.
 	o.exec("UPDATE jobs SET status='RUNNING', heartbeat_at=0 WHERE status='FAILED'")
-	if n, err := s.ReapStale(t.Context(), time.Second); n != len(dead) || err != nil {
-		t.Errorf("ReapStale: %d, %v", n, err)
+	if n := reapAll(t, s, time.Millisecond); n != len(dead) {
+		t.Errorf("ReapStale took back %d claims, want %d", n, len(dead))
 	}
 	if jobs := dueNow(t, s, 5); len(jobs) > 0 {
 		t.Errorf("there is %q to do", tasksOf(jobs))
@@ -649,6 +668,7 @@ func TestTimesAreStoredExactToTheMicrosecond(t *testing.T) {
 		}
 		want := *job
 		want.Status, want.RunAt, want.CreatedAt, want.HeartbeatAt, want.FinishedAt = StatusSuccess, microTime(due), microTime(created), microTime(claimed), microTime(time.Now())
+		want.LeaseUntil = time.Time{}
 		if diff := gocmp.Diff(&want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
@@ -773,7 +793,8 @@ func workAndProduce(ctx context.Context, path string) error {
 
 func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	s := sqliteStorage(t, path, nil)
+	sqliteStorage(t, path, nil)
+	o := otherProgram(t, path)
 	const processes = 8
 	var stop, end []func()
 	for range processes {
@@ -789,14 +810,13 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 		case <-t.Context().Done():
 			t.Fatal(t.Context().Err())
 		}
-		stats, err := s.Stats(t.Context())
+		if failed := o.all("SELECT count(*) FROM jobs WHERE status='FAILED'"); failed != "0" {
+			t.Fatalf("%s jobs have failed", failed)
+		}
+		var err error
+		done, err = strconv.Atoi(o.all("SELECT count(*) FROM jobs WHERE status='SUCCESS'"))
 		if err != nil {
 			t.Fatal(err)
-		}
-		for _, queue := range stats.Queues {
-			if done = queue.Success; queue.Failed > 0 {
-				t.Fatalf("%d jobs have failed", queue.Failed)
-			}
 		}
 	}
 	for i := range stop {

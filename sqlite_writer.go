@@ -24,6 +24,8 @@ type writer struct {
 	beforeCommit func(tx *transaction)
 	// ended runs after each transaction, before its calls are answered.
 	ended func(committed bool)
+	// allowInline reports whether a caller may commit in its own goroutine now. It runs between transactions.
+	allowInline func() bool
 	// sleepOnly makes the writer wait with time.Sleep alone, which a testing/synctest bubble can see.
 	sleepOnly bool
 
@@ -116,9 +118,10 @@ func (w *writer) wait(ctx context.Context, c *call) error {
 	return w.await(ctx, c)
 }
 
-// doInline is like do, and commits in the caller's goroutine if it can.
-func (w *writer) doInline(ctx context.Context, run func(tx *transaction)) error {
-	c := &call{run: run}
+// doInline is like do, and commits in the caller's goroutine if it can. If another process still holds the write lock at
+// the time giveUp, it returns errLocked.
+func (w *writer) doInline(ctx context.Context, giveUp time.Time, run func(tx *transaction)) error {
+	c := &call{run: run, giveUp: giveUp}
 	if err := w.add(c); err != nil {
 		return err
 	}
@@ -225,6 +228,7 @@ func (w *writer) next() bool {
 // commitInline commits all calls that wait, in the caller's goroutine. It returns false if the connection or the write
 // lock is taken, or if the last transaction had several calls; then loop must do it. To wake loop, and to be woken by
 // it, is a quarter of a small transaction. But many callers are served better by loop, where they share a transaction.
+// To wake it gives them time to come.
 //
 // No call is left behind: one that is added too late for this transaction finds the connection free, or wakes loop.
 func (w *writer) commitInline() bool {
@@ -232,7 +236,7 @@ func (w *writer) commitInline() bool {
 		return false
 	}
 	defer w.connMu.Unlock()
-	return w.expected <= 1 && w.commit()
+	return w.expected <= 1 && w.allowInline() && w.commit()
 }
 
 // commit runs all calls that wait in one transaction and answers them. It returns false if another process holds the

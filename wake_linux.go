@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// watch tells of writes to a file by any process, through inotify: it costs nothing while nobody writes and wakes
-// within a millisecond, where polling as often would take a twentieth of a core.
+// watch reports writes to a file by any process, through inotify. It costs nothing while nobody writes, and wakes within
+// a millisecond; polling as often would take a twentieth of a core.
 type watch struct {
 	events *os.File
-	woken  chan struct{}
-	stop   chan struct{}
-	wg     sync.WaitGroup // the goroutine that reads events
+	woken  chan struct{}  // receives after writes
+	stop   chan struct{}  // closed by close
+	wg     sync.WaitGroup // the goroutine read, which ends with close
 }
 
-// watchFile starts a watch, or returns nil if the system has none to give.
+// watchFile starts a watch, or returns nil if the system allows no more of them.
 func watchFile(path string) *watch {
 	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
 	if err != nil {
@@ -32,18 +32,18 @@ func watchFile(path string) *watch {
 	return w
 }
 
-// read hands on that there were events, however many: a wake-up waits until the writer has time for it, and the
-// kernel merges what happens meanwhile.
+// read passes events on. One wake-up stands for any number of them: it waits until somebody receives it, and the kernel
+// merges what happens meanwhile.
 func (w *watch) read(fd int, path string) {
 	buf := make([]byte, 4096)
 	for {
 		n, err := w.events.Read(buf)
 		if err != nil {
-			return // closed
+			return // close was called
 		}
 		for at := 0; at+syscall.SizeofInotifyEvent <= n; {
 			if binary.NativeEndian.Uint32(buf[at+4:])&syscall.IN_IGNORED != 0 {
-				// The file was deleted and made anew. Should it not be there yet, the writer's slow poll remains.
+				// The file was deleted and made again. If it is not there yet, the poll beside the watch finds new jobs.
 				syscall.InotifyAddWatch(fd, path, syscall.IN_MODIFY)
 			}
 			at += syscall.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[at+12:]))
@@ -56,7 +56,7 @@ func (w *watch) read(fd int, path string) {
 	}
 }
 
-// wake is readable when there were writes. A nil watch never wakes.
+// wake returns a channel that receives after writes. That of a nil watch never does.
 func (w *watch) wake() <-chan struct{} {
 	if w == nil {
 		return nil
@@ -73,7 +73,7 @@ func (w *watch) close() {
 	w.wg.Wait()
 }
 
-// nap sleeps for less than a millisecond, which is the least that time.Sleep does where nothing else runs.
+// nap sleeps for less than a millisecond, which time.Sleep does not do where nothing else runs.
 func nap(d time.Duration) {
 	t := syscall.NsecToTimespec(int64(d))
 	syscall.Nanosleep(&t, nil)

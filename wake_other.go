@@ -4,7 +4,7 @@ package pinion
 
 import "time"
 
-// watch is for systems that tell of writes to a file; this is none of them, so the writer polls.
+// watch is for systems that report writes to a file. This isn't one, so waiting claims poll.
 type watch struct{}
 
 func watchFile(string) *watch          { return nil }

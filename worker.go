@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,8 +15,16 @@ import (
 
 // Worker claims jobs and runs their tasks.
 //
-// Set the fields, then call Run or Drain. A zero field means the default in brackets. Run and Drain check the fields,
-// which must not change until they return. A Worker that has stopped may run again.
+// Set the fields, then call Run or Drain. A zero field means the default in brackets. Run and Drain check the
+// fields, which must not change until they return. A Worker that has stopped may run again. The second worker
+// without a Name in a process is called host:pid/2, and so on.
+//
+// A worker claims only jobs whose tasks it knows. The others wait for a worker that knows them. If a job has
+// waited so for a minute, the worker logs a warning, once for each task.
+//
+// A job whose worker has died is due again, with any worker running, after VisibilityTimeout, two
+// ReapIntervals, and a fifth of VisibilityTimeout plus a second: 15 seconds by default. A job that loses its
+// lease five times one after the other is dead-lettered.
 type Worker struct {
 	Storage           Storage                    // holds the jobs; whoever opened it closes it after Run has returned
 	Registry          *Registry                  // the tasks [DefaultRegistry]
@@ -26,23 +35,32 @@ type Worker struct {
 	TaskTimeout       time.Duration              // for tasks without a timeout of their own [none]
 	VisibilityTimeout time.Duration              // how long a lease lasts without a heartbeat [10s]
 	HeartbeatInterval time.Duration              // between two heartbeats [a third of VisibilityTimeout, at most 1s]
-	ReapInterval      time.Duration              // between two looks for lost leases, of any worker [2s]
+	ReapInterval      time.Duration              // between two looks for lost leases, of any worker [1s]
 	ShutdownTimeout   time.Duration              // how long running tasks may go on after a stop [10s]
 	Middleware        func(next RunFunc) RunFunc // wraps every task [none]
+	Periodic          []Periodic                 // schedules whose jobs it plans, as other workers do [none]
 
-	// Logger receives starts of jobs at Debug; starts and stops of Run, and cancellations, at Info; retries and lost
-	// leases at Warn; dead letters and storage errors at Error [slog.Default].
+	// OnEnd is called for each attempt that has ended, after the storage has recorded that or the lease was
+	// lost [none]. job is a copy of the job as it was claimed, with the Result of its task. The calls come one
+	// at a time. They delay neither heartbeats nor recording; but while 1,000 wait the worker claims nothing.
+	// Run and Drain return after the last call, but not later than a second after ShutdownTimeout, when its ctx
+	// ends.
+	OnEnd func(ctx context.Context, job *Job, end End)
+
+	// Logger receives starts of jobs at Debug; starts and stops of Run, and cancellations, at Info; retries and
+	// lost leases at Warn; dead letters and storage errors at Error [slog.Default].
 	Logger *slog.Logger
 
-	mu      sync.Mutex         // guards the next three
+	mu      sync.Mutex         // guards the next four
 	cancel  context.CancelFunc // stops the Run or Drain in progress; nil: there is none
 	started bool               // Run or Drain was called
 	stopped bool               // Stop was called before the first of them
+	number  int                // of this worker among those of the process that have no Name; 0: not yet given
 	metrics counters
-	wall    func() time.Time // the wall clock, set by tests [time.Now]
 }
 
-// Metrics counts what a Worker has done since it was made. Only Running is a current value. Metrics fits expvar.Func.
+// Metrics counts what a Worker has done since it was made. Only Running is a current value. Metrics fits
+// expvar.Func.
 type Metrics struct {
 	Processed    int64 `json:"processed"`     // attempts that ended: Succeeded + Failed + Canceled
 	Succeeded    int64 `json:"succeeded"`     // attempts that succeeded
@@ -74,24 +92,26 @@ func (w *Worker) Metrics() Metrics {
 
 // Run claims and runs jobs until ctx ends or Stop is called.
 //
-// It then claims nothing more and starts nothing more. Running tasks keep a live context for ShutdownTimeout. After
-// that their contexts are cancelled with cause ErrShutdown. Jobs that did not start go back with the attempt refunded,
-// and so do jobs whose tasks then return an error that matches context.Canceled or ErrShutdown.
+// It then claims nothing more and starts nothing more. Running tasks keep a live context for ShutdownTimeout.
+// After that their contexts are cancelled with cause ErrShutdown. Jobs that did not start go back with the
+// attempt refunded, and so do jobs whose tasks then return an error that matches context.Canceled or
+// ErrShutdown.
 //
-// Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field that is
-// wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be recorded. Those jobs
-// and those tasks' jobs run again when their leases have expired. A closed storage ends Run with ErrClosed. Other
-// storage errors, a full disk for example, do not end Run: it logs them, at most once a second, and tries again.
+// Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field
+// that is wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be
+// recorded. Those jobs and those tasks' jobs run again when their leases have expired. A closed storage ends
+// Run with ErrClosed. Other storage errors, a full disk for example, do not end Run: it logs them, at most once
+// a second, and tries again.
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 
-// Drain runs jobs until nothing is due, nothing runs and no retry that this Drain scheduled is left. It does not wait
-// for jobs that are due later. It suits tests and batches, and may be called again and again. If ctx ends first, Drain
-// stops as Run does and returns ctx's error. Unlike Run, it ends at the first storage error.
+// Drain runs jobs until nothing is due, nothing runs and no retry that this Drain scheduled is left. It does
+// not wait for jobs that are due later. It suits tests and batches, and may be called again and again. If ctx
+// ends first, Drain stops as Run does and returns ctx's error. Unlike Run, it ends at the first storage error.
 func (w *Worker) Drain(ctx context.Context) error { return w.work(ctx, true) }
 
-// Stop ends a Run or Drain in progress, as if its ctx had ended, and does not wait for it. Before the first Run or
-// Drain it makes that one return at once, so that a stop during the start of a program is not lost. Otherwise it does
-// nothing.
+// Stop ends a Run or Drain in progress, as if its ctx had ended, and does not wait for it. Before the first Run
+// or Drain it makes that one return at once, so that a stop during the start of a program is not lost.
+// Otherwise it does nothing.
 func (w *Worker) Stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -155,8 +175,9 @@ type settings struct {
 	reap        time.Duration
 	shutdown    time.Duration
 	middleware  func(next RunFunc) RunFunc
+	periodic    []Periodic
+	onEnd       func(ctx context.Context, job *Job, end End)
 	log         *slog.Logger
-	wall        func() time.Time
 }
 
 const maxConcurrency = 100_000
@@ -174,17 +195,21 @@ func (w *Worker) settings() (settings, error) {
 		retry:       DefaultRetry,
 		taskTimeout: w.TaskTimeout,
 		visibility:  orDefault(w.VisibilityTimeout, 10*time.Second),
-		reap:        orDefault(w.ReapInterval, 2*time.Second),
+		reap:        orDefault(w.ReapInterval, time.Second),
 		shutdown:    orDefault(w.ShutdownTimeout, 10*time.Second),
 		middleware:  w.Middleware,
+		periodic:    w.Periodic,
+		onEnd:       w.OnEnd,
 		log:         w.Logger,
-		wall:        w.wall,
 	}
 	if s.registry == nil {
 		s.registry = DefaultRegistry
 	}
+	if len(s.registry.Names()) == 0 {
+		return settings{}, errors.New("Registry has no tasks; register at least one")
+	}
 	if s.name == "" {
-		s.name = processName()
+		s.name = w.defaultName()
 	}
 	if s.concurrency == 0 {
 		s.concurrency = 10
@@ -195,16 +220,29 @@ func (w *Worker) settings() (settings, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	if s.wall == nil {
-		s.wall = time.Now
-	}
 	aThird := max(min(s.visibility/3, time.Second), time.Millisecond)
 	s.heartbeat = orDefault(w.HeartbeatInterval, aThird)
-	if s.heartbeat >= s.visibility {
-		return settings{}, fmt.Errorf("HeartbeatInterval is %v; want less than VisibilityTimeout, which is %v",
-			s.heartbeat, s.visibility)
+	if gap := reapGap(s.visibility); s.heartbeat >= gap {
+		return settings{}, fmt.Errorf("HeartbeatInterval is %v; want less than %v, so that a VisibilityTimeout of %v "+
+			"is renewed before others take the lease back", s.heartbeat, gap, s.visibility)
 	}
 	return s, nil
+}
+
+// unnamed counts the workers of this process that have no Name.
+var unnamed atomic.Int64
+
+// defaultName returns the name of a worker that has none. The workers of one process differ in their number.
+func (w *Worker) defaultName() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.number == 0 {
+		w.number = int(unnamed.Add(1))
+	}
+	if w.number == 1 {
+		return processName()
+	}
+	return fmt.Sprintf("%s/%d", processName(), w.number)
 }
 
 func orDefault(d, otherwise time.Duration) time.Duration {
@@ -245,26 +283,28 @@ func (w *Worker) check() error {
 			return fmt.Errorf("Retry: %w", err)
 		}
 	}
-	return nil
+	return checkPeriodics(w.Storage, w.Periodic)
 }
 
 // ---- One Run or Drain ----
 
-// workerRun is one Run or Drain. A job passes through it in this order: a claim puts it into slots, a slot attempts it
-// and records how it ended, a success by way of successes. Meanwhile heartbeats keep its lease alive. Each part has its
-// own lock, and no code holds two of these.
+// workerRun is one Run or Drain. A job passes through it in this order: a claim puts it into slots, a slot
+// attempts it and records how it ended, a success by way of successes. Meanwhile heartbeats keep its lease
+// alive. Each part has its own lock, and no code holds two of these.
 type workerRun struct {
 	settings
 	drain   bool
 	metrics *counters
-	call    RunFunc   // a task with the middleware around it
-	began   time.Time // when the run was made
+	call    RunFunc // a task with the middleware around it
+	began   time.Time
 
 	slots     slots
 	successes successes
-	leases    leases
+	ends      ends
 	retries   ownRetries
+	periodics *periodics
 	trouble   troubleLog
+	warned    onceEach // names that others have made up, and that were logged
 
 	stopClaims context.CancelFunc // begins the shutdown
 
@@ -299,13 +339,15 @@ func (w *Worker) newRun(drain bool) (*workerRun, error) {
 		// A job with a single attempt must not lose it while it waits for a slot.
 		mayPrefetch: s.retry.MaxRetries != 0 && !s.registry.once(),
 	}, r.successes.nudge)
+	r.ends.init(s.onEnd)
+	r.periodics = newPeriodics(s.periodic)
 	r.trouble.log = s.log
 	return r, nil
 }
 
-// claimers returns how many claims are made at the same time. With two, a job that arrives while one claim is being
-// answered finds the other waiting. A single slot has one, so that it keeps the order: the answers of two claims can
-// overtake each other. A Drain has one, so that it knows when there is nothing left.
+// claimers returns how many claims are made at the same time. With two, a job that arrives while one claim is
+// being answered finds the other waiting. A single slot has one, so that it keeps the order: the answers of two
+// claims can overtake each other. A Drain has one, so that it knows when there is nothing left.
 func (r *workerRun) claimers() int {
 	if r.drain || r.concurrency == 1 {
 		return 1
@@ -313,11 +355,11 @@ func (r *workerRun) claimers() int {
 	return 2
 }
 
-// work runs until ctx ends or the run ends by itself, and then shuts down. All its goroutines end before it returns,
-// except those of tasks that ignore their cancellation.
+// work runs until ctx ends or the run ends by itself, and then shuts down. All its goroutines end before it
+// returns, except those of tasks that ignore their cancellation.
 //
-// Three contexts end one after another: that of the claims with the stop, that of the tasks after ShutdownTimeout, and
-// that of the writes a second later.
+// Three contexts end one after another: that of the claims with the stop, that of the tasks after
+// ShutdownTimeout, and that of the writes a second later.
 func (r *workerRun) work(ctx context.Context) error {
 	claims, stopClaims := context.WithCancel(ctx)
 	defer stopClaims()
@@ -335,17 +377,24 @@ func (r *workerRun) work(ctx context.Context) error {
 	for i := range r.slots.running {
 		running.Go(func() { r.runSlot(tasks, writes, &running, i) })
 	}
+	var ending sync.WaitGroup // what calls OnEnd
+	ending.Go(func() { r.callOnEnd(writes, &ending) })
 	var others sync.WaitGroup
 	others.Go(func() { r.recordSuccesses(writes) })
-	others.Go(func() { every(background, r.heartbeat, r.sendHeartbeats) })
+	others.Go(func() { repeat(background, r.heartbeat, r.sendHeartbeats) })
 	sweep := r.sweepInterval()
-	others.Go(func() { every(background, sweep, func(context.Context) { r.giveBack(writes, r.slots.takeOld()) }) })
+	others.Go(func() { repeat(background, sweep, func(context.Context) { r.giveBack(writes, r.slots.takeOld()) }) })
 
 	r.claimUntilStopped(claims, writes)
 
+	// The stop: what waits goes back, what runs has its time, and what has ended is recorded.
 	cancelLater := time.AfterFunc(r.shutdown, func() { cancelTasks(ErrShutdown) })
 	defer cancelLater.Stop()
-	giveUpLater := time.AfterFunc(r.shutdown+lastWords, cancelWrites)
+	giveUp := r.shutdown
+	if giveUp < math.MaxInt64-lastWords { // "for ever" must not overflow to "at once"
+		giveUp += lastWords
+	}
+	giveUpLater := time.AfterFunc(giveUp, cancelWrites)
 	defer giveUpLater.Stop()
 	r.giveBack(writes, r.slots.takeAll())
 	waitFor(writes, &running)
@@ -353,17 +402,19 @@ func (r *workerRun) work(ctx context.Context) error {
 	r.successes.close()
 	stopBackground()
 	others.Wait()
+	r.ends.close()
+	waitFor(writes, &ending)
 	err := r.verdict(ctx, ignoring)
 	r.logStop(err)
 	return err
 }
 
-// claimUntilStopped claims jobs and reaps lost leases until ctx ends or, in a Drain, nothing is left to do.
+// claimUntilStopped claims jobs and tends the queue until ctx ends or, in a Drain, nothing is left to do.
 func (r *workerRun) claimUntilStopped(ctx, writes context.Context) {
-	reap := r.newReaper()
-	reap(ctx) // before the first claim, so that a Drain finds what the dead have left
+	tend := r.newTender()
+	tend(ctx) // before the first claim, so that a Drain finds the periodic jobs and doubts the leases of the dead
 	var group sync.WaitGroup
-	group.Go(func() { every(ctx, r.reap, reap) })
+	group.Go(func() { repeat(ctx, r.reap, tend) })
 	for range r.slots.claimers() {
 		group.Go(func() {
 			r.claimLoop(ctx, writes)
@@ -386,8 +437,8 @@ func waitFor(ctx context.Context, group *sync.WaitGroup) {
 	}
 }
 
-// every calls f each time d has passed, until ctx ends.
-func every(ctx context.Context, d time.Duration, f func(ctx context.Context)) {
+// repeat calls f each time d has passed, until ctx ends.
+func repeat(ctx context.Context, d time.Duration, f func(ctx context.Context)) {
 	for pause(ctx, d) {
 		f(ctx)
 	}
@@ -422,6 +473,9 @@ func (r *workerRun) verdict(ctx context.Context, ignoring []*attempt) error {
 	}
 	if err == nil && r.drain {
 		err = ctx.Err()
+	}
+	if err == nil && r.drain {
+		err = r.unknownDue(ctx)
 	}
 	return err
 }

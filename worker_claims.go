@@ -3,6 +3,9 @@ package pinion
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -35,14 +38,28 @@ func (r *workerRun) claimLoop(ctx, writes context.Context) {
 	}
 }
 
+// claimTime is how long a claim of a Run waits. The next one is made with the names of the tasks that there are
+// then.
+const claimTime = time.Minute
+
 // claim makes one claim. It reports whether a Drain is over if the claim returned nothing.
 func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last bool, err error) {
-	opts := DequeueOptions{Max: want.slots + want.ahead, Ahead: want.ahead, Queues: r.queues, Worker: r.name}
-	if !r.drain {
-		jobs, err = r.storage.Dequeue(ctx, opts)
-		return jobs, false, err
+	opts := DequeueOptions{
+		Max:    want.slots + want.ahead,
+		Ahead:  want.ahead,
+		Queues: r.queues,
+		Tasks:  r.registry.Names(),
+		Worker: r.name,
+		Lease:  r.visibility,
 	}
-	waiting, cancel, idle := r.drainContext(ctx)
+	var waiting context.Context
+	var cancel context.CancelFunc
+	idle := false
+	if r.drain {
+		waiting, cancel, idle = r.drainContext(ctx)
+	} else {
+		waiting, cancel = context.WithTimeout(ctx, claimTime)
+	}
 	defer cancel()
 	opts.NoWait = idle
 	jobs, err = r.storage.Dequeue(waiting, opts)
@@ -57,19 +74,70 @@ func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last 
 //
 //   - While jobs run, which may enqueue more, it ends when the last of them has ended and is recorded.
 //   - Otherwise it ends when the next of the Drain's own retries is due.
+//   - Otherwise, while a dead worker's lease has expired and is not yet taken back, it ends after the next reaping.
 //   - If there is none either, the run is idle: the claim must not wait, and if it finds nothing the Drain is over.
 func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, cancel context.CancelFunc, idle bool) {
 	waiting, cancel = context.WithCancel(ctx)
 	if r.slots.whenIdle(cancel) {
 		return waiting, cancel, false
 	}
-	due, found := r.retries.next(time.Now())
+	until, found := r.retries.next(time.Now())
+	if !found && r.leaseHasExpired(ctx) {
+		until, found = time.Now().Add(r.reap), true
+	}
 	if !found {
 		return waiting, cancel, true
 	}
 	cancel()
-	waiting, cancel = context.WithDeadline(ctx, due.Add(time.Millisecond))
+	waiting, cancel = context.WithDeadline(ctx, until.Add(time.Millisecond))
 	return waiting, cancel, false
+}
+
+// drainWait is how soon a retry must be due for the Drain that scheduled it to wait for it.
+const drainWait = 5 * time.Second
+
+// unknownMost is how many PENDING jobs are looked at to find those whose tasks are not known.
+const unknownMost = 200
+
+// unknownDue returns an ErrTaskNotFound that names the tasks of due jobs that this worker does not know, or nil.
+func (r *workerRun) unknownDue(ctx context.Context) error {
+	names, err := r.unknownTasks(ctx, time.Now(), 50*unknownMost)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %q: jobs of these tasks are due, and this worker does not know them",
+		ErrTaskNotFound, names)
+}
+
+// unknownTasks returns the names of tasks that this worker does not know and whose jobs have been due since a
+// time, sorted. It looks at no more than most PENDING jobs.
+func (r *workerRun) unknownTasks(ctx context.Context, since time.Time, most int) ([]string, error) {
+	in, ok := As[Inspector](r.storage)
+	if !ok {
+		return nil, nil
+	}
+	found := make(map[string]bool)
+	for job, err := range in.Jobs(ctx, Filter{Status: StatusPending, Limit: most}) {
+		if err != nil {
+			return nil, err
+		}
+		_, known := r.registry.lookup(job.Task)
+		if !known && r.serves(job.Queue) && !dueAt(job).After(since) {
+			found[job.Task] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}
+
+// serves reports whether this worker claims from a queue.
+func (r *workerRun) serves(queue string) bool {
+	if len(r.queues) == 0 || slices.Contains(r.queues, queue) {
+		return true
+	}
+	return queue == defaultQueue && slices.Contains(r.queues, "")
 }
 
 // ownRetries are the retries that a Drain has scheduled, for which it waits. In a Run it stays empty.
@@ -98,8 +166,8 @@ func (o *ownRetries) remove(jobs ...*Job) {
 	}
 }
 
-// next returns when the earliest retry is due. It forgets those that were due before now: a claim has not found them,
-// so another worker has them.
+// next returns when the earliest retry is due. It forgets those that were due before now: a claim has not found
+// them, so another worker has them.
 func (o *ownRetries) next(now time.Time) (earliest time.Time, found bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -113,9 +181,9 @@ func (o *ownRetries) next(now time.Time) (earliest time.Time, found bool) {
 	return earliest, found
 }
 
-// sweepInterval is the time between two sweeps, which give back the jobs that have waited for a slot since the one
-// before: other workers can start them sooner. No heartbeats are sent for jobs that wait. One may start after almost
-// two intervals, and must get its first heartbeat before its lease expires.
+// sweepInterval is the time between two sweeps, which give back the jobs that have waited for a slot since the
+// one before: other workers can start them sooner. No heartbeats are sent for jobs that wait. One may start
+// after almost two intervals, and must get its first heartbeat before its lease expires.
 func (r *workerRun) sweepInterval() time.Duration {
 	return max(min(r.heartbeat, (r.visibility-r.heartbeat)/2), time.Millisecond)
 }
@@ -126,11 +194,11 @@ func (r *workerRun) giveBack(ctx context.Context, jobs []*Job) {
 		return
 	}
 	r.slots.withdrawn(len(jobs))
-	r.save(ctx, "releasing jobs", len(jobs), func() error { return r.release(ctx, jobs) })
-}
-
-// release gives claims back with the attempt refunded.
-func (r *workerRun) release(ctx context.Context, jobs []*Job) error {
-	_, _, err := r.storage.Release(ctx, time.Time{}, nil, jobs...)
-	return err
+	err := r.save(ctx, "releasing jobs", func() error {
+		_, _, err := r.storage.Release(ctx, time.Time{}, nil, jobs...)
+		return err
+	})
+	if err == nil || errors.Is(err, ErrLeaseLost) {
+		r.slots.settled(len(jobs))
+	}
 }

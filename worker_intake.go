@@ -9,8 +9,8 @@ const (
 
 // intake decides how many jobs to claim next. It only counts and computes: it has no lock and knows no storage.
 //
-// A worker claims for its free slots, and ahead of them as many jobs as will start soon. So short tasks are claimed in
-// large batches, and long ones are left to other workers.
+// A worker claims for its free slots, and ahead of them as many jobs as will start soon. So short tasks are
+// claimed in large batches, and long ones are left to other workers.
 type intake struct {
 	slots       int  // how many tasks may run at once
 	claimers    int  // how many claims may be under way
@@ -18,6 +18,7 @@ type intake struct {
 
 	held    int           // jobs that run or wait for a slot
 	open    int           // held jobs, and ended ones whose end is not yet recorded
+	ending  int           // calls of OnEnd that wait or run
 	pending request       // the sum of the claims under way
 	dry     bool          // the last claim returned nothing
 	pace    time.Duration // how long a task takes, a moving average; 0: not yet known
@@ -36,6 +37,9 @@ func (in *intake) next() request {
 	if unrecorded := in.open - in.held; unrecorded >= 2*batchMost {
 		return request{} // the storage does not keep up
 	}
+	if in.ending >= endsMost {
+		return request{} // OnEnd does not keep up
+	}
 	free := in.slots - in.held - in.pending.slots
 	if free > 0 {
 		if in.claimers > 1 && in.pending.slots == 0 {
@@ -43,8 +47,8 @@ func (in *intake) next() request {
 		}
 		return request{slots: free, ahead: in.roomAhead()}
 	}
-	// No slot is free. Claiming ahead alone is worth a call when at least half of the room has become empty. After a
-	// claim that returned nothing, the next is the one for the next free slot, which waits.
+	// No slot is free. Claiming ahead alone is worth a call when at least half of the room has become empty.
+	// After a claim that returned nothing, the next is the one for the next free slot, which waits.
 	if in.dry || !in.pending.none() || in.roomAhead() <= in.mostAhead()/2 {
 		return request{}
 	}
@@ -65,6 +69,9 @@ func (in *intake) roomAhead() int {
 	waiting := max(in.held-in.slots, 0)
 	return max(in.mostAhead()-in.pending.ahead-waiting, 0)
 }
+
+// idle reports whether nothing is left to do but claim.
+func (in *intake) idle() bool { return in.open == 0 && in.ending == 0 }
 
 // asked notes that a claim is under way.
 func (in *intake) asked(r request) {

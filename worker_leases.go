@@ -2,47 +2,31 @@ package pinion
 
 import (
 	"context"
-	"sync"
 	"time"
 )
 
-// leases knows when a lease could last not be renewed. After that, living workers' leases look lost.
-type leases struct {
-	mu     sync.Mutex // guards lapsed
-	lapsed time.Time
-}
-
-// lapse notes that a lease could not be renewed or ended now.
-func (l *leases) lapse() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lapsed = time.Now()
-}
-
-// lapsedWithin reports whether a lease could not be renewed or ended within the last d.
-func (l *leases) lapsedWithin(d time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return !l.lapsed.IsZero() && time.Since(l.lapsed) < d
-}
-
-// sendHeartbeats renews the leases of what runs. It cancels the tasks of jobs that are lost or canceled.
+// sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs
+// that are lost or canceled.
 func (r *workerRun) sendHeartbeats(ctx context.Context) {
 	running := r.slots.attempts()
 	if len(running) == 0 {
 		return
 	}
 	jobs := make([]*Job, len(running))
+	versions := make([]int, len(running)) // of the results that jobs have
 	for i, a := range running {
-		jobs[i] = a.job
+		jobs[i], versions[i] = a.progress()
 	}
 	lost, err := r.storage.Heartbeat(ctx, jobs...)
-	if err != nil && ctx.Err() == nil {
-		r.leases.lapse()
+	if err == nil {
+		for i, a := range running {
+			a.progressStored(versions[i])
+		}
+	} else if ctx.Err() == nil {
 		r.trouble.report("sending heartbeats", err)
 	}
 	cancelTasks(running, lost, ErrLeaseLost)
-	canceler, ok := r.storage.(Canceler)
+	canceler, ok := As[Canceler](r.storage)
 	if !ok {
 		return
 	}
@@ -53,51 +37,100 @@ func (r *workerRun) sendHeartbeats(ctx context.Context) {
 	cancelTasks(running, canceled, ErrCanceled)
 }
 
-// cancelTasks cancels the contexts of the attempts at these jobs.
+// cancelTasks cancels the contexts of the attempts at these jobs. One whose task has ended its job in a
+// transaction is not lost: it may go on.
 func cancelTasks(running []*attempt, jobs []*Job, cause error) {
 	for _, job := range jobs {
 		for _, a := range running {
-			if a.job.ID == job.ID && a.job.Claim == job.Claim {
+			if a.job.ID == job.ID && a.job.Claim == job.Claim && !a.doneInTx.Load() {
 				a.cancel(cause)
 			}
 		}
 	}
 }
 
-// newReaper returns a function that takes back lost leases, of any worker.
-//
-// It must not take back those of living workers. After the wall clock has jumped, which shows when it and the
-// monotonic clock disagree, and after storage errors, stored heartbeats look older than they are, or could not be
-// sent. It then waits for as long as a lease lasts, so that they can be renewed.
-func (r *workerRun) newReaper() func(ctx context.Context) {
-	lastLook := time.Now()
-	lastWall := r.wall().Round(0)
-	var notBefore time.Time
+// unknownGap is the time between two looks for jobs whose tasks this worker does not know, and how long such a
+// job must have been due to be worth a warning: until then a worker that knows its task is likely to take it.
+const unknownGap = time.Minute
+
+// newTender returns a function that is called each ReapInterval. It takes back lost leases of any worker, plans
+// periodic jobs, and warns of jobs whose tasks nobody may know.
+func (r *workerRun) newTender() func(ctx context.Context) {
+	var looked time.Time // for unknown tasks; zero: not yet
 	return func(ctx context.Context) {
-		now, wall := time.Now(), r.wall().Round(0)
-		drift := wall.Sub(lastWall) - now.Sub(lastLook)
-		lastLook, lastWall = now, wall
-		if drift.Abs() > time.Second {
-			notBefore = now.Add(r.visibility)
+		r.takeBackLeases(ctx)
+		r.planPeriodic(ctx)
+		if !r.drain && time.Since(looked) >= unknownGap {
+			looked = time.Now()
+			r.warnUnknownTasks(ctx)
 		}
-		if now.Before(notBefore) || r.leases.lapsedWithin(r.visibility) {
-			return
-		}
-		r.reapOnce(ctx)
 	}
 }
 
-func (r *workerRun) reapOnce(ctx context.Context) {
-	// If this waits for long, for the lock of another program perhaps, nobody could renew a lease meanwhile.
-	soon, cancel := context.WithTimeout(ctx, max(r.visibility/5, time.Second))
+// takeBackLeases has the storage take back the leases of dead workers. The storage sees to it that the living
+// keep theirs.
+//
+// A call that waits for the lock of another program is given up after a while. Heartbeats wait for that lock as
+// well. When it ends they should come first: until then the leases of living workers look expired.
+func (r *workerRun) takeBackLeases(ctx context.Context) {
+	bounded, cancel := context.WithTimeout(ctx, max(reapGap(r.visibility)/2, time.Second))
 	defer cancel()
-	n, err := r.storage.ReapStale(soon, r.visibility)
+	n, err := r.storage.ReapStale(bounded, r.visibility)
 	if err != nil && ctx.Err() == nil {
-		r.leases.lapse()
 		r.trouble.report("looking for lost leases", err)
 	}
 	r.metrics.reaped.Add(int64(n))
 	if n > 0 {
 		r.log.Warn("lost leases taken back", "jobs", n)
+	}
+}
+
+// leaseHasExpired reports whether the lease of a RUNNING job has expired. It is taken back at the storage's
+// second look.
+func (r *workerRun) leaseHasExpired(ctx context.Context) bool {
+	in, ok := As[Inspector](r.storage)
+	if !ok {
+		return false
+	}
+	now := time.Now()
+	for job, err := range in.Jobs(ctx, Filter{Status: StatusRunning}) {
+		if err != nil {
+			return false // the next claim meets the same error, and returns it
+		}
+		until := job.LeaseUntil
+		if until.IsZero() { // of the Python library
+			until = job.HeartbeatAt.Add(r.visibility)
+		}
+		if until.Before(now) {
+			return true
+		}
+	}
+	return false
+}
+
+// planPeriodic makes sure that the next run of each Periodic is stored.
+func (r *workerRun) planPeriodic(ctx context.Context) {
+	if err := r.periodics.ensureAll(ctx, r.storage); err != nil && ctx.Err() == nil {
+		r.trouble.report("planning periodic jobs", err)
+	}
+}
+
+// planNext makes sure that a run follows a periodic one that has ended.
+func (r *workerRun) planNext(ctx context.Context, job *Job) {
+	if err := r.periodics.ended(ctx, r.storage, job); err != nil && ctx.Err() == nil {
+		r.trouble.report("planning periodic jobs", err)
+	}
+}
+
+// warnUnknownTasks logs each task once that this worker does not know and whose jobs have been due for long.
+func (r *workerRun) warnUnknownTasks(ctx context.Context) {
+	names, err := r.unknownTasks(ctx, time.Now().Add(-unknownGap), unknownMost)
+	if err != nil && ctx.Err() == nil {
+		r.trouble.report("looking for jobs of unknown tasks", err)
+	}
+	for _, name := range names {
+		if r.warned.first(name) {
+			r.log.Warn("jobs are due whose task this worker does not know", "task", name)
+		}
 	}
 }

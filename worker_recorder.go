@@ -1,7 +1,6 @@
 package pinion
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +20,13 @@ type successes struct {
 	wake chan struct{} // capacity 1: there is reason to look at done
 
 	mu     sync.Mutex // guards the rest
-	done   []*Job     // succeeded, and not yet recorded
+	done   []*attempt // succeeded, and not yet recorded
 	closed bool       // no more will come
 }
 
-func (s *successes) add(job *Job) {
+func (s *successes) add(a *attempt) {
 	s.mu.Lock()
-	s.done = append(s.done, job)
+	s.done = append(s.done, a)
 	n := len(s.done)
 	s.mu.Unlock()
 	if n == 1 || n == batchMost {
@@ -51,10 +50,10 @@ func (s *successes) nudge() {
 	}
 }
 
-// batch waits for successes and returns them: when there are batchMost of them, when batchTime has passed since the
-// first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch before.
-// After close it returns what is left, perhaps nothing.
-func (s *successes) batch(last []*Job, idle func() bool) []*Job {
+// batch waits for successes and returns them: when there are batchMost of them, when batchTime has passed since
+// the first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch
+// before. After close it returns what is left, perhaps nothing.
+func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
 	clear(last)
 	var timer <-chan time.Time // runs from the first success on
 	late := false
@@ -80,7 +79,7 @@ func (s *successes) count() (n int, closed bool) {
 	return len(s.done), s.closed
 }
 
-func (s *successes) take(empty []*Job) []*Job {
+func (s *successes) take(empty []*attempt) []*attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := s.done
@@ -91,7 +90,7 @@ func (s *successes) take(empty []*Job) []*Job {
 // recordSuccesses records successes until successes is closed and empty.
 func (r *workerRun) recordSuccesses(ctx context.Context) {
 	idle := func() bool { return r.slots.held() == 0 }
-	var all []*Job
+	var all []*attempt
 	for {
 		all = r.successes.batch(all, idle)
 		if len(all) == 0 {
@@ -103,57 +102,140 @@ func (r *workerRun) recordSuccesses(ctx context.Context) {
 	}
 }
 
-func (r *workerRun) recordBatch(ctx context.Context, batch []*Job) {
+func (r *workerRun) recordBatch(ctx context.Context, batch []*attempt) {
+	jobs := make([]*Job, len(batch))
+	for i, a := range batch {
+		jobs[i] = a.withResult()
+	}
 	var lost []*Job
-	saved := r.save(ctx, "recording successes", len(batch), func() (err error) {
-		lost, err = r.storage.MarkDone(ctx, batch...)
+	err := r.save(ctx, "recording successes", func() (err error) {
+		lost, err = r.storage.MarkDone(ctx, jobs...)
 		return err
 	})
-	if !saved {
+	if err != nil && !errors.Is(err, ErrLeaseLost) {
 		return
 	}
-	r.metrics.succeeded.Add(int64(len(batch) - len(lost)))
-	for _, job := range lost {
-		r.log.Warn("lease lost before the success was recorded; the job runs again", "task", job.Task, "job", job.ID)
+	defer r.slots.settled(len(jobs)) // last, because a Drain is over when nothing is open
+	if err != nil {
+		return
+	}
+	for i, job := range jobs {
+		if len(lost) > 0 && isAmong(lost, job) {
+			r.log.Warn("lease lost before the success was recorded; the job runs again", "task", job.Task, "job", job.ID)
+			r.ended(ctx, batch[i], OutcomeLost, nil)
+			continue
+		}
+		r.metrics.succeeded.Add(1)
+		r.ended(ctx, batch[i], OutcomeSucceeded, nil)
 	}
 }
 
-// settle records how an attempt ended, whose context was cancelled with cause. What the task returned counts, also
-// after a timeout or a cancellation, with two exceptions. A task that stopped because the worker shuts down has not
-// failed. And when the job was canceled, an error only says that it stopped.
+// isAmong reports whether jobs has the claim of job.
+func isAmong(jobs []*Job, job *Job) bool {
+	return slices.ContainsFunc(jobs, func(other *Job) bool { return other.ID == job.ID && other.Claim == job.Claim })
+}
+
+// settle records how an attempt ended, whose context was cancelled with cause. What the task returned counts,
+// also after a timeout or a cancellation, with two exceptions. A task that was interrupted by the shutdown has
+// not failed, whatever its error: a killed program says "signal: killed". And when the job was canceled, an
+// error only says that the task stopped.
 func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
-	a.returned.Store(true)
+	a.markReturned()
+	if a.doneInTx.Load() && r.settleInTx(ctx, a, err) {
+		return
+	}
+	delay, snooze := snoozed(err)
 	switch {
 	case errors.Is(cause, ErrLeaseLost):
 		r.log.Warn("lease lost; another worker has the job", "task", a.job.Task, "job", a.job.ID)
+		r.ended(ctx, a, OutcomeLost, err)
 		r.slots.settled(1)
 	case err == nil:
-		r.successes.add(a.ended())
+		r.successes.add(a)
 	case errors.Is(cause, ErrCanceled):
-		r.conclude(ctx, "canceling a job", a, func() error {
+		r.conclude(ctx, "canceling a job", a, OutcomeCanceled, err, func() error {
 			return r.storage.MarkFailed(ctx, a.job, ErrCanceled, time.Now())
 		})
-	case errors.Is(cause, ErrShutdown) && isCancellation(err):
-		r.save(ctx, "releasing a job", 1, func() error { return r.release(ctx, []*Job{a.job}) })
+	case snooze:
+		r.snooze(ctx, a, delay, err)
+	case errors.Is(cause, ErrShutdown) && !isPermanent(err):
+		r.releaseAt(ctx, a, time.Time{}, nil, OutcomeReleased, err)
 	default:
 		r.retryOrGiveUp(ctx, a, withTimeout(err, cause))
 	}
+}
+
+// settleInTx settles an attempt whose task has made its job SUCCESS in a transaction. It reports false if that
+// was not committed: then the attempt's end is still to be recorded.
+func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool {
+	if in, ok := As[Inspector](r.storage); ok {
+		job, getErr := in.Get(ctx, a.job.ID)
+		if getErr == nil && job.Status == StatusRunning && job.Claim == a.job.Claim {
+			return false
+		}
+	}
+	if err != nil {
+		r.log.Error("task returned an error after its transaction had made the job SUCCESS", "task", a.job.Task,
+			"job", a.job.ID, "error", oneLine(err))
+	}
+	r.metrics.succeeded.Add(1)
+	r.ended(ctx, a, OutcomeSucceeded, nil)
+	r.slots.settled(1)
+	return true
+}
+
+func (r *workerRun) snooze(ctx context.Context, a *attempt, delay time.Duration, err error) {
+	due := time.Now().Add(delay)
+	r.awaitRetry(a.job, due)
+	r.releaseAt(ctx, a, due, err, OutcomeSnoozed, err)
+}
+
+// releaseAt gives back the job of an attempt that does not count. A stored cause that is not nil becomes its
+// Error.
+func (r *workerRun) releaseAt(ctx context.Context, a *attempt, at time.Time, stored error, outcome Outcome, err error) {
+	r.conclude(ctx, "releasing a job", a, outcome, err, func() error {
+		lost, canceled, err := r.storage.Release(ctx, at, stored, a.job)
+		switch {
+		case err != nil:
+			return err
+		case len(lost) > 0:
+			return ErrLeaseLost
+		case len(canceled) > 0:
+			return ErrCanceled
+		}
+		return nil
+	})
+}
+
+// unknownDelay is how long a job waits that was claimed although this worker does not know its task.
+const unknownDelay = time.Minute
+
+// releaseUnknown gives back a job whose task this worker does not know: only one who knows it decides about it.
+// The storage has ignored DequeueOptions.Tasks, or the job names a task that was claimed for and is not the
+// same.
+func (r *workerRun) releaseUnknown(ctx context.Context, a *attempt) {
+	a.markReturned()
+	err := fmt.Errorf("%w: %q", ErrTaskNotFound, a.job.Task)
+	r.releaseAt(ctx, a, time.Now().Add(unknownDelay), err, OutcomeReleased, err)
 }
 
 func (r *workerRun) retryOrGiveUp(ctx context.Context, a *attempt, err error) {
 	delay, retry := a.retry.next(a.job.Attempts, err)
 	if !retry {
 		// The text alone: an ErrAttemptsUsedUp that the task returned would tell the storage that it was not run.
-		if r.giveUp(ctx, a, errors.New(ErrorText(err))) {
+		stored := errors.New(ErrorText(err))
+		if r.giveUp(ctx, a, stored, err) {
 			r.metrics.failed.Add(1)
 		}
 		return
 	}
-	due := time.Now().Add(delay)
-	if r.drain {
-		r.retries.add(a.job, due) // before it is recorded: after that it may be claimed
+	now := time.Now()
+	due := now.Add(delay)
+	if next, ok := r.periodics.latest(a.job, now); ok && next.Before(due) {
+		due = next
 	}
-	recorded := r.conclude(ctx, "recording a failure", a, func() error {
+	r.awaitRetry(a.job, due) // before it is recorded: after that it may be claimed
+	recorded := r.conclude(ctx, "recording a failure", a, OutcomeRetried, err, func() error {
 		return r.storage.MarkFailed(ctx, a.job, err, due)
 	})
 	if !recorded {
@@ -162,25 +244,35 @@ func (r *workerRun) retryOrGiveUp(ctx context.Context, a *attempt, err error) {
 	r.metrics.failed.Add(1)
 	r.metrics.retried.Add(1)
 	r.log.Warn("job failed, will be retried", "task", a.job.Task, "job", a.job.ID, "attempt", a.job.Attempts,
-		"in", readable(delay), "error", oneLine(err))
+		"in", readable(due.Sub(now)), "error", oneLine(err))
 }
 
-// giveUp dead-letters a job, and reports whether that was recorded.
-func (r *workerRun) giveUp(ctx context.Context, a *attempt, err error) (recorded bool) {
-	recorded = r.conclude(ctx, "dead-lettering a job", a, func() error { return r.storage.DeadLetter(ctx, a.job, err) })
+// awaitRetry makes a Drain wait for the job's next attempt, if that is due soon.
+func (r *workerRun) awaitRetry(job *Job, due time.Time) {
+	if r.drain && time.Until(due) <= drainWait {
+		r.retries.add(job, due)
+	}
+}
+
+// giveUp dead-letters a job because of err, with the Error stored, and reports whether that was recorded.
+func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (recorded bool) {
+	job := a.withResult()
+	recorded = r.conclude(ctx, "dead-lettering a job", a, OutcomeDeadLettered, err, func() error {
+		return r.storage.DeadLetter(ctx, job, stored)
+	})
 	if recorded {
 		r.metrics.deadLettered.Add(1)
-		r.log.Error("job dead-lettered", "task", a.job.Task, "job", a.job.ID, "attempts", a.job.Attempts,
-			"error", oneLine(err))
+		r.log.Error("job dead-lettered", "task", job.Task, "job", job.ID, "attempts", job.Attempts, "error", oneLine(err))
 	}
 	return recorded
 }
 
-// conclude saves the end of an attempt that did not succeed. It reports whether the storage recorded what write says;
-// it does not if Cancel was called for the job, which then ends as canceled.
-func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, write func() error) (recorded bool) {
+// conclude saves the end of an attempt that did not succeed. It reports whether the storage recorded what write
+// says; it does not if Cancel was called for the job, which then ends as canceled.
+func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outcome Outcome, cause error,
+	write func() error) (recorded bool) {
 	canceled := false
-	saved := r.save(ctx, doing, 1, func() error {
+	err := r.save(ctx, doing, func() error {
 		err := write()
 		canceled = errors.Is(err, ErrCanceled)
 		if canceled {
@@ -188,44 +280,56 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, writ
 		}
 		return err
 	})
-	if saved && canceled {
+	lost := errors.Is(err, ErrLeaseLost)
+	if err != nil && !lost {
+		return false
+	}
+	defer r.slots.settled(1) // last, because a Drain is over when nothing is open
+	switch {
+	case lost:
+		r.retries.remove(a.job)
+		r.ended(ctx, a, OutcomeLost, cause)
+	case canceled:
+		r.retries.remove(a.job)
 		r.metrics.canceled.Add(1)
 		r.log.Info("job canceled", "task", a.job.Task, "job", a.job.ID, "attempt", a.job.Attempts)
-		r.retries.remove(a.job)
+		r.ended(ctx, a, OutcomeCanceled, cause)
+	default:
+		r.ended(ctx, a, outcome, cause)
+		return true
 	}
-	return saved && !canceled
+	return false
 }
 
-// save writes the ends of n jobs. It tries again until the storage takes them, the lease is lost, the storage is closed
-// or ctx ends.
-func (r *workerRun) save(ctx context.Context, doing string, n int, write func() error) (saved bool) {
+// save writes the ends of jobs. It tries again until the storage takes them. It returns ErrLeaseLost if the lease
+// is lost, and another error if it gives up because the storage is closed or ctx ends. Unless it gives up, the
+// caller must call slots.settled.
+func (r *workerRun) save(ctx context.Context, doing string, write func() error) error {
 	for ctx.Err() == nil {
 		err := write()
 		switch {
 		case err == nil:
-			r.slots.settled(n)
-			return true
+			return nil
 		case errors.Is(err, ErrLeaseLost):
 			r.log.Warn("lease lost before "+doing, "error", err)
-			r.slots.settled(n)
-			return false
+			return ErrLeaseLost
 		}
-		r.leases.lapse()
 		r.trouble.report(doing, err)
 		closed := errors.Is(err, ErrClosed)
 		if closed || r.drain {
 			r.fail(err)
 		}
 		if closed {
-			return false
+			return ErrClosed
 		}
 		pause(ctx, troublePause)
 	}
-	return false
+	return ctx.Err()
 }
 
-// oneLine returns an error for the log: its text up to an empty line, after which a panic's stack follows, which is
-// kept with the job. Of several lines it takes the first and the last, because the last may be the one that tells most.
+// oneLine returns an error for the log: its text up to an empty line, after which a panic's stack follows,
+// which is kept with the job. Of several lines it takes the first and the last, because the last may be the one
+// that tells most.
 func oneLine(err error) string {
 	text, _, _ := strings.Cut(ErrorText(err), "\n\n")
 	lines := strings.Split(strings.TrimSpace(text), "\n")
@@ -233,9 +337,4 @@ func oneLine(err error) string {
 		return text
 	}
 	return lines[0] + " … " + strings.TrimSpace(lines[len(lines)-1])
-}
-
-// attemptsUsedUp returns why a job that was claimed beyond its last attempt is given up.
-func attemptsUsedUp(job *Job, most int) error {
-	return fmt.Errorf("%w: %d of %d; the last error: %s", ErrAttemptsUsedUp, job.Attempts-1, most, cmp.Or(job.Error, "none"))
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -88,21 +90,24 @@ func TestWhatATaskAnswersToTheShutdownCounts(t *testing.T) {
 	}
 	broken := errors.New("broken")
 	released := outcome{StatusPending, 0, ""}
-	failed := func(err error) outcome { return outcome{StatusPending, 1, err.Error()} }
 	cases := map[string]struct {
 		answer func(context.Context) error
 		want   outcome
 	}{
-		"the ctx's error":           {func(ctx context.Context) error { return ctx.Err() }, released},
-		"the ctx's cause":           {func(ctx context.Context) error { return context.Cause(ctx) }, released},
-		"ErrShutdown":               {func(context.Context) error { return ErrShutdown }, released},
-		"the ctx's error, wrapped":  {func(ctx context.Context) error { return fmt.Errorf("reading: %w", ctx.Err()) }, released},
-		"its cause, joined":         {func(ctx context.Context) error { return errors.Join(broken, context.Cause(ctx)) }, released},
-		"the ctx's error, for good": {func(ctx context.Context) error { return Permanent(ctx.Err()) }, released},
-		"success":                   {func(context.Context) error { return nil }, outcome{StatusSuccess, 1, ""}},
-		"an error of its own":       {func(context.Context) error { return broken }, failed(broken)},
-		"a permanent error":         {func(context.Context) error { return Permanent(broken) }, outcome{StatusFailed, 1, "broken"}},
-		"a deadline of its own":     {func(context.Context) error { return context.DeadlineExceeded }, failed(context.DeadlineExceeded)},
+		"the ctx's error":            {func(ctx context.Context) error { return ctx.Err() }, released},
+		"the ctx's cause":            {func(ctx context.Context) error { return context.Cause(ctx) }, released},
+		"ErrShutdown":                {func(context.Context) error { return ErrShutdown }, released},
+		"the ctx's error, wrapped":   {func(ctx context.Context) error { return fmt.Errorf("reading: %w", ctx.Err()) }, released},
+		"its cause, joined":          {func(ctx context.Context) error { return errors.Join(broken, context.Cause(ctx)) }, released},
+		"the ctx's error, for good":  {func(ctx context.Context) error { return Permanent(ctx.Err()) }, outcome{StatusFailed, 1, "context canceled"}},
+		"success":                    {func(context.Context) error { return nil }, outcome{StatusSuccess, 1, ""}},
+		"an error of its own":        {func(context.Context) error { return broken }, released},
+		"what a killed program says": {func(ctx context.Context) error { return exec.CommandContext(ctx, "sleep", "30").Run() }, released},
+		"a panic":                    {func(context.Context) error { panic("broken") }, released},
+		"a retry of its own":         {func(context.Context) error { return RetryAfter(time.Hour, broken) }, released},
+		"bad arguments":              {func(context.Context) error { return fmt.Errorf("%w: x", ErrBadArgs) }, outcome{StatusFailed, 1, "pinion: bad arguments: x"}},
+		"a permanent error":          {func(context.Context) error { return Permanent(broken) }, outcome{StatusFailed, 1, "broken"}},
+		"a deadline of its own":      {func(context.Context) error { return context.DeadlineExceeded }, released},
 	}
 	overStorages(t, func(t *scene) {
 		var tasks []AnyTask
@@ -126,7 +131,7 @@ func TestWhatATaskAnswersToTheShutdownCounts(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", name, diff)
 			}
 		}
-		want := Metrics{Processed: 4, Succeeded: 1, Failed: 3, Retried: 2, DeadLettered: 1}
+		want := Metrics{Processed: 4, Succeeded: 1, Failed: 3, DeadLettered: 3}
 		if diff := gocmp.Diff(want, run.metrics()); diff != "" {
 			t.Errorf("metrics (-want +got):\n%s", diff)
 		}
@@ -426,14 +431,14 @@ func TestSuccessesThatComeWhileOthersAreRecordedAreRecordedBeforeRunReturns(t *t
 // The last success and the end of the run may come at the same time, and the recorder may see either first.
 func TestASuccessThatComesWithTheEndOfTheLastTaskIsRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, job := &successes{wake: make(chan struct{}, 1)}, NewJob("a")
+		c, a := &successes{wake: make(chan struct{}, 1)}, new(attempt)
 		busy := func() bool { return false }
 		go func() {
 			synctest.Wait() // until batch has seen that there is nothing yet
-			c.add(job)
+			c.add(a)
 			c.close()
 		}()
-		if got := c.batch(nil, busy); len(got) != 1 || got[0] != job {
+		if got := c.batch(nil, busy); len(got) != 1 || got[0] != a {
 			t.Errorf("the batch has %d successes, want the one that there is", len(got))
 		}
 		if got := c.batch(nil, busy); len(got) != 0 {
@@ -630,7 +635,7 @@ func TestARunWhoseContextHasEndedClaimsNothing(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		id := t.enqueue("a")[0]
-		worker := &Worker{Storage: t.storage, Registry: new(Registry)}
+		worker := workerOf(t.storage)
 		if err := worker.Run(ctx); err != nil {
 			t.Errorf("Run returned %v, want nil", err)
 		}
@@ -695,13 +700,13 @@ func TestADrainThatIsStoppedEndsAsARunDoesAndSaysSo(t *testing.T) {
 
 func TestADrainStoppedWhileItWaitsForARetryReturnsAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		worker := &Worker{Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: time.Hour, Cap: time.Hour}}
+		worker := &Worker{Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: 4 * time.Second}}
 		id := t.enqueue("a")[0]
 		run := t.begin(worker, worker.Drain, t.task("a", func(context.Context, *Job) error { return errors.New("broken") }))
-		t.sleep(time.Minute)
+		t.sleep(3 * time.Second)
 		run.stop()
-		if err := run.wait(); !errors.Is(err, context.Canceled) || run.at != time.Minute {
-			t.Errorf("Drain returned %v after %v; want context.Canceled after 1m", err, run.at)
+		if err := run.wait(); !errors.Is(err, context.Canceled) || run.at != 3*time.Second {
+			t.Errorf("Drain returned %v after %v; want context.Canceled after 3s", err, run.at)
 		}
 		if job := t.get(id); job.Status != StatusPending || job.Attempts != 1 {
 			t.Errorf("the job is %s after %d attempts; want PENDING after 1", job.Status, job.Attempts)
@@ -821,6 +826,21 @@ func TestAWorkerMayRunAgainWhileATaskOfItsLastRunStillHangs(t *testing.T) {
 		again.stop()
 		if err := again.wait(); err != nil {
 			t.Errorf("the second Run returned %v", err)
+		}
+	})
+}
+
+func TestAShutdownTimeoutForEverIsNotOneAtOnce(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
+		id := t.enqueue("a")[0]
+		t.sleep(time.Second)
+		run.stop()
+		if err := run.wait(); err != nil || !about(run.at, time.Minute) {
+			t.Errorf("Run returned %v after %v; want nil after a minute", err, run.at)
+		}
+		if job := t.get(id); job.Status != StatusSuccess {
+			t.Errorf("the job is %s, want SUCCESS", job.Status)
 		}
 	})
 }

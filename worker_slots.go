@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// slots holds the jobs that a run has claimed: those that wait for a slot, and those that run in one. Its lock is taken
-// once for each job; lists under one lock cost less than channels.
+// slots holds the jobs that a run has claimed: those that wait for a slot, and those that run in one. Its lock
+// is taken once for each job; lists under one lock cost less than channels.
 type slots struct {
 	running []atomic.Pointer[attempt] // what each slot runs, until its end is recorded or in successes
 
@@ -24,7 +24,7 @@ type slots struct {
 	stopped bool       // no further job starts
 	arrived *sync.Cond // waiting has a job, or stopped is set; slots wait for it
 	room    *sync.Cond // the intake wants a claim, or stopped is set; claimers wait for it
-	idle    func()     // called once when no job is open any more; nil: nobody asks
+	idle    func()     // called once when nothing is left to do but claim; nil: nobody asks
 
 	empty func() // called when no job is held; must neither block nor use slots
 }
@@ -69,9 +69,9 @@ func (s *slots) reserve() request {
 
 // deliver answers a reservation with the claimed jobs. It returns those that must go back.
 //
-// While this claim waited with free slots, the other may have filled them with jobs that it claimed ahead. A job that
-// was claimed before, and may be the one that kills its process, then goes back: while it waits for a slot, another
-// job's crash could cost it an attempt.
+// While this claim waited with free slots, the other may have filled them with jobs that it claimed ahead. A
+// job that was claimed before, and may be the one that kills its process, then goes back: while it waits for a
+// slot, another job's crash could cost it an attempt.
 func (s *slots) deliver(want request, jobs []*Job) (back []*Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,17 +147,26 @@ func (s *slots) changedLocked() {
 	if !s.intake.next().none() {
 		s.room.Broadcast()
 	}
-	if s.intake.open == 0 && s.idle != nil {
+	if s.intake.idle() && s.idle != nil {
 		s.idle()
 		s.idle = nil
 	}
 }
 
-// whenIdle has f called once no job is open any more. It reports whether one is open now; if not, it does not call f.
+// ending notes that so many calls of OnEnd wait, or with a negative n, have returned.
+func (s *slots) ending(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.intake.ending += n
+	s.changedLocked()
+}
+
+// whenIdle has f called once nothing is left to do but claim. If that is so now, it reports false and does not
+// call f.
 func (s *slots) whenIdle(f func()) (busy bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.intake.open == 0 {
+	if s.intake.idle() {
 		return false
 	}
 	s.idle = f
@@ -217,8 +226,8 @@ func (s *slots) unreturned() []*attempt {
 
 // runSlot runs one job after another until the stop.
 //
-// A task that calls runtime.Goexit ends this goroutine. The deferred function then settles its attempt, and another
-// goroutine goes on with the slot.
+// A task that calls runtime.Goexit ends this goroutine. The deferred function then settles its attempt, and
+// another goroutine goes on with the slot.
 func (r *workerRun) runSlot(tasks, writes context.Context, running *sync.WaitGroup, i int) {
 	var current *attempt // nil between two attempts
 	var ctx context.Context
@@ -248,21 +257,30 @@ func (r *workerRun) runSlot(tasks, writes context.Context, running *sync.WaitGro
 // newAttempt returns an attempt at job and the context of its task. The task's own settings win over the worker's.
 func (r *workerRun) newAttempt(tasks context.Context, job *Job) (context.Context, *attempt) {
 	task, _ := r.registry.lookup(job.Task)
-	a := &attempt{job: job, storage: r.storage, retry: r.retry}
+	a := &attempt{job: job, storage: r.storage, log: r.log, retry: r.retry, started: time.Now()}
 	if task.retry != nil {
 		a.retry = *task.retry
 	}
 	return a.begin(tasks, cmp.Or(task.timeout, r.taskTimeout)), a
 }
 
+// reapedMost is how many leases of a job may be lost one after the other. Its task seems to kill its process.
+const reapedMost = 5
+
 // attempt runs a job and settles how it ended.
 func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
-	attemptsBefore := a.job.Attempts - 1
-	if attemptsBefore > a.retry.MaxRetries { // MaxRetries+1 would overflow: math.MaxInt means for ever
-		// The workers that had claimed it died before they could record how its attempts ended.
-		a.returned.Store(true)
-		r.giveUp(writes, a, attemptsUsedUp(a.job, a.retry.MaxRetries+1))
+	task, known := r.registry.lookup(a.job.Task)
+	if !known {
+		r.releaseUnknown(writes, a)
 		return
+	}
+	if err := usedUp(a); err != nil {
+		a.markReturned()
+		r.giveUp(writes, a, err, err)
+		return
+	}
+	if len(a.job.Kwargs) > 0 {
+		r.warnUnknownArgs(task, a.job)
 	}
 	if r.log.Enabled(ctx, slog.LevelDebug) {
 		r.log.Debug("job starts", "task", a.job.Task, "job", a.job.ID, "attempt", a.job.Attempts)
@@ -271,12 +289,26 @@ func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
 	r.settle(writes, a, context.Cause(ctx), err)
 }
 
+// usedUp returns why a job must not run any more, or nil. The workers that had claimed it died before they
+// could record how its attempts ended.
+func usedUp(a *attempt) error {
+	last := cmp.Or(a.job.Error, "none")
+	if a.job.Reaped >= reapedMost {
+		return fmt.Errorf("%w: its last %d leases were lost while it ran; the last error: %s",
+			ErrAttemptsUsedUp, a.job.Reaped, last)
+	}
+	before := a.job.Attempts - 1
+	if before > a.retry.MaxRetries { // MaxRetries+1 would overflow: math.MaxInt means for ever
+		return fmt.Errorf("%w: %d of %d; the last error: %s", ErrAttemptsUsedUp, before, a.retry.MaxRetries+1, last)
+	}
+	return nil
+}
+
 // timed calls the task and measures how long it takes, also when it ends by runtime.Goexit.
 func (r *workerRun) timed(ctx context.Context, a *attempt) error {
 	r.metrics.running.Add(1)
-	start := time.Since(r.began) // cheaper than time.Now, which also reads the wall clock
 	defer func() {
-		a.took = max(time.Since(r.began)-start, 1)
+		a.took = max(time.Since(a.started), 1)
 		r.metrics.running.Add(-1)
 	}()
 	return r.call(ctx, a.job)
@@ -285,8 +317,38 @@ func (r *workerRun) timed(ctx context.Context, a *attempt) error {
 // runTask finds the job's task and calls it.
 func (r *workerRun) runTask(ctx context.Context, job *Job) error {
 	task, ok := r.registry.lookup(job.Task)
-	if !ok {
+	if !ok { // middleware has changed the name
 		return fmt.Errorf("%w: %q", ErrTaskNotFound, job.Task)
 	}
 	return task.run(ctx, job)
+}
+
+// warnUnknownArgs logs once for each task and name that a job has arguments which the task does not know and
+// ignores.
+func (r *workerRun) warnUnknownArgs(task handler, job *Job) {
+	for _, name := range task.unknown(job) {
+		if r.warned.first(task.name + " " + name) {
+			r.log.Warn("argument ignored: the task does not know its name", "task", task.name, "argument", name,
+				"job", job.ID)
+		}
+	}
+}
+
+// onceEach remembers what was logged already. It is bounded, because names come from others.
+type onceEach struct {
+	mu   sync.Mutex // guards seen
+	seen map[string]bool
+}
+
+func (o *onceEach) first(what string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.seen[what] || len(o.seen) >= 1000 {
+		return false
+	}
+	if o.seen == nil {
+		o.seen = make(map[string]bool)
+	}
+	o.seen[what] = true
+	return true
 }

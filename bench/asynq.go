@@ -30,7 +30,8 @@ func asynqPeers() []*peer {
 
 func addressFile(dir string) string { return filepath.Join(dir, "redis.addr") }
 
-// startRedis starts a server on a free port, with its data in dir, and leaves its address there for other processes.
+// startRedis starts a server on a free port, with its data in dir, and leaves its address there for other
+// processes.
 func startRedis(ctx context.Context, dir string) (stop func() error, err error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -109,8 +110,8 @@ func openAsynq(dir string) (queue, error) {
 	return &asynqQueue{opt, asynq.NewClient(opt), asynq.NewInspector(opt), look}, nil
 }
 
-// enqueue has no call for several tasks to use; it shares them out to as many goroutines as there are producers in
-// the largest workload.
+// enqueue has no call for several tasks to use; it shares them out to as many goroutines as there are producers
+// in the largest workload.
 func (q *asynqQueue) enqueue(ctx context.Context, payloads ...string) error {
 	if len(payloads) == 1 {
 		_, err := q.client.EnqueueContext(ctx, asynq.NewTask("task", []byte(payloads[0])))

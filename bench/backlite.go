@@ -18,8 +18,8 @@ func backlitePeers() []*peer {
 				"(with 8 it drains 80 a second); deletes finished tasks",
 			open: func(ctx context.Context, dir string) (queue, error) { return openBacklite(dir, settings) },
 			skip: []skip{
-				// Its claim is a SELECT and, later, an UPDATE by id that does not look again; and only a call of the
-				// same client wakes a client.
+				// Its claim is a SELECT and, later, an UPDATE by id that does not look again; and only a call
+				// of the same client wakes a client.
 				{twoProcesses, "two of its processes can claim one task, and neither sees the other's"},
 				{onlyPinions, askedOfUs},
 			},
@@ -34,8 +34,8 @@ func backlitePeers() []*peer {
 // backliteOptions are those of its documentation.
 const backliteOptions = "_journal=WAL&_timeout=5000"
 
-// backlitePool takes the place of the slots, which only Backlite has this advantage of: its fetches are as large as
-// its pool has free workers, and between two of them it may sleep.
+// backlitePool takes the place of the slots, which only Backlite has this advantage of: its fetches are as
+// large as its pool has free workers, and between two of them it may sleep.
 const backlitePool = 10_000
 
 type backliteQueue struct {

@@ -33,8 +33,8 @@ func (b *bench) long(d time.Duration) time.Duration {
 	return max(time.Duration(float64(d)*b.scale), min(d, 100*time.Millisecond))
 }
 
-// run measures each peer at each workload. Rounds go peer by peer, so that a machine that changes its pace does so
-// for all of them.
+// run measures each peer at each workload. Rounds go peer by peer, so that a machine that changes its pace does
+// so for all of them.
 func (b *bench) run(ctx context.Context, workloads []*workload, peers []*peer) *results {
 	r := newResults(peers)
 	for _, w := range workloads {

@@ -91,7 +91,7 @@ func TestACommandRunsFromFlagsToFiles(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit status %d: %s", code, log.String())
 	}
-	for _, want := range []string{"raw-FULL", "jobs/s", "drain of pinion-FULL: at least 0.7 times raw-FULL's drain"} {
+	for _, want := range []string{"raw-FULL", "jobs/s", "drain of pinion-FULL: at least 0.9 times raw-FULL's drain"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}

@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// Other processes are this program again, told by its environment whose queue to open. A child does what the lines
-// on its standard input say and answers each with one line of JSON; it ends with its input, and so with its parent.
+// Other processes are this program again, told by its environment whose queue to open. A child does what the
+// lines on its standard input say and answers each with one line of JSON; it ends with its input, and so with
+// its parent.
 
 const childEnv = "PINION_BENCH_CHILD"
 

@@ -1,15 +1,16 @@
-// Command bench measures Pinion beside other job queues for Go, in one run on one machine: the queues that need no
-// server, one that does, and a bare loop of SQL as the limit of what a queue on SQLite can reach. It is a module of
-// its own, so that Pinion does not depend on its peers. In this folder:
+// Command bench measures Pinion beside other job queues for Go, in one run on one machine: the queues that need
+// no server, one that does, and a bare loop of SQL as the limit of what a queue on SQLite can reach. It is a
+// module of its own, so that Pinion does not depend on its peers. In this folder:
 //
 //	go run .                                  everything, three rounds; takes an hour
 //	go run . -scale 0.05 -rounds 1            everything, small: a first look
 //	go run . -workloads drain,mixed -peers pinion,raw
 //	go run . -json result.json -svg chart.svg
 //
-// Backlite's driver needs a C compiler, asynq needs redis-server in the PATH, the peers on PostgreSQL need the URL of a
-// server in PINION_POSTGRES_URL (../.ci/with-postgres go run . starts one); what is missing is left out, with a line
-// that says so. The exit status is 1 if a queue lost a job or ran one twice, whatever the figures are.
+// Backlite's driver needs a C compiler, asynq needs redis-server in the PATH, the peers on PostgreSQL need the
+// URL of a server in PINION_POSTGRES_URL (../.ci/with-postgres go run . starts one); what is missing is left
+// out, with a line that says so. The exit status is 1 if a queue lost a job or ran one twice, whatever the
+// figures are.
 package main
 
 import (

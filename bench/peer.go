@@ -46,8 +46,8 @@ type queue interface {
 	enqueue(ctx context.Context, payloads ...string) error
 	// work starts a worker that calls task for each job, slots at once. stop ends it, when no job is running.
 	work(ctx context.Context, slots int, task func(payload string)) (stop func() error, err error)
-	// settled reports whether no job is due or running any more, n of them having been enqueued. It is asked again
-	// and again while the clock runs, and must cost next to nothing.
+	// settled reports whether no job is due or running any more, n of them having been enqueued. It is asked
+	// again and again while the clock runs, and must cost next to nothing.
 	settled(ctx context.Context, n int) (bool, error)
 	// counts tells how many jobs wait and how many are recorded as done; -1 if the peer keeps no such record.
 	counts(ctx context.Context) (waiting, done int, err error)
@@ -69,7 +69,7 @@ func allPeers() []*peer {
 // Groups of workloads that peers leave out.
 const (
 	twoProcesses = "roundtrip2,processes,slow"
-	onlyPinions  = "idle-memory,backlog-1m,history,future,memory" // questions that the issue asks of Pinion alone
+	onlyPinions  = "idle-memory,backlog-1m,history,future,memory,queues,stats,locks" // questions about Pinion alone
 	askedOfUs    = "asked of Pinion alone"
 )
 

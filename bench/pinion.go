@@ -40,6 +40,7 @@ type pinionQueue struct {
 	asked   string         // for synchronous; empty: in memory
 	look    *sql.DB        // at the file, if there is one
 	worker  *pinion.Worker // of the last work
+	ran     int            // jobs that the workers before it have run
 }
 
 func openPinion(ctx context.Context, dir, synchronous string) (queue, error) {
@@ -77,6 +78,9 @@ func (q *pinionQueue) work(ctx context.Context, slots int, task func(string)) (f
 		pinion.Task[string]{Name: "task", Run: func(_ context.Context, p string) error { task(p); return nil }},
 		pinion.Task[struct{}]{Name: "bare", Run: func(context.Context, struct{}) error { task(""); return nil }},
 	)
+	if q.worker != nil {
+		q.ran += int(q.worker.Metrics().Succeeded)
+	}
 	q.worker = &pinion.Worker{
 		Storage: q.storage, Registry: &registry, Concurrency: slots, Logger: slog.New(slog.DiscardHandler),
 	}
@@ -90,17 +94,24 @@ func (q *pinionQueue) settled(ctx context.Context, n int) (bool, error) {
 		return q.worker.Metrics().Succeeded >= int64(n), nil
 	}
 	unsettled, err := exists(ctx, q.look, `SELECT
-		EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_ready WHERE status='PENDING' AND future=0) OR
-		EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_running WHERE status='RUNNING')`)
+		EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0) OR
+		EXISTS (SELECT 1 FROM jobs INDEXED BY jobs_running3 WHERE status='RUNNING')`)
 	return !unsettled, err
 }
 
 func (q *pinionQueue) counts(ctx context.Context) (waiting, done int, err error) {
-	stats, err := q.storage.(pinion.Inspector).Stats(ctx)
-	for _, s := range stats.Queues {
-		waiting, done = waiting+s.Pending, done+s.Success
+	waiting, err = q.storage.Size(ctx)
+	if err != nil {
+		return 0, 0, err
 	}
-	return waiting, done, err
+	if q.look != nil {
+		err = q.look.QueryRowContext(ctx, `SELECT count(*) FROM jobs WHERE status='SUCCESS'`).Scan(&done)
+		return waiting, done, err
+	}
+	if q.worker != nil {
+		done = q.ran + int(q.worker.Metrics().Succeeded)
+	}
+	return waiting, done, nil
 }
 
 func (q *pinionQueue) settings(ctx context.Context) ([]string, error) {
@@ -111,8 +122,8 @@ func (q *pinionQueue) settings(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Synchronous is a connection's own, and nobody can ask Pinion's writer: the library's tests do. The journal mode
-	// is the file's.
+	// Synchronous is a connection's own, and nobody can ask Pinion's writer: the library's tests do. The
+	// journal mode is the file's.
 	return append(settings[:2], fmt.Sprintf("synchronous=%s (as asked for)", q.asked)), nil
 }
 

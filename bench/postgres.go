@@ -113,6 +113,14 @@ func (q *pinionPostgres) settled(ctx context.Context, _ int) (settled bool, err 
 	return settled, err
 }
 
+func (q *pinionPostgres) counts(ctx context.Context) (waiting, done int, err error) {
+	waiting, err = q.storage.Size(ctx)
+	if err == nil {
+		err = q.look.QueryRow(ctx, `SELECT count(*) FROM pinion.jobs WHERE status='SUCCESS'`).Scan(&done)
+	}
+	return waiting, done, err
+}
+
 func (q *pinionPostgres) settings(ctx context.Context) ([]string, error) {
 	return serverSettings(ctx, q.look)
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// The yardstick: Pinion's statements in a loop on one connection, with nothing around them. There are no calls to
-// answer, no goroutines, no encoding and no fencing beyond the SQL's own, so a queue that makes one transaction of
-// what the loop makes one transaction of cannot be faster. It can by making fewer of them.
+// The yardstick: Pinion's statements in a loop on one connection, with nothing around them. There are no calls
+// to answer, no goroutines, no encoding and no fencing beyond the SQL's own, so a queue that makes one
+// transaction of what the loop makes one transaction of cannot be faster. It can by making fewer of them.
 
 func rawPeers() []*peer {
 	of := func(synchronous string) *peer {
@@ -142,8 +142,8 @@ type claimed struct {
 // claim takes up to limit jobs. The SELECT has no LIMIT: one that is bound would be prepared anew each time.
 func (c *rawConn) claim(limit int) (jobs []claimed) {
 	stmt := c.stmt(`SELECT rowid, id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at, queue, priority,
-		run_at, key, claim, finished_at, result FROM jobs INDEXED BY jobs_ready
-		WHERE status='PENDING' AND future=0 AND queue=? ORDER BY priority DESC, rowid`)
+		run_at, key, claim, finished_at, result FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`)
 	if c.err != nil {
 		return nil
 	}
@@ -155,8 +155,9 @@ func (c *rawConn) claim(limit int) (jobs []claimed) {
 	var j claimed
 	var rest [13]any
 	for len(jobs) < limit && rows.Next() {
-		if c.err = rows.Scan(&j.rowid, &j.id, &rest[0], &rest[1], &rest[2], &rest[3], &j.attempts, &rest[4], &rest[5], &rest[6],
-			&rest[7], &rest[8], &rest[9], &rest[10], &j.claim, &rest[11], &rest[12]); c.err != nil {
+		c.err = rows.Scan(&j.rowid, &j.id, &rest[0], &rest[1], &rest[2], &rest[3], &j.attempts, &rest[4], &rest[5], &rest[6],
+			&rest[7], &rest[8], &rest[9], &rest[10], &j.claim, &rest[11], &rest[12])
+		if c.err != nil {
 			break
 		}
 		jobs = append(jobs, j)
@@ -207,8 +208,8 @@ func (c *rawConn) batch(n int) {
 	}
 }
 
-// drain finishes a thousand jobs and claims the next in each transaction: what was claimed must have been committed
-// before it runs.
+// drain finishes a thousand jobs and claims the next in each transaction: what was claimed must have been
+// committed before it runs.
 func (c *rawConn) drain(int) {
 	for held := []claimed(nil); c.err == nil; {
 		c.transaction(func() {

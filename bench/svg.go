@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// The chart: a group of bars for each throughput workload, each group on a scale of its own, because the workloads
-// differ among each other more than the peers do. Medians are bars, minimum and maximum a line across their ends.
+// The chart: a group of bars for each throughput workload, each group on a scale of its own, because the
+// workloads differ among each other more than the peers do. Medians are bars, minimum and maximum a line across
+// their ends.
 
 var charted = []string{"enqueue1", "enqueue8", "batch", "drain", "mixed"}
 

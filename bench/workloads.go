@@ -38,6 +38,13 @@ var allWorkloads = []*workload{
 	{"slow", "two processes with 8 slots each, 1,000 tasks of 50 ms: the time, in ideal times", 1_000, nil, slow},
 	{"idle-cpu", "an idle worker process", 1, nil, idle},
 	{"idle-memory", "the memory of a process that drains 1,000,000 jobs", 1_000_000, waiting("1m", 1_000_000), footprint},
+	{"queues-1", "drain 20,000 jobs of one queue; the longest of ten claims", 20_000, nil, manyQueues(1)},
+	{"queues-100", "drain 20,000 jobs of 100 queues; the longest of ten claims", 20_000, nil, manyQueues(100)},
+	{"queues-10k", "drain 20,000 jobs of 10,000 queues; the longest of ten claims", 20_000, nil, manyQueues(10_000)},
+	{"stats-finished", "Stats of 20,000 waiting jobs beside 1,000,000 finished ones", 0, finishedBeside(1_000_000, 20_000), statsTime},
+	{"stats-pending", "Stats of 1,000,000 waiting jobs", 0, waiting("1m", 1_000_000), statsTime},
+	{"stats-names", "Stats of 50,000 waiting jobs, each of a queue and a task of its own", 0, manyNames(50_000), statsTime},
+	{"locks", "the longest Enqueue beside each verb that handles 50,000 jobs, and the longest heartbeat beside listings", 50_000, nil, locks},
 	{"memory-args", "the storage in memory: drain jobs with 100 bytes of arguments, 8 slots", 500_000, waiting("500k", 500_000), drain},
 	{"memory-bare", "the storage in memory: drain jobs without arguments, 8 slots", 500_000, bare(500_000), drain},
 }
@@ -74,7 +81,7 @@ func bare(n int) *content {
 }
 
 func finishedBeside(finished, waiting int) *content {
-	return &content{"history", func(ctx context.Context, q queue, count func(int) int) error {
+	return &content{fmt.Sprint("history-", waiting), func(ctx context.Context, q queue, count func(int) int) error {
 		n := count(finished)
 		if err := fill(ctx, q, 0, n); err != nil {
 			return err

@@ -211,6 +211,8 @@ func advice(err error) string {
 			"finished jobs are kept for a day"
 	case errors.Is(err, pinion.ErrTooLarge):
 		return "" // names it itself
+	case errors.Is(err, pinion.ErrTaskNotFound):
+		return "; give this worker the tasks with --import or --exec, or start one that has them"
 	case errors.Is(err, pinion.ErrBadArgs):
 		return "; `pinion help enqueue` explains how to write arguments"
 	case errors.Is(err, errors.ErrUnsupported):

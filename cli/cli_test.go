@@ -65,12 +65,17 @@ var commandSeeds = []struct{ line, db string }{
 	{"enqueue\nadd\n--args\n[1,2]\n--kwargs={}\n--priority=9", "new.db"},
 	{"enqueue\nadd\n--args\n-\n--delay\n1h30m", "q.db"}, {"enqueue\nadd\n--args\n@q.db", "q.db"},
 	{"enqueue\nadd\n--kwargs\n{\"a\":\"\u009b\"", "q.db"}, {"enqueue\nadd\n--key\nk", "q.db"},
-	{"enqueue\nadd\n--at\n15:04", "q.db"}, {"enqueue\n\xff", "q.db"}, {"enqueue\n-", "q.db"},
+	{"enqueue\nadd\n--at\n15:04", "q.db"},
+	{"enqueue\nadd\n--meta\n\x1b=\u202e\n--meta\nb=", "q.db"}, {"enqueue\nadd\n--meta\n=", "q.db"}, {"enqueue\n\xff", "q.db"}, {"enqueue\n-", "q.db"},
 	{"enqueue\nadd\n--wait\n--timeout\n0.001", "q.db"},
 	{"enqueue\nadd\n-", "q.db"}, {"enqueue\nadd\n-\n--lines\n--ids", "q.db"},
 	{"enqueue\nadd\n-0\n-\n--key\n{0}\n--json", "q.db"}, {"enqueue\nadd\n-\n--atomic\n--wait", "q.db"},
 	{"wait\nodd", "q.db"}, {"wait\nodd\n\x1b\n--json\n--timeout\n0.01", "q.db"},
 	{"cancel\nodd\nid", "q.db"}, {"cancel\n\x1b\n--json", "q.db"}, {"cancel", "no.db"},
+	{"pause\n\x1b", "q.db"}, {"resume\n", "q.db"},
+	{"limit\nmail\n3", "q.db"}, {"limit\nmail\n-1", "q.db"},
+	{"reschedule\nodd\nid\n--delay\n0", "q.db"}, {"reschedule\n\x1b\n--at\n15:04\n--json", "q.db"},
+	{"backup\ncopy\x1b.db", "q.db"}, {"backup\nq.db", "q.db"}, {"backup\n", "q.db"},
 	{"dlq-list\n--task\n\u202e", "q.db"}, {"dlq-replay\nid", "q.db"}, {"dlq-replay", "q.db"},
 	{"dlq-purge\n--yes", "q.db"}, {"dlq-purge", "q.db"},
 	{"prune\n--older-than\n0", "q.db"}, {"prune\n--older-than\n1e99", "q.db"},
@@ -80,6 +85,7 @@ var commandSeeds = []struct{ line, db string }{
 	{"worker\n--drain\n--max-retries\n1\n--base-delay\n0.001", "q.db"},
 	{"worker\n--run-seconds\n0.01\n--json\n--verbose", "q.db"},
 	{"worker\n--name\n\x1b\n--queue\n\u202e\n--concurrency=2\n--drain", "q.db"},
+	{"worker\n--every\nadd=1h\n--drain\n--max-retries\n0", "q.db"}, {"worker\n--every\n\x1b=1h", "q.db"},
 	{"worker\n--no-jitter\n--cap\n1\n--task-timeout\n1ms\n--drain\n--json", "q.db"},
 	{"worker\n--kill-after\n1s\n--shutdown-timeout\n0.01\n--visibility-timeout=1s\n--run-seconds=0.02", "q.db"},
 }
@@ -157,6 +163,10 @@ func harmless(args []string, db string) ([]string, bool) {
 	}
 	if len(args) == 0 || strings.Contains(db, "\x00") {
 		return args, true
+	}
+	leaves := func(arg string) bool { return !filepath.IsLocal(arg) }
+	if args[0] == "backup" && slices.ContainsFunc(args, leaves) {
+		return nil, false
 	}
 	if !filepath.IsLocal(strings.TrimPrefix(strings.ToLower(db), "sqlite:")) {
 		db = "q.db"

@@ -281,12 +281,16 @@ func (c *call) offerJobs(
 ) {
 	const lookAt, offerAtMost = 2000, 100
 	var lists []iter.Seq2[*pinion.Job, error]
+	statuses := []pinion.Status{pinion.StatusRunning, pinion.StatusPending}
+	if c.command.name == "reschedule" {
+		statuses = []pinion.Status{pinion.StatusPending}
+	}
 	if !strings.HasPrefix(c.command.name, "dlq-") {
-		for _, status := range []pinion.Status{pinion.StatusRunning, pinion.StatusPending} {
+		for _, status := range statuses {
 			lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: status, Limit: lookAt}))
 		}
 	}
-	if c.command.name != "cancel" {
+	if c.command.name != "cancel" && c.command.name != "reschedule" {
 		lists = append(lists, storage.DeadLetters(ctx, pinion.Filter{Limit: lookAt}))
 	}
 	if c.command.name == "show" {

@@ -270,7 +270,8 @@ func (e *examination) examineJobs(ctx context.Context, storage pinion.Inspector)
 	e.ok("jobs", "%s pending, %s running, %s",
 		thousands(stats.Total.Pending), thousands(stats.Total.Running), plural(stats.DeadLetters, "dead letter"))
 	e.reportLeases(facts)
-	e.reportTasks(facts)
+	e.reportTasks(facts, &stats)
+	e.reportLimits(ctx, storage)
 	e.reportClock(facts)
 	e.reportWorkers(facts, &stats)
 }
@@ -318,7 +319,11 @@ func knownTasks() map[string]bool {
 
 func (e *examination) lookAtRunning(facts *jobFacts, job *pinion.Job) {
 	e.lookAtTimes(facts, job)
-	if e.now.Sub(job.HeartbeatAt) > e.visibility {
+	expires := job.LeaseUntil
+	if expires.IsZero() { // a claim of the Python library
+		expires = job.HeartbeatAt.Add(e.visibility)
+	}
+	if e.now.After(expires) {
 		facts.stale.add(job.ID)
 	}
 }
@@ -373,10 +378,63 @@ func (e *examination) reportLeases(facts *jobFacts) {
 		plural(facts.stale.n, "running job"), e.visibility, firstFew(facts.stale.ids))
 }
 
-func (e *examination) reportTasks(facts *jobFacts) {
+// neglect is how long a job of a task may be due before it is clear that no worker knows the task.
+const neglect = time.Minute
+
+// unclaimed returns the tasks whose jobs have been due for long and that no worker has claimed, though workers run.
+func (e *examination) unclaimed(stats *pinion.Stats) (tasks map[string]int, since time.Time) {
+	tasks = make(map[string]int)
+	since = e.now
+	if stats.Total.Running+stats.Total.SuccessHour+stats.Total.FailedHour == 0 {
+		return tasks, since
+	}
+	for _, t := range stats.Tasks {
+		claimed := t.Running+t.SuccessHour+t.FailedHour > 0
+		if t.Due == 0 || claimed || e.now.Sub(t.OldestDue) < neglect {
+			continue
+		}
+		tasks[t.Task] = t.Due
+		if t.OldestDue.Before(since) {
+			since = t.OldestDue
+		}
+	}
+	return tasks, since
+}
+
+// reportLimits reports the queues that are paused.
+func (e *examination) reportLimits(ctx context.Context, storage pinion.Inspector) {
+	limiter, ok := storage.(pinion.Limiter)
+	if !ok {
+		return
+	}
+	limits, err := limiter.Limits(ctx)
+	if err != nil {
+		e.failed("limits", err)
+		return
+	}
+	var paused []string
+	for queue, most := range limits {
+		if most == 0 {
+			paused = append(paused, queue)
+		}
+	}
+	if len(paused) > 0 {
+		slices.Sort(paused)
+		e.note("limits", "`pinion resume QUEUE` lets them run again", "these queues are paused: %s",
+			strings.Join(paused, ", "))
+	}
+}
+
+func (e *examination) reportTasks(facts *jobFacts, stats *pinion.Stats) {
+	unclaimed, since := e.unclaimed(stats)
+	if len(unclaimed) > 0 {
+		e.wrong("tasks", "start a worker that knows them (`pinion tasks` lists what it knows), or cancel the jobs",
+			"jobs of these tasks have been due for %v, and no worker has claimed one: %s",
+			strings.TrimSuffix(ago(since), " ago"), formatCounts(unclaimed))
+	}
 	if len(facts.unknown) > 0 {
 		e.wrong("tasks",
-			"also import the package that registers them, or correct their names; jobs of an unknown task fail",
+			"also import the package that registers them, or correct their names; jobs of an unknown task wait",
 			"there are pending jobs of tasks that are not registered here: %s", formatCounts(facts.unknown))
 	}
 	if len(facts.notFound) > 0 {
@@ -384,13 +442,13 @@ func (e *examination) reportTasks(facts *jobFacts) {
 			"then run `pinion dlq-replay --task NAME`; or purge them",
 			"jobs have failed because their worker did not know the task: %s", formatCounts(facts.notFound))
 	}
-	if len(facts.unknown)+len(facts.notFound) > 0 {
+	if len(unclaimed)+len(facts.unknown)+len(facts.notFound) > 0 {
 		return
 	}
 	if len(facts.known) > 0 {
 		e.ok("tasks", "the tasks of all pending jobs are registered here")
 	} else {
-		e.ok("tasks", "no job has failed because its worker did not know the task")
+		e.ok("tasks", "no task waits for a worker that knows it")
 	}
 }
 

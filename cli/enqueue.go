@@ -22,12 +22,13 @@ object by their names, or both. @FILE reads either from a file and - from standa
 input. A job takes up to 1 MiB of arguments.
 
 Any TASK is accepted, because its worker may be elsewhere. With --import only the
-tasks that the packages register are, and the job goes to the queue of its task
-unless --queue names another. If an unfinished job holds the --key, enqueue adds
-nothing, prints the id of that job and succeeds. --at takes "15:04", which is today
-or tomorrow, "2026-01-31 15:04" on the local clock, or RFC 3339; a time that has
-passed means now. --wait prints the result of the job instead of its id, as
-"pinion wait" does.
+tasks that the packages register are, with arguments that fit them, and the job goes
+to the queue of its task unless --queue names another. If an unfinished job holds the
+--key, enqueue adds nothing, prints the id of that job and succeeds. --at takes
+"15:04", which is today or tomorrow, "2026-01-31 15:04" on the local clock, or
+RFC 3339; a time that has passed means now. --wait prints the result of the job
+instead of its id, as "pinion wait" does. The task does not get --meta: the middleware
+of a worker reads it, a trace id for example.
 
 With - as the second operand, each line of standard input is a job: a JSON array
 or object or, with --lines, a string that is its first argument. -0 takes such
@@ -47,7 +48,7 @@ and --json each id with its line.
 const enqueueExamples = `pinion enqueue add --args '[1, 2]' --db q.db
 pinion enqueue mail --kwargs '{"to": "ada@example.com"}' --queue mail --delay 1h30m --db q.db
 pinion enqueue report --key report-today --at 23:30 --db q.db
-pinion enqueue import --args @rows.json --db q.db
+pinion enqueue import --args @rows.json --meta tenant=7 --db q.db
 pinion enqueue add - --db q.db < rows.jsonl
 find . -name '*.png' | pinion enqueue thumb --lines - --kwargs '{"width": 200}' --db q.db
 find . -name '*.png' -print0 | pinion enqueue thumb -0 - --key 'thumb {0}' --db q.db`
@@ -75,6 +76,7 @@ func enqueue(c *call) func(context.Context) error {
 	c.flags.StringVar(&kwargs, "kwargs", "{}", "arguments by name: `JSON`, @FILE or -")
 	c.flags.StringVar(&e.job.Queue, "queue", "", "add it to the queue `NAME` [default]")
 	c.flags.StringVar(&e.job.Key, "key", "", "add nothing if an unfinished job holds this `KEY`")
+	c.mapFlag(&e.job.Meta, "meta", "`NAME=TEXT` for the middleware of the worker; may be repeated")
 	c.countFlag(&e.job.Priority, "priority", math.MinInt, "the higher `N`, the earlier [0]")
 	c.durationFlag(&e.delay, "delay", "run it after this `TIME`, \"90\" or \"1h30m\"")
 	c.timeFlag(&e.at, "at", "run it at this `MOMENT`, \"15:04\" or RFC 3339")
@@ -158,6 +160,11 @@ func (e *enqueueCall) readJob(args, kwargs string) error {
 	if err := knownTask(e.job.Task); err != nil {
 		return err
 	}
+	if len(e.operands) == 1 { // else the lines have more arguments
+		if err := fitsTask(&e.job); err != nil {
+			return err
+		}
+	}
 	if e.job.Queue == "" {
 		e.job.Queue = pinion.DefaultRegistry.Queue(e.job.Task)
 	}
@@ -179,6 +186,15 @@ func knownTask(task string) error {
 		hint = "; the tasks are: " + strings.Join(names, ", ")
 	}
 	return fmt.Errorf("unknown task %q%s", task, hint)
+}
+
+// fitsTask returns an error if this program knows the task of a job and the arguments do not fit it.
+func fitsTask(job *pinion.Job) error {
+	err := pinion.DefaultRegistry.Check(job)
+	if errors.Is(err, pinion.ErrTaskNotFound) {
+		return nil // a worker elsewhere may know it
+	}
+	return err
 }
 
 // dueTime returns when a job that is enqueued now is due.
@@ -228,7 +244,7 @@ func (e *enqueueCall) printID(id string) error {
 
 // waitForEnqueued waits for the jobs that were enqueued and prints how they end.
 func (e *enqueueCall) waitForEnqueued(ctx context.Context, rows bool, ids ...string) error {
-	inspector, ok := e.storage.(pinion.Inspector)
+	inspector, ok := pinion.As[pinion.Inspector](e.storage)
 	if !ok {
 		return fmt.Errorf("enqueued, but %T is not a pinion.Inspector, so it is not possible to wait for the job: %w",
 			e.storage, errors.ErrUnsupported)

@@ -239,6 +239,9 @@ func (f *feed) jobOf(text string) (*pinion.Job, error) {
 		}
 		job.Key = key
 	}
+	if err := fitsTask(&job); err != nil {
+		return nil, err
+	}
 	return &job, nil
 }
 

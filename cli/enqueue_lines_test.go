@@ -105,9 +105,9 @@ func TestBadLinesAndHeldKeysDoNotStopTheOthers(t *testing.T) {
 		t.Errorf("exit status %d and %d ids", status, ids)
 	}
 	for _, line := range []string{
-		`line 2: too large`,
-		`line 6: (too large|has the --key of line 2, which is bad)`,
-		`line 501: (too large|has the --key of line [26], which is bad)`,
+		`line 2: bad arguments: .*the Key has`,
+		`line 6: (bad arguments|has the --key of line 2, which is bad)`,
+		`line 501: (bad arguments|has the --key of line [26], which is bad)`,
 		`line 1101: longer than 8 MiB`,
 		`enqueued 1,193 jobs in .*; added nothing for 3 lines: unfinished jobs hold their keys`,
 		`4 lines are bad`,

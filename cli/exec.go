@@ -25,6 +25,8 @@ const (
 	exitRetry   = 75  // EX_TEMPFAIL of sysexits.h
 	exitNoRetry = 100 // a permanent error among qmail's programs
 
+	programRetries = 3 // unless --max-retries says otherwise
+
 	resultLimit = 64 << 10 // bytes of standard output that are kept
 	tailLimit   = 1 << 10  // bytes of standard error that are kept
 
@@ -45,7 +47,8 @@ type program struct {
 	command string // as the user wrote it
 	words   []template
 	shell   bool
-	runner  *runner // set before a worker starts
+	retry   pinion.RetryPolicy // set, as runner is, before a worker starts
+	runner  *runner
 }
 
 // kind returns the kind of task, as the command tasks prints it.
@@ -73,7 +76,7 @@ func addPrograms(shell bool, specs []string) error {
 		if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, p.name) }) {
 			return usagef("--exec %s: there is already a task of that name; choose another", p.name)
 		}
-		pinion.RegisterTask(pinion.Task[*pinion.Job]{Name: p.name, Run: p.run})
+		pinion.RegisterTask(pinion.Task[*pinion.Job]{Name: p.name, Run: p.run, Retry: &p.retry})
 		programs = append(programs, p)
 	}
 	return nil
@@ -320,21 +323,21 @@ func (r *runner) awaitGroup(process *os.Process, exited, outputEnded <-chan stru
 	}
 }
 
-// pipes are the worker's ends of the streams of a command.
-type pipes struct {
+// commandPipes are the worker's ends of the streams of a command.
+type commandPipes struct {
 	stdin          io.WriteCloser
 	stdout, stderr io.ReadCloser
 }
 
-func openPipes(cmd *exec.Cmd) (*pipes, error) {
+func openPipes(cmd *exec.Cmd) (*commandPipes, error) {
 	stdin, inErr := cmd.StdinPipe()
 	stdout, outErr := cmd.StdoutPipe()
 	stderr, errErr := cmd.StderrPipe()
-	return &pipes{stdin, stdout, stderr}, errors.Join(inErr, outErr, errErr)
+	return &commandPipes{stdin, stdout, stderr}, errors.Join(inErr, outErr, errErr)
 }
 
 // copy writes the input and reads the output. It closes outputEnded when both outputs have ended.
-func (p *pipes) copy(
+func (p *commandPipes) copy(
 	goroutines *sync.WaitGroup, input string, stdout, stderr io.Writer,
 ) (outputEnded <-chan struct{}) {
 	goroutines.Go(func() { // the command need not read it
@@ -352,7 +355,7 @@ func (p *pipes) copy(
 	return ended
 }
 
-func (p *pipes) close() {
+func (p *commandPipes) close() {
 	p.stdin.Close()
 	p.stdout.Close()
 	p.stderr.Close()

@@ -92,7 +92,7 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 	for _, share := range []int{3, 2} {
 		worker, output := start()
 		await(t, output, func() bool {
-			return count("default").Success >= good/share &&
+			return count("default").SuccessHour >= good/share &&
 				count("endless").Running == endless && len(programsOf(db)) >= endless
 		})
 		if err := worker.Process.Kill(); err != nil {
@@ -106,7 +106,7 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 	timeout, timeoutOutput := start("--queue", "endless", "--task-timeout", "0.3", "--max-retries", "6")
 	await(t, output, func() bool {
 		finished := count("default")
-		return finished.Success+finished.Failed == good+broken && count("endless").Failed == endless
+		return finished.SuccessHour+finished.FailedHour == good+broken && count("endless").FailedHour == endless
 	})
 	for _, w := range []*exec.Cmd{worker, timeout} {
 		if err := w.Process.Signal(syscall.SIGTERM); err != nil {

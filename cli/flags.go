@@ -150,6 +150,24 @@ func (c *call) listFlag(values *[]string, name, usage string) {
 	})
 }
 
+// mapFlag declares a flag that takes NAME=TEXT and may be repeated.
+func (c *call) mapFlag(values *map[string]string, name, usage string) {
+	c.flags.Func(name, usage, func(s string) error {
+		key, text, ok := strings.Cut(s, "=")
+		if !ok || key == "" {
+			return fmt.Errorf("%q has no name; write NAME=TEXT", s)
+		}
+		if _, given := (*values)[key]; given {
+			return fmt.Errorf("%q is given twice", key)
+		}
+		if *values == nil {
+			*values = make(map[string]string)
+		}
+		(*values)[key] = text
+		return nil
+	})
+}
+
 // parseTime reads RFC 3339, a local date and time, or a time of day, which is the next such after now.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{

@@ -11,8 +11,8 @@ import (
 // guide, its help, completion and the errors about misspelt words follow from it.
 //
 // Operands are words as in "TASK [-]": X is required, [X] may be missing, X... is one or more and [X...] any
-// number; the last two come at the end. FILE, PACKAGE, TASK, ID, COMMAND and SHELL, as an operand or as the
-// name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
+// number; the last two come at the end. FILE, PACKAGE, TASK, QUEUE, ID, COMMAND and SHELL, as an operand or as
+// the name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
 // every line of the examples in a shell.
 type command struct {
 	name     string
@@ -40,11 +40,17 @@ func commands() []command {
 		{"wait", "ID...", "wait until jobs have ended, and print their results",
 			waitDetail, waitExamples, wait},
 		{"cancel", "ID...", "cancel jobs that wait or run", cancelDetail, cancelExamples, cancel},
+		{"reschedule", "ID...", "change when jobs that wait are due",
+			rescheduleDetail, rescheduleExamples, reschedule},
+		{"pause", "QUEUE", "let workers claim no more jobs of a queue", pauseDetail, pauseExamples, pause},
+		{"resume", "QUEUE", "end the pause of a queue, or its limit", resumeDetail, resumeExamples, resume},
+		{"limit", "QUEUE N", "bound how many jobs of a queue run at once", limitDetail, limitExamples, limit},
 		{"dlq-list", "", "list the dead letters: jobs that failed for good", "", dlqListExamples, dlqList},
 		{"dlq-replay", "[ID...]", "make dead letters pending again",
 			dlqReplayDetail, dlqReplayExamples, dlqReplay},
 		{"dlq-purge", "[ID...]", "delete dead letters", dlqPurgeDetail, dlqPurgeExamples, dlqPurge},
 		{"prune", "", "delete finished jobs", pruneDetail, pruneExamples, prune},
+		{"backup", "FILE", "copy a queue, also while it is in use", backupDetail, backupExamples, backup},
 		{"doctor", "", "check a queue for problems", doctorDetail, doctorExamples, doctor},
 		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
 		{"version", "", "print the version", "", "pinion --version", version},

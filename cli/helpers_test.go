@@ -69,10 +69,9 @@ func TestMain(m *testing.M) {
 			signal.Notify(make(chan os.Signal, 1), s)
 		}
 	}
-	var dirErr, rootErr error
-	sharedDir, dirErr = os.MkdirTemp("", "pinion-test-")
-	moduleRoot, rootErr = filepath.Abs("..")
-	if err := errors.Join(dirErr, rootErr); err != nil {
+	var err error
+	moduleRoot, err = filepath.Abs("..")
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -85,14 +84,11 @@ func TestMain(m *testing.M) {
 		flag.Set("test.parallel", "8")
 	}
 	status := m.Run()
-	os.RemoveAll(sharedDir)
+	os.RemoveAll(shared.dir)
 	os.Exit(status)
 }
 
-var (
-	sharedDir  string // for files that several tests share
-	moduleRoot string // the directory of this module
-)
+var moduleRoot string // the directory of this module
 
 // runCommand runs a command in this process.
 func runCommand(t *testing.T, args ...string) (status int, stdout, stderr string) {
@@ -302,7 +298,7 @@ func openDB(t *testing.T, dsn string) *sql.DB {
 func claim(t testing.TB, storage pinion.Storage, n int) (jobs []*pinion.Job) {
 	t.Helper()
 	for len(jobs) < n {
-		some, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: n - len(jobs)})
+		some, err := storage.Dequeue(t.Context(), pinion.DequeueOptions{Max: n - len(jobs), Worker: "host:1"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,6 +19,7 @@ import (
 // shared is a program of --build with packages of userModule and tasks of --exec. Several tests use it.
 var shared struct {
 	build   sync.Once
+	dir     string // TestMain removes it
 	program string
 	stderr  string
 	changed string // the difference in the module after the build
@@ -28,7 +29,12 @@ var shared struct {
 func builtProgram(t *testing.T) string {
 	t.Helper()
 	shared.build.Do(func() {
-		module, program := filepath.Join(sharedDir, "module"), filepath.Join(sharedDir, "work")
+		var err error
+		shared.dir, err = os.MkdirTemp("", "pinion-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		module, program := filepath.Join(shared.dir, "module"), filepath.Join(shared.dir, "work")
 		writeUserModule(t, module)
 		before := tree(t, module)
 		// From a subdirectory, by paths and by import paths, and from below internal directories of all
@@ -129,7 +135,7 @@ $`)
 	wantText(t, stdout, `^public runs\ninternal runs\nnested runs\ndeeper runs\nprocessed +6\nsucceeded +6\n`)
 
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x"), pinion.NewJob("unheard")); err != nil {
+	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x")); err != nil {
 		t.Fatal(err)
 	}
 	built(0, "worker", "--drain", "--exec", "up=tr a-z A-Z", "--max-retries", "0")
@@ -141,7 +147,7 @@ $`)
 		results = append(results, job.Task+" "+string(job.Result))
 	}
 	want := []string{
-		`greet "Hello,\n\"Ada\"!"`, `late {"args":[],"kwargs":{}}`, `up {"ARGS":["X"],"KWARGS":{}}`, "unheard ",
+		`greet "Hello,\n\"Ada\"!"`, `late {"args":[],"kwargs":{}}`, `up {"ARGS":["X"],"KWARGS":{}}`,
 	}
 	if diff := cmp.Diff(want, results); diff != "" {
 		t.Errorf("results (-want +got):\n%s", diff)
@@ -241,7 +247,7 @@ func TestRunPassesItsStreamsToTheProgram(t *testing.T) {
 	t.Setenv("TMPDIR", temporary)
 	t.Setenv("GOFLAGS", "-trimpath -ldflags=-w")
 	var stdout, stderr bytes.Buffer
-	stdin := strings.NewReader("[1]\n[")
+	stdin := strings.NewReader("[]\n[")
 	args := []string{"enqueue", "public", "-", "--db", "q.db", "--import", "./tasks"}
 	status := Run(t.Context(), args, stdin, &stdout, &stderr)
 	if status != 1 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -185,6 +186,11 @@ func (c *call) printJob(job *pinion.Job) error {
 	row(w, "queue", job.Queue)
 	row(w, "priority", strconv.Itoa(job.Priority))
 	row(w, "key", job.Key)
+	name := "meta"
+	for _, key := range slices.Sorted(maps.Keys(job.Meta)) {
+		row(w, name, key+"="+job.Meta[key])
+		name = " "
+	}
 	row(w, "status", string(job.Status))
 	row(w, "attempts", strconv.Itoa(job.Attempts))
 	row(w, "worker", worker)
@@ -193,11 +199,22 @@ func (c *call) printJob(job *pinion.Job) error {
 	if at := claimedAt(job); !at.IsZero() {
 		row(w, "claimed", timestamp(at))
 	}
+	if !job.StartedAt.IsZero() {
+		row(w, "started", timestamp(job.StartedAt))
+	}
 	row(w, "heartbeat", timestamp(job.HeartbeatAt))
 	row(w, "finished", timestamp(job.FinishedAt))
-	row(w, "result", string(job.Result))
+	row(w, resultName(job), string(job.Result))
 	printError(w, job.Error)
 	return w.Flush()
+}
+
+// resultName returns what a job's Result is: a running task may replace it.
+func resultName(job *pinion.Job) string {
+	if job.Status == pinion.StatusRunning && job.Result != nil {
+		return "progress"
+	}
+	return "result"
 }
 
 // printError prints an error of several lines, such as a panic with its stack, below each other.

@@ -17,13 +17,14 @@ func TestLinesOfAListingHaveABoundedLength(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "q.db")
 	s := openStorage(t, db)
 	huge := strings.Repeat("\x1b\u202e", 250_000)
+	long := huge[:1000] // names have a bound
 	for i, end := range []func(*pinion.Job) error{
 		func(j *pinion.Job) error { return s.DeadLetter(t.Context(), j, errors.New(huge)) },
 		func(*pinion.Job) error { return nil },
 		func(j *pinion.Job) error { return s.MarkFailed(t.Context(), j, errors.New(huge), time.Now()) },
 	} {
-		unique := huge + strconv.Itoa(i)
-		job := &pinion.Job{ID: unique, Task: huge, Queue: huge, Key: unique, Args: []any{huge[:100_000]}}
+		unique := long + strconv.Itoa(i)
+		job := &pinion.Job{ID: unique, Task: long, Queue: long, Key: unique, Args: []any{huge[:100_000]}}
 		if err := s.Enqueue(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}

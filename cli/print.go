@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -124,7 +125,7 @@ func ago(t time.Time) string {
 	}
 	d := time.Since(t)
 	if d < 0 {
-		return "in " + rough(-d)
+		return "in " + rough(-max(d, -math.MaxInt64)) // there is no -math.MinInt64
 	}
 	return rough(d) + " ago"
 }

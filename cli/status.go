@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,9 +14,8 @@ import (
 const statusDetail = `
 OLDEST shows when the oldest pending job was added, JOBS/S how many jobs a second
 finished in the last minute, and 1H DONE and 1H FAIL how many did in the last hour.
-SUCCESS and FAILED are all finished jobs that the database still has; workers keep
-them for a day. It reads all jobs, about a second for each million. Nothing waits
-for it.
+1H FAIL counts dead letters and canceled jobs. If a queue is paused or limited, LIMIT
+shows that.
 
 --watch shows a live screen, with the number of jobs in each of the last 60 seconds
 and the jobs that have been running longest. Where standard output is not a
@@ -43,14 +43,14 @@ func status(c *call) func(context.Context) error {
 			if *watch {
 				return c.watch(ctx, storage, interval)
 			}
-			stats, err := storage.Stats(ctx)
-			if err != nil {
-				return err
+			s := takeSnapshot(ctx, storage, false)
+			if s.err != nil {
+				return s.err
 			}
 			if c.json {
-				return c.encodeStats(stats)
+				return c.encodeStats(&s)
 			}
-			for _, line := range c.statusLines(&stats, 0) {
+			for _, line := range c.statusLines(&s, 0) {
 				fmt.Fprintln(c.stdout, line)
 			}
 			return nil
@@ -59,15 +59,20 @@ func status(c *call) func(context.Context) error {
 }
 
 // encodeStats prints empty lists as [], not as null, so that jq .queues[] accepts them.
-func (c *call) encodeStats(stats pinion.Stats) error {
+func (c *call) encodeStats(s *snapshot) error {
+	stats := s.stats
 	stats.Queues = append([]pinion.QueueStats{}, stats.Queues...)
 	stats.Tasks = append([]pinion.TaskStats{}, stats.Tasks...)
-	return c.encode(stats)
+	return c.encode(struct {
+		pinion.Stats
+		Limits map[string]int `json:"limits,omitempty"` // by queue; 0: paused
+	}{stats, s.limits})
 }
 
 // statusRow is the counts of a queue or a task.
 type statusRow struct {
-	name string
+	name  string
+	limit string // of a queue
 	pinion.Counts
 }
 
@@ -75,13 +80,12 @@ type statusRow struct {
 func (r statusRow) activity() int { return r.Pending + r.Running + r.Minute }
 
 // statusLines returns the tables by queue and by task, with at most limit rows each if limit is not 0.
-func (c *call) statusLines(stats *pinion.Stats, limit int) (lines []string) {
-	var queues, tasks []statusRow
-	for _, q := range stats.Queues {
-		queues = append(queues, statusRow{q.Queue, q.Counts})
-	}
+func (c *call) statusLines(s *snapshot, limit int) (lines []string) {
+	stats := &s.stats
+	queues := queueRows(s)
+	var tasks []statusRow
 	for _, t := range stats.Tasks {
-		tasks = append(tasks, statusRow{t.Task, t.Counts})
+		tasks = append(tasks, statusRow{name: t.Task, Counts: t.Counts})
 	}
 	var total *pinion.Counts
 	if len(queues) != 1 {
@@ -100,6 +104,24 @@ func (c *call) statusLines(stats *pinion.Stats, limit int) (lines []string) {
 	return append(lines, "", deadLetters)
 }
 
+// queueRows returns the queues that have jobs or a limit, by name.
+func queueRows(s *snapshot) (queues []statusRow) {
+	limits := maps.Clone(s.limits)
+	for _, q := range s.stats.Queues {
+		row := statusRow{name: q.Queue, Counts: q.Counts}
+		if most, ok := limits[q.Queue]; ok {
+			row.limit = limitText(most)
+			delete(limits, q.Queue)
+		}
+		queues = append(queues, row)
+	}
+	for name, most := range limits { // of queues without jobs
+		queues = append(queues, statusRow{name: name, limit: limitText(most)})
+	}
+	slices.SortStableFunc(queues, func(a, b statusRow) int { return cmp.Compare(a.name, b.name) })
+	return queues
+}
+
 // statusTable returns a table of rows. If there are more than limit, it shows the most active and says how
 // many it leaves out.
 func (c *call) statusTable(kind string, rows []statusRow, total *pinion.Counts, limit int) []string {
@@ -109,38 +131,46 @@ func (c *call) statusTable(kind string, rows []statusRow, total *pinion.Counts, 
 		leftOut = len(rows) - limit
 		rows = rows[:limit]
 	}
-	t := c.newTable(kind, "PENDING", "OLDEST", "RUNNING", "JOBS/S", "1H DONE", "1H FAIL", "SUCCESS", "FAILED")
-	t.numbers = true
-	for _, r := range rows {
-		t.addCounts(r.name, r.Counts)
+	names := []string{kind, "PENDING", "OLDEST", "RUNNING", "JOBS/S", "1H DONE", "1H FAIL"}
+	hasLimits := slices.ContainsFunc(rows, func(r statusRow) bool { return r.limit != "" })
+	if hasLimits {
+		names = append(names, "LIMIT")
 	}
 	if total != nil {
-		t.addCounts("total", *total)
+		rows = append(slices.Clip(rows), statusRow{name: "total", Counts: *total})
+	}
+	t := c.newTable(names...)
+	t.numbers = true
+	for _, r := range rows {
+		cells := countCells(r)
+		if hasLimits {
+			cells = append(cells, cell{r.limit, yellow})
+		}
+		t.addCells(cells...)
 	}
 	lines := t.lines()
 	if leftOut > 0 { // not as a cell, because its column may be narrower
 		line := cut(fmt.Sprintf("and %d more", leftOut), cmp.Or(t.width, 80))
-		lines = slices.Insert(lines, 1+len(rows), line)
+		lines = slices.Insert(lines, 1+limit, line)
 	}
 	return lines
 }
 
-func (t *table) addCounts(name string, counts pinion.Counts) {
+// countCells returns the cells of a row, without its limit.
+func countCells(r statusRow) []cell {
 	number := func(n int, style string) cell {
 		if n == 0 {
 			style = ""
 		}
 		return cell{thousands(n), style}
 	}
-	t.addCells(
-		cell{clip(name, 60), ""},
-		number(counts.Pending, ""),
-		cell{ago(counts.Oldest), ""},
-		number(counts.Running, green),
-		cell{perSecond(float64(counts.Minute) / 60), ""},
-		number(counts.SuccessHour, ""),
-		number(counts.FailedHour, red),
-		number(counts.Success, ""),
-		number(counts.Failed, ""),
-	)
+	return []cell{
+		{clip(r.name, 60), ""},
+		number(r.Pending, ""),
+		{ago(r.Oldest), ""},
+		number(r.Running, green),
+		{perSecond(float64(r.Minute) / 60), ""},
+		number(r.SuccessHour, ""),
+		number(r.FailedHour, red),
+	}
 }

@@ -90,7 +90,7 @@ func (c *call) inspect(ctx context.Context, a access, use func(pinion.Inspector)
 	if err != nil {
 		return err
 	}
-	inspector, ok := storage.(pinion.Inspector)
+	inspector, ok := pinion.As[pinion.Inspector](storage)
 	if !ok {
 		err = fmt.Errorf("%T is not a pinion.Inspector, so its jobs cannot be listed or changed: %w",
 			storage, errors.ErrUnsupported)

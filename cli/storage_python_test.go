@@ -149,7 +149,7 @@ func TestPythonAndGoShareAFileUnderLoad(t *testing.T) {
 		if err != nil || stats.DeadLetters > 0 {
 			t.Fatalf("%+v, %v\n%s", stats, err, output.String())
 		}
-		return stats.Queues[0].Success == producers*each+fed
+		return stats.Queues[0].SuccessHour == producers*each+fed
 	})
 	for _, cmd := range workers {
 		cmd.Process.Signal(syscall.SIGTERM)

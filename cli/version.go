@@ -41,7 +41,13 @@ func ownVersion() string {
 	if !ok {
 		return "(devel)"
 	}
-	for _, m := range append(info.Deps, &info.Main) {
+	return versionIn(info)
+}
+
+// versionIn returns the version of Pinion in a program, or "(devel)" if it is not built from a version.
+func versionIn(info *debug.BuildInfo) string {
+	modules := append([]*debug.Module{&info.Main}, info.Deps...)
+	for _, m := range modules {
 		if m.Path == modulePath && m.Version != "" && m.Replace == nil {
 			return m.Version
 		}

@@ -1,6 +1,30 @@
 package cli
 
-import "testing"
+import (
+	"runtime/debug"
+	"testing"
+)
+
+func TestTheVersionIsThatOfPinionWhoeverBuildsIt(t *testing.T) {
+	pinion := debug.Module{Path: modulePath, Version: "v0.3.1"}
+	replaced := debug.Module{Path: modulePath, Version: "v0.3.1", Replace: &debug.Module{Path: "../pinion"}}
+	shop := debug.Module{Path: "example.com/shop", Version: "v2.0.0"}
+	for _, c := range []struct {
+		name string
+		info debug.BuildInfo
+		want string
+	}{
+		{"go install", debug.BuildInfo{Main: pinion}, "v0.3.1"},
+		{"a clone", debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}}, "(devel)"},
+		{"a user's program", debug.BuildInfo{Main: shop, Deps: []*debug.Module{{Path: "a"}, &pinion}}, "v0.3.1"},
+		{"a replaced Pinion", debug.BuildInfo{Main: shop, Deps: []*debug.Module{&replaced}}, "(devel)"},
+		{"no modules", debug.BuildInfo{}, "(devel)"},
+	} {
+		if got := versionIn(&c.info); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
 
 func TestOnlyReleasesAreCompared(t *testing.T) {
 	for version, want := range map[string]bool{

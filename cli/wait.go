@@ -20,20 +20,11 @@ only the result: as text if it is a string, else as JSON, and nothing if there i
 none. For several jobs it prints a line each, in the order of the IDs, with the id,
 the status, and the result as JSON or the error. With --json it prints each job as
 "pinion show" does. A dead letter has ended; one that is replayed before wait looks
-at it has not. --timeout 0 only looks.
+at it has not. --timeout 0 only looks. Standard error shows when the job started, and
+its progress: what its task records while it runs.
 `
 
 const waitExamples = `pinion wait --timeout 5m 0199c2b4a1f07000b3c1d2e3f4a5b6c8 --db q.db`
-
-// A wait looks often at first, for those who wait for a short job, and then less often.
-const (
-	shortestPoll = 5 * time.Millisecond
-	longestPoll  = 250 * time.Millisecond
-)
-
-// pythonForgets is how long a job that Python has made FAILED may still be retried. It is six times the
-// longest time that a Python worker waits by default.
-const pythonForgets = time.Minute
 
 func wait(c *call) func(context.Context) error {
 	c.storageFlags()
@@ -76,7 +67,7 @@ func (c *call) waitFor(
 			failed++
 			continue
 		}
-		job, err := waitForEnd(ctx, waitCtx, storage, id)
+		job, err := c.waitForEnd(ctx, waitCtx, storage, id)
 		if ctx.Err() != nil {
 			some := strings.Join(ids[i:min(i+3, len(ids))], " ")
 			return fmt.Errorf("interrupted; the jobs go on; to wait again: pinion wait %s", some)
@@ -139,43 +130,57 @@ func (c *call) findAll(
 
 var errTimeout = errors.New("timeout")
 
-// waitForEnd waits until a job has ended. When waitCtx ends first, it returns errTimeout.
-func waitForEnd(ctx, waitCtx context.Context, storage pinion.Inspector, id string) (*pinion.Job, error) {
-	poll := shortestPoll
-	for {
-		job, err := findJob(ctx, storage, id)
-		if err != nil {
-			return nil, err
-		}
-		ended, err := hasEnded(ctx, storage, job)
-		if ended || err != nil {
-			return job, err
-		}
-		select {
-		case <-time.After(poll):
-			poll = min(poll*3/2, longestPoll)
-		case <-waitCtx.Done():
-			return nil, errTimeout
-		}
+// waitForEnd waits until a job has ended, and prints its progress. When waitCtx ends first, it returns
+// errTimeout.
+func (c *call) waitForEnd(ctx, waitCtx context.Context, storage pinion.Inspector, id string) (*pinion.Job, error) {
+	job, err := findJob(ctx, storage, id)
+	if err != nil {
+		return nil, err
 	}
+	if job.Status == pinion.StatusSuccess || !job.FinishedAt.IsZero() { // also when waitCtx is over
+		return job, nil
+	}
+	job, err = pinion.Wait(waitCtx, &lookout{Inspector: storage, see: c.printProgress()}, id)
+	if err != nil && waitCtx.Err() != nil {
+		return nil, errTimeout
+	}
+	return job, err
 }
 
-// hasEnded reports whether a job has ended. A Python worker makes a job FAILED before each retry, which only
-// its memory holds: it has given the job up if there is a dead letter, or if it has forgotten it.
-func hasEnded(ctx context.Context, storage pinion.Inspector, job *pinion.Job) (bool, error) {
-	if job.Status == pinion.StatusSuccess {
-		return true, nil
+// lookout is a storage to wait on. It also finds jobs of which there is only a dead letter, and shows see each
+// job that it finds. pinion.Wait uses nothing but the Inspector.
+type lookout struct {
+	pinion.Storage
+	pinion.Inspector
+	see func(job *pinion.Job)
+}
+
+func (l *lookout) Get(ctx context.Context, id string) (*pinion.Job, error) {
+	job, err := findJob(ctx, l.Inspector, id)
+	if err == nil {
+		l.see(job)
 	}
-	if job.Status != pinion.StatusFailed {
-		return false, nil
+	return job, err
+}
+
+// printProgress returns a function that prints when a job starts, and what its task records while it runs,
+// each once.
+func (c *call) printProgress() func(job *pinion.Job) {
+	started, last := false, ""
+	return func(job *pinion.Job) {
+		if job.Status != pinion.StatusRunning {
+			return
+		}
+		if !started && !job.StartedAt.IsZero() {
+			started = true
+			fmt.Fprintf(c.stderr, "pinion: job %s started %s\n", printable(job.ID, ""), ago(job.StartedAt))
+		}
+		progress := string(job.Result)
+		if progress != last && progress != "" { // a retry begins without
+			fmt.Fprintf(c.stderr, "pinion: job %s: %s\n", printable(job.ID, ""), clip(printable(progress, ""), 200))
+		}
+		last = progress
 	}
-	if !job.FinishedAt.IsZero() || time.Since(job.HeartbeatAt) > pythonForgets {
-		return true, nil
-	}
-	for _, err := range storage.DeadLetters(ctx, pinion.Filter{IDs: []string{job.ID}}) {
-		return err == nil, err
-	}
-	return false, nil
 }
 
 // timeoutError names the jobs that have not ended when the timeout is over.

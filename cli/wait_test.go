@@ -54,6 +54,46 @@ func TestAWaitForACanceledJobFails(t *testing.T) {
 	}
 }
 
+func TestAWaitShowsProgress(t *testing.T) {
+	t.Parallel()
+	db := filepath.Join(t.TempDir(), "q.db")
+	storage := openStorage(t, db)
+	if err := storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"}); err != nil {
+		t.Fatal(err)
+	}
+	job := claim(t, storage, 1)[0]
+	job.StartedAt, job.Result = time.Now(), []byte(`"40 %"`)
+	if _, err := storage.Heartbeat(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	_, stdout, _ := runCommand(t, "show", "x", "--db", db)
+	wantText(t, stdout, `(?s)\nstarted +\S+  \d+s ago\n.*\nprogress +"40 %"\n`)
+
+	cmd := process(t, t.TempDir(), "wait", "x", "--db", db)
+	_, out, errs := pipesOf(t, cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForLine(t, errs, `^pinion: job x started \d+s ago$`)
+	waitForLine(t, errs, `^pinion: job x: "40 %"$`)
+	job.Result = []byte(`"80 %"`)
+	if _, err := storage.Heartbeat(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	waitForLine(t, errs, `^pinion: job x: "80 %"$`)
+	job.Result = []byte(`"done"`)
+	if _, err := storage.MarkDone(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	waitForLine(t, out, `^done$`)
+	if errs.Scan() {
+		t.Errorf("it also printed %s", errs.Text())
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // vanishing is a storage from which a job is pruned between two looks.
 type vanishing struct {
 	pinion.Inspector

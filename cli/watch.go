@@ -18,7 +18,8 @@ import (
 // snapshot is the state of a queue at one moment.
 type snapshot struct {
 	stats   pinion.Stats
-	running []*pinion.Job // the longest first
+	limits  map[string]int // by queue
+	running []*pinion.Job  // the longest first
 	at      time.Time
 	took    time.Duration
 	err     error
@@ -62,7 +63,7 @@ func (c *call) watchLines(ctx context.Context, storage pinion.Inspector, interva
 
 func (c *call) printSnapshot(s *snapshot) error {
 	if c.json {
-		if err := c.encodeStats(s.stats); err != nil {
+		if err := c.encodeStats(s); err != nil {
 			return err
 		}
 		return c.stdout.Flush()
@@ -88,6 +89,10 @@ func takeSnapshot(ctx context.Context, storage pinion.Inspector, withRunning boo
 		s.took = time.Since(s.at)
 	}()
 	s.stats, s.err = storage.Stats(ctx)
+	if s.err != nil {
+		return s
+	}
+	s.limits, s.err = limitsOf(ctx, storage)
 	if s.err != nil || !withRunning {
 		return s
 	}
@@ -213,7 +218,7 @@ func (c *call) screenLines(s *snapshot, width, height int) []string {
 
 // fullScreen returns a screen whose tables have at most so many rows each.
 func (c *call) fullScreen(s *snapshot, width, rows int, withRunning bool) []string {
-	lines := append(c.headerLines(s, width), c.statusLines(&s.stats, rows)...)
+	lines := append(c.headerLines(s, width), c.statusLines(s, rows)...)
 	longest := s.running[:min(len(s.running), max(rows/2, 3))]
 	if !withRunning || len(longest) == 0 {
 		return lines

@@ -199,7 +199,7 @@ func TestAWatchWithoutALiveScreenPrintsLines(t *testing.T) {
 	w := newWatching(t, 100)
 	const (
 		line   = `\S+  pending 1, running 1, 0 jobs/s, dead letters 0, oldest pending \d+s ago\n`
-		object = `\{"total":\{"pending":1,"running":1,.*\}\n`
+		object = `\{"total":\{"pending":1,"due":1,"running":1,.*\}\n`
 	)
 	for want, flag := range map[string]string{line: "--json=false", object: "--json"} {
 		cmd := process(t, t.TempDir(), "status", "--watch", "--interval", "0.02", "--db", w.db, flag)

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -60,6 +62,12 @@ those that have not started, and waits for the others. After --shutdown-timeout,
 at a second signal, it stops at once. Under systemd set KillMode=mixed, or systemd
 stops the programs too. The worker logs to standard error and prints its metrics
 when it ends.
+
+--every runs a task at the multiples of TIME since 1970 in UTC: 24h is midnight. The
+next run is one job in the queue, so any number of workers may have the same --every.
+Runs never overlap, and those that are missed while there is no worker happen once,
+late. To end a schedule, stop the workers that have it and cancel the job that waits.
+
 TIME is "1m30s" or plain seconds.
 `
 
@@ -67,6 +75,7 @@ const workerExamples = `pinion worker --import ./internal/tasks --db q.db --conc
 pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
 pinion worker --import ./tasks --build ./work && ./work worker --db q.db
 pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
+pinion worker --exec 'tidy=find cache -mtime +7 -delete' --every tidy=1h --db q.db
 pinion worker --shell --exec 'count=sort -u -- {0} | wc -l' --task-timeout 60 --db q.db`
 
 // nameTasks says how to name tasks.
@@ -78,7 +87,9 @@ type workerCall struct {
 	*call
 	worker    *pinion.Worker
 	retry     pinion.RetryPolicy
+	retries   int // negative: as many as the kind of task has
 	noJitter  bool
+	every     map[string]string // how often, by task
 	killAfter time.Duration
 	period    time.Duration // of --run-seconds; 0: no end
 	drain     bool
@@ -90,6 +101,7 @@ func worker(c *call) func(context.Context) error {
 		call:      c,
 		worker:    new(pinion.Worker),
 		retry:     pinion.DefaultRetry,
+		retries:   -1,
 		killAfter: 5 * time.Second,
 	}
 	c.storageFlags()
@@ -99,9 +111,9 @@ func worker(c *call) func(context.Context) error {
 	c.flags.StringVar(&w.worker.Name, "name", "", "name of this worker, which jobs show: `NAME` [host:pid]")
 	c.listFlag(&w.worker.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
 	c.countFlag(&w.worker.Concurrency, "concurrency", 1, "run `N` tasks at a time [10]")
-	c.countFlag(&w.retry.MaxRetries, "max-retries", 0, "`N` retries after a job's first attempt [3]")
-	c.durationFlag(&w.retry.BaseDelay, "base-delay", "`TIME` before the first retry; doubles with each [500ms]")
-	c.durationFlag(&w.retry.Cap, "cap", "longest `TIME` before a retry [30s]")
+	c.countFlag(&w.retries, "max-retries", 0, "`N` retries after a job's first attempt [25; of a program 3]")
+	c.durationFlag(&w.retry.BaseDelay, "base-delay", "`TIME` before the first retry; doubles with each [1s]")
+	c.durationFlag(&w.retry.Cap, "cap", "longest `TIME` before a retry [1h]")
 	c.flags.BoolVar(&w.noJitter, "no-jitter", false, "do not spread the retries at random")
 	c.durationFlag(&w.worker.TaskTimeout, "task-timeout", "cancel a task after this `TIME` [none]")
 	c.durationFlag(&w.killAfter, "kill-after", "kill a program this `TIME` after it was told to end [5s]")
@@ -110,6 +122,7 @@ func worker(c *call) func(context.Context) error {
 	c.durationFlag(&w.worker.ShutdownTimeout, "shutdown-timeout",
 		"when stopped, wait this `TIME` for running tasks [10s]")
 	c.durationFlag(&w.period, "run-seconds", "stop gracefully after this `TIME`")
+	c.mapFlag(&w.every, "every", "run a task without arguments at intervals: `NAME=TIME`; may be repeated")
 	c.flags.BoolVar(&w.drain, "drain", false, "stop when no job is due and no retry outstanding")
 	c.flags.BoolVar(&w.verbose, "verbose", false, "log every job")
 	return w.run
@@ -123,17 +136,18 @@ func (w *workerCall) run(ctx context.Context) error {
 		return err
 	}
 	if len(pinion.DefaultRegistry.Names()) == 0 {
-		fmt.Fprintln(w.stderr, "pinion: this worker knows no task, "+
-			"so every job that it runs fails and becomes a dead letter; "+nameTasks)
+		return usagef("this worker knows no task; %s", nameTasks)
+	}
+	if err := w.setPeriodic(); err != nil {
+		return err
 	}
 	storage, err := w.open(ctx, creates)
 	if err != nil {
 		return err
 	}
 	w.stopSlowNotice() // from here on the worker logs its waiting
-	w.retry.Jitter = !w.noJitter
+	w.setRetries()
 	w.worker.Storage = storage
-	w.worker.Retry = &w.retry
 	w.worker.Logger = newLogger(w.stderr, w.verbose)
 	if len(programs) > 0 {
 		r, err := newRunner(w.db, w.killAfter, w.worker.Logger)
@@ -145,6 +159,62 @@ func (w *workerCall) run(ctx context.Context) error {
 	}
 	err = w.work(ctx)
 	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
+}
+
+// setRetries sets the retries of the worker, and those of its programs. A program is tried less often than a
+// Go task: what it does in an attempt that failed is not known, and most of its failures are mistakes in the
+// call.
+func (w *workerCall) setRetries() {
+	w.retry.Jitter = !w.noJitter
+	if w.retries >= 0 {
+		w.retry.MaxRetries = w.retries
+	}
+	w.worker.Retry = &w.retry
+	ofPrograms := w.retry
+	if w.retries < 0 {
+		ofPrograms.MaxRetries = programRetries
+	}
+	for _, p := range programs {
+		p.retry = ofPrograms
+	}
+}
+
+// setPeriodic makes the schedules of --every.
+func (w *workerCall) setPeriodic() error {
+	for _, spelled := range slices.Sorted(maps.Keys(w.every)) {
+		name, known := taskName(spelled)
+		if !known {
+			return usagef("--every %s: there is no such task%s", spelled, didYouMean(spelled, pinion.DefaultRegistry.Names()))
+		}
+		interval, err := parseDuration(w.every[spelled])
+		if err != nil {
+			return usagef("--every %s: %v", spelled, err)
+		}
+		if interval == 0 {
+			return usagef("--every %s: the interval is 0; write it as in --every %[1]s=1h", spelled)
+		}
+		job := pinion.Job{Task: name, Queue: pinion.DefaultRegistry.Queue(name)}
+		if err := pinion.DefaultRegistry.Check(&job); err != nil {
+			text := strings.TrimPrefix(err.Error(), "pinion: ")
+			return usagef("--every %s: the task would run without arguments: %s", spelled, text)
+		}
+		w.worker.Periodic = append(w.worker.Periodic, pinion.Periodic{
+			Name:     name,
+			Schedule: pinion.Every(interval),
+			Job:      func(time.Time) *pinion.Job { return &job },
+		})
+	}
+	return nil
+}
+
+// taskName returns the name under which a task is registered. Jobs may spell it otherwise.
+func taskName(spelled string) (name string, known bool) {
+	for _, name := range pinion.DefaultRegistry.Names() {
+		if strings.EqualFold(name, spelled) {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // work runs the worker until it is stopped or, with --drain, has nothing more to do.

@@ -44,6 +44,54 @@ func TestASecondSignalStopsTheWorkerAtOnce(t *testing.T) {
 	}
 }
 
+func TestAWorkerWithoutTasksSaysWhatToDo(t *testing.T) {
+	tasks := pinion.DefaultRegistry
+	pinion.DefaultRegistry = new(pinion.Registry)
+	defer func() { pinion.DefaultRegistry = tasks }()
+	db := filepath.Join(t.TempDir(), "q.db")
+	status, _, stderr := runCommand(t, "worker", "--db", db)
+	if status != 2 {
+		t.Errorf("exit status %d", status)
+	}
+	wantText(t, stderr, `^pinion: this worker knows no task; name Go packages .* --import .* --exec `)
+	if exists(db) {
+		t.Error("it made a file")
+	}
+}
+
+// A program has fewer retries than a Go task, unless the flag says otherwise.
+func TestTheFlagForRetriesIsForProgramsToo(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	storage := openStorage(t, filepath.Join(dir, "q.db"))
+	for _, c := range []struct {
+		flags []string
+		want  map[string]int // attempts by task
+	}{
+		{nil, map[string]int{"no": 1 + 3, "fail": 1 + 25}},
+		{[]string{"--max-retries", "1"}, map[string]int{"no": 2, "fail": 2}},
+	} {
+		if err := storage.Enqueue(t.Context(), pinion.NewJob("no"), pinion.NewJob("fail", "text")); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"worker", "--db", "q.db", "--drain", "--exec", "no=false", "--base-delay", "0.001", "--cap", "0.002"}
+		finish(t, process(t, dir, append(args, c.flags...)...), 0)
+		got := make(map[string]int)
+		for job, err := range storage.DeadLetters(t.Context(), pinion.Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[job.Task] = job.Attempts
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%v: attempts (-want +got):\n%s", c.flags, diff)
+		}
+		if _, err := storage.Purge(t.Context(), pinion.Filter{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // sumsSource is a package of a user: a task that writes the SHA-256 of a file into a database of its own.
 // After SUMS_LIMIT runs in a process all others hang, so that a worker can be killed in the middle of its
 // work.
@@ -176,7 +224,7 @@ func TestRealWorkEndToEnd(t *testing.T) {
 		if err != nil || stats.DeadLetters > 0 {
 			t.Fatalf("%+v, %v\n%s", stats, err, output)
 		}
-		return stats.Queues[0].Success == len(files)
+		return stats.Queues[0].SuccessHour == len(files)
 	})
 	if err := worker.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -206,7 +254,7 @@ func wantStatus(t *testing.T, cmd *exec.Cmd, n int) {
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatal(err)
 	}
-	counts := pinion.Counts{Success: n, SuccessHour: n, Minute: got.Total.Minute}
+	counts := pinion.Counts{SuccessHour: n, Minute: got.Total.Minute}
 	want := pinion.Stats{
 		Total:      counts,
 		Queues:     []pinion.QueueStats{{Queue: "default", Counts: counts}},

@@ -1,8 +1,11 @@
 package postgres
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
 )
@@ -42,18 +45,36 @@ func TestAClaimCostsTheSameWhateverTheBacklog(t *testing.T) {
 			SELECT 'a', 'q' || n%3, n%2, '["' || repeat('x', 100) || '"]' FROM generate_series(1, $1::int) n`), pending); err != nil {
 			t.Fatal(err)
 		}
-		for what, sql := range map[string]string{"any": claimFromAllSQL, "one": claimFromOneSQL, "some": claimFromSomeSQL} {
-			sql = strings.NewReplacer("$5::text[]", "ARRAY['q0','q2']", "$1", "8", "$2", "8", "$3", "1", "$4", "''", "$5", "'q1'").Replace(s.sql(sql))
-			var plan []struct {
-				Plan struct {
-					Hit  int `json:"Shared Hit Blocks"`
-					Read int `json:"Shared Read Blocks"`
-				}
+		for what, claim := range map[string]struct{ sql, more string }{
+			"all": {claimFromAllSQL, ""}, "one": {claimFromOneSQL, ", 'q1'"}, "some": {claimFromSomeSQL, ""}, "some with limits": {claimLimitedSQL, ""},
+		} {
+			queues := "'{q0,q2}'"
+			if what == "all" {
+				queues = "NULL"
 			}
-			if err := s.pool.QueryRow(ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+sql).Scan(&plan); err != nil {
+			err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error { // on one connection, whose plans are generic
+				if _, err := tx.Prepare(ctx, "planned", s.sql(claim.sql)); err != nil {
+					return err
+				}
+				var plan []struct {
+					Plan struct {
+						Hit  int `json:"Shared Hit Blocks"`
+						Read int `json:"Shared Read Blocks"`
+					}
+				}
+				err := tx.QueryRow(ctx, fmt.Sprintf("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE planned('{a,b}', %s, 8, 8, 1, '', '10s'%s)",
+					queues, claim.more), pgx.QueryExecModeSimpleProtocol).Scan(&plan)
+				if err != nil {
+					return err
+				}
+				pages := plan[0].Plan.Hit + plan[0].Plan.Read
+				t.Logf("claim of %s: %d pages", what, pages)
+				hit += pages
+				return tx.Conn().Deallocate(ctx, "planned")
+			})
+			if err != nil {
 				t.Fatalf("claim of %s: %v", what, err)
 			}
-			hit += plan[0].Plan.Hit + plan[0].Plan.Read
 		}
 		return hit
 	}

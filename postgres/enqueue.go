@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,31 +13,39 @@ import (
 )
 
 const (
-	insertColumnsSQL = `INSERT INTO @jobs (id, task, args, kwargs, queue, priority, run_at, future, key, created_at) `
-	insertOneSQL     = insertColumnsSQL + `VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($7>statement_timestamp(), false), $8, $9)`
-	// A conflict is an error of the first statement, which the server logs. An ID or a Key of the caller's often
-	// conflicts.
-	insertOneChosenSQL = insertOneSQL + ` ON CONFLICT DO NOTHING`
-	insertManySQL      = insertColumnsSQL + `
-		SELECT id, task, args, kwargs, queue, priority, run_at, coalesce(run_at>statement_timestamp(), false), key, $9
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[], $8::text[])
-			WITH ORDINALITY AS t(id, task, args, kwargs, queue, priority, run_at, key, n)
+	insertColumnsSQL = `INSERT INTO @jobs (id, task, folded, args, kwargs, queue, priority, run_at, future, key,
+		key_until_start, meta, created_at) `
+	insertOneSQL = insertColumnsSQL + `
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($8>statement_timestamp(), false), $9, $10, $11, $12)`
+	insertManySQL = insertColumnsSQL + `
+		SELECT id, task, folded, args, kwargs, queue, priority, run_at, coalesce(run_at>statement_timestamp(), false), key,
+			key_until_start, meta, $12
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::timestamptz[],
+				$9::text[], $10::smallint[], $11::text[])
+			WITH ORDINALITY AS t(id, task, folded, args, kwargs, queue, priority, run_at, key, key_until_start, meta, n)
 		ORDER BY n`
+	// Without this a conflict is an error, which the server logs. An ID or a Key of the caller's often conflicts.
+	orNothingSQL       = ` ON CONFLICT DO NOTHING`
+	insertOneChosenSQL = insertOneSQL + orNothingSQL
+	// For a caller's transaction, which an error would end.
+	insertManyChosenSQL = insertManySQL + orNothingSQL
+
 	jobStoredSQL = `SELECT EXISTS (SELECT FROM @jobs WHERE id=$1 AND created_at=$2)`
 	idTakenSQL   = `SELECT id FROM @jobs WHERE id=ANY($1::text[]) LIMIT 1`
-	keyTakenSQL  = `SELECT id, key FROM @jobs WHERE key=ANY($1::text[]) AND key IS NOT NULL AND status IN ('PENDING', 'RUNNING') LIMIT 1`
+	keyTakenSQL  = `SELECT id, key FROM @jobs WHERE key=ANY($1::text[]) AND ` + holdsKeySQL + ` LIMIT 1`
+	holdsKeySQL  = `key IS NOT NULL AND status IN ('PENDING', 'RUNNING') AND key_until_start<2`
 )
-
-// maxName is how many bytes an ID, a task, a queue or a Key takes at most. A row of an index holds 2.7 kB.
-const maxName = 1 << 10
 
 // newJob is a job on its way into the table.
 type newJob struct {
-	job          *pinion.Job // the caller's
-	id, queue    string
-	args, kwargs string
-	runAt        *time.Time
-	key          *string
+	job           *pinion.Job // the caller's
+	id, queue     string
+	folded        *string
+	args, kwargs  string
+	runAt         *time.Time
+	key           *string
+	keyUntilStart int16 // see the column
+	meta          *string
 }
 
 // batch is what one statement inserts.
@@ -50,6 +57,9 @@ type batch struct {
 
 // newBatch encodes the jobs of one Enqueue. It returns a DuplicateError if two of them have the same ID or Key.
 func newBatch(jobs []*pinion.Job) (*batch, error) {
+	if err := checkDistinct(jobs); err != nil {
+		return nil, err
+	}
 	b := &batch{jobs: make([]newJob, len(jobs)), created: microTime(time.Now())}
 	ids := make(map[string]bool)
 	holders := make(map[string]string) // ids by Key
@@ -77,33 +87,35 @@ func newBatch(jobs []*pinion.Job) (*batch, error) {
 	return b, nil
 }
 
+// encode returns the job as it is stored. [pinion.Job.EncodeArgs] also checks its names and its Meta.
 func encode(job *pinion.Job) (n newJob, err error) {
-	n = newJob{job: job, id: job.ID, queue: queueName(job.Queue), runAt: timeOrNull(job.RunAt)}
+	n = newJob{job: job, id: job.ID, queue: queueName(job.Queue), folded: foldedOrNull(job.Task),
+		runAt: timeOrNull(job.RunAt), key: stringOrNull(job.Key)}
 	n.args, n.kwargs, err = job.EncodeArgs()
 	if err != nil {
 		return n, err
 	}
-	if err := checkNames(job); err != nil {
+	n.meta, err = metaOrNull(job)
+	if err != nil {
 		return n, err
 	}
 	if n.id == "" {
 		n.id = pinion.NewID()
 	}
-	if job.Key != "" {
-		n.key = new(job.Key)
+	if job.KeyUntilStart {
+		n.keyUntilStart = 1
 	}
 	return n, nil
 }
 
-// checkNames returns an error for names that PostgreSQL cannot store or index.
-func checkNames(job *pinion.Job) error {
-	for _, name := range []string{job.ID, job.Task, job.Queue, job.Key} {
-		if strings.Contains(name, "\x00") {
-			return fmt.Errorf("%w: the name %.100q holds a NUL, which PostgreSQL cannot store", pinion.ErrBadArgs, name)
+// checkDistinct returns an error for a job that is passed to one Enqueue twice.
+func checkDistinct(jobs []*pinion.Job) error {
+	seen := make(map[*pinion.Job]bool, len(jobs))
+	for _, job := range jobs {
+		if seen[job] {
+			return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", pinion.ErrDuplicate, job.Task)
 		}
-		if len(name) > maxName {
-			return fmt.Errorf("%w: the name %.100q… has %d bytes; want at most %d", pinion.ErrTooLarge, name, len(name), maxName)
-		}
+		seen[job] = true
 	}
 	return nil
 }
@@ -144,8 +156,8 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	return nil
 }
 
-// enqueueTogether lets the job share a statement with those of concurrent calls. If that fails, which may be due to
-// another's job, done is false, and the caller goes on alone, with the ctx that is returned.
+// enqueueTogether lets the job share a statement with those of concurrent calls. If that fails, which may be
+// due to another's job, done is false, and the caller goes on alone, with the ctx that is returned.
 func (s *Storage) enqueueTogether(ctx context.Context, c *call, b *batch) (alone context.Context, done bool, err error) {
 	sent, err := s.insertTogether(ctx, b)
 	if err == nil {
@@ -199,8 +211,8 @@ func (s *Storage) insert(ctx context.Context, q querier, b *batch) (stored bool,
 		if b.chosen {
 			statement = insertOneChosenSQL
 		}
-		tag, err = q.Exec(ctx, s.sql(statement),
-			n.id, n.job.Task, n.args, n.kwargs, n.queue, n.job.Priority, n.runAt, n.key, b.created)
+		tag, err = q.Exec(ctx, s.sql(statement), n.id, n.job.Task, n.folded, n.args, n.kwargs, n.queue, n.job.Priority,
+			n.runAt, n.key, n.keyUntilStart, n.meta, b.created)
 	} else {
 		tag, err = q.Exec(ctx, s.sql(insertManySQL), b.columns()...)
 	}
@@ -210,32 +222,28 @@ func (s *Storage) insert(ctx context.Context, q querier, b *batch) (stored bool,
 	return err == nil && tag.RowsAffected() > 0, err
 }
 
-// columns returns the arguments of insertMany.
+// columns returns the arguments of insertManySQL.
 func (b *batch) columns() []any {
 	size := len(b.jobs)
 	ids, tasks, queues := make([]string, size), make([]string, size), make([]string, size)
 	args, kwargs := make([]string, size), make([]string, size)
+	folded, keys, metas := make([]*string, size), make([]*string, size), make([]*string, size)
 	priorities := make([]int64, size)
 	runAts := make([]*time.Time, size)
-	keys := make([]*string, size)
+	keyUntilStarts := make([]int16, size)
 	for i, n := range b.jobs {
-		ids[i], tasks[i], queues[i] = n.id, n.job.Task, n.queue
+		ids[i], tasks[i], queues[i], folded[i] = n.id, n.job.Task, n.queue, n.folded
 		args[i], kwargs[i] = n.args, n.kwargs
-		priorities[i] = int64(n.job.Priority)
-		runAts[i], keys[i] = n.runAt, n.key
+		priorities[i], runAts[i] = int64(n.job.Priority), n.runAt
+		keys[i], keyUntilStarts[i], metas[i] = n.key, n.keyUntilStart, n.meta
 	}
-	return []any{ids, tasks, args, kwargs, queues, priorities, runAts, keys, b.created}
+	return []any{ids, tasks, folded, args, kwargs, queues, priorities, runAts, keys, keyUntilStarts, metas, b.created}
 }
 
-// holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is none.
+// holder returns a DuplicateError that names the job which has an ID or a Key of the batch, or nil if there is
+// none.
 func (s *Storage) holder(ctx context.Context, q querier, b *batch) error {
-	var ids, keys []string
-	for _, n := range b.jobs {
-		ids = append(ids, n.id)
-		if n.key != nil {
-			keys = append(keys, *n.key)
-		}
-	}
+	ids, keys := b.names()
 	var taken pinion.DuplicateError
 	err := q.QueryRow(ctx, s.sql(idTakenSQL), ids).Scan(&taken.ID)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -250,8 +258,20 @@ func (s *Storage) holder(ctx context.Context, q querier, b *batch) error {
 	return &taken
 }
 
-// nameHolder returns the error of newBatch. If two jobs of the batch have the same Key and a job holds it already, the
-// error names that job.
+// names returns the ids of the batch, and its keys.
+func (b *batch) names() (ids, keys []string) {
+	ids, keys = []string{}, []string{} // not nil, which would be NULL
+	for _, n := range b.jobs {
+		ids = append(ids, n.id)
+		if n.key != nil {
+			keys = append(keys, *n.key)
+		}
+	}
+	return ids, keys
+}
+
+// nameHolder returns the error of newBatch. If two jobs of the batch have the same Key and a job holds it
+// already, the error names that job.
 func (s *Storage) nameHolder(ctx context.Context, err error) error {
 	duplicate, ok := errors.AsType[*pinion.DuplicateError](err)
 	failed := s.read(ctx, "enqueue", func(ctx context.Context, conn *pgx.Conn) error {

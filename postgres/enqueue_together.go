@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// insertGroup lets concurrent calls of Enqueue share a statement: one of them, the leader, inserts the jobs of all that
-// wait, while the next calls gather. A statement costs the server more than the row that it inserts.
+// insertGroup lets concurrent calls of Enqueue share a statement: one of them, the leader, inserts the jobs of
+// all that wait, while the next calls gather. A statement costs the server more than the row that it inserts.
 type insertGroup struct {
 	mu       sync.Mutex // guards the rest
 	led      bool       // there is a leader
@@ -42,8 +42,8 @@ const (
 // errAlone is for a job whose statement failed: the fault may be another's.
 var errAlone = errors.New("the statement that several calls shared has failed")
 
-// insertTogether tries once to insert the only job of b together with those of other calls. sent reports that the job
-// may be stored in spite of the error.
+// insertTogether tries once to insert the only job of b together with those of other calls. sent reports that
+// the job may be stored in spite of the error.
 func (s *Storage) insertTogether(ctx context.Context, b *batch) (sent bool, err error) {
 	if a := s.inserts.join(ctx, b); !a.lead {
 		return a.sent, a.err
@@ -123,8 +123,8 @@ func (g *insertGroup) leave(f *follower) bool {
 	return true
 }
 
-// gather takes the followers that wait. Calls that shared the last statement have just returned and may be about to
-// enqueue again, so gather yields to them first.
+// gather takes the followers that wait. Calls that shared the last statement have just returned and may be
+// about to enqueue again, so gather yields to them first.
 func (g *insertGroup) gather(leader *batch) []*follower {
 	for range 16 {
 		if g.allHere() {

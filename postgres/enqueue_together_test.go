@@ -10,7 +10,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// Producers that enqueue at the same time share a statement, and nothing else: not an error, not the end of a context.
+// Producers that enqueue at the same time share a statement, and nothing else: not an error, not the end of a
+// context.
 func TestProducersShareAStatementAndNothingElse(t *testing.T) {
 	const producers = 20
 	s := open(t, schemaURL(t), nil)

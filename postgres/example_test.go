@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"log"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pinion-queue/pinion"
 	"github.com/pinion-queue/pinion/postgres"
@@ -35,7 +37,8 @@ func Example() {
 	}
 }
 
-// A job that becomes necessary in a transaction is enqueued in it: there is the one if and only if there is the other.
+// A job that becomes necessary in a transaction is enqueued in it: there is the one if and only if there is the
+// other.
 func ExampleStorage_Tx() {
 	ctx := context.Background()
 	storage, err := postgres.Open(ctx, os.Getenv("DATABASE_URL"), nil)
@@ -60,8 +63,49 @@ func ExampleStorage_Tx() {
 	}
 }
 
-// The way from a SQLite file to PostgreSQL. Stop the workers and whoever enqueues, run this, and start them with the new
-// storage. The file stays as it is.
+type TransferArgs struct{ From, To, Cents int }
+
+// A task that moves money exactly once: the transfer and the end of the job commit together, whatever is killed. The
+// program uses database/sql.
+func ExampleStorage_SQLTx() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	storage, err := postgres.Open(ctx, os.Getenv("DATABASE_URL"), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer storage.Close()
+	db, err := sql.Open("pgx", os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	pinion.Register("transfer", func(ctx context.Context, args TransferArgs) error {
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() // does nothing after Commit
+		const move = `UPDATE accounts SET cents=cents+$1 WHERE id=$2`
+		if _, err := tx.ExecContext(ctx, move, -args.Cents, args.From); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, move, args.Cents, args.To); err != nil {
+			return err
+		}
+		if err := storage.SQLTx(tx).Done(ctx); err != nil {
+			return err
+		}
+		return tx.Commit()
+	})
+	worker := &pinion.Worker{Storage: storage}
+	if err := worker.Run(ctx); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// The way from a SQLite file to PostgreSQL. Stop the workers and whoever enqueues, run this, and start them
+// with the new storage. The file stays as it is.
 func ExampleStorage_Import() {
 	ctx := context.Background()
 	file, err := pinion.OpenSQLite(ctx, "jobs.db", &pinion.SQLiteOptions{ReadOnly: true})

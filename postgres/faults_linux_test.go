@@ -195,7 +195,8 @@ func work(ctx context.Context, url string) error {
 	return w.Run(ctx)
 }
 
-// startChildren starts processes that work, and stops them at the end of the test. It returns when all are at work.
+// startChildren starts processes that work, and stops them at the end of the test. It returns when all are at
+// work.
 func startChildren(t *testing.T, url string, n int) (all []*exec.Cmd) {
 	t.Helper()
 	for range n {
@@ -547,7 +548,8 @@ func TestACommitWhoseAnswerIsLostIsRecognised(t *testing.T) {
 	}
 }
 
-// A proxy that gives each transaction another connection: no LISTEN, no prepared statements, no settings of a session.
+// A proxy that gives each transaction another connection: no LISTEN, no prepared statements, no settings of a
+// session.
 func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	to := schemaURL(t)
 	bouncer, err := exec.LookPath("pgbouncer")
@@ -594,7 +596,7 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 		}
 	}
 	through := withParam(u.String(), "pinion_listen=off")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	if err := pinion.CheckStorage(ctx, func() (pinion.Storage, error) { clear(t, to); return Open(ctx, through, nil) }); err != nil {
 		t.Error(err)

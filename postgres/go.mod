@@ -7,6 +7,7 @@ replace github.com/pinion-queue/pinion => ../
 require (
 	github.com/google/go-cmp v0.7.0
 	github.com/jackc/pgx/v5 v5.12.0
+	github.com/lib/pq v1.12.3
 	github.com/pinion-queue/pinion v0.0.0-00010101000000-000000000000
 )
 

@@ -56,6 +56,13 @@ func withParam(url, param string) string {
 	return url + "?" + param
 }
 
+// plainURL is a URL of schemaURL without the parameter that only this package knows.
+func plainURL(url string) string {
+	plain, _, _ := strings.Cut(url, "&pinion_schema=")
+	plain, _, _ = strings.Cut(plain, "?pinion_schema=")
+	return plain
+}
+
 // query runs SQL on a connection of its own.
 func query(t testing.TB, ctx context.Context, url, sql string, args ...any) {
 	t.Helper()
@@ -87,7 +94,7 @@ func clear(t testing.TB, url string) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.pool.Exec(t.Context(), inSchema(s.opts.Schema, `TRUNCATE @jobs RESTART IDENTITY`)); err != nil {
+	if _, err := s.pool.Exec(t.Context(), inSchema(s.opts.Schema, `DELETE FROM @jobs; DELETE FROM @limits; DELETE FROM @ends`)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -51,10 +51,10 @@ func (s *Storage) announceJobs() {
 	}
 }
 
-// announce is the goroutine that notifies other processes, after the commit and not in it. A transaction with a NOTIFY
-// takes a lock at its COMMIT that all such transactions of the server share, and holds it until the disk has answered.
-// A NOTIFY alone waits for no disk, and stands for many verbs. If the process dies in between, others find the jobs
-// when they look by themselves.
+// announce is the goroutine that notifies other processes, after the commit and not in it. A transaction with a
+// NOTIFY takes a lock at its COMMIT that all such transactions of the server share, and holds it until the disk
+// has answered. A NOTIFY alone waits for no disk, and stands for many verbs. If the process dies in between,
+// others find the jobs when they look by themselves.
 func (s *Storage) announce() {
 	for {
 		select {

@@ -13,7 +13,7 @@ import (
 func TestItPassesCheckStorage(t *testing.T) {
 	for name, opts := range map[string]*Options{"by default": nil, "without listening": {NoListen: true}} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			url := schemaURL(t)
 			if err := pinion.CheckStorage(ctx, func() (pinion.Storage, error) { clear(t, url); return Open(ctx, url, opts) }); err != nil {

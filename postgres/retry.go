@@ -37,8 +37,22 @@ func (s *Storage) read(ctx context.Context, verb string, run func(ctx context.Co
 	}})
 }
 
-// write calls run, which writes in one transaction, on a connection, and again if that breaks. again reports that an
-// earlier try may have been committed.
+// browse is read for verbs that may read a lot. However many there are at once, they leave some connections to others:
+// a heartbeat must not wait for a listing.
+func (s *Storage) browse(ctx context.Context, verb string, run func(ctx context.Context, conn *pgx.Conn) error) error {
+	select {
+	case s.browsing <- struct{}{}:
+		defer func() { <-s.browsing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closing.Done():
+		return pinion.ErrClosed
+	}
+	return s.read(ctx, verb, run)
+}
+
+// write calls run, which writes in one transaction, on a connection, and again if that breaks. again reports
+// that an earlier try may have been committed.
 func (s *Storage) write(ctx context.Context, verb string, run func(ctx context.Context, conn *pgx.Conn, again bool) error) error {
 	return s.retry(ctx, &call{verb: verb, writes: true, start: time.Now(), run: run})
 }

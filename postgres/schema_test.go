@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -60,10 +62,12 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 	}
 	for what, sql := range map[string]string{
 		"promote": promoteSQL, "claim from all queues": claimFromAllSQL, "claim from one queue": claimFromOneSQL,
-		"claim from some queues": claimFromSomeSQL, "claimed": claimedSQL, "next due": nextDueSQL,
+		"claim from some queues": claimFromSomeSQL, "claim with limits": claimLimitedSQL, "claimed": claimedSQL,
+		"is front unknown": isFrontUnknownSQL, "set aside": setAsideSQL, "next due": nextDueSQL,
 		"mark done": markDoneSQL, "mark failed": markFailedSQL, "dead letter": deadLetterSQL, "heartbeat": heartbeatSQL,
-		"release": releaseSQL, "reap": reapStaleSQL, "cancel": cancelSQL, "canceled": canceledOfHeldSQL,
+		"release": releaseSQL, "doubt": doubtSQL, "reap": reapSQL, "cancel": cancelSQL, "canceled": canceledSQL,
 		"job stored": jobStoredSQL, "id taken": idTakenSQL, "key taken": keyTakenSQL, "size": countPendingSQL,
+		"replay": replaySQL, "purge": purgeSQL, "reschedule": rescheduleSQL, "prune chosen": pruneChosenSQL,
 	} {
 		t.Run(what, func(t *testing.T) {
 			err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
@@ -95,5 +99,37 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Version 1 knew no leases, Meta or folded names.
+func TestTablesOfVersion1AreMigrated(t *testing.T) {
+	url := schemaURL(t)
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := config.RuntimeParams["pinion_schema"]
+	query(t, t.Context(), plainURL(url), inSchema(schema, `CREATE SCHEMA `+pgx.Identifier{schema}.Sanitize()+`;
+		CREATE TABLE @pinion_version (version integer NOT NULL); INSERT INTO @pinion_version VALUES (1);`+migrations[0]+`
+		INSERT INTO @jobs (task, key) VALUES ('`+"\u212A"+`elvin', 'k'), ('Add', NULL);
+		INSERT INTO @jobs (task, status, claim, attempts, heartbeat_at) VALUES ('runs', 'RUNNING', 1, 1, statement_timestamp()-interval '1h')`))
+	s := open(t, url, nil)
+	for range 200 { // a lease that version 1 has not stored goes by the visibility timeout
+		reaped, err := s.ReapStale(t.Context(), 5*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reaped == 1 {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	jobs, err := s.Dequeue(t.Context(), pinion.DequeueOptions{Max: 9, Tasks: []string{"kelvin", "ADD", "runs"}, NoWait: true})
+	if err != nil || len(jobs) != 3 || jobs[2].Reaped != 1 || jobs[0].LeaseUntil.IsZero() {
+		t.Errorf("claimed %+v, %v", jobs, err)
+	}
+	if err := s.Enqueue(t.Context(), &pinion.Job{Task: "b", Key: "k"}); !errors.Is(err, pinion.ErrDuplicate) {
+		t.Errorf("a Key that is held: got %v", err)
 	}
 }

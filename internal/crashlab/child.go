@@ -5,6 +5,7 @@ package crashlab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -101,6 +102,10 @@ func (c *child) run() error {
 	storage, err := pinion.Open(context.Background(), c.DSN)
 	if err != nil {
 		return err
+	}
+	switch c.Role {
+	case ProofExactlyOnce, ProofLimit, ProofPeriodic:
+		return errors.Join(c.prove(ctx, storage), storage.Close())
 	}
 	c.storage = &childStorage{storage, c}
 

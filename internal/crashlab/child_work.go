@@ -15,10 +15,13 @@ import (
 
 const (
 	retries       = 3 // after the first attempt, for every task but poison
-	timesPerLease = 4 // heartbeats, and looks for lost leases, in one VisibilityTimeout
+	timesPerLease = 4 // looks for lost leases in one VisibilityTimeout
 )
 
-func heartbeatInterval(visibility time.Duration) time.Duration { return visibility / timesPerLease }
+// heartbeatInterval is shorter than a fifth of the lease and a second, which is between the two looks of a reaper.
+func heartbeatInterval(visibility time.Duration) time.Duration {
+	return visibility / 5
+}
 
 func reapInterval(visibility time.Duration) time.Duration { return visibility / timesPerLease }
 

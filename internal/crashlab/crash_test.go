@@ -107,9 +107,8 @@ func TestCrashLosesNothing(t *testing.T) {
 		Visibility:    *crashLease,
 		PoisonRetries: 1,
 		Drains:        *crashDrains,
-		Locks:         *crashLocks,
-		Freezes:       *crashFreeze,
-		KeepLeases:    *crashLeases,
+		Locks:         perKills(*crashLocks),
+		Freezes:       perKills(*crashFreeze),
 		Owed:          owed,
 		Logf:          t.Logf,
 	}
@@ -117,11 +116,20 @@ func TestCrashLosesNothing(t *testing.T) {
 		lab.Strict = true
 		lab.Visibility = cmp.Or(*crashLease, time.Second)
 		lab.PoisonRetries = 3
+		lab.Longest = 15 * time.Second
 	}
 	report, err := lab.Run(t.Context())
 	checkReport(t, report, err)
 	checkIntegrity(t, path)
 	checkForeignRows(t, path, before)
+}
+
+// perKills returns the value of a flag, or if that is negative 1 for 25 kills, and at least 1.
+func perKills(n int) int {
+	if n < 0 {
+		return max(1, *crashKills/25)
+	}
+	return n
 }
 
 // No worker runs all the time, as if cron started the workers. Processes that live for milliseconds drain the
@@ -138,7 +146,6 @@ func TestCrashOfShortDrains(t *testing.T) {
 		Visibility:    *crashLease,
 		Grace:         500 * time.Millisecond,
 		PoisonRetries: 1,
-		KeepLeases:    *crashLeases,
 		Logf:          t.Logf,
 	}
 	report, err := lab.Run(t.Context())

@@ -175,6 +175,35 @@ func (f *Flaky) Prune(ctx context.Context, before time.Time) (int, error) {
 	return callFor(f, func() (int, error) { return f.storage.Prune(ctx, before) })
 }
 
+func (f *Flaky) PruneWhere(ctx context.Context, filter pinion.Filter) (int, error) {
+	return callFor(f, func() (int, error) { return f.storage.PruneWhere(ctx, filter) })
+}
+
+func (f *Flaky) CancelWhere(ctx context.Context, filter pinion.Filter) (ended, asked int, err error) {
+	type answer struct{ ended, asked int }
+	a, err := callFor(f, func() (a answer, err error) {
+		a.ended, a.asked, err = f.storage.CancelWhere(ctx, filter)
+		return a, err
+	})
+	return a.ended, a.asked, err
+}
+
+func (f *Flaky) Reschedule(ctx context.Context, filter pinion.Filter, at time.Time) (int, error) {
+	return callFor(f, func() (int, error) { return f.storage.Reschedule(ctx, filter, at) })
+}
+
+func (f *Flaky) History(ctx context.Context, since time.Time) ([]pinion.Ends, error) {
+	return callFor(f, func() ([]pinion.Ends, error) { return f.storage.History(ctx, since) })
+}
+
+func (f *Flaky) SetLimit(ctx context.Context, queue string, limit int) error {
+	return f.call(func() error { return f.storage.SetLimit(ctx, queue, limit) })
+}
+
+func (f *Flaky) Limits(ctx context.Context) (map[string]int, error) {
+	return callFor(f, func() (map[string]int, error) { return f.storage.Limits(ctx) })
+}
+
 // Close always closes the wrapped storage, even if it then returns ErrFlaky.
 func (f *Flaky) Close() error {
 	err := f.storage.Close()

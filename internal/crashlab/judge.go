@@ -33,7 +33,7 @@ func (e *experiment) judge(ctx context.Context) error {
 	if e.report.LongestCall > wait {
 		violation("a call waited %v for the storage, want at most %v", e.report.LongestCall, wait)
 	}
-	if most := reapInterval(e.Visibility) + wait; e.report.LongestExpired > most {
+	if most := e.mostExpired() + wait; e.report.LongestExpired > most {
 		violation("a lease was taken back %v after it expired, want at most %v", e.report.LongestExpired, most)
 	}
 	for _, problem := range e.problems {
@@ -59,7 +59,6 @@ func (e *experiment) collect(ctx context.Context) (*evidence, error) {
 		slots:         e.Slots,
 		poisonRetries: e.PoisonRetries,
 		strict:        e.Strict,
-		keepLeases:    e.KeepLeases,
 	}
 	inspector := e.storage.(pinion.Inspector)
 	for job, err := range inspector.Jobs(ctx, pinion.Filter{}) {
@@ -85,18 +84,18 @@ type evidence struct {
 
 	// Settings of the experiment.
 	owed          map[string]string
-	visibility    time.Duration
+	visibility    time.Duration // of the workers for which the log has none
 	slots         int
 	poisonRetries int
 	strict        bool
-	keepLeases    bool
 
 	// What read finds in the lines.
-	histories    map[string]*history // by id
-	inOrder      []*history          // the same, in the order in which the log first names the jobs
-	stops        []span              // times in which a process was stopped alone
-	disturbances []span              // times in which all were stopped together or another program held the lock
-	harms        map[int][]harm      // by child
+	histories    map[string]*history   // by id
+	inOrder      []*history            // the same, in the order in which the log first names the jobs
+	stops        []span                // times in which a process was stopped alone
+	disturbances []span                // times in which all were stopped together or another program held the lock
+	harms        map[int][]harm        // by child
+	leases       map[int]time.Duration // the VisibilityTimeout of a child's worker
 
 	report *Report
 }
@@ -261,7 +260,7 @@ func (ev *evidence) judgeDead(h *history, letter *pinion.Job) {
 		ev.violation(h, "it was dead-lettered, but it never ran and kills no process")
 	}
 	allowed := ev.attemptsAllowed(h)
-	tooMany := letter.Attempts > allowed
+	tooMany := letter.Attempts > allowed+h.diedBurying()
 	tooFew := letter.Attempts < allowed && h.kind != "hopeless"
 	if tooMany || tooFew {
 		ev.violation(h, "it was dead-lettered after %d attempts, want %d", letter.Attempts, allowed)
@@ -310,27 +309,27 @@ func (ev *evidence) judgeRepeats(h *history) {
 		// A process that is frozen between looking at the clock and claiming stores a time that is too early.
 		timesAreRight := !isNear(ev.disturbances, s.claimedAt, next.at)
 		lasted := time.Duration(next.claimedAt-s.claimedAt) * time.Microsecond
-		early := ev.visibility - lasted
+		early := ev.leaseOf(s.child) - lasted
 		if early > time.Millisecond && timesAreRight && h.endings[s.claim].call != "failed" {
 			ev.violation(h, "the lease of claim %d was taken back %v before it expired", s.claim, early)
 		}
 	}
 }
 
-// judgeTaken counts the leases that were taken back from workers that were alive: the job was claimed again,
+// judgeTaken checks that no lease was taken back from a worker that was alive: that the job was not claimed again
 // though its first worker had not ended the claim and had come to no harm. Locks, freezes of all and busy
 // machines do not excuse that, but a worker that was stopped alone must expect it.
 func (ev *evidence) judgeTaken(h *history) {
 	for i := range len(h.claims) - 1 {
 		c, next := h.claims[i], h.claims[i+1]
-		ended := h.ended[c.claim] != "" || h.endings[c.claim].call == "release"
+		call := h.endings[c.claim].call
+		diedEnding := call == "failed" && ev.wasHarmed(c.child, c.at, endOfTime) // before it could write that it had
+		ended := h.ended[c.claim] != "" || call == "release" || diedEnding
 		if ended || ev.wasHarmed(c.child, c.at, next.at) {
 			continue
 		}
 		ev.report.Taken++
-		if ev.keepLeases {
-			ev.violation(h, "the lease of claim %d was taken back, though child %d was alive", c.claim, c.child)
-		}
+		ev.violation(h, "the lease of claim %d was taken back, though child %d was alive", c.claim, c.child)
 	}
 }
 

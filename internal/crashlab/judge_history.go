@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // history is what the log says about one job.
@@ -68,6 +69,19 @@ func (h *history) hadToRunAgain(s start) bool {
 	return h.ended[s.claim] == "failed" || h.endings[s.claim].call == "release"
 }
 
+// diedBurying returns how many workers died when they had claimed the job only to dead-letter it. The next one cannot
+// know that, and their claims stay counted as attempts.
+func (h *history) diedBurying() int {
+	n := 0
+	for claim, ending := range h.endings {
+		_, ran := h.startLines[claim]
+		if ending.call == "dead" && h.ended[claim] == "" && !ran {
+			n++
+		}
+	}
+	return n
+}
+
 // history returns the history of a job. It begins one if there is none.
 func (ev *evidence) history(id string) *history {
 	h := ev.histories[id]
@@ -98,6 +112,7 @@ func (ev *evidence) claim(name string) (*history, int64) {
 func (ev *evidence) read() {
 	ev.histories = make(map[string]*history)
 	ev.harms = make(map[int][]harm)
+	ev.leases = make(map[int]time.Duration)
 	ev.report.PlannedKills = make(map[string]int)
 	for id, kind := range ev.owed {
 		h := ev.history(id)
@@ -168,6 +183,11 @@ func (ev *evidence) readLine(i int, line logLine) {
 			h, _ := ev.claim(name)
 			h.saw = strings.TrimPrefix(word, h.id+":")
 		}
+	case logBorn:
+		child, _ := strconv.Atoi(words[0])
+		if visibility, err := time.ParseDuration(words[len(words)-1]); err == nil {
+			ev.leases[child] = visibility
+		}
 	case logKill:
 		child, _ := strconv.Atoi(words[0])
 		ev.addHarm(child, "the laboratory killed it", line.at)
@@ -184,6 +204,9 @@ func (ev *evidence) readLine(i int, line logLine) {
 		ev.addHarm(line.child, "its shutdown was not clean", line.at)
 	}
 }
+
+// leaseOf returns how long the leases of a child's worker are.
+func (ev *evidence) leaseOf(child int) time.Duration { return cmp.Or(ev.leases[child], ev.visibility) }
 
 // harm is something that happened to a child alone and by which it may lose its jobs.
 type harm struct {
@@ -202,7 +225,7 @@ func (ev *evidence) endStop(child int, at int64) {
 	for i := range ev.harms[child] {
 		h := &ev.harms[child][i]
 		if h.what == harmStopped && h.to == endOfTime {
-			h.to = at + ev.visibility.Microseconds()
+			h.to = at + ev.leaseOf(child).Microseconds()
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,19 +34,17 @@ type Lab struct {
 	Kills         int           // SIGKILLs by the parent; children that kill themselves come on top
 	For           time.Duration // how long the faults last at least
 	Pause         time.Duration // between two faults, on average [100ms]
-	Visibility    time.Duration // VisibilityTimeout of the workers; they beat and reap four times in it [600ms]
+	Visibility    time.Duration // VisibilityTimeout of most workers, of others twice as much [600ms]
 	Grace         time.Duration // ShutdownTimeout of the workers [250ms]
 	PoisonRetries int           // retries of the jobs that kill their process in each attempt
 
 	// These faults concern all children at once. They are spread over the kills.
-	Locks   int // another program holds the write lock for 1 to 15 s; DSN must be the path of a SQLite file
-	Freezes int // all children are stopped together for 0.3 to 15 s
-
-	// KeepLeases makes it a violation if a lease is taken back from a worker that was alive.
-	KeepLeases bool
+	Locks   int           // another program holds the write lock; DSN must be the path of a SQLite file
+	Freezes int           // all children are stopped together
+	Longest time.Duration // the longest lock and freeze [3s]
 
 	// Strict lowers the limits on time: a call may wait two seconds for the storage, and a lost lease must be
-	// taken back two seconds after it was due to be. Otherwise the limits are a minute, because a busy
+	// taken back two seconds after the time that its reapers need for two looks. Otherwise the limits are a minute, because a busy
 	// machine says little about time. Strict also forbids shutdowns that are not clean and calls that run out
 	// of time, except around a stop.
 	Strict bool
@@ -62,6 +61,21 @@ const (
 	settleTime = 500 * time.Millisecond
 )
 
+// visibilities are the timeouts of the workers. A lease belongs to its holder, so they may differ.
+func (l Lab) visibilities() []time.Duration {
+	return []time.Duration{l.Visibility, l.Visibility, 2 * l.Visibility}
+}
+
+// longestVisibility is that of the worker with the longest leases.
+func (l Lab) longestVisibility() time.Duration { return slices.Max(l.visibilities()) }
+
+// mostExpired is how long a lease of a dead worker may have expired: until some worker doubts it, and then, if that one
+// dies as well, until the doubt is a whole lease old and another worker sees that.
+func (l Lab) mostExpired() time.Duration {
+	longest := l.longestVisibility()
+	return longest + 2*reapInterval(longest)
+}
+
 // withDefaults fills in the defaults.
 func (l Lab) withDefaults() Lab {
 	if l.Slots == 0 {
@@ -75,6 +89,9 @@ func (l Lab) withDefaults() Lab {
 	}
 	if l.Visibility == 0 {
 		l.Visibility = 600 * time.Millisecond
+	}
+	if l.Longest == 0 {
+		l.Longest = 3 * time.Second
 	}
 	if l.Grace == 0 {
 		l.Grace = 250 * time.Millisecond

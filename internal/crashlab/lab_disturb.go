@@ -30,7 +30,7 @@ func (e *experiment) planDisturbances() error {
 		e.disturbances = append(e.disturbances, disturbance{lock: e.planLock()})
 	}
 	for range e.Freezes {
-		d := logUniform(e.random, 300*time.Millisecond, 15*time.Second)
+		d := logUniform(e.random, 300*time.Millisecond, e.Longest)
 		e.disturbances = append(e.disturbances, disturbance{freeze: d})
 	}
 	n := len(e.disturbances)
@@ -71,17 +71,17 @@ func logUniform(random *rand.Rand, from, to time.Duration) time.Duration {
 
 // ---- Locks ----
 
-// planLock plans a lock of 1 to 15 seconds. In one of three plans the other program gives the lock back for a
+// planLock plans a lock of a second or more. In one of three plans the other program gives the lock back for a
 // moment, in which a worker can look for lost leases, but hardly every worker can send its heartbeats.
 func (e *experiment) planLock() *lockPlan {
 	plan := &lockPlan{UntilReap: e.random.IntN(2) == 0}
 	if e.random.IntN(3) == 0 {
 		plan.Holds = []time.Duration{
-			logUniform(e.random, time.Second, 7*time.Second),
-			logUniform(e.random, time.Second, 7*time.Second),
+			logUniform(e.random, time.Second, max(e.Longest/2, time.Second)),
+			logUniform(e.random, time.Second, max(e.Longest/2, time.Second)),
 		}
 	} else {
-		plan.Holds = []time.Duration{logUniform(e.random, time.Second, 15*time.Second)}
+		plan.Holds = []time.Duration{logUniform(e.random, time.Second, e.Longest)}
 	}
 	return plan
 }

@@ -113,7 +113,9 @@ func (e *experiment) injectIntoOne(ctx context.Context) error {
 func (e *experiment) mayStop(p *process) bool {
 	itIsTime := e.report.Kills > 2 && e.report.Stops <= e.report.Kills/25
 	alone := !e.isAnyStopped() && !e.isDisturbed() && !e.isDisturbanceDue()
-	return itIsTime && alone && p.role == roleWork && !p.willDie
+	// One with longer leases would be stopped for longer than others wait for the write lock, which it may hold.
+	isShort := p.visibility == e.Visibility
+	return itIsTime && alone && isShort && p.role == roleWork && !p.willDie
 }
 
 // planDeath chooses the call in which a child of a role kills itself.

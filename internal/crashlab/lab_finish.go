@@ -26,7 +26,7 @@ func (e *experiment) finish(ctx context.Context) error {
 		e.starts = append(e.starts, delayedStart{role: runner})
 	}
 	e.terminateAll(func(p *process) bool { return p.role != runner })
-	patience := 10*time.Second + 20*e.Visibility
+	patience := 10*time.Second + 20*e.longestVisibility()
 	giveUp := time.NewTimer(patience) // fires if no job ends for that long
 	defer giveUp.Stop()
 	look := time.NewTicker(reapInterval(e.Visibility) / 2)
@@ -126,7 +126,7 @@ func (e *experiment) checkLeases(ctx context.Context) error {
 		if !isOurTask(job.Task) {
 			continue
 		}
-		expires := job.HeartbeatAt.Add(e.Visibility)
+		expires := job.LeaseUntil
 		longest := &e.report.LongestExpired
 		if expires.Before(e.lastDisturbed.Add(settleTime)) {
 			longest = &e.report.LongestExpiredDisturbed

@@ -19,6 +19,7 @@ import (
 type process struct {
 	number     int
 	role       role
+	visibility time.Duration
 	cmd        *exec.Cmd
 	stdin      io.Closer   // the child kills itself when this is closed
 	willDie    bool        // its death is planned
@@ -63,7 +64,7 @@ func (e *experiment) start(ctx context.Context, role role) error {
 		Slots:         e.Slots,
 		Producers:     1,
 		Backlog:       e.Backlog,
-		Visibility:    e.Visibility,
+		Visibility:    e.visibilities()[e.random.IntN(len(e.visibilities()))],
 		Grace:         e.Grace,
 		PoisonRetries: e.PoisonRetries,
 	}
@@ -103,13 +104,15 @@ func (e *experiment) startProcess(ctx context.Context, config childConfig) (*pro
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	e.log.write(logBorn, strconv.Itoa(config.Number), string(config.Role), "dies in: "+config.Death.Call)
+	e.log.write(logBorn, strconv.Itoa(config.Number), string(config.Role), "dies in: "+config.Death.Call,
+		config.Visibility.String())
 	p := &process{
-		number:  config.Number,
-		role:    config.Role,
-		cmd:     cmd,
-		stdin:   stdin,
-		willDie: config.Death.Call != "",
+		number:     config.Number,
+		role:       config.Role,
+		visibility: config.Visibility,
+		cmd:        cmd,
+		stdin:      stdin,
+		willDie:    config.Death.Call != "",
 	}
 	e.children = append(e.children, p)
 	go func() { // ends with the child; whoever started the child receives from exits
@@ -132,12 +135,12 @@ func (e *experiment) terminate(p *process) {
 	e.signal(p, syscall.SIGTERM)
 }
 
-// stop stops a child for longer than its leases last.
+// stop stops a child for so long that others take its jobs back: until its leases have expired, and then for two looks.
 func (e *experiment) stop(p *process) {
 	e.report.Stops++
 	e.log.write(logStop, strconv.Itoa(p.number))
 	e.signal(p, syscall.SIGSTOP)
-	p.stopTimer = time.NewTimer(e.Visibility * 3 / 2)
+	p.stopTimer = time.NewTimer(2*p.visibility + 2*reapInterval(e.longestVisibility()))
 }
 
 // resumeStopped resumes the stopped child if its time is over.
@@ -150,7 +153,7 @@ func (e *experiment) resumeStopped() {
 		select {
 		case <-p.stopTimer.C:
 			p.stopTimer = nil
-			p.sparedTill = time.Now().Add(e.Visibility / 2)
+			p.sparedTill = time.Now().Add(p.visibility / 2)
 			e.signal(p, syscall.SIGCONT)
 			e.log.write(logResume, strconv.Itoa(p.number))
 		default:

@@ -16,7 +16,7 @@ import (
 // The verbs of the log, each with the words that follow it. A claim is written as "id:claim", see claimName.
 const (
 	// The parent writes these.
-	logBorn   = "born"   // child, role: a child was started
+	logBorn   = "born"   // child, role, how it dies, its worker's VisibilityTimeout: a child was started
 	logKill   = "kill"   // child: it is about to get SIGKILL
 	logStop   = "stop"   // child: it is about to get SIGSTOP
 	logResume = "resume" // child: it got SIGCONT, or died while it was stopped

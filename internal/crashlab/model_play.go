@@ -56,6 +56,7 @@ func (p *player) wantError(err, want error) {
 
 // take takes one step on the storage and on the reference.
 func (p *player) take(step Step) {
+	step.Lease = step.Lease.Truncate(time.Microsecond) // no storage keeps more
 	if step.Verb == "Sleep" {
 		p.Sleep(step.For)
 		return
@@ -89,14 +90,16 @@ func (p *player) waitUntilClear(step Step) {
 		p.clearAt = time.Now()
 		p.waits = 0
 		for _, e := range p.reference.jobs {
-			decides := e.RunAt
+			moments := []time.Time{e.RunAt}
 			if step.Verb == "ReapStale" {
-				decides = e.HeartbeatAt.Add(step.For)
+				moments = []time.Time{e.HeartbeatAt.Add(e.lease), e.doubted.Add(reapGap(e.lease))}
 			}
-			d := time.Until(decides)
-			if e.isUnfinished() && d.Abs() < realTimeMargin {
-				time.Sleep(d + realTimeMargin + time.Millisecond)
-				again = true
+			for _, moment := range moments {
+				d := time.Until(moment)
+				if e.isUnfinished() && d.Abs() < realTimeMargin {
+					time.Sleep(d + realTimeMargin + time.Millisecond)
+					again = true
+				}
 			}
 		}
 	}
@@ -153,6 +156,13 @@ func (p *player) claims(step Step) []*pinion.Job {
 		if claim == -2 {
 			job.Attempts++
 		}
+		if step.Started {
+			job.StartedAt = p.now
+		}
+		job.Result = nil
+		if step.Result != "" {
+			job.Result = []byte(step.Result)
+		}
 		jobs = append(jobs, &job)
 	}
 	takesOne := step.Verb == "MarkFailed" || step.Verb == "DeadLetter"
@@ -179,9 +189,9 @@ func (p *player) askStorage(ctx context.Context, step Step, jobs []*pinion.Job) 
 	var a answer
 	var returned []*pinion.Job
 	at := p.now.Add(step.For)
+	filter := p.filter(step)
 	switch step.Verb {
 	case "MarkDone":
-		setResult(jobs, step.Result)
 		returned, a.err = p.storage.MarkDone(ctx, jobs...)
 	case "MarkFailed":
 		a.err = p.storage.MarkFailed(ctx, jobs[0], causeOf(step), at)
@@ -190,7 +200,9 @@ func (p *player) askStorage(ctx context.Context, step Step, jobs []*pinion.Job) 
 	case "Heartbeat":
 		returned, a.err = p.storage.Heartbeat(ctx, jobs...)
 	case "Release":
-		returned, _, a.err = p.storage.Release(ctx, time.Time{}, causeOf(step), jobs...)
+		var canceled []*pinion.Job
+		returned, canceled, a.err = p.storage.Release(ctx, p.timeOrZero(step), causeOf(step), jobs...)
+		a.text = fmt.Sprint("canceled: ", p.positions(canceled, jobs))
 	case "ReapStale":
 		a.n, a.err = p.storage.ReapStale(ctx, step.For)
 	case "Size":
@@ -198,10 +210,7 @@ func (p *player) askStorage(ctx context.Context, step Step, jobs []*pinion.Job) 
 	case "Stats":
 		var stats pinion.Stats
 		stats, a.err = p.storage.Stats(ctx)
-		if p.RealTime {
-			stats = withoutRecentCounts(stats)
-		}
-		a.text = showStats(stats)
+		a.text = showStats(p.comparable(stats))
 	case "Get":
 		var job *pinion.Job
 		job, a.err = p.storage.Get(ctx, step.ID)
@@ -214,10 +223,28 @@ func (p *player) askStorage(ctx context.Context, step Step, jobs []*pinion.Job) 
 		a.text = fmt.Sprint(ended, asked)
 	case "Canceled":
 		returned, a.err = p.storage.Canceled(ctx, jobs...)
+	case "CancelWhere":
+		var ended, asked int
+		ended, asked, a.err = p.storage.CancelWhere(ctx, filter)
+		a.text = fmt.Sprint(ended, asked)
 	case "Replay":
-		a.n, a.err = p.storage.Replay(ctx, step.Filter)
+		a.n, a.err = p.storage.Replay(ctx, filter)
 	case "Purge":
-		a.n, a.err = p.storage.Purge(ctx, step.Filter)
+		a.n, a.err = p.storage.Purge(ctx, filter)
+	case "PruneWhere":
+		a.n, a.err = p.storage.PruneWhere(ctx, filter)
+	case "Reschedule":
+		a.n, a.err = p.storage.Reschedule(ctx, filter, p.timeOrZero(step))
+	case "History":
+		var ends []pinion.Ends
+		ends, a.err = p.storage.History(ctx, p.since(step))
+		a.text = p.showHistory(ends)
+	case "SetLimit":
+		a.err = p.storage.SetLimit(ctx, step.Queue, step.Limit)
+	case "Limits":
+		var limits map[string]int
+		limits, a.err = p.storage.Limits(ctx)
+		a.text = fmt.Sprint(limits)
 	case "Prune":
 		a.n, a.err = p.storage.Prune(ctx, at)
 	default:
@@ -251,6 +278,7 @@ func (p *player) askReference(step Step, jobs []*pinion.Job) answer {
 	var a answer
 	ref := &p.reference
 	at := p.now.Add(step.For)
+	filter := p.filter(step)
 	switch step.Verb {
 	case "MarkDone":
 		a.jobs = ref.markDone(jobs)
@@ -261,13 +289,15 @@ func (p *player) askReference(step Step, jobs []*pinion.Job) answer {
 	case "Heartbeat":
 		a.jobs = ref.heartbeat(jobs)
 	case "Release":
-		a.jobs = ref.release(jobs, causeOf(step))
+		var canceled []int
+		a.jobs, canceled = ref.release(jobs, p.timeOrZero(step), causeOf(step))
+		a.text = fmt.Sprint("canceled: ", canceled)
 	case "ReapStale":
-		a.n = ref.reapStale(step.For)
+		a.n = ref.reapStale()
 	case "Size":
 		a.n = ref.size()
 	case "Stats":
-		a.text = showStats(ref.stats(!p.RealTime))
+		a.text = showStats(p.comparable(ref.stats()))
 	case "Get":
 		e := ref.find(step.ID)
 		if e == nil {
@@ -279,23 +309,78 @@ func (p *player) askReference(step Step, jobs []*pinion.Job) answer {
 		a.text = fmt.Sprint(ref.cancel(step.Filter.IDs))
 	case "Canceled":
 		a.jobs = ref.canceled(jobs)
+	case "CancelWhere":
+		a.text = fmt.Sprint(ref.cancelWhere(filter))
 	case "Replay":
-		a.n = ref.replay(step.Filter)
+		a.n = ref.replay(filter)
 	case "Purge":
-		a.n = ref.purge(step.Filter)
+		a.n = ref.purge(filter)
+	case "PruneWhere":
+		a.n = ref.pruneWhere(filter)
+	case "Reschedule":
+		a.n = ref.reschedule(filter, p.timeOrZero(step))
+	case "History":
+		a.text = p.showHistory(ref.history(p.since(step)))
+	case "SetLimit":
+		ref.setLimit(step.Queue, step.Limit)
+	case "Limits":
+		a.text = fmt.Sprint(ref.limits)
 	case "Prune":
 		a.n = ref.prune(at)
 	}
 	return a
 }
 
-func setResult(jobs []*pinion.Job, result string) {
-	for _, job := range jobs {
-		job.Result = nil
-		if result != "" {
-			job.Result = []byte(result)
+// filter returns the filter of a step.
+func (p *player) filter(step Step) pinion.Filter {
+	f := step.Filter
+	if step.After != 0 {
+		f.After = p.now.Add(step.After)
+	}
+	if step.Before != 0 {
+		f.Before = p.now.Add(step.Before)
+	}
+	return f
+}
+
+// timeOrZero returns the time that a step hands to Release or Reschedule.
+func (p *player) timeOrZero(step Step) time.Time {
+	if step.For == 0 {
+		return time.Time{}
+	}
+	return p.now.Add(step.For)
+}
+
+// since returns the time that a step hands to History.
+func (p *player) since(step Step) time.Time {
+	if step.For == 0 {
+		return time.Time{}
+	}
+	return p.now.Add(-step.For)
+}
+
+// comparable returns stats without what a storage and the reference may count in different ways.
+func (p *player) comparable(stats pinion.Stats) pinion.Stats {
+	if p.RealTime {
+		stats = withoutMinute(stats)
+	}
+	if p.RealTime || p.reference.forgot {
+		stats.LastMinute = [60]int{}
+	}
+	return stats
+}
+
+// showHistory shows ends. In real time the storage may have counted a job in the next minute, and knows better how
+// long it took.
+func (p *player) showHistory(all []pinion.Ends) string {
+	if p.RealTime {
+		all = slices.Clone(all)
+		for i := range all {
+			all[i].At = time.Time{}
+			all[i].Took = 0
 		}
 	}
+	return showHistory(byHour(all, p.now))
 }
 
 func causeOf(step Step) error {
@@ -319,6 +404,10 @@ func (p *player) enqueue(ctx context.Context, step Step) {
 		given[i] = &kept
 	}
 	holders := p.reference.keyHolders()
+	if step.Twice && len(jobs) > 0 {
+		p.enqueueTwice(ctx, jobs, given)
+		return
+	}
 	err := p.storage.Enqueue(ctx, jobs...)
 	if step.Ended {
 		p.checkEnqueueAfterEnd(err, given)
@@ -340,18 +429,33 @@ func (p *player) enqueue(ctx context.Context, step Step) {
 	}
 }
 
+// enqueueTwice hands the first of the jobs to Enqueue a second time, which is an error whatever else is wrong.
+func (p *player) enqueueTwice(ctx context.Context, jobs, given []*pinion.Job) {
+	err := p.storage.Enqueue(ctx, append(slices.Clone(jobs), jobs[0])...)
+	bad, _ := new(reference).enqueue(given)
+	isRight := errors.Is(err, pinion.ErrDuplicate) ||
+		bad && errors.Is(err, pinion.ErrBadArgs) || ctx.Err() != nil && errors.Is(err, ctx.Err())
+	if !isRight {
+		p.fail("one *Job was passed twice: got the error %v, want ErrDuplicate", err)
+	}
+	p.wantJobs(jobs, given)
+}
+
 // newJobs makes the jobs that a step enqueues.
 func (p *player) newJobs(step Step) []*pinion.Job {
 	var jobs []*pinion.Job
 	for _, spec := range step.Jobs {
 		job := &pinion.Job{
-			ID:       spec.ID,
-			Task:     spec.Task,
-			Queue:    spec.Queue,
-			Key:      spec.Key,
-			Priority: spec.Priority,
-			Args:     spec.Args,
-			Kwargs:   spec.Kwargs,
+			ID:    spec.ID,
+			Task:  spec.Task,
+			Queue: spec.Queue,
+			Key:   spec.Key,
+
+			KeyUntilStart: spec.KeyUntilStart,
+			Meta:          spec.Meta,
+			Priority:      spec.Priority,
+			Args:          spec.Args,
+			Kwargs:        spec.Kwargs,
 		}
 		switch spec.Due {
 		case 0:
@@ -369,6 +473,9 @@ func (p *player) newJobs(step Step) []*pinion.Job {
 			job.CreatedAt = p.now.Add(-time.Hour)
 			job.HeartbeatAt = p.now.Add(-time.Hour)
 			job.FinishedAt = p.now
+			job.LeaseUntil = p.now
+			job.StartedAt = p.now
+			job.Reaped = 4
 		}
 		jobs = append(jobs, job)
 	}
@@ -451,7 +558,14 @@ func (p *player) checkDuplicate(err error, jobs []*pinion.Job, holders map[strin
 // ---- Dequeue and Wait ----
 
 func (p *player) dequeue(step Step) {
-	options := pinion.DequeueOptions{Max: step.Max, Ahead: step.Ahead, Queues: step.Queues, NoWait: true}
+	options := pinion.DequeueOptions{
+		Max:    step.Max,
+		Ahead:  step.Ahead,
+		Queues: step.Queues,
+		Tasks:  step.Tasks,
+		Lease:  step.Lease,
+		NoWait: true,
+	}
 	ctx := p.ctx
 	if step.Verb == "Wait" {
 		patience, ok := p.planWait(step)
@@ -464,13 +578,14 @@ func (p *player) dequeue(step Step) {
 		ctx = waiting
 	}
 	got, err := p.storage.Dequeue(ctx, options)
-	if step.Max < 1 {
+	if step.Max < 1 || step.Ahead > step.Max {
 		if err == nil || len(got) > 0 {
-			p.fail("it returned %d jobs and the error %v, want an error because Max is %d", len(got), err, step.Max)
+			p.fail("it returned %d jobs and the error %v, want an error because Max is %d and Ahead %d",
+				len(got), err, step.Max, step.Ahead)
 		}
 		return
 	}
-	want := p.reference.dequeue(step.Max, step.Ahead, step.Queues)
+	want := p.reference.dequeue(step)
 	if len(want) > 0 || options.NoWait {
 		p.wantError(err, nil)
 	} else {
@@ -496,7 +611,7 @@ func (p *player) planWait(step Step) (patience time.Duration, ok bool) {
 	if p.RealTime {
 		margin = 50 * time.Millisecond
 	}
-	due, isClear := p.reference.nextDue(step.Queues, margin)
+	due, isClear := p.reference.nextDue(step, margin)
 	if !isClear {
 		return 0, false
 	}
@@ -517,13 +632,16 @@ func (p *player) planWait(step Step) (patience time.Duration, ok bool) {
 // ---- Listings ----
 
 func (p *player) list(ctx context.Context, step Step) {
-	listing := p.storage.Jobs(ctx, step.Filter)
-	entries := p.reference.list(step.Filter)
+	filter := p.filter(step)
+	listing := p.storage.Jobs(ctx, filter)
+	entries := p.reference.list(filter)
 	showOne := show
+	showEntry := (*entry).show
 	if step.Verb == "DeadLetters" {
-		listing = p.storage.DeadLetters(ctx, step.Filter)
-		entries = p.reference.deadLetters(step.Filter)
+		listing = p.storage.DeadLetters(ctx, filter)
+		entries = p.reference.deadLetters(filter)
 		showOne = showDead
+		showEntry = (*entry).showDead
 	}
 	var got []string
 	var err error
@@ -542,7 +660,7 @@ func (p *player) list(ctx context.Context, step Step) {
 	p.wantError(err, nil)
 	var want []string
 	for _, e := range entries {
-		want = append(want, showOne(&e.Job, e.args))
+		want = append(want, showEntry(e))
 	}
 	p.wantEqual("listed", strings.Join(got, "\n\t     "), strings.Join(want, "\n\t     "))
 }
@@ -606,7 +724,7 @@ func (p *player) takeOver(field string, got time.Time, want *time.Time) {
 
 // compareAll compares all that can be seen.
 func (p *player) compareAll() {
-	for _, verb := range []string{"Jobs", "DeadLetters", "Stats", "Size"} {
+	for _, verb := range []string{"Jobs", "DeadLetters", "Stats", "Size", "History", "Limits"} {
 		p.take(Step{Verb: verb})
 	}
 }
@@ -635,6 +753,16 @@ func (p *player) checkClosed() error {
 		{"Get", func() error { _, err := s.Get(ctx, "x"); return err }},
 		{"Replay", func() error { _, err := s.Replay(ctx, pinion.Filter{}); return err }},
 		{"Prune", func() error { _, err := s.Prune(ctx, time.Now()); return err }},
+		{"PruneWhere", func() error { _, err := s.PruneWhere(ctx, pinion.Filter{}); return err }},
+		{"Purge", func() error { _, err := s.Purge(ctx, pinion.Filter{}); return err }},
+		{"CancelWhere", func() error { _, _, err := s.CancelWhere(ctx, pinion.Filter{}); return err }},
+		{"Reschedule", func() error { _, err := s.Reschedule(ctx, pinion.Filter{}, time.Now()); return err }},
+		{"History", func() error { _, err := s.History(ctx, time.Now()); return err }},
+		{"SetLimit", func() error { return s.SetLimit(ctx, "x", 1) }},
+		{"Limits", func() error { _, err := s.Limits(ctx); return err }},
+		{"Cancel", func() error { _, _, err := s.Cancel(ctx, "x"); return err }},
+		{"Canceled", func() error { _, err := s.Canceled(ctx, job); return err }},
+		{"Heartbeat", func() error { _, err := s.Heartbeat(ctx, job); return err }},
 	} {
 		if err := call.do(); !errors.Is(err, pinion.ErrClosed) {
 			return fmt.Errorf("%s after Close: got the error %v, want ErrClosed", call.name, err)

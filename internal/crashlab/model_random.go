@@ -40,6 +40,7 @@ var allVerbs = []string{
 	"MarkDone", "MarkFailed", "DeadLetter", "Heartbeat", "Release", "ReapStale",
 	"Size", "Stats", "Get", "Jobs", "DeadLetters",
 	"Replay", "Purge", "Prune", "Cancel", "Canceled",
+	"CancelWhere", "PruneWhere", "Reschedule", "History", "SetLimit", "Limits",
 }
 
 func newDice(seed, sequence uint64, realTime bool) dice {
@@ -71,9 +72,12 @@ func (d dice) step() Step {
 	case "Enqueue":
 		s.Jobs = d.specs()
 		s.Garbage = d.oneIn(10)
+		s.Twice = d.oneIn(50)
 	case "Dequeue":
 		s.Max = pick(d, 1, 2, 3, 20)
 		s.Queues = d.queues()
+		s.Tasks = d.tasks()
+		s.Lease = d.lease()
 		if d.oneIn(2) {
 			s.Ahead = s.Max - min(d.IntN(3), s.Max) // 0, 1 or 2 free slots
 		}
@@ -84,11 +88,20 @@ func (d dice) step() Step {
 	case "Wait":
 		s.Max = pick(d, 1, 2, 3, 20)
 		s.Queues = d.queues()
+		s.Tasks = d.tasks()
+		s.Lease = d.lease()
 		s.For = d.timeAhead()
 	case "MarkDone", "Heartbeat", "Release", "Canceled":
 		s.Claims = d.claims(pick(d, 0, 1, 1, 1, 2, 3))
-		if s.Verb == "MarkDone" {
-			s.Result = pick(d, "", "", "null", `{"a":"<>"}`)
+		switch s.Verb {
+		case "MarkDone":
+			s.Result = d.result()
+		case "Heartbeat":
+			s.Result = d.result()
+			s.Started = d.oneIn(2)
+		case "Release":
+			s.Cause = d.cause()
+			s.For = pick(d, 0, 0, d.timeAhead(), -d.timeAhead())
 		}
 	case "MarkFailed":
 		s.Claims = d.claims(1)
@@ -97,16 +110,27 @@ func (d dice) step() Step {
 	case "DeadLetter":
 		s.Claims = d.claims(1)
 		s.Cause = d.cause()
+		s.Result = d.result()
 	case "ReapStale":
-		s.For = d.visibility()
+		s.For = pick(d, 0, d.timeAhead()) // which no lease depends on
 	case "Get":
 		s.ID = d.id()
 	case "Cancel":
 		for range pick(d, 0, 1, 1, 2) {
 			s.Filter.IDs = append(s.Filter.IDs, d.id())
 		}
-	case "Jobs", "DeadLetters", "Replay", "Purge":
+	case "Jobs", "DeadLetters", "Replay", "Purge", "PruneWhere", "CancelWhere", "Reschedule":
 		s.Filter = d.filter()
+		s.After = d.filterTime()
+		s.Before = d.filterTime()
+		if s.Verb == "Reschedule" {
+			s.For = pick(d, 0, d.timeAhead(), -d.timeAhead())
+		}
+	case "History":
+		s.For = pick(d, 0, time.Microsecond, time.Minute, time.Hour)
+	case "SetLimit":
+		s.Queue = d.queue()
+		s.Limit = pick(d, -1, 0, 1, 2)
 	case "Prune":
 		s.For = pick(d, 0, time.Microsecond, d.timeAhead(), -d.timeAhead())
 	case "Sleep":
@@ -134,16 +158,29 @@ func (d dice) timeAhead() time.Duration {
 		time.Duration(d.IntN(10_000_000))*time.Microsecond)
 }
 
-func (d dice) visibility() time.Duration {
-	switch {
-	case d.realTime:
-		return pick(d, 0, d.timeAhead())
-	case d.simple:
-		return pick(d, -time.Second, time.Second)
-	default:
-		return pick(d, d.timeAhead(), 0, -d.timeAhead())
+// lease returns the lease of a claim.
+func (d dice) lease() time.Duration {
+	if d.realTime {
+		return pick(d, 0, 60*time.Millisecond)
 	}
+	if d.simple {
+		return time.Second
+	}
+	return pick(d, 0, time.Millisecond, time.Second, time.Second, 2*time.Second, d.timeAhead())
 }
+
+// filterTime returns a value for Step.After and Step.Before.
+func (d dice) filterTime() time.Duration {
+	if d.simple || !d.oneIn(8) {
+		return 0
+	}
+	if d.realTime {
+		return pick(d, -time.Hour, time.Hour)
+	}
+	return pick(d, -time.Microsecond, time.Microsecond, -time.Second, -d.timeAhead(), d.timeAhead())
+}
+
+func (d dice) result() string { return pick(d, "", "", "null", `{"a":"<>"}`) }
 
 func (d dice) cause() string {
 	return pick(d, "", "boom", "boom", "used up", "a\x00b\xff\u009b\n", strings.Repeat("ä", 8<<10)+"x")
@@ -164,7 +201,21 @@ func (d dice) claims(n int) []int {
 
 func (d dice) id() string { return pick(d, "a", "b", "c", "d", "e", "f", "nobody") }
 
-func (d dice) task() string { return pick(d, "t", "T", "u", "Ärger", "äRGER") }
+func (d dice) task() string {
+	return pick(d, "t", "T", "u", "Ärger", "äRGER", "k", "\u212A", "σας", "ΣΑΣ") // \u212A is the sign of the Kelvin
+}
+
+// tasks returns tasks to claim; none means every task.
+func (d dice) tasks() []string {
+	if d.simple || d.oneIn(2) {
+		return nil
+	}
+	var tasks []string
+	for range 1 + d.IntN(3) {
+		tasks = append(tasks, d.task())
+	}
+	return tasks
+}
 
 func (d dice) queue() string { return pick(d, "", "", "default", "q", "Q", "ü") }
 
@@ -195,6 +246,8 @@ func (d dice) spec() Spec {
 			Task:     "t",
 			Key:      pick(d, "", "", "k"),
 			Priority: d.IntN(2),
+
+			KeyUntilStart: d.oneIn(4),
 		}
 	}
 	s := Spec{
@@ -207,6 +260,10 @@ func (d dice) spec() Spec {
 	}
 	if d.oneIn(3) {
 		s.Key = pick(d, "k", "l")
+	}
+	s.KeyUntilStart = d.oneIn(5)
+	if d.oneIn(5) {
+		s.Meta = map[string]string{"tenant": pick(d, "", "ä<>&", "two")}
 	}
 	if d.oneIn(3) {
 		s.Due = pick(d, d.timeAhead(), d.timeAhead(), -d.timeAhead(), 1, Epoch)
@@ -222,6 +279,14 @@ func (d dice) spec() Spec {
 		s.Task = ""
 	case d.oneIn(40):
 		s.Key = "\xff"
+	case d.oneIn(40):
+		s.Key = "periodic:t"
+	case d.oneIn(40):
+		s.Queue = pick(d, "a\x00b", strings.Repeat("q", 1025))
+	case d.oneIn(40):
+		s.Meta = map[string]string{"tenant": "\xff"}
+	case d.oneIn(40):
+		s.ID = strings.Repeat("i", 1024) // the longest that is allowed
 	}
 	return s
 }
@@ -245,6 +310,13 @@ func (d dice) filter() pinion.Filter {
 		f.Status = pick(d, pinion.StatusPending, pinion.StatusRunning, pinion.StatusSuccess,
 			pinion.StatusFailed, "BOGUS")
 	}
+	if d.oneIn(8) {
+		f.Key = pick(d, "k", "l")
+	}
+	if d.oneIn(8) {
+		f.Text = pick(d, "boom", "BOOM", "expired", "%", "\uFFFD")
+	}
+	f.Newest = d.oneIn(4)
 	if d.oneIn(2) {
 		f.Limit = pick(d, 1, 1, 2, -1)
 	}

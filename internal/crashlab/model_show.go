@@ -1,9 +1,12 @@
 package crashlab
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,26 +16,36 @@ import (
 // show returns a job on one line, with every field that all storages must agree on.
 func show(job *pinion.Job, args string) string {
 	return fmt.Sprintf("{%s %s %s due=%s attempts=%d claim=%d created=%s beat=%s finished=%s result=%s "+
-		"worker=%s canceled=%t}", showNames(job), args, job.Status, showTime(job.RunAt), job.Attempts, job.Claim,
+		"worker=%s canceled=%t reaped=%d lease_until=%s started=%s}",
+		showNames(job), args, job.Status, showTime(job.RunAt), job.Attempts, job.Claim,
 		showTime(job.CreatedAt), showTime(job.HeartbeatAt), showTime(job.FinishedAt), job.Result,
-		job.Worker, job.Canceled)
+		job.Worker, job.Canceled, job.Reaped, showTime(job.LeaseUntil), showTime(job.StartedAt))
 }
 
 // showDead returns a dead letter on one line, without the fields that a storage need not keep for it.
 func showDead(job *pinion.Job, args string) string {
-	return fmt.Sprintf("{%s %s %s attempts=%d finished=%s}",
-		showNames(job), args, job.Status, job.Attempts, showTime(job.FinishedAt))
+	return fmt.Sprintf("{%s %s %s attempts=%d finished=%s result=%s}",
+		showNames(job), args, job.Status, job.Attempts, showTime(job.FinishedAt), job.Result)
 }
 
-func (e *entry) show() string { return show(&e.Job, e.args) }
+// show is show for the reference's job.
+func (e *entry) show() string {
+	job := e.Job
+	if job.Status == pinion.StatusRunning {
+		job.LeaseUntil = job.HeartbeatAt.Add(e.lease)
+	}
+	return show(&job, e.args)
+}
+
+func (e *entry) showDead() string { return showDead(&e.Job, e.args) }
 
 func showNames(job *pinion.Job) string {
 	text := job.Error
 	if len(text) > 60 {
 		text = fmt.Sprintf("%.20s…(%d bytes)…%s", text, len(text), text[len(text)-10:])
 	}
-	return fmt.Sprintf("%s task=%q queue=%q key=%q priority=%d error=%q",
-		job.ID, job.Task, job.Queue, job.Key, job.Priority, text)
+	return fmt.Sprintf("%s task=%q queue=%q key=%q until_start=%t meta=%v priority=%d error=%q",
+		job.ID, job.Task, job.Queue, job.Key, job.KeyUntilStart, job.Meta, job.Priority, text)
 }
 
 // showArgs returns the arguments of a job as JSON.
@@ -63,26 +76,55 @@ func showTime(t time.Time) string {
 	return t.Format("2006-01-02T15:04:05.999999999")
 }
 
+// showHistory returns ends on a line each. Times are rounded, because some storages add them up in seconds.
+func showHistory(all []pinion.Ends) string {
+	var b strings.Builder
+	for _, ends := range all {
+		fmt.Fprintf(&b, "\n\t\t%s queue=%q task=%q succeeded=%d failed=%d took=%v", showTime(ends.At), ends.Queue, ends.Task,
+			ends.Succeeded, ends.Failed, ends.Took.Round(time.Millisecond))
+	}
+	return b.String()
+}
+
+// byHour merges the ends of minutes that a storage may have merged: those of hours that ended more than two hours ago
+// or are about to be so old.
+func byHour(all []pinion.Ends, now time.Time) []pinion.Ends {
+	type pair struct {
+		at          time.Time
+		queue, task string
+	}
+	sums := make(map[pair]pinion.Ends)
+	for _, ends := range all {
+		if ends.At.Before(now.Add(-time.Hour)) {
+			ends.At = ends.At.Truncate(time.Hour)
+		}
+		key := pair{ends.At, ends.Queue, ends.Task}
+		sum := sums[key]
+		ends.Succeeded += sum.Succeeded
+		ends.Failed += sum.Failed
+		ends.Took += sum.Took
+		sums[key] = ends
+	}
+	merged := slices.Collect(maps.Values(sums))
+	slices.SortFunc(merged, func(a, b pinion.Ends) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Queue, b.Queue), cmp.Compare(a.Task, b.Task))
+	})
+	return merged
+}
+
 func showStats(stats pinion.Stats) string {
 	return strings.ReplaceAll(fmt.Sprintf("%+v", stats), "} {", "}\n\t     {")
 }
 
-// withoutRecentCounts returns stats without the counts of the last hour and minute. In real time they change
-// meanwhile.
-func withoutRecentCounts(stats pinion.Stats) pinion.Stats {
-	reset := func(counts *pinion.Counts) {
-		counts.SuccessHour = 0
-		counts.FailedHour = 0
-		counts.Minute = 0
-	}
-	reset(&stats.Total)
+// withoutMinute returns stats without the counts of the last minute. In real time they change meanwhile.
+func withoutMinute(stats pinion.Stats) pinion.Stats {
+	stats.Total.Minute = 0
 	for i := range stats.Queues {
-		reset(&stats.Queues[i].Counts)
+		stats.Queues[i].Minute = 0
 	}
 	for i := range stats.Tasks {
-		reset(&stats.Tasks[i].Counts)
+		stats.Tasks[i].Minute = 0
 	}
-	stats.LastMinute = [60]int{}
 	return stats
 }
 

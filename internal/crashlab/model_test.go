@@ -128,7 +128,9 @@ type mutant struct {
 	*pinion.MemoryStorage
 	changeJob       func(job *pinion.Job) // before it is enqueued
 	prolongsAny     bool                  // Heartbeat ignores the claim
-	reapsLate       time.Duration
+	leasesLonger    time.Duration
+	losesProgress   bool // Heartbeat stores no Result
+	claimsLimited   bool // Dequeue lets one more job of a limited queue run
 	prunesEarly     time.Duration
 	replaysMore     int
 	countsNotRun    bool // DeadLetter counts an attempt that did not run
@@ -156,6 +158,11 @@ func (m mutant) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 }
 
 func (m mutant) Heartbeat(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
+	if m.losesProgress {
+		for _, job := range jobs {
+			job.Result = nil
+		}
+	}
 	if !m.prolongsAny {
 		return m.MemoryStorage.Heartbeat(ctx, jobs...)
 	}
@@ -176,8 +183,21 @@ func (m mutant) Heartbeat(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.J
 	return lost, nil
 }
 
-func (m mutant) ReapStale(ctx context.Context, visibility time.Duration) (int, error) {
-	return m.MemoryStorage.ReapStale(ctx, visibility+m.reapsLate)
+func (m mutant) SetLimit(ctx context.Context, queue string, limit int) error {
+	if m.claimsLimited && limit > 0 {
+		limit++
+	}
+	return m.MemoryStorage.SetLimit(ctx, queue, limit)
+}
+
+func (m mutant) Limits(ctx context.Context) (map[string]int, error) {
+	limits, err := m.MemoryStorage.Limits(ctx)
+	for queue, limit := range limits {
+		if m.claimsLimited && limit > 0 {
+			limits[queue] = limit - 1
+		}
+	}
+	return limits, err
 }
 
 func (m mutant) Prune(ctx context.Context, before time.Time) (int, error) {
@@ -202,6 +222,9 @@ func (m mutant) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pin
 	if opts.Ahead > 0 {
 		opts.Ahead -= m.moreBesideRisky
 	}
+	if opts.Lease > 0 {
+		opts.Lease += m.leasesLonger
+	}
 	return m.MemoryStorage.Dequeue(ctx, opts)
 }
 
@@ -221,7 +244,11 @@ var mutants = []struct {
 		job.Task += strings.Repeat("!", job.Attempts)
 	}}},
 	{"it prolongs the lease of any claim", mutant{prolongsAny: true}},
-	{"it takes back leases a microsecond late", mutant{reapsLate: time.Microsecond}},
+	{"its leases are a microsecond too long", mutant{leasesLonger: time.Microsecond}},
+	{"it stores no progress", mutant{losesProgress: true}},
+	{"it lets one job too many of a limited queue run", mutant{claimsLimited: true}},
+	{"it forgets what KeyUntilStart means", mutant{changeJob: func(job *pinion.Job) { job.KeyUntilStart = false }}},
+	{"it loses Meta", mutant{changeJob: func(job *pinion.Job) { job.Meta = nil }}},
 	{"it prunes jobs a microsecond early", mutant{prunesEarly: time.Microsecond}},
 	{"it replays one dead letter more than the limit", mutant{replaysMore: 1}},
 	{"it counts attempts that were not run", mutant{countsNotRun: true}},

@@ -9,4 +9,5 @@ type Storage interface {
 	pinion.Storage
 	pinion.Canceler
 	pinion.Inspector
+	pinion.Limiter
 }

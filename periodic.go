@@ -1,0 +1,341 @@
+package pinion
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Periodic makes a job at each time of a schedule. Set [Worker].Periodic.
+//
+// The next run is one PENDING job in the storage, under the Key "periodic:" and Name, with its due time. Every
+// worker that has the Periodic makes sure that this job is there: when it starts, after each run, and each
+// ReapInterval. There is no leader: the Key lets only one job in, and the job's ID is made of Name and the
+// time, so that a time has one job, whatever other processes and clocks do.
+//
+// Runs never overlap. A run that is missed while no worker is alive happens once, late. A failed run is due
+// again at the latest at the schedule's next time. When its retries are used up it goes to the dead-letter
+// queue, and the schedule goes on.
+//
+// A deploy that makes the schedule earlier moves the next run, unless that has been attempted. A deploy that
+// makes it later takes effect after the run that is planned.
+type Periodic struct {
+	// Name identifies the schedule, over all processes and deploys. It is at most 1,000 bytes long.
+	Name string
+	// Schedule returns the times.
+	Schedule Schedule
+	// Job returns the job for the run that is due at a time, or nil to skip that time. Its ID, Key and RunAt
+	// are set by the worker, and KeyUntilStart is ignored.
+	Job func(at time.Time) *Job
+}
+
+// Schedule returns the times of a [Periodic]. The schedules of robfig/cron are Schedules. Several goroutines
+// may call Next at the same time.
+type Schedule interface {
+	// Next returns the first time after a time, or the zero time if there is none.
+	Next(after time.Time) time.Time
+}
+
+// Every returns the schedule of all multiples of d since the start of 1970 in UTC, so that all processes agree.
+// d must be positive.
+func Every(d time.Duration) Schedule { return every(d) }
+
+type every time.Duration
+
+func (e every) Next(after time.Time) time.Time {
+	if e <= 0 {
+		return time.Time{}
+	}
+	since := after.UnixNano()
+	passed := since % int64(e)
+	if passed < 0 {
+		passed += int64(e) // before 1970
+	}
+	return after.Add(time.Duration(int64(e) - passed)).UTC()
+}
+
+const (
+	periodicPrefix  = "periodic:"
+	maxPeriodicName = 1000 // bytes, so that the Key has at most 1 KiB
+	maxSkips        = 100  // how many times one look skips that are taken or that Job skips
+)
+
+// check reports what is wrong with p.
+func (p Periodic) check() error {
+	if p.Name == "" {
+		return errors.New("Name is empty")
+	}
+	if len(p.Name) > maxPeriodicName {
+		return fmt.Errorf("Name has %d bytes; want at most %d", len(p.Name), maxPeriodicName)
+	}
+	if p.Schedule == nil {
+		return errors.New("Schedule is not set")
+	}
+	if d, ok := p.Schedule.(every); ok && d <= 0 {
+		return fmt.Errorf("Schedule is Every(%v); want a positive time", time.Duration(d))
+	}
+	if p.Job == nil {
+		return errors.New("Job is not set")
+	}
+	return nil
+}
+
+// checkPeriodics reports the first Periodic that is wrong, or a storage that cannot keep them.
+func checkPeriodics(s Storage, all []Periodic) error {
+	if len(all) == 0 {
+		return nil
+	}
+	if _, ok := As[Inspector](s); !ok {
+		return fmt.Errorf("Periodic: %T: %w: want a storage that is an Inspector", s, errors.ErrUnsupported)
+	}
+	names := make(map[string]bool)
+	for i, p := range all {
+		if err := p.check(); err != nil {
+			return fmt.Errorf("Periodic[%d] (%q): %w", i, p.Name, err)
+		}
+		if names[p.Name] {
+			return fmt.Errorf("Periodic[%d] (%q): Name is taken by another; want a name for each", i, p.Name)
+		}
+		names[p.Name] = true
+	}
+	return nil
+}
+
+// periodicID returns the ID of the job for one time of a schedule, in the form of a UUIDv8 (RFC 9562). The
+// first 48 bits are the time in milliseconds, so that ids sort by time. The others are a hash of name and time.
+func periodicID(name string, slot time.Time) string {
+	micros := slot.UnixMicro()
+	sum := sha256.Sum256([]byte(strconv.FormatInt(micros, 10) + " " + name))
+	var id [16]byte
+	copy(id[:], sum[:])
+	millis := uint64(slot.UnixMilli())
+	binary.BigEndian.PutUint16(id[:], uint16(millis>>32))
+	binary.BigEndian.PutUint32(id[2:], uint32(millis))
+	id[6] = id[6]&0x0f | 0x80 // the version
+	id[8] = id[8]&0x3f | 0x80 // the variant
+	return hex.EncodeToString(id[:])
+}
+
+// slotOf returns the time that an ID of periodicID was made from, if that was a whole number of milliseconds.
+func slotOf(name, id string) (slot time.Time, ok bool) {
+	if len(id) != 32 {
+		return time.Time{}, false
+	}
+	millis, err := strconv.ParseInt(id[:12], 16, 64)
+	if err != nil {
+		return time.Time{}, false
+	}
+	slot = time.UnixMilli(millis).UTC()
+	return slot, periodicID(name, slot) == id
+}
+
+// ---- What the worker does ----
+
+// periodics keeps the next run of each Periodic in the storage.
+type periodics struct {
+	mu  sync.Mutex // guards the rest, and lets only one look run at a time
+	all map[string]*nextRun
+}
+
+// nextRun is what a worker knows about one Periodic.
+type nextRun struct {
+	Periodic
+	id   string    // of the job that was last seen to be there
+	last time.Time // no run is made for this time or an earlier one
+}
+
+func newPeriodics(all []Periodic) *periodics {
+	p := &periodics{all: make(map[string]*nextRun)}
+	for _, periodic := range all {
+		p.all[periodic.Name] = &nextRun{Periodic: periodic}
+	}
+	return p
+}
+
+// name returns the name of the Periodic that job is a run of, if the worker has that.
+func (p *periodics) name(job *Job) (name string, ok bool) {
+	name, ok = strings.CutPrefix(job.Key, periodicPrefix)
+	if !ok {
+		return "", false
+	}
+	_, ok = p.all[name]
+	return name, ok
+}
+
+// latest returns when a failed run is due again at the latest; ok is false for any other job.
+func (p *periodics) latest(job *Job, now time.Time) (due time.Time, ok bool) {
+	name, ok := p.name(job)
+	if !ok {
+		return time.Time{}, false
+	}
+	due = p.all[name].Schedule.Next(now)
+	return due, !due.IsZero()
+}
+
+// ensureAll makes sure that the next run of each Periodic is stored.
+func (p *periodics) ensureAll(ctx context.Context, s Storage) error {
+	var errs []error
+	for name := range p.all {
+		errs = append(errs, p.ensure(ctx, s, name))
+	}
+	return errors.Join(errs...)
+}
+
+// ended makes sure that a run follows one that has ended.
+func (p *periodics) ended(ctx context.Context, s Storage, job *Job) error {
+	name, ok := p.name(job)
+	if !ok {
+		return nil
+	}
+	slot, ok := slotOf(name, job.ID)
+	if ok {
+		p.mu.Lock()
+		p.all[name].passed(slot)
+		p.mu.Unlock()
+	}
+	return p.ensure(ctx, s, name)
+}
+
+func (n *nextRun) passed(slot time.Time) {
+	if slot.After(n.last) {
+		n.last = slot
+	}
+}
+
+// ensure makes sure that the next run of one Periodic is stored, and that it is not later than the schedule says.
+func (p *periodics) ensure(ctx context.Context, s Storage, name string) (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.all[name]
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("periodic %q: its Schedule or Job: %w", name, &PanicError{v, debug.Stack()})
+		}
+	}()
+	in, _ := As[Inspector](s)
+	job, err := n.stored(ctx, in)
+	if err != nil {
+		return fmt.Errorf("periodic %q: %w", name, err)
+	}
+	if job != nil && !n.isEarlierThan(job) {
+		n.id = job.ID
+		return nil
+	}
+	if job != nil {
+		if err := withdraw(ctx, in, job); err != nil {
+			return fmt.Errorf("periodic %q: moving its next run: %w", name, err)
+		}
+	}
+	if err := n.enqueue(ctx, s); err != nil {
+		return fmt.Errorf("periodic %q: %w", name, err)
+	}
+	return nil
+}
+
+// stored returns the run that is PENDING or RUNNING, or nil.
+func (n *nextRun) stored(ctx context.Context, in Inspector) (*Job, error) {
+	if n.id != "" { // it is probably still the one seen last
+		job, err := in.Get(ctx, n.id)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && (job.Status == StatusPending || job.Status == StatusRunning) {
+			return job, nil
+		}
+	}
+	for _, status := range []Status{StatusPending, StatusRunning} {
+		for job, err := range in.Jobs(ctx, Filter{Key: periodicPrefix + n.Name, Status: status, Limit: 1}) {
+			return job, err
+		}
+	}
+	return nil, nil
+}
+
+// isEarlierThan reports whether the schedule has a time before the one that job is planned for. A run that was
+// attempted or rescheduled stays where it is.
+func (n *nextRun) isEarlierThan(job *Job) bool {
+	if job.Status != StatusPending || job.Attempts > 0 || job.Claim > 0 || job.ID != periodicID(n.Name, job.RunAt) {
+		return false
+	}
+	next := n.Schedule.Next(n.after())
+	return !next.IsZero() && microTime(next).Before(job.RunAt)
+}
+
+// after returns the time after which the next run is.
+func (n *nextRun) after() time.Time {
+	now := time.Now()
+	if n.last.After(now) {
+		return n.last
+	}
+	return now
+}
+
+// withdraw removes a run that was not attempted: another time gets another job, because the ID is made of the
+// time. If it has just been claimed it stays.
+func withdraw(ctx context.Context, in Inspector, job *Job) error {
+	this := Filter{IDs: []string{job.ID}, Status: StatusPending}
+	if _, _, err := in.CancelWhere(ctx, this); err != nil {
+		return err
+	}
+	this.Status = StatusFailed
+	_, err := in.PruneWhere(ctx, this)
+	return err
+}
+
+// enqueue stores the next run. It passes over times that are taken, because the clock was set back, and over
+// those that Job skips.
+func (n *nextRun) enqueue(ctx context.Context, s Storage) error {
+	for range maxSkips {
+		after := n.after()
+		slot := n.Schedule.Next(after)
+		if slot.IsZero() {
+			return nil
+		}
+		if !slot.After(after) {
+			return fmt.Errorf("Schedule.Next(%v) is %v; want a later time", after, slot)
+		}
+		slot = microTime(slot)
+		job := n.job(slot)
+		if job == nil {
+			n.passed(slot)
+			continue
+		}
+		err := s.Enqueue(ctx, job)
+		duplicate, ok := errors.AsType[*DuplicateError](err)
+		switch {
+		case err == nil:
+			n.id = job.ID
+			return nil
+		case ok && duplicate.Key != "":
+			n.id = duplicate.ID // another worker was faster
+			return nil
+		case ok:
+			n.passed(slot)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// job returns the job for one time, or nil if Job skips it.
+func (n *nextRun) job(slot time.Time) *Job {
+	made := n.Job(slot)
+	if made == nil {
+		return nil
+	}
+	job := *made // the caller may return the same one each time
+	job.ID = periodicID(n.Name, slot)
+	job.Key = periodicPrefix + n.Name
+	job.RunAt = slot
+	job.KeyUntilStart = false
+	return &job
+}

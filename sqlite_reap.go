@@ -1,0 +1,246 @@
+package pinion
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// doubt is the first look at a claim whose lease has expired. A storage keeps its own doubts in memory, because only a
+// monotonic clock shows that the holder had time for a heartbeat.
+type doubt struct {
+	id    string
+	claim int64
+}
+
+// expiredClaim is a RUNNING row whose lease has expired.
+type expiredClaim struct {
+	rowid     int64
+	doubt     doubt
+	claim     any // as stored
+	attempts  int64
+	reaped    int64
+	lease     time.Duration
+	doubtedAt any // as stored; NULL: nobody doubts the claim
+	canceled  bool
+
+	queue, task string
+}
+
+const (
+	// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before, at least.
+	// For long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
+	// heartbeatsFirst is part of the wait.
+	maxLockWait = 500 * time.Millisecond
+	// lockIsFree is within which time a reaper gets a lock that nobody else holds.
+	lockIsFree = 2 * time.Millisecond
+	// heartbeatsFirst is how long heartbeats that waited for the lock need to get it.
+	heartbeatsFirst = 100 * time.Millisecond
+)
+
+// ReapStale takes back the claims of dead workers (see [Storage]), and deletes some of what Retention does not keep. It
+// takes no lock if there is neither.
+func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
+	if s.w == nil {
+		return 0, wrap("reap", errReadOnly)
+	}
+	called := time.Now() // before any wait for a lock, for which heartbeats may wait as well
+	if err := s.checkVersion(ctx); err != nil {
+		return 0, err
+	}
+	expired, err := s.expiredClaims(ctx, called, visibility)
+	if err != nil {
+		return 0, err
+	}
+	s.forgetDoubts(expired)
+	for len(expired) > 0 {
+		page := expired[:min(len(expired), perTransaction)]
+		expired = expired[len(page):]
+		n, err := s.reapOrDoubt(ctx, called, page)
+		reaped += n
+		if err != nil {
+			return reaped, err
+		}
+	}
+	if err := s.mergeEnds(ctx, called); err != nil {
+		return reaped, err
+	}
+	return reaped, s.pruneOld(ctx, called)
+}
+
+// expiredClaims returns the claims whose last heartbeat is longer ago than their lease, or as far in the future, which
+// happens when the clock is set back. visibility is the lease of claims that have none.
+func (s *SQLiteStorage) expiredClaims(
+	ctx context.Context, now time.Time, visibility time.Duration,
+) (expired []expiredClaim, err error) {
+	q := s.leaseReader(ctx)
+	for v := range q.rows(`SELECT rowid, id, claim, attempts, reaped, iif(lease>0, lease, ?2), cancel, queue, func_name,
+			iif(doubted_at >= coalesce(heartbeat_at, 0), doubted_at, NULL)
+		FROM jobs INDEXED BY jobs_running3
+		WHERE status='RUNNING' AND coalesce(heartbeat_at, 0)
+			NOT BETWEEN ?1-iif(lease>0, lease, ?2) AND ?1+iif(lease>0, lease, ?2)`,
+		seconds(now), visibility.Seconds()) {
+		lease, _ := v[5].(float64)
+		expired = append(expired, expiredClaim{
+			rowid:     integer(v[0]),
+			doubt:     doubt{text(v[1]), integer(v[2])},
+			claim:     v[2],
+			attempts:  integer(v[3]),
+			reaped:    integer(v[4]),
+			lease:     fromFloat(lease),
+			canceled:  integer(v[6]) != 0,
+			queue:     text(v[7]),
+			task:      text(v[8]),
+			doubtedAt: v[9],
+		})
+	}
+	return expired, wrap("reap", q.err)
+}
+
+// fromFloat returns seconds as a Duration of whole microseconds that does not overflow.
+func fromFloat(seconds float64) time.Duration {
+	const most = float64(math.MaxInt64 / 2)
+	return time.Duration(min(max(seconds*float64(time.Second), -most), most)).Round(time.Microsecond)
+}
+
+// forgetDoubts forgets the doubts about claims that have not expired any more.
+func (s *SQLiteStorage) forgetDoubts(expired []expiredClaim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	still := make(map[doubt]time.Time)
+	for _, e := range expired {
+		if at, ok := s.doubts[e.doubt]; ok && e.doubtedAt != nil { // a heartbeat clears doubted_at
+			still[e.doubt] = at
+		}
+	}
+	s.doubts = still
+}
+
+// reapOrDoubt takes back the claims that were doubted for long enough, and doubts the others.
+func (s *SQLiteStorage) reapOrDoubt(
+	ctx context.Context, called time.Time, expired []expiredClaim,
+) (reaped int, err error) {
+	takeBack := make([]bool, len(expired))
+	anything := false
+	for i, e := range expired {
+		takeBack[i] = s.isSecondLook(e, called)
+		anything = anything || takeBack[i] || e.doubtedAt == nil
+	}
+	if !anything { // somebody's doubts are young
+		return 0, nil
+	}
+	if slices.Contains(takeBack, true) {
+		if err := s.letHeartbeatsPass(ctx); err != nil {
+			return 0, err
+		}
+	}
+	var doubted []doubt
+	err = s.write(ctx, "reap", func(tx *transaction) {
+		reaped, doubted = 0, nil
+		waited := tx.now.Sub(called)
+		for i, e := range expired {
+			late := waited > max(maxLockWait, reapGap(e.lease)/4)
+			switch {
+			case takeBack[i] && !late:
+				if s.reap(tx, e) {
+					reaped++
+				}
+			case takeBack[i] || e.doubtedAt == nil:
+				if e.mark(tx) {
+					doubted = append(doubted, e.doubt)
+				}
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now() // after the COMMIT
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range doubted {
+		s.doubts[d] = now
+	}
+	return reaped, nil
+}
+
+// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. The
+// lock may have been held since right after the first look, by a program that had let it go for a moment only.
+func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
+	begun := time.Now()
+	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
+		return err
+	}
+	if time.Since(begun) > lockIsFree {
+		pause(ctx, heartbeatsFirst)
+	}
+	return ctx.Err()
+}
+
+// isSecondLook reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the
+// monotonic clock, or by another process, for a whole lease.
+func (s *SQLiteStorage) isSecondLook(e expiredClaim, now time.Time) bool {
+	if e.doubtedAt == nil {
+		return false
+	}
+	s.mu.Lock()
+	own, ok := s.doubts[e.doubt]
+	s.mu.Unlock()
+	if ok {
+		return now.Sub(own) >= reapGap(e.lease)
+	}
+	age := now.Sub(fromSeconds(e.doubtedAt))
+	return age >= e.lease
+}
+
+// underDoubt is the row of an expired claim, if it has had no heartbeat since it was seen.
+const underDoubt = ` WHERE rowid=? AND status='RUNNING' AND claim IS ?
+	AND iif(doubted_at >= coalesce(heartbeat_at, 0), doubted_at, NULL) IS ?`
+
+// mark stores the doubt. A heartbeat clears it; one of Python's does not, and voids it by being later. A heartbeat may
+// also be later because the clock was set back, so the stored time is at least the heartbeat's.
+func (e expiredClaim) mark(tx *transaction) bool {
+	return tx.exec(`UPDATE jobs SET doubted_at=max(?, coalesce(heartbeat_at, 0))`+underDoubt,
+		seconds(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
+}
+
+// reap makes the job PENDING again. The first time it is due at once, later within attempts × lease, of which at most a
+// thousand attempts count, so that no job waits for ever.
+func (s *SQLiteStorage) reap(tx *transaction, e expiredClaim) bool {
+	s.claims.changed(e.queue)
+	if e.canceled {
+		canceled := tx.exec(cancelRow+underDoubt,
+			ErrCanceled.Error(), seconds(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
+		if canceled {
+			s.ends.add(e.queue, e.task, StatusFailed, sinceClaim(e.doubt.claim, tx.now))
+		}
+		return canceled
+	}
+	var runAt time.Time
+	if e.reaped > 0 {
+		attempts := float64(min(max(e.attempts, 1), 1000))
+		runAt = tx.now.Add(fromFloat(rand.Float64() * attempts * e.lease.Seconds()))
+	}
+	return tx.exec(`UPDATE jobs SET status='PENDING', error='lease expired', reaped=reaped+1,
+			run_at=?, future=?`+claimEnds+underDoubt,
+		seconds(runAt), runAt.After(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
+}
+
+// checkVersion returns an error if a newer Pinion has migrated the file. This one must not claim any more then: it does
+// not know what the new columns mean.
+func (s *SQLiteStorage) checkVersion(ctx context.Context) error {
+	q := s.leaseReader(ctx)
+	return wrap("reap", newerVersion(q))
+}
+
+func newerVersion(q *session) error {
+	version := int(integer(q.value("PRAGMA user_version")))
+	if q.err == nil && version > schemaVersion {
+		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; this one knows version %d: "+
+			"update this program", version, schemaVersion))
+	}
+	return q.err
+}
