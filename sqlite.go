@@ -182,12 +182,15 @@ func newRows(jobs []*Job) ([]*newRow, error) {
 		}
 		rows[i] = &newRow{
 			job:     job,
-			id:      cmp.Or(job.ID, NewID()),
+			id:      job.ID,
 			queue:   cmp.Or(job.Queue, defaultQueue),
 			args:    args,
 			kwargs:  kwargs,
 			created: created,
 			runAt:   seconds(job.RunAt),
+		}
+		if job.ID == "" {
+			rows[i].id = NewID()
 		}
 		if len(job.Meta) > 0 {
 			meta, err := json.Marshal(job.Meta)

@@ -160,6 +160,7 @@ func (m mutant) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 func (m mutant) Heartbeat(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
 	if m.losesProgress {
 		for _, job := range jobs {
+			defer func(result json.RawMessage) { job.Result = result }(job.Result) // for the reference
 			job.Result = nil
 		}
 	}
@@ -276,7 +277,7 @@ var _ pinion.Job
 			test.mutant.MemoryStorage = newMemory()
 			return test.mutant, nil
 		}})
-		m.Sequences = 10_000
+		m.Sequences = 200_000
 		inModelBubble(t, func(t *testing.T) {
 			found, ok := errors.AsType[*crashlab.Difference](m.Check(t.Context()))
 			if !ok {
