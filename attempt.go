@@ -159,10 +159,11 @@ func SetResult(ctx context.Context, v any) error {
 	return nil
 }
 
-// EndInTx is for authors of storages, who need it for [Tx].Done. It calls end with the job of the task that ctx
-// was given to, with its Result so far. end makes that job SUCCESS in a transaction, under its Claim. If end
-// returns nil, the worker records nothing more for the job when the task has returned. Outside of a task
-// EndInTx returns an error.
+// EndInTx is for authors of storages, who need it for [Tx].Done. ctx is a task's. EndInTx calls end with the
+// task's job, which has its Result so far. end makes that job SUCCESS in a transaction, under its Claim, and
+// returns nil if it did. When the task has returned, the worker then looks whether the job has ended: if so it
+// records nothing more, and if not, because of a rollback, it records the end as usual. It can look only if the
+// storage is an [Inspector]. Outside of a task EndInTx returns an error.
 func EndInTx(ctx context.Context, end func(job *Job) error) error {
 	a, ok := attemptFrom(ctx)
 	if !ok {
@@ -184,7 +185,7 @@ func (e timeoutError) Error() string { return fmt.Sprintf("timed out after %v", 
 
 func (e timeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
 
-// withTimeout adds to the error of a task that was cancelled with cause what the timeout was, if the timeout is
+// withTimeout adds to the error of a task that was canceled with cause what the timeout was, if the timeout is
 // what the error comes from and it does not say so already.
 func withTimeout(err, cause error) error {
 	timedOut := errors.Is(cause, context.DeadlineExceeded)
@@ -195,7 +196,7 @@ func withTimeout(err, cause error) error {
 	return fmt.Errorf("%w: %w", cause, err)
 }
 
-// isCancellation reports whether err is what a task returns when it ends because its context was cancelled.
+// isCancellation reports whether err is what a task returns when it ends because its context was canceled.
 func isCancellation(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, ErrShutdown)
 }

@@ -644,7 +644,7 @@ func TestAJobThatWasDoneInATransactionIsRecordedOnce(t *testing.T) {
 				SetResult(ctx, 8)         // too late
 				pause(ctx, 3*time.Second) // heartbeats are not its concern any more
 				if ctx.Err() != nil {
-					t.Errorf("the task was cancelled: %v", context.Cause(ctx))
+					t.Errorf("the task was canceled: %v", context.Cause(ctx))
 				}
 				return err
 			}

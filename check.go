@@ -134,7 +134,7 @@ func orderRules() []storageRule {
 			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"))
 			jobs, err := c.Dequeue(c.ctx, DequeueOptions{NoWait: true})
 			if err == nil || len(jobs) > 0 {
-				c.must(fmt.Errorf("Max 0: got %d jobs and error %v, want an error", len(jobs), err))
+				c.must(fmt.Errorf("with Max 0: got %d jobs and error %v, want an error", len(jobs), err))
 			}
 			c.wantEqual("the first two jobs", c.claimDue(2), "a b")
 			c.wantEqual("the rest", c.claimDue(2), "c")

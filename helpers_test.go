@@ -856,7 +856,7 @@ func (c *calls) Release(ctx context.Context, at time.Time, cause error, jobs ...
 	return c.SQLiteStorage.Release(ctx, at, cause, jobs...)
 }
 
-// thatWait enqueues jobs whose tasks wait to be cancelled, at six seconds with this cause, and then answer in all the
+// thatWait enqueues jobs whose tasks wait to be canceled, at six seconds with this cause, and then answer in all the
 // ways there are.
 func (sc *scene) thatWait(cause error) (tasks []AnyTask, ids []string) {
 	sc.Helper()
@@ -874,7 +874,7 @@ func (sc *scene) thatWait(cause error) (tasks []AnyTask, ids []string) {
 		tasks = append(tasks, sc.task(name, func(ctx context.Context, _ *Job) error {
 			<-ctx.Done()
 			if after := sc.since(); after != 6*time.Second || context.Cause(ctx) != cause {
-				sc.Errorf("%s: cancelled after %v because %v; want 6s, the next heartbeat, and %v", name, after, context.Cause(ctx), cause)
+				sc.Errorf("%s: canceled after %v because %v; want 6s, the next heartbeat, and %v", name, after, context.Cause(ctx), cause)
 			}
 			return answer(ctx)
 		}))

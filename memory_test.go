@@ -195,7 +195,7 @@ func TestMemoryStorageLeavesNoGoroutineBehind(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("cancelled: got %v, want %v", err, context.Canceled)
+			t.Errorf("canceled: got %v, want %v", err, context.Canceled)
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Periodic makes a job at each time of a schedule. Set [Worker].Periodic.
+// Periodic makes a job at each time of a schedule. Set [Worker].Periodic. The storage must be an [Inspector].
 //
 // The next run is one PENDING job in the storage, under the Key "periodic:" and Name, with its due time. Every
 // worker that has the Periodic makes sure that this job is there: when it starts, after each run, and each
@@ -25,8 +25,8 @@ import (
 // again at the latest at the schedule's next time. When its retries are used up it goes to the dead-letter
 // queue, and the schedule goes on.
 //
-// A deploy that makes the schedule earlier moves the next run, unless that has been attempted. A deploy that
-// makes it later takes effect after the run that is planned.
+// A deploy that makes the schedule earlier moves the next run, unless that has been attempted or rescheduled. A
+// deploy that makes it later takes effect after the run that is planned.
 type Periodic struct {
 	// Name identifies the schedule, over all processes and deploys. It is at most 1,000 bytes long.
 	Name string
@@ -71,10 +71,10 @@ const (
 // check reports what is wrong with p.
 func (p Periodic) check() error {
 	if p.Name == "" {
-		return errors.New("Name is empty")
+		return errors.New("its Name is empty")
 	}
 	if len(p.Name) > maxPeriodicName {
-		return fmt.Errorf("Name has %d bytes; want at most %d", len(p.Name), maxPeriodicName)
+		return fmt.Errorf("its Name has %d bytes; want at most %d", len(p.Name), maxPeriodicName)
 	}
 	if p.Schedule == nil {
 		return errors.New("Schedule is not set")
@@ -99,10 +99,10 @@ func checkPeriodics(s Storage, all []Periodic) error {
 	names := make(map[string]bool)
 	for i, p := range all {
 		if err := p.check(); err != nil {
-			return fmt.Errorf("Periodic[%d] (%q): %w", i, p.Name, err)
+			return fmt.Errorf("field Periodic[%d] (%q): %w", i, p.Name, err)
 		}
 		if names[p.Name] {
-			return fmt.Errorf("Periodic[%d] (%q): Name is taken by another; want a name for each", i, p.Name)
+			return fmt.Errorf("field Periodic[%d] (%q): its Name is taken by another; want a name for each", i, p.Name)
 		}
 		names[p.Name] = true
 	}

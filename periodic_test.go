@@ -99,12 +99,12 @@ func TestAPeriodicIDIsAUUIDOfNameAndTimeThatSortsByTime(t *testing.T) {
 func TestAPeriodicThatCannotWorkIsAnErrorOfRun(t *testing.T) {
 	good := Periodic{"a", Every(time.Hour), tick}
 	for want, all := range map[string][]Periodic{
-		`Periodic[0] (""): Name is empty`:                                   {{"", good.Schedule, tick}},
-		"Name has 1001 bytes; want at most 1000":                            {{strings.Repeat("x", 1001), good.Schedule, tick}},
-		`Periodic[1] ("b"): Schedule is not set`:                            {good, {"b", nil, tick}},
-		`Periodic[0] ("a"): Schedule is Every(-1s); want a positive time`:   {{"a", Every(-time.Second), tick}},
-		`Periodic[0] ("a"): Job is not set`:                                 {{"a", good.Schedule, nil}},
-		`Periodic[1] ("a"): Name is taken by another; want a name for each`: {good, good},
+		`field Periodic[0] (""): its Name is empty`:                                   {{"", good.Schedule, tick}},
+		"Name has 1001 bytes; want at most 1000":                                      {{strings.Repeat("x", 1001), good.Schedule, tick}},
+		`Periodic[1] ("b"): Schedule is not set`:                                      {good, {"b", nil, tick}},
+		`Periodic[0] ("a"): Schedule is Every(-1s); want a positive time`:             {{"a", Every(-time.Second), tick}},
+		`Periodic[0] ("a"): Job is not set`:                                           {{"a", good.Schedule, nil}},
+		`field Periodic[1] ("a"): its Name is taken by another; want a name for each`: {good, good},
 	} {
 		w := workerOf(NewMemoryStorage())
 		w.Periodic = all

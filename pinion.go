@@ -2,8 +2,8 @@
 // worker. Jobs live in memory, in one SQLite file that any number of processes share, or in PostgreSQL. There is no
 // server to run.
 //
-// The model in one sentence: a job is a row that names a task and its arguments; a worker claims it, runs the task
-// and records how it ended; until that is recorded, the job is still owed.
+// A job is a row that names a task and its arguments. A worker claims the job, runs its task and records how it ended.
+// Until that is recorded, the job is still owed. A claim holds for a lease, which the worker's heartbeats prolong.
 //
 //	package main
 //
@@ -46,48 +46,57 @@
 //   - At least once. A job whose Enqueue returned nil ends in SUCCESS or in the dead-letter queue, unless somebody
 //     cancels it. It survives the death of any process (kill -9) and, with SQLite's default synchronous=FULL, the
 //     loss of power. A full disk, a lock that another program holds or a clock that jumps delays it.
+//   - Exactly once, where the effect and the job are in one database. [Tx].Done ends the job in the transaction in
+//     which the task writes. Both are committed, or neither.
 //   - Fenced. Each claim has a token, [Job].Claim, and whatever ends a claim names it. A worker that was presumed
 //     dead and comes back changes nothing. Its task's context is canceled with cause [ErrLeaseLost].
 //   - Retries are durable. A retry is a row with a due time, not a timer in a process.
 //   - Attempts are counted at the claim. A job that kills its process each time uses up its attempts and is
-//     dead-lettered. A job that was claimed before is never claimed ahead of a free slot, and after its second lost
-//     lease it becomes due at a random time, so that its neighbors survive.
+//     dead-lettered; so is one that loses its lease five times in a row. A job that was claimed before is never claimed
+//     ahead of a free slot. From its second lost lease on it becomes due at a random time, so that its neighbors survive.
 //   - The dead-letter queue is exact. A job enters and leaves it in one transaction, with its name, arguments,
 //     queue, priority, key, attempts, error and time.
 //   - Shutdown loses nothing and burns no attempt. Jobs that did not start, and tasks that stop because the worker
 //     shuts down, go back with the attempt refunded.
-//   - A task cannot hurt the worker. A panic, runtime.Goexit, an unknown name and bad arguments are failed attempts.
+//   - A task cannot hurt the worker. A panic and runtime.Goexit are failed attempts. So are bad arguments, which
+//     are not retried. A job whose task a worker does not know waits, with its attempts, for a worker that knows it.
+//   - Limits and schedules hold over all workers. At most as many jobs of a queue are RUNNING as [Limiter].SetLimit
+//     says; 0 pauses the queue. Each time of a [Periodic] has at most one job, however many workers plan it.
 //   - Every storage means the same. [CheckStorage] tests it, for your own backend too.
 //
 // docs/testing.md in the repository describes how these are tested: by killing processes at random, by losing the
 // power behind every write, and by playing random calls beside a plain model.
 //
 // Make effects outside of the queue idempotent: write them under [Job].ID, so that running a task twice has the
-// effect of running it once. Enqueue a job in the transaction that makes it necessary ([SQLiteStorage.Tx]).
+// effect of running it once. Enqueue a job in the transaction that makes it necessary ([SQLiteStorage.Tx]), and end it
+// in the transaction of its effect ([Tx].Done).
 //
 // # Caveats
 //
-//   - A task may run more than once: when its worker dies, or stalls for longer than the visibility timeout.
-//   - A task that ignores its context keeps its slot until it returns, also after a timeout or a lost lease.
-//   - A job that runs beside one which kills their process loses an attempt too. Give jobs retries, and keep workers
-//     running: the due times of such jobs are spread over Attempts × visibility.
+//   - A task may run more than once: when its worker dies, or stalls for longer than [Worker].VisibilityTimeout.
+//   - A task that ignores its context keeps its slot until it returns, also after a timeout or a lost lease. A task
+//     whose lease was lost may still run, for a moment at least, beside the next attempt at its job. Limits, Keys and
+//     Periodics do not count it.
+//   - A job that runs beside one that kills their process loses an attempt too. Give jobs retries, and keep workers
+//     running: the due times of such jobs are spread over Attempts × VisibilityTimeout.
 //   - Keep a SQLite file on a local disk: network file systems lock badly. Do not move, delete or replace the file, its
 //     -wal or its -shm while a program has it open. If that happens, each call returns an error and stores nothing until
-//     the file is back or the program opens it again. Make a backup with the .backup command of the sqlite3 shell, and
-//     restore it when nobody uses the file.
+//     the file is back or the program opens it again. Make a backup with [SQLiteStorage.Backup] or the command
+//     "pinion backup", and restore it when nobody uses the file.
 //   - When the disk is full, calls return an error that says so, and store nothing. Run logs it and goes on when
 //     there is room. SQLite's log, the -wal, needs a few megabytes.
 //   - Do not open one file with two SQLite libraries in one process (mattn/go-sqlite3 beside this one, say). When
 //     either closes the file, the other loses its locks. Other processes may use any library.
 //   - Processes of the Python library may share the file. Their writes name no claim, so they are not fenced, and
-//     they ignore due times, queues, keys and cancellations.
+//     they ignore due times, queues, priorities, keys, limits and cancellations.
 //   - Inside a testing/synctest bubble, open the storage in the bubble and set [SQLiteOptions].PollInterval.
 //
 // # For authors of storages
 //
-// A backend is a type with the methods of [Storage]; [Canceler] and [Inspector] are optional. Its Enqueue calls
-// [Job.EncodeArgs] and [NewID], what reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter call [ErrorText].
-// [RegisterScheme] makes [Open] and the command line find it. Run [CheckStorage] in its tests. Nobody else needs these.
+// A backend is a type with the methods of [Storage]; [Canceler], [Inspector] and [Limiter] are optional. Its Enqueue
+// calls [Job.EncodeArgs] and [NewID], what reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter call
+// [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [RegisterScheme] makes [Open] and the command line find it. Run
+// [CheckStorage] in its tests. Nobody else needs these.
 package pinion
 
 import (
@@ -154,9 +163,9 @@ type Job struct {
 	Claim int64 `json:"claim"`
 	// Worker is the Name of the worker that holds the claim, or held it last.
 	Worker string `json:"worker,omitempty"`
-	// Reaped counts the leases that were lost one after the other. An attempt that ends in any other way resets it.
+	// Reaped counts the leases that were lost in a row. An attempt that ends in any other way sets it to 0.
 	Reaped int `json:"reaped,omitempty"`
-	// Canceled means that Cancel was called. The job is FAILED, or becomes so when its claim ends without success.
+	// Canceled means that Cancel was called. The job is FAILED, or becomes FAILED when its claim ends without success.
 	Canceled bool `json:"canceled,omitempty"`
 	// Error is that of the last failed attempt, at most 16 KiB.
 	Error string `json:"error,omitempty"`
@@ -185,6 +194,9 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 // A verb that ends or prolongs a claim does so only for a job that is RUNNING with the Claim and Attempts of the job
 // handed in. It returns the other jobs as lost and writes nothing for them; a lost job never fails its batch.
 //
+// Whatever ends a claim clears its lease, and the doubt that ReapStale may have stored about it. Whatever makes a job
+// PENDING, or ends it, wakes each Dequeue that may now find a job.
+//
 // A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what became of
 // the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
 //
@@ -200,16 +212,14 @@ type Storage interface {
 	// otherwise.
 	Dequeue(ctx context.Context, opts DequeueOptions) ([]*Job, error)
 	// MarkDone makes the jobs SUCCESS and stores each job's Result.
-	//
-	// Whatever ends a claim clears its lease and its doubt, and whatever makes a row PENDING or ends it wakes the
-	// Dequeues that this may concern.
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// MarkFailed makes the job PENDING again, due at retryAt, with the ErrorText of cause. It returns ErrLeaseLost for
 	// a lost job.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
 	// DeadLetter makes the job FAILED, with the ErrorText of cause, and copies it into the dead-letter queue, in one
-	// step, with the job's Result if that is not nil, and else with the one that is stored. If cause matches ErrAttemptsUsedUp the job did not run under this claim, and its Attempts become one less.
-	// It returns ErrLeaseLost for a lost job.
+	// step. It stores the job's Result; a nil Result leaves the one that is stored. A cause that matches
+	// ErrAttemptsUsedUp means that the job did not run under this claim, so its Attempts become one less. DeadLetter
+	// returns ErrLeaseLost for a lost job.
 	DeadLetter(ctx context.Context, job *Job, cause error) error
 	// Release gives claims back: the jobs become PENDING, due at the time at (zero: at once), with the attempt
 	// refunded and the Claim used up. A cause that is not nil becomes their Error. Jobs that Cancel was called for end
@@ -220,13 +230,15 @@ type Storage interface {
 	Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// ReapStale takes back the claims of workers that are dead, and returns how many.
 	//
-	// A lease belongs to its holder: the claim stores opts.Lease, and whoever reaps goes by that. visibility is for
-	// claims that have none, which are Python's. A lease has expired when its last heartbeat is longer ago than the
-	// lease, or as far in the future, which happens when the clock is set back. ReapStale takes a lease back at
-	// the second look: the first one stores the time as a doubt, which a heartbeat or a claim clears, and a call of the
-	// same storage takes the lease back if it comes after a gap, by the monotonic clock: a fifth of the lease plus a
-	// second, or the lease if that is shorter. The doubt of another process counts when it is a whole lease old.
-	// So a lock, a freeze of all processes, a full disk or a clock that jumps costs no living worker a job.
+	// A claim stores the length of its lease, which is opts.Lease of its Dequeue. visibility is the length for claims
+	// that store none, which are Python's. A lease has expired when the last heartbeat is longer ago than its length,
+	// or that far in the future, which happens when the clock is set back.
+	//
+	// ReapStale takes an expired lease back at its second look. The first look stores the time as a doubt, which a
+	// heartbeat or a claim clears. A later call on the same storage takes the lease back, once a gap has passed by the
+	// monotonic clock: a fifth of the lease plus a second, or the whole lease if that is shorter. A doubt that another
+	// process stored counts when it is a whole lease old. So a lock, a freeze of all processes, a full disk or a clock
+	// that jumps costs no living worker a job.
 	//
 	// The jobs become PENDING with the Error "lease expired": due at once the first time, and from a job's second
 	// lost lease on at a random time within Attempts × lease, so that jobs which merely ran beside one that kills its
@@ -234,16 +246,17 @@ type Storage interface {
 	ReapStale(ctx context.Context, visibility time.Duration) (int, error)
 	// Size returns the number of PENDING jobs.
 	Size(ctx context.Context) (int, error)
-	// Close ends the use of the storage. Calls that wait, and later ones, return ErrClosed. What was stored stays.
+	// Close closes the storage. Calls that wait, and later ones, return ErrClosed. What was stored stays.
 	Close() error
 }
 
-// DequeueOptions are what a Dequeue claims. Only Max must be set.
+// DequeueOptions say what a Dequeue claims. Only Max must be set.
 type DequeueOptions struct {
 	// Max is how many jobs to claim at most. A backend may return fewer.
 	Max int
-	// Ahead is how many of Max may be claimed ahead of free slots [0]. Beyond the first Max-Ahead jobs, Dequeue stops
-	// before a job that was claimed before: it may be the one that kills its process, and the jobs that wait for a
+	// Ahead is how many of Max may be claimed ahead of free slots [0]. The first Max-Ahead jobs are for free slots.
+	// After them Dequeue stops at the first job that has been claimed already, that has KeyUntilStart, or whose queue
+	// has a limit. A job that has been claimed already may be one that kills its process, and the jobs that wait for a
 	// slot there would lose an attempt with it. With Ahead = Max, Dequeue does not wait, and may return no job and no
 	// error. A backend that claims nothing ahead is correct.
 	Ahead int
@@ -265,15 +278,15 @@ type Enqueuer interface {
 	Enqueue(ctx context.Context, jobs ...*Job) error
 }
 
-// Tx stores jobs inside a database transaction of the caller's. The jobs become visible, and wake workers, when that
-// transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns one.
+// Tx stores jobs, and ends the job of a task, inside a database transaction of the caller's. The jobs become visible, and
+// wake workers, when that transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns one.
 type Tx interface {
 	Enqueuer
 	// Done makes the job of the running task SUCCESS inside the transaction, with its Result so far. ctx is the
 	// task's. So what the task writes in the transaction and the end of the job commit together: the effect happens
 	// exactly once. If the claim is no longer this worker's, Done returns ErrLeaseLost, and the caller must roll back.
-	// The worker records nothing more after the task has returned. Keep the transaction shorter than the lease, because
-	// heartbeats wait for it.
+	// After the commit the worker records nothing more, whatever the task returns. After a rollback it records the end
+	// of the attempt as usual. Keep the transaction shorter than the lease, because heartbeats wait for it.
 	Done(ctx context.Context) error
 }
 
@@ -304,8 +317,8 @@ type Inspector interface {
 	// DeadLetters lists the dead-letter queue, the oldest letter first. The jobs are as they failed, with FinishedAt as
 	// the time. CreatedAt, RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
 	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
-	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with no
-	// attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
+	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with
+	// 0 Attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
 	// Purge deletes dead letters and returns how many.
 	Purge(ctx context.Context, f Filter) (int, error)
@@ -396,7 +409,7 @@ type Counts struct {
 // Errors to match with errors.Is. What the package returns adds the job and the reason.
 var (
 	// From Enqueue.
-	ErrBusy      = errors.New("pinion: the write lock was not to be had") // for ten seconds
+	ErrBusy      = errors.New("pinion: the write lock was not to be had") // another held it for ten seconds
 	ErrDuplicate = errors.New("pinion: duplicate job")
 	ErrTooLarge  = errors.New("pinion: too large")     // more than 1 MiB of encoded arguments, or of a result
 	ErrBadArgs   = errors.New("pinion: bad arguments") // also when they do not fit the task; never retried
@@ -500,8 +513,8 @@ func checkFileName(name string) error {
 	return nil
 }
 
-// RegisterScheme makes Open pass every dsn that starts with "scheme:" to open, as a whole. It is for authors of storages,
-// who call it in an init function. It panics if the scheme is empty, malformed or taken, or if open is nil.
+// RegisterScheme registers a backend for a scheme: [Open] then hands each dsn that starts with "scheme:", whole, to the
+// function open. It is for authors of storages, who call it in an init function. It panics if the scheme is empty, malformed or taken, or if open is nil.
 func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (Storage, error)) {
 	scheme = strings.ToLower(scheme)
 	if open == nil {
@@ -542,10 +555,10 @@ const (
 	pythonGap = time.Minute          // how long a Python worker may leave a job FAILED before it makes it PENDING again
 )
 
-// Wait waits until a job has ended and returns it: SUCCESS, canceled, or FAILED with a dead letter. A Python worker
-// makes a job FAILED between two attempts, which is not an end. Wait looks at the storage, at first each 5 ms and later
-// each second. It returns ErrNotFound for an unknown id, the error of a ctx that ends, and errors.ErrUnsupported for a
-// storage that isn't an [Inspector].
+// Wait waits until a job has ended, with success or without, and returns it. A Python worker makes a job FAILED between
+// two attempts, which is not an end unless it lasts for a minute. Wait looks at the storage, at first each 5 ms and
+// later each second. It returns ErrNotFound for an unknown id, the error of a ctx that ends, and errors.ErrUnsupported
+// for a storage that isn't an [Inspector].
 func Wait(ctx context.Context, s Storage, id string) (*Job, error) {
 	in, ok := As[Inspector](s)
 	if !ok {

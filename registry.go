@@ -30,7 +30,7 @@ type Task[A any] struct {
 	Name    string // looked up without regard to case
 	Run     func(ctx context.Context, args A) error
 	Queue   string        // where Job and Enqueue put its jobs [default]
-	Timeout time.Duration // after which ctx is cancelled [the worker's TaskTimeout]
+	Timeout time.Duration // after which ctx is canceled [the worker's TaskTimeout]
 	Retry   *RetryPolicy  // [the worker's]
 }
 
@@ -190,9 +190,10 @@ func (r *Registry) Queue(task string) string {
 	return h.queue
 }
 
-// Check returns what is wrong with a job that somebody types: ErrTaskNotFound for a task that isn't
-// registered, and ErrBadArgs for arguments that do not fit it. A worker ignores names that a task does not
-// know; Check refuses them, because they are likely to be misspelled.
+// Check returns what is wrong with a job that a person has written, on a command line for example:
+// ErrTaskNotFound for a task that isn't registered, and ErrBadArgs for arguments that do not fit it. A worker
+// ignores arguments whose names the task does not have. Check refuses them, because they are likely to be
+// misspelled.
 func (r *Registry) Check(job *Job) error {
 	h, ok := r.lookup(job.Task)
 	if !ok {

@@ -112,7 +112,7 @@ func (e *retryAfterError) Unwrap() error { return e.error }
 
 // Snooze returns an error for a task to return when it cannot run now: the job becomes due again after d, and
 // the attempt is refunded. Nothing bounds how often a job snoozes. The result may be wrapped further. If it
-// is joined with a Permanent error, that counts.
+// is joined with a Permanent error, the job is not snoozed but goes to the dead-letter queue.
 func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
 
 type snoozeError struct{ d time.Duration }

@@ -73,7 +73,7 @@ type SQLiteOptions struct {
 // defaults. The caller closes the storage.
 //
 // OpenSQLite migrates files of the Python library and of older Pinions. Python programs keep working on them; an older
-// Pinion that has the file open goes on, and cannot open it again.
+// Pinion that has the file open claims nothing more, and cannot open it again.
 //
 // It returns an error for a file that is not SQLite, for one from a newer Pinion, and for one whose jobs table belongs
 // to another program. The file may hold other tables too, which Tx is for, but its PRAGMA user_version is Pinion's. A
@@ -369,9 +369,10 @@ func insertRunning(tx *transaction, r *newRow, c *claim) {
 		tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
 }
 
-// Tx returns what enqueues inside tx, a transaction of modernc.org/sqlite on the same file; on another file Enqueue
-// returns an error. The jobs become visible, and wake workers, when tx commits. After a rollback nothing is stored.
-// All jobs of a call are stored or none. Errors are those of Enqueue and of tx.
+// Tx returns a [Tx] that enqueues jobs, and ends the job of a task, inside tx. tx is a transaction of modernc.org/sqlite
+// on the same file; on another file Enqueue and Done return an error. The jobs become visible, and wake workers, when tx
+// commits. After a rollback nothing is stored. All jobs of a call are stored or none. Errors are those of Enqueue and of
+// tx.
 //
 // While tx is open the storage's own verbs that write wait for it, so do not call Enqueue on the storage before its end.
 // Open the database with "?_pragma=busy_timeout(5000)&_txlock=immediate", so that tx waits for other writers, workers

@@ -41,8 +41,9 @@ const (
 	heartbeatsFirst = 100 * time.Millisecond
 )
 
-// ReapStale takes back the claims of dead workers (see [Storage]), and deletes some of what Retention does not keep. It
-// takes no lock if there is neither.
+// ReapStale takes back the claims of dead workers; see [Storage]. It also deletes some of what Retention and
+// DeadLetterRetention do not keep, and merges old minutes of History into hours. If there is nothing to do it takes no
+// lock.
 func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration) (reaped int, err error) {
 	if s.w == nil {
 		return 0, wrap("reap", errReadOnly)

@@ -20,7 +20,8 @@ import (
 // COMMIT. When a call fails, the transaction is rolled back, the caller gets the error, and the other calls run again
 // without it. A caller that finds the connection free may commit in its own goroutine: see commitInline.
 type writer struct {
-	// beforeCommit runs in each transaction, after its calls. It may run statements, and it may fail the transaction.
+	// beforeCommit runs in each transaction, after its calls. It may run statements. If it leaves an error in tx, the
+	// transaction is rolled back and all its calls get that error.
 	beforeCommit func(tx *transaction)
 	// ended runs after each transaction, before its calls are answered.
 	ended func(committed bool)
@@ -40,8 +41,8 @@ type writer struct {
 	connMu     sync.Mutex // guards the rest; whoever makes a transaction holds it throughout; locked before mu
 	conn       *preparedConn
 	tx         transaction
-	expected   int // how many calls the last transaction had
-	skipYields int // how many transactions to come do not yield
+	expected   int // how many calls the last transaction had; the next one waits a little for as many
+	skipYields int // how many more times yield does nothing
 }
 
 // transaction is what a call gets: a session in the transaction under way. If a call leaves an error in it, all of the
@@ -104,8 +105,7 @@ func (w *writer) do(ctx context.Context, run func(tx *transaction)) error {
 	return w.wait(ctx, &call{run: run})
 }
 
-// doWithin is do for callers that do not wait for another process's lock for longer than a given time. After that it
-// returns errLocked.
+// doWithin is like do, but waits for another process's lock for no longer than patience. Then it returns errLocked.
 func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
 	return w.wait(ctx, &call{run: run, giveUp: time.Now().Add(patience)})
 }
@@ -118,8 +118,8 @@ func (w *writer) wait(ctx context.Context, c *call) error {
 	return w.await(ctx, c)
 }
 
-// doInline is like do, and commits in the caller's goroutine if it can. If another process still holds the write lock at
-// the time giveUp, it returns errLocked.
+// doInline is like do, but commits in the caller's goroutine if it can. If another process still holds the write lock
+// at the time giveUp, it returns errLocked.
 func (w *writer) doInline(ctx context.Context, giveUp time.Time, run func(tx *transaction)) error {
 	c := &call{run: run, giveUp: giveUp}
 	if err := w.add(c); err != nil {
@@ -199,7 +199,7 @@ func (w *writer) loop() {
 			continue
 		}
 		tries = 0
-		runtime.Gosched() // lets those who were answered call again: 7 % of a round trip
+		runtime.Gosched() // lets those who were answered call again, which saves 7 % of a round trip
 	}
 	w.connMu.Lock() // waits for commitInline
 	defer w.connMu.Unlock()
@@ -225,10 +225,12 @@ func (w *writer) next() bool {
 	}
 }
 
-// commitInline commits all calls that wait, in the caller's goroutine. It returns false if the connection or the write
-// lock is taken, or if the last transaction had several calls; then loop must do it. To wake loop, and to be woken by
-// it, is a quarter of a small transaction. But many callers are served better by loop, where they share a transaction.
-// To wake it gives them time to come.
+// commitInline commits all calls that wait, in the caller's goroutine. It returns false if it has not: because the
+// connection or the write lock is taken, because allowInline says no, or because the last transaction had several calls.
+// Then loop must do it.
+//
+// A caller that is alone saves the way to loop and back, which takes a quarter of a small transaction. Several callers
+// are better served by loop, where they share a transaction: while loop wakes up, the others add their calls.
 //
 // No call is left behind: one that is added too late for this transaction finds the connection free, or wakes loop.
 func (w *writer) commitInline() bool {
@@ -239,8 +241,8 @@ func (w *writer) commitInline() bool {
 	return w.expected <= 1 && w.allowInline() && w.commit()
 }
 
-// commit runs all calls that wait in one transaction and answers them. It returns false if another process holds the
-// write lock. The caller holds connMu.
+// commit runs all calls that wait in one transaction and answers them. If a call fails, it answers that one and queues
+// the others again. It returns false if another process holds the write lock. The caller holds connMu.
 func (w *writer) commit() bool {
 	if !w.callsWait() { // another goroutine has committed them
 		return true
@@ -315,8 +317,8 @@ func (w *writer) runCalls() (calls []*call, ok bool) {
 const maxYields = 64 // in one transaction
 
 // yield lets other goroutines run before the COMMIT, so that they can add their calls to the transaction: callers who
-// were answered together come back together. It returns false if there is no time for that. Where other goroutines
-// compute, a yield takes long, and the write lock must not be held for long; then the next transactions do not yield.
+// were answered together come back together. Where other goroutines compute, a yield takes long, and the write lock must
+// not be held for long. So after a slow yield the next hundred do nothing and return false.
 func (w *writer) yield() bool {
 	if w.skipYields > 0 {
 		w.skipYields--

@@ -24,7 +24,7 @@ import (
 //
 // A job whose worker has died is due again, with any worker running, after VisibilityTimeout, two
 // ReapIntervals, and a fifth of VisibilityTimeout plus a second: 15 seconds by default. A job that loses its
-// lease five times one after the other is dead-lettered.
+// lease five times in a row is dead-lettered.
 type Worker struct {
 	Storage           Storage                    // holds the jobs; whoever opened it closes it after Run has returned
 	Registry          *Registry                  // the tasks [DefaultRegistry]
@@ -35,7 +35,7 @@ type Worker struct {
 	TaskTimeout       time.Duration              // for tasks without a timeout of their own [none]
 	VisibilityTimeout time.Duration              // how long a lease lasts without a heartbeat [10s]
 	HeartbeatInterval time.Duration              // between two heartbeats [a third of VisibilityTimeout, at most 1s]
-	ReapInterval      time.Duration              // between two looks for lost leases, of any worker [1s]
+	ReapInterval      time.Duration              // between two looks for lost leases, of any worker, and for Periodics [1s]
 	ShutdownTimeout   time.Duration              // how long running tasks may go on after a stop [10s]
 	Middleware        func(next RunFunc) RunFunc // wraps every task [none]
 	Periodic          []Periodic                 // schedules whose jobs it plans, as other workers do [none]
@@ -43,8 +43,8 @@ type Worker struct {
 	// OnEnd is called for each attempt that has ended, after the storage has recorded that or the lease was
 	// lost [none]. job is a copy of the job as it was claimed, with the Result of its task. The calls come one
 	// at a time. They delay neither heartbeats nor recording; but while 1,000 wait the worker claims nothing.
-	// Run and Drain return after the last call, but not later than a second after ShutdownTimeout, when its ctx
-	// ends.
+	// Run and Drain return after the last call. A second after ShutdownTimeout the ctx of OnEnd ends, and they
+	// wait no longer.
 	OnEnd func(ctx context.Context, job *Job, end End)
 
 	// Logger receives starts of jobs at Debug; starts and stops of Run, and cancellations, at Info; retries and
@@ -93,9 +93,8 @@ func (w *Worker) Metrics() Metrics {
 // Run claims and runs jobs until ctx ends or Stop is called.
 //
 // It then claims nothing more and starts nothing more. Running tasks keep a live context for ShutdownTimeout.
-// After that their contexts are cancelled with cause ErrShutdown. Jobs that did not start go back with the
-// attempt refunded, and so do jobs whose tasks then return an error that matches context.Canceled or
-// ErrShutdown.
+// After that their contexts are canceled with cause ErrShutdown. Jobs that did not start go back with the
+// attempt refunded. So do jobs whose tasks then return an error, whatever it is, unless it is [Permanent].
 //
 // Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field
 // that is wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be
@@ -104,9 +103,11 @@ func (w *Worker) Metrics() Metrics {
 // a second, and tries again.
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 
-// Drain runs jobs until nothing is due, nothing runs and no retry that this Drain scheduled is left. It does
-// not wait for jobs that are due later. It suits tests and batches, and may be called again and again. If ctx
-// ends first, Drain stops as Run does and returns ctx's error. Unlike Run, it ends at the first storage error.
+// Drain runs jobs until nothing is due and nothing runs. It waits for a retry that it has scheduled itself if
+// that is due within five seconds, and for no other job that is due later. It suits tests and batches, and may
+// be called again and again. If ctx ends first, Drain stops as Run does and returns ctx's error. Unlike Run, it
+// ends at the first storage error. If jobs are due whose tasks the worker does not know, it runs all others and
+// returns an ErrTaskNotFound that names those tasks.
 func (w *Worker) Drain(ctx context.Context) error { return w.work(ctx, true) }
 
 // Stop ends a Run or Drain in progress, as if its ctx had ended, and does not wait for it. Before the first Run
@@ -206,7 +207,7 @@ func (w *Worker) settings() (settings, error) {
 		s.registry = DefaultRegistry
 	}
 	if len(s.registry.Names()) == 0 {
-		return settings{}, errors.New("Registry has no tasks; register at least one")
+		return settings{}, errors.New("field Registry has no tasks; register at least one")
 	}
 	if s.name == "" {
 		s.name = w.defaultName()
@@ -255,13 +256,13 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 // check reports the first field that is wrong by itself.
 func (w *Worker) check() error {
 	if w.Storage == nil {
-		return errors.New("Storage is not set")
+		return errors.New("field Storage is not set")
 	}
 	if w.Concurrency < 0 || w.Concurrency > maxConcurrency {
-		return fmt.Errorf("Concurrency is %d; want 0 (default 10) to %d", w.Concurrency, maxConcurrency)
+		return fmt.Errorf("field Concurrency is %d; want 0 (default 10) to %d", w.Concurrency, maxConcurrency)
 	}
 	if len(w.Name) > maxName || !utf8.ValidString(w.Name) {
-		return fmt.Errorf("Name is %.300q; want valid UTF-8 of at most %d bytes", w.Name, maxName)
+		return fmt.Errorf("field Name is %.300q; want valid UTF-8 of at most %d bytes", w.Name, maxName)
 	}
 	durations := []struct {
 		field string
@@ -280,7 +281,7 @@ func (w *Worker) check() error {
 	}
 	if w.Retry != nil {
 		if err := w.Retry.check(); err != nil {
-			return fmt.Errorf("Retry: %w", err)
+			return fmt.Errorf("field Retry: %w", err)
 		}
 	}
 	return checkPeriodics(w.Storage, w.Periodic)
@@ -325,7 +326,7 @@ func (w *Worker) newRun(drain bool) (*workerRun, error) {
 	if s.middleware != nil {
 		wrapped := s.middleware(r.call)
 		if wrapped == nil {
-			return nil, errors.New("Middleware returned nil; want a function")
+			return nil, errors.New("field Middleware returned nil; want a function")
 		}
 		r.call = recovering(func(ctx context.Context, job *Job) error {
 			shown := *job // the worker's own must stay as it is: it names the claim

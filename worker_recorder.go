@@ -135,10 +135,10 @@ func isAmong(jobs []*Job, job *Job) bool {
 	return slices.ContainsFunc(jobs, func(other *Job) bool { return other.ID == job.ID && other.Claim == job.Claim })
 }
 
-// settle records how an attempt ended, whose context was cancelled with cause. What the task returned counts,
-// also after a timeout or a cancellation, with two exceptions. A task that was interrupted by the shutdown has
-// not failed, whatever its error: a killed program says "signal: killed". And when the job was canceled, an
-// error only says that the task stopped.
+// settle records how an attempt ended. cause is why its context was canceled; nil: it was not. What the task
+// returned counts, also after a timeout or a cancellation, with two exceptions. A task that was interrupted by
+// the shutdown has not failed, whatever its error: a killed program says "signal: killed". And when the job was
+// canceled, an error only says that the task stopped.
 func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 	a.markReturned()
 	if a.doneInTx.Load() && r.settleInTx(ctx, a, err) {

@@ -327,7 +327,7 @@ func TestALeaseLostDuringTheGraceIsNotWrittenFor(t *testing.T) {
 		run := t.run(&Worker{}, t.task("a", func(ctx context.Context, _ *Job) error {
 			<-ctx.Done()
 			if context.Cause(ctx) != ErrLeaseLost || t.since() != 4*time.Second {
-				t.Errorf("cancelled after %v because %v; want 4s and ErrLeaseLost", t.since(), context.Cause(ctx))
+				t.Errorf("canceled after %v because %v; want 4s and ErrLeaseLost", t.since(), context.Cause(ctx))
 			}
 			return ctx.Err()
 		}))
@@ -714,7 +714,7 @@ func TestADrainStoppedWhileItWaitsForARetryReturnsAtOnce(t *testing.T) {
 	})
 }
 
-// A ctx may end in other ways than by being cancelled.
+// A ctx may end in other ways than by being canceled.
 func TestADeadlineOfItsContextStopsARunCleanly(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, errors.New("a cause of its own"))

@@ -925,12 +925,12 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 		want string
 		set  func(w *Worker)
 	}{
-		{"Storage is not set", func(w *Worker) { w.Storage = nil }},
-		{"Concurrency is -1; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = -1 }},
-		{"Concurrency is 9223372036854775807; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = math.MaxInt }},
-		{`Name is "\xff"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
-		{`Name is "` + strings.Repeat("x", 256) + `"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = strings.Repeat("x", 256) }},
-		{"Middleware returned nil; want a function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},
+		{"field Storage is not set", func(w *Worker) { w.Storage = nil }},
+		{"field Concurrency is -1; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = -1 }},
+		{"field Concurrency is 9223372036854775807; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = math.MaxInt }},
+		{`field Name is "\xff"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
+		{`field Name is "` + strings.Repeat("x", 256) + `"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = strings.Repeat("x", 256) }},
+		{"field Middleware returned nil; want a function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},
 		{"TaskTimeout is -1s; want 0 (the default) or more", func(w *Worker) { w.TaskTimeout = -time.Second }},
 		{"VisibilityTimeout is -1s; want 0 (the default) or more", func(w *Worker) { w.VisibilityTimeout = -time.Second }},
 		{"HeartbeatInterval is -1s; want 0 (the default) or more", func(w *Worker) { w.HeartbeatInterval = -time.Second }},
