@@ -939,9 +939,9 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 		{"HeartbeatInterval is 3s; want less than 3s, so that a VisibilityTimeout of 10s is renewed before others take the lease back", func(w *Worker) { w.HeartbeatInterval = 3 * time.Second }},
 		{"HeartbeatInterval is 2s; want less than 1s, so that a VisibilityTimeout of 1s is renewed before others take the lease back",
 			func(w *Worker) { w.HeartbeatInterval, w.VisibilityTimeout = 2*time.Second, time.Second }},
-		{"Retry: MaxRetries is negative; 0 means no retry", func(w *Worker) { w.Retry = &RetryPolicy{MaxRetries: -1} }},
-		{"Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{BaseDelay: -1} }},
-		{"Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{Cap: -1} }},
+		{"field Retry: MaxRetries is negative; 0 means no retry", func(w *Worker) { w.Retry = &RetryPolicy{MaxRetries: -1} }},
+		{"field Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{BaseDelay: -1} }},
+		{"field Retry: BaseDelay and Cap must not be negative; 0 means the default's", func(w *Worker) { w.Retry = &RetryPolicy{Cap: -1} }},
 	} {
 		overMemory(t, func(t *testing.T, s *MemoryStorage) {
 			w := workerOf(s, taskOf("works", func(context.Context) error { return nil }))
