@@ -407,7 +407,7 @@ func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
 			o.want("id|TEXT|0|1\nfunc_name|TEXT|1|0\nargs|TEXT|1|0\nkwargs|TEXT|1|0\nstatus|TEXT|1|0\nattempts|INTEGER|1|0\ncreated_at|REAL|1|0\nerror|TEXT|0|0\nheartbeat_at|REAL|0|0",
 				`SELECT name, type, "notnull", pk FROM pragma_table_info('jobs') LIMIT 9`)
 			registry, did := adder()
-			w := &Worker{Storage: s, Registry: registry, Logger: silent}
+			w := &Worker{Storage: s, Registry: registry, Logger: silent, VisibilityTimeout: 200 * time.Millisecond}
 			if err := w.Drain(t.Context()); err != nil {
 				t.Fatal(err)
 			}
