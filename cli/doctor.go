@@ -184,6 +184,10 @@ func (e *examination) examineContent(ctx context.Context, storage *pinion.SQLite
 	} else {
 		e.ok("content", "%s, not damaged", byteSize(r.Size))
 	}
+	if r.Links > 1 {
+		e.wrong("links", "stop all programs that use it and remove the other names, or make symbolic links of them",
+			"the file has %d names (hard links); each would have a -wal of its own, and jobs would be lost", r.Links)
+	}
 	if r.Free > 64<<20 && r.Free > r.Size/2 {
 		e.note("space", "new jobs will use it; to give it back, stop the workers and run: sqlite3 FILE VACUUM",
 			"%s of %s are unused", byteSize(r.Free), byteSize(r.Size))

@@ -31,6 +31,27 @@ func TestADoctorWithTasksFindsThePendingJobsOfOthers(t *testing.T) {
 	wantText(t, stdout, `(?m)^ok     tasks `)
 }
 
+func TestADoctorFindsAFileUnderTwoNames(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("the number of names is not to be had there")
+	}
+	db := filepath.Join(t.TempDir(), "q.db")
+	openStorage(t, db)
+	status, stdout, _ := runCommand(t, "doctor", "--db", db)
+	if status != 0 || strings.Contains(stdout, "links") {
+		t.Errorf("one name: exit status %d, printed:\n%s", status, stdout)
+	}
+	if err := os.Link(db, db+".too"); err != nil {
+		t.Fatal(err)
+	}
+	status, stdout, _ = runCommand(t, "doctor", "--db", db)
+	if status != 1 {
+		t.Errorf("two names: exit status %d", status)
+	}
+	wantText(t, stdout, `(?m)^WRONG  links      the file has 2 names \(hard links\)`)
+}
+
 func TestADoctorFindsDamageAndALogThatHasGrown(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {

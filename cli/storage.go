@@ -63,7 +63,11 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 				"another program holds its lock, or the disk is slow\n", printable(path, ""))
 		})
 	}
-	storage, err := pinion.OpenSQLite(ctx, path, &pinion.SQLiteOptions{ReadOnly: a == reads})
+	if a != reads {
+		// Open also refuses names that look like something else: "jobs.db?mode=rw", "//jobs.db", "memory".
+		return pinion.Open(ctx, "sqlite:"+path)
+	}
+	storage, err := pinion.OpenSQLite(ctx, path, &pinion.SQLiteOptions{ReadOnly: true})
 	if err != nil {
 		return nil, err // not storage, which would be an interface around a nil pointer
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -30,6 +31,32 @@ func TestACommandReportsThatItWaitsForALock(t *testing.T) {
 	}
 	if got := <-status; got != 0 {
 		t.Errorf("exit status %d\n%s", got, stderr)
+	}
+}
+
+func TestEnqueueCreatesNoFileWhoseNameLooksLikeSomethingElse(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for db, want := range map[string]string{
+		"q.db?_txlock=immediate": "takes no settings",
+		"sqlite:q.db?mode=rw":    "takes no settings",
+		"sqlite:///pinion-q.db":  "want a path behind sqlite:",
+		"memory":                 "want memory: for a storage in memory, or ./memory",
+		":memory:":               "want memory: for a storage in memory, or ./memory",
+	} {
+		status, _, stderr := runCommand(t, "enqueue", "add", "--db", db)
+		if status != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("--db %s: exit status %d, printed %q; want 1 and %q", db, status, stderr, want)
+		}
+	}
+	files, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) > 0 {
+		t.Errorf("the directory has %v, want nothing", files)
+	}
+	if status, _, stderr := runCommand(t, "enqueue", "add", "--db", "./memory"); status != 0 {
+		t.Errorf("--db ./memory: exit status %d, printed %q", status, stderr)
 	}
 }
 
