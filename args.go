@@ -191,6 +191,14 @@ func checkLabel(field, text string) error {
 	return checkText(field, text)
 }
 
+// checkLimited checks the name of a queue that gets a limit: a name that no job can have is a mistake.
+func checkLimited(queue string) error {
+	if err := checkLabel("Queue", queue); err != nil {
+		return fmt.Errorf("%w: limit: %w", ErrBadArgs, err)
+	}
+	return nil
+}
+
 // checkText checks that every storage can keep a text as it is.
 func checkText(field, text string) error {
 	if !utf8.ValidString(text) {

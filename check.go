@@ -1223,6 +1223,14 @@ func limitRules() []storageRule {
 			c.wantEqual("number of Limits that are left", len(limits), 0)
 			c.wantEqual("jobs due afterwards", c.claimDue(9), "a")
 		})},
+		{"SetLimit refuses the name of a queue that no job can have", optional(func(c *checker, l Limiter) {
+			for _, queue := range []string{"a\x00b", strings.Repeat("q", 1025), "\xff"} {
+				c.wantError("SetLimit", l.SetLimit(c.ctx, queue, 1), ErrBadArgs)
+			}
+			limits, err := l.Limits(c.ctx)
+			c.must(err)
+			c.wantEqual("number of Limits", len(limits), 0)
+		})},
 		{"Dequeue waits until a limit admits a job", optional(func(c *checker, l Limiter) {
 			c.setLimit(l, "default", 1)
 			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"), NewJob("e"))

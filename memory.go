@@ -1312,6 +1312,9 @@ func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []En
 // SetLimit implements [Limiter].
 func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, limit int) error {
 	queue = cmp.Or(queue, defaultQueue)
+	if err := checkLimited(queue); err != nil {
+		return err
+	}
 	return s.do(ctx, func() error {
 		if limit < 0 {
 			delete(s.limits, queue)

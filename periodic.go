@@ -76,6 +76,9 @@ func (p Periodic) check() error {
 	if len(p.Name) > maxPeriodicName {
 		return fmt.Errorf("its Name has %d bytes; want at most %d", len(p.Name), maxPeriodicName)
 	}
+	if err := checkText("Name", p.Name); err != nil {
+		return err
+	}
 	if p.Schedule == nil {
 		return errors.New("Schedule is not set")
 	}

@@ -101,6 +101,7 @@ func TestAPeriodicThatCannotWorkIsAnErrorOfRun(t *testing.T) {
 	for want, all := range map[string][]Periodic{
 		`field Periodic[0] (""): its Name is empty`:                                   {{"", good.Schedule, tick}},
 		"Name has 1001 bytes; want at most 1000":                                      {{strings.Repeat("x", 1001), good.Schedule, tick}},
+		`Periodic[0] ("z\x00"): the Name "z\x00" contains a NUL`:                      {{"z\x00", good.Schedule, tick}},
 		`Periodic[1] ("b"): Schedule is not set`:                                      {good, {"b", nil, tick}},
 		`Periodic[0] ("a"): Schedule is Every(-1s); want a positive time`:             {{"a", Every(-time.Second), tick}},
 		`Periodic[0] ("a"): Job is not set`:                                           {{"a", good.Schedule, nil}},

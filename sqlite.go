@@ -747,6 +747,9 @@ func (s *SQLiteStorage) Heartbeat(ctx context.Context, jobs ...*Job) (lost []*Jo
 // SetLimit bounds how many jobs of a queue run at once; see [Limiter].
 func (s *SQLiteStorage) SetLimit(ctx context.Context, queue string, max int) error {
 	queue = cmp.Or(queue, defaultQueue)
+	if err := checkLimited(queue); err != nil {
+		return err
+	}
 	return s.write(ctx, "set limit", func(tx *transaction) {
 		if max < 0 {
 			tx.exec(`DELETE FROM pinion_limits WHERE queue=?`, queue)

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pinion-queue/pinion"
 )
 
 // Limits are exact. A claim locks the rows of the limits that it is bound by, sorted by name, and counts the
@@ -63,7 +64,10 @@ const (
 
 // SetLimit implements [pinion.Limiter].
 func (s *Storage) SetLimit(ctx context.Context, queue string, most int) error {
-	queue = storable(queueName(queue))
+	queue = queueName(queue)
+	if _, _, err := (&pinion.Job{Task: "limit", Queue: queue}).EncodeArgs(); err != nil {
+		return err // no job can be in a queue of that name
+	}
 	err := s.write(ctx, "set limit", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
 		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 			// EXCLUSIVE waits for the claims under way and keeps new ones out. It does not wait for a dump of
