@@ -587,7 +587,7 @@ func TestTaskJobRoundTripsEveryShape(t *testing.T) {
 	roundTrip(t, struct{}{})
 	roundTrip(t, marker{})
 	roundTrip(t, oddTags{1, 2})
-	roundTrip(t, futureTags{now})
+	roundTrip(t, futureTags{now.Truncate(time.Second)}) // which is all that the format keeps
 
 	seed := now.UnixNano()
 	t.Logf("seed %d", seed)
