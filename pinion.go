@@ -592,7 +592,10 @@ func hasEnded(ctx context.Context, in Inspector, job *Job) (bool, error) {
 	for _, err := range in.DeadLetters(ctx, Filter{IDs: []string{job.ID}}) {
 		return err == nil, err
 	}
-	last := slices.MaxFunc([]time.Time{job.CreatedAt, job.HeartbeatAt, job.FinishedAt}, time.Time.Compare)
+	last := job.CreatedAt
+	if job.HeartbeatAt.After(last) {
+		last = job.HeartbeatAt
+	}
 	return time.Since(last) > pythonGap, nil
 }
 
@@ -693,6 +696,9 @@ func ofOne(lost, canceled []*Job, err error) error {
 
 // checkDistinct reports a job that is handed to one Enqueue twice.
 func checkDistinct(jobs []*Job) error {
+	if len(jobs) < 2 { // most calls need no map
+		return nil
+	}
 	seen := make(map[*Job]bool, len(jobs))
 	for _, job := range jobs {
 		if job != nil && seen[job] {

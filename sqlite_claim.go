@@ -438,9 +438,8 @@ func (h lineHeap) second() *line {
 }
 
 const (
-	maxPassed  = 1000        // how many jobs of other tasks a claim passes in one transaction
-	passedFree = 20          // how many of them it leaves where they are; each claim must pass them again
-	asideFor   = time.Minute // see setAside
+	maxPassed  = 1000 // how many jobs of other tasks a claim passes in one transaction
+	passedFree = 20   // how many of them it leaves where they are; each claim must pass them again
 )
 
 // claimReady gives a claim ready jobs of its queues and tasks, in the order of priority and age over all of them. One
@@ -500,7 +499,10 @@ func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *line
 		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}
 	case len(queues) > 0:
 		for _, queue := range queues {
-			lines = appendReadyLine(tx, lines, queue)
+			found, ok := seekLine(tx, lineOfQueue, queue)
+			if ok {
+				lines = append(lines, found)
+			}
 		}
 	default:
 		q.lines.update(tx)
@@ -515,15 +517,21 @@ func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *line
 	return &lines
 }
 
-const readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3
-	WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
+const (
+	readyLine = `SELECT queue, priority, rowid FROM jobs INDEXED BY jobs_ready3
+		WHERE status='PENDING' AND future=0 AND aside=0 AND queue`
+	lineOfQueue = readyLine + `=? ORDER BY priority DESC, rowid LIMIT 1`
+	// queue<x'' excludes names that are not text: bytes sort behind all text.
+	lineFromQueue = readyLine + `>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`
+)
 
-// appendReadyLine appends the line of a queue's ready jobs, if there are any.
-func appendReadyLine(tx *transaction, lines []line, queue string) []line {
-	for v := range tx.rows(readyLine+`=? ORDER BY priority DESC, rowid LIMIT 1`, queue) {
-		lines = append(lines, line{queue: queue, priority: int(integer(v[1])), rowid: integer(v[2])})
+// seekLine finds the line of a queue's ready jobs, by lineOfQueue, or that of the first queue from a name on, by
+// lineFromQueue.
+func seekLine(tx *transaction, query, queue string) (found line, ok bool) {
+	for v := range tx.rows(query, queue) {
+		return line{queue: text(v[0]), priority: int(integer(v[1])), rowid: integer(v[2])}, true
 	}
-	return lines
+	return line{}, false
 }
 
 const setAsideJobs = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 `
@@ -667,7 +675,7 @@ func (c *claim) setAside(tx *transaction) {
 		for rowid := range c.passed {
 			rowids = append(rowids, rowid)
 		}
-		updateRows(tx, `UPDATE jobs SET aside=?`, []any{seconds(tx.now.Add(asideFor))}, rowids)
+		updateRows(tx, `UPDATE jobs SET aside=1`, nil, rowids)
 	}
 	clear(c.passed)
 }
@@ -725,12 +733,12 @@ func (l *queueLines) update(tx *transaction) {
 		return
 	}
 	for queue := range l.stale {
-		found := appendReadyLine(tx, nil, queue)
-		if len(found) == 0 {
+		found, ok := seekLine(tx, lineOfQueue, queue)
+		if !ok {
 			delete(l.known, queue)
-		} else if !l.counts(found[0]) {
-			l.known[queue] = found[0]
-			heap.Push(&l.order, found[0])
+		} else if !l.counts(found) {
+			l.known[queue] = found
+			heap.Push(&l.order, found)
 		}
 	}
 	clear(l.stale)
@@ -741,15 +749,15 @@ func (l *queueLines) findAll(tx *transaction) {
 	l.known = make(map[string]line)
 	l.stale = make(map[string]bool)
 	l.order = nil
-	for from, more := "", true; more; {
-		more = false
-		// queue<x'' excludes names that are not text: bytes sort behind all text.
-		for v := range tx.rows(readyLine+`>=? AND queue<x'' ORDER BY queue, priority DESC, rowid LIMIT 1`, from) {
-			found := line{queue: text(v[0]), priority: int(integer(v[1])), rowid: integer(v[2])}
-			l.known[found.queue] = found
-			l.order = append(l.order, found)
-			from, more = found.queue+"\x00", true // the name that sorts next
+	from := ""
+	for {
+		found, ok := seekLine(tx, lineFromQueue, from)
+		if !ok {
+			break
 		}
+		l.known[found.queue] = found
+		l.order = append(l.order, found)
+		from = found.queue + "\x00" // the name that sorts next
 	}
 	heap.Init(&l.order)
 }

@@ -412,7 +412,7 @@ var migrations = [...]migration{
 			{"run_at", "REAL NOT NULL", "0"},
 			// 1: not ready before run_at. An index cannot look at the clock.
 			{"future", "INTEGER NOT NULL", "0"},
-			// 0: ready. Otherwise a worker that does not know the task has set the job aside until then.
+			// 1: a worker that does not know the task has set the job aside. Those who know the task find it all the same.
 			{"aside", "REAL NOT NULL", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
 			{"worker", "TEXT NOT NULL", "''"},

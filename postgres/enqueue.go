@@ -110,6 +110,9 @@ func encode(job *pinion.Job) (n newJob, err error) {
 
 // checkDistinct returns an error for a job that is passed to one Enqueue twice.
 func checkDistinct(jobs []*pinion.Job) error {
+	if len(jobs) < 2 { // most calls need no map
+		return nil
+	}
 	seen := make(map[*pinion.Job]bool, len(jobs))
 	for _, job := range jobs {
 		if seen[job] {
