@@ -336,7 +336,8 @@ func TestARetryStartsWithoutAResultAndADeadLetterKeepsTheLast(t *testing.T) {
 		tries := 0
 		w := workerOf(s, taskOf("fails", func(ctx context.Context) error { return errors.Join(SetResult(ctx, 1), errTask) }),
 			taskOf("mends", func(ctx context.Context) error {
-				if tries++; tries == 1 {
+				tries++
+				if tries == 1 {
 					return errors.Join(SetResult(ctx, "of the first attempt"), errTask)
 				}
 				return nil
@@ -441,7 +442,8 @@ func TestATaskEnqueuesWhatFollowsWhereItsJobCameFrom(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		var ran []int
 		w := workerOf(s, Task[int]{Name: "count down", Run: func(ctx context.Context, n int) error {
-			if ran = append(ran, n); n == 0 {
+			ran = append(ran, n)
+			if n == 0 {
 				return nil
 			}
 			from, ok := StorageFromContext(ctx)

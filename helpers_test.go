@@ -1026,7 +1026,8 @@ func (w *watched) claimed(jobs []*Job, err error) ([]*Job, error) {
 	for _, job := range jobs {
 		w.held[job.ID] = time.Now()
 		if job.Attempts > 1 {
-			if w.again++; len(w.held) > w.slots {
+			w.again++
+			if len(w.held) > w.slots {
 				w.againAhead++
 			}
 		}

@@ -514,7 +514,8 @@ func checkFileName(name string) error {
 }
 
 // RegisterScheme registers a backend for a scheme: [Open] then hands each dsn that starts with "scheme:", whole, to the
-// function open. It is for authors of storages, who call it in an init function. It panics if the scheme is empty, malformed or taken, or if open is nil.
+// function open. It is for authors of storages, who call it in an init function. It panics if the scheme is empty,
+// malformed or taken, or if open is nil.
 func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (Storage, error)) {
 	scheme = strings.ToLower(scheme)
 	if open == nil {

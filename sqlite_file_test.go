@@ -64,7 +64,8 @@ func TestAPathMayHoldAnyCharacter(t *testing.T) {
 		for _, relative := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s relative=%t", name, relative), func(t *testing.T) {
 				dir, path := t.TempDir(), name
-				if t.Chdir(dir); !relative {
+				t.Chdir(dir)
+				if !relative {
 					path = filepath.Join(dir, name)
 				}
 				for want := 1; want <= 2; want++ {

@@ -503,7 +503,8 @@ func TestStatsCountTheLastMinuteByAnIndex(t *testing.T) {
 		path := ""
 		for _, readOnly := range []bool{false, true} {
 			var s *SQLiteStorage
-			if s, path = newSQLite(t); readOnly {
+			s, path = newSQLite(t)
+			if readOnly {
 				s = sqliteStorage(t, path, &SQLiteOptions{ReadOnly: true})
 			}
 			o := otherProgram(t, path)

@@ -197,7 +197,8 @@ func TestAnInterruptedFeedReportsWhatIsEnqueued(t *testing.T) {
 	db := filepath.Join(dir, "q.db")
 	awaitStored(t, &stderr, db, 2)
 	cmd.Process.Signal(syscall.SIGINT)
-	if cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+	cmd.Wait()
+	if cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("%v", cmd.ProcessState)
 	}
 	wantText(t, stderr.String(), `^pinion: interrupted; `+
