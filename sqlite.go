@@ -327,29 +327,29 @@ func findDuplicate(q *session, rows []*newRow) error {
 // perStatement is how many rows go into one statement, which is 40 % faster than one row each. More add little.
 const perStatement = 8
 
-// The rows of an INSERT are those of a subquery, so that it undoes itself when it fails. A plain INSERT of one row would
-// roll back all of a user's transaction when the disk is full.
+// A plain INSERT of one row would roll back all of a user's transaction when the disk is full. One that selects its row
+// undoes itself, and so does one of several rows. ?1 is when the jobs were created, which jobs of one call share.
 const (
-	insertColumns = `INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at,
+	insertColumns = `INSERT INTO jobs (created_at, id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
 		run_at, future, status, attempts) `
-	pendingRow  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0)`
-	insertOne   = insertColumns + `SELECT * FROM (VALUES ` + pendingRow + `)`
-	insertEight = insertColumns + `SELECT * FROM (VALUES ` +
-		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` +
-		pendingRow + `, ` + pendingRow + `, ` + pendingRow + `, ` + pendingRow + `)`
+	pendingRow  = `?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`
+	insertOne   = insertColumns + `SELECT ` + pendingRow
+	insertEight = insertColumns + `VALUES
+		(` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `),
+		(` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `)`
 )
 
 func insertPending(q *session, rows []*newRow, now time.Time) {
-	args := make([]any, 0, 12*min(len(rows), perStatement))
+	args := make([]any, 0, 1+11*min(len(rows), perStatement))
 	for len(rows) > 0 {
 		n, query := 1, insertOne
 		if len(rows) >= perStatement {
 			n, query = perStatement, insertEight
 		}
-		args = args[:0]
+		args = append(args[:0], seconds(rows[0].created))
 		for _, r := range rows[:n] {
 			args = append(args, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(),
-				r.job.KeyUntilStart, r.meta, seconds(r.created), r.runAt, r.runAt > seconds(now))
+				r.job.KeyUntilStart, r.meta, r.runAt, r.runAt > seconds(now))
 		}
 		q.exec(query, args...)
 		rows = rows[n:]

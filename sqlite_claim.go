@@ -294,15 +294,16 @@ type readyJobsFound struct {
 	limits      map[string]int // how many more jobs of a limited queue may run
 }
 
-// look asks in one statement what there is, which is mostly all that there is to know.
+// look asks in one statement what there is, which is mostly all that there is to know. The columns have short names
+// because the driver copies them each time.
 func look(tx *transaction) (found readyJobsFound) {
 	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready3
 		WHERE status='PENDING' AND future=0 AND aside=0 AND queue>='' AND queue<x'' ORDER BY queue `
 	var limited any
-	for v := range tx.rows(`SELECT (` + ready + `LIMIT 1), (` + ready + `DESC LIMIT 1),
-		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1),
-		(SELECT func_name FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 LIMIT 1),
-		(SELECT queue FROM pinion_limits LIMIT 1)`) {
+	for v := range tx.rows(`SELECT (` + ready + `LIMIT 1) AS a, (` + ready + `DESC LIMIT 1) AS b,
+		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1) AS c,
+		(SELECT func_name FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 LIMIT 1) AS d,
+		(SELECT queue FROM pinion_limits LIMIT 1) AS e`) {
 		found = readyJobsFound{first: v[0], last: v[1], due: v[2], aside: v[3]}
 		limited = v[4]
 	}
@@ -792,26 +793,34 @@ func (q *claims) schedule() {
 
 // lookForWork has the claims served when another process has written, or when a job becomes due. It ends with stop.
 func (q *claims) lookForWork() {
+	look := func(*transaction) { q.mayBeDue = true }
 	for {
-		worthwhile := false
+		var err error
 		select {
 		case <-q.stopped:
 			return
 		case <-q.watch.wake():
 			// The last event of a commit precedes its end, so a look at once would come too early. To take the write
-			// lock is to wait for that end.
-			q.w.between(func(*session) { worthwhile = len(q.waiting) > 0 })
+			// lock is to wait for that end. Most events are of this process's own commits; while it is busy they
+			// add up to one look.
+			if q.someWait() {
+				err = q.w.doWhenIdle(context.Background(), lockPatience, look)
+			}
 		case <-q.timer.C:
-			worthwhile = q.timeToLook()
+			if q.timeToLook() {
+				err = q.w.doWithin(context.Background(), lockPatience, look)
+			}
 		}
-		if !worthwhile {
-			continue
-		}
-		err := q.w.doWithin(context.Background(), lockPatience, func(*transaction) { q.mayBeDue = true })
 		if err != nil {
 			q.fail(err)
 		}
 	}
+}
+
+// someWait reports whether claims wait. The caller does not hold connMu.
+func (q *claims) someWait() (wait bool) {
+	q.w.between(func(*session) { wait = len(q.waiting) > 0 })
+	return wait
 }
 
 // timeToLook reports whether claims wait and something may be due for them. If not, it schedules the next look.

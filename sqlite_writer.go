@@ -36,6 +36,7 @@ type writer struct {
 	blockedSince time.Time  // since when another process has held the write lock; zero if it was free at the last try
 
 	wake    chan struct{} // capacity 1: queue or closed has changed
+	idle    chan *call    // of doWhenIdle; loop receives from it when no call waits
 	stopped chan struct{} // closed when loop has returned
 
 	connMu     sync.Mutex // guards the rest; whoever makes a transaction holds it throughout; locked before mu
@@ -80,6 +81,7 @@ var (
 func newWriter(conn driver.Conn) *writer {
 	w := &writer{
 		wake:    make(chan struct{}, 1),
+		idle:    make(chan *call),
 		stopped: make(chan struct{}),
 		conn:    &preparedConn{conn: conn, stmts: make(map[string]preparedStmt)},
 	}
@@ -108,6 +110,24 @@ func (w *writer) do(ctx context.Context, run func(tx *transaction)) error {
 // doWithin is like do, but waits for another process's lock for no longer than patience. Then it returns errLocked.
 func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
 	return w.wait(ctx, &call{run: run, giveUp: time.Now().Add(patience)})
+}
+
+// doWhenIdle is like doWithin, but lets all other calls go first, for up to a second.
+func (w *writer) doWhenIdle(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
+	now := time.Now()
+	c := &call{run: run, giveUp: now.Add(time.Second + patience), answer: make(chan error, 1)}
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case w.idle <- c:
+		return w.await(ctx, c)
+	case <-w.stopped:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return w.wait(ctx, c)
+	}
 }
 
 func (w *writer) wait(ctx context.Context, c *call) error {
@@ -221,7 +241,13 @@ func (w *writer) next() bool {
 		if waiting {
 			return true
 		}
-		<-w.wake
+		select {
+		case <-w.wake:
+		case c := <-w.idle:
+			w.mu.Lock()
+			w.queue = append(w.queue, c)
+			w.mu.Unlock()
+		}
 	}
 }
 
