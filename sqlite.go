@@ -324,27 +324,28 @@ func findDuplicate(q *session, rows []*newRow) error {
 	return nil
 }
 
-// perStatement is how many rows go into one statement, which is 40 % faster than one row each. More add little.
-const perStatement = 8
+const (
+	perStatement = 8  // how many rows an UPDATE changes, which is 40 % faster than one row each; more add little
+	insertRows   = 64 // how many rows an INSERT stores, if there are so many
+)
 
 // A plain INSERT of one row would roll back all of a user's transaction when the disk is full. One that selects its row
 // undoes itself, and so does one of several rows. ?1 is when the jobs were created, which jobs of one call share.
 const (
 	insertColumns = `INSERT INTO jobs (created_at, id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
 		run_at, future, status, attempts) `
-	pendingRow  = `?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`
-	insertOne   = insertColumns + `SELECT ` + pendingRow
-	insertEight = insertColumns + `VALUES
-		(` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `),
-		(` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `), (` + pendingRow + `)`
+	pendingRow = `?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`
+	insertOne  = insertColumns + `SELECT ` + pendingRow
 )
 
+var insertMany = insertColumns + `VALUES (` + pendingRow + `)` + strings.Repeat(`, (`+pendingRow+`)`, insertRows-1)
+
 func insertPending(q *session, rows []*newRow, now time.Time) {
-	args := make([]any, 0, 1+11*min(len(rows), perStatement))
+	args := make([]any, 0, 1+11*min(len(rows), insertRows))
 	for len(rows) > 0 {
 		n, query := 1, insertOne
-		if len(rows) >= perStatement {
-			n, query = perStatement, insertEight
+		if len(rows) >= insertRows {
+			n, query = insertRows, insertMany
 		}
 		args = append(args[:0], seconds(rows[0].created))
 		for _, r := range rows[:n] {

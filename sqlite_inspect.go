@@ -355,27 +355,32 @@ func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *statsCount
 	}
 }
 
-// countLastMinute counts what finished in each second of the last minute: the jobs without a dead letter,
-// and the dead letters.
+// countLastMinute counts what finished in each second of the last minute: the jobs that have finished, and the dead
+// letters whose jobs are not among them.
 func (s *SQLiteStorage) countLastMinute(q *session, now time.Time) (counts [60]int) {
-	jobs, letters := s.jobs, s.letters
-	if s.indexed {
-		jobs, letters = ` FROM jobs INDEXED BY jobs_finished3 `, ` FROM dlq INDEXED BY dlq_failed `
-	}
-	for _, query := range []string{
-		`SELECT ?-cast(` + finished + ` AS INTEGER) AS age, count(*)` + jobs + `
-			WHERE ` + finished + `>=? AND status IN ('SUCCESS','FAILED') AND buried=0
-			AND NOT EXISTS (SELECT 1 FROM dlq WHERE dlq.id=jobs.id) GROUP BY age`,
-		`SELECT ?-cast(failed_at AS INTEGER) AS age, count(*)` + letters + `
-			WHERE failed_at>=? GROUP BY age`,
-	} {
-		for row := range q.rows(query, now.Unix(), now.Unix()-59) {
+	count := func(query string, args ...any) {
+		for row := range q.rows(query, args...) {
 			age := max(integer(row[0]), 0) // below 0 if another program wrote a time that is still to come
 			if age < 60 {
 				counts[59-age] += int(integer(row[1]))
 			}
 		}
 	}
+	ended := `status IN ('SUCCESS','FAILED') AND buried=0`
+	letters := s.letters
+	if s.indexed {
+		letters = ` FROM dlq INDEXED BY dlq_failed `
+		// Sixty counts of an index: to group the rows by their second takes ten times as long.
+		count(`WITH RECURSIVE second(age) AS (SELECT 0 UNION ALL SELECT age+1 FROM second WHERE age<59)
+			SELECT age, (SELECT count(*) FROM jobs INDEXED BY jobs_finished3
+				WHERE `+finished+`>=?1-age AND `+finished+`<iif(age=0, 1e18, ?1-age+1) AND `+ended+`)
+			FROM second`, now.Unix())
+	} else { // an older file, which is only read
+		count(`SELECT ?1-cast(`+finished+` AS INTEGER) AS age, count(*)`+s.jobs+`
+			WHERE `+finished+`>=?1-59 AND `+ended+` GROUP BY age`, now.Unix())
+	}
+	count(`SELECT ?1-cast(failed_at AS INTEGER) AS age, count(*)`+letters+`WHERE failed_at>=?1-59
+		AND NOT EXISTS (SELECT 1`+s.jobs+`WHERE jobs.id=dlq.id AND `+ended+`) GROUP BY age`, now.Unix())
 	return counts
 }
 

@@ -515,13 +515,13 @@ func TestStatsCountTheLastMinuteByAnIndex(t *testing.T) {
 			}
 			looked := 0
 			for query := range r.queries {
-				if !strings.Contains(query, "GROUP BY age") {
+				if !strings.Contains(query, "age") {
 					continue
 				}
 				looked++
-				plan := o.all("EXPLAIN QUERY PLAN "+query, 0, 0)
-				if !strings.Contains(plan, "SEARCH jobs USING INDEX jobs_finished3 (<expr>>?)") &&
-					!strings.Contains(plan, "SEARCH dlq USING COVERING INDEX dlq_failed (failed_at>?)") {
+				plan := o.all("EXPLAIN QUERY PLAN "+query, 0)
+				if !strings.Contains(plan, "SEARCH jobs USING INDEX jobs_finished3 (<expr>>? AND <expr><?)") &&
+					!strings.Contains(plan, "SEARCH dlq USING INDEX dlq_failed (failed_at>?)") {
 					t.Errorf("the plan of\n%s\nis\n%s", query, plan)
 				}
 			}
