@@ -25,6 +25,8 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // plain is a storage without optional powers.
@@ -607,7 +609,7 @@ func drainAll(t *testing.T, w *Worker, in Inspector) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			next = earlier(next, job.RunAt)
+			next = rules.Earlier(next, job.RunAt)
 		}
 		if next.IsZero() {
 			return
@@ -654,7 +656,7 @@ func reap(t *testing.T, s Storage, lease time.Duration, want int) {
 	if n, err := s.ReapStale(t.Context(), lease); n != 0 || err != nil {
 		t.Fatalf("the first ReapStale: %d, %v; want 0, for it only doubts", n, err)
 	}
-	time.Sleep(reapGap(lease) + time.Millisecond)
+	time.Sleep(rules.ReapGap(lease) + time.Millisecond)
 	if n, err := s.ReapStale(t.Context(), lease); n != want || err != nil {
 		t.Fatalf("the second ReapStale: %d, %v; want %d", n, err, want)
 	}

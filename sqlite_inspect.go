@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // ---- Looking ----
@@ -174,7 +176,7 @@ func (f Filter) where(timeColumn string) conditions {
 	default:
 		c.and("0")
 	}
-	if len(f.IDs) > 0 {
+	if f.IDs != nil {
 		c.and("id IN (SELECT value FROM json_each(?))", jsonStrings(f.IDs))
 	}
 	if f.Queue != "" {
@@ -298,7 +300,7 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 		}
 		runAt, created := fromSeconds(row[2]), fromSeconds(row[3])
 		counts.Pending++
-		counts.Oldest = earlier(counts.Oldest, created)
+		counts.Oldest = rules.Earlier(counts.Oldest, created)
 		if runAt.After(now) {
 			continue
 		}
@@ -307,7 +309,7 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 		if runAt.After(created) {
 			since = runAt
 		}
-		counts.OldestDue = earlier(counts.OldestDue, since)
+		counts.OldestDue = rules.Earlier(counts.OldestDue, since)
 	}
 	for g, counts := range groups {
 		counter.add(g.queue, g.task, *counts)
@@ -379,7 +381,7 @@ func (s *SQLiteStorage) countLastMinute(q *session, now time.Time) (counts [60]i
 	return counts
 }
 
-// History returns the ends of jobs; see [Inspector]. It goes back a week.
+// History returns the ends of jobs; see [Inspector].
 func (s *SQLiteStorage) History(ctx context.Context, since time.Time) ([]Ends, error) {
 	q := s.reader(ctx)
 	all := slices.Collect(s.endsSince(q, since))

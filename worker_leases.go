@@ -3,6 +3,8 @@ package pinion
 import (
 	"context"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs
@@ -73,7 +75,7 @@ func (r *workerRun) newTender() func(ctx context.Context) {
 // A call that waits for the lock of another program is given up after a while. Heartbeats wait for that lock as
 // well. When it ends they should come first: until then the leases of living workers look expired.
 func (r *workerRun) takeBackLeases(ctx context.Context) {
-	bounded, cancel := context.WithTimeout(ctx, max(reapGap(r.visibility)/2, time.Second))
+	bounded, cancel := context.WithTimeout(ctx, max(rules.ReapGap(r.visibility)/2, time.Second))
 	defer cancel()
 	n, err := r.storage.ReapStale(bounded, r.visibility)
 	if err != nil && ctx.Err() == nil {
