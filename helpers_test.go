@@ -1006,6 +1006,26 @@ func (l *jobLog) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
+// attributes returns the attributes of the messages that begin so, those of one message joined by colons.
+func (l *jobLog) attributes(message string, keys ...string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.kept {
+		if !strings.HasPrefix(r.Message, message) {
+			continue
+		}
+		values := make([]string, len(keys))
+		r.Attrs(func(a slog.Attr) bool {
+			if i := slices.Index(keys, a.Key); i >= 0 {
+				values[i] = a.Value.String()
+			}
+			return true
+		})
+		found = append(found, strings.Join(values, ": "))
+	}
+	return found
+}
+
 // lines tells when messages that begin so were logged.
 func (l *jobLog) lines(message string) (at []time.Duration) {
 	l.mu.Lock()
