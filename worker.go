@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Worker claims jobs and runs their tasks.
@@ -223,7 +225,7 @@ func (w *Worker) settings() (settings, error) {
 	}
 	aThird := max(min(s.visibility/3, time.Second), time.Millisecond)
 	s.heartbeat = orDefault(w.HeartbeatInterval, aThird)
-	if gap := reapGap(s.visibility); s.heartbeat >= gap {
+	if gap := rules.ReapGap(s.visibility); s.heartbeat >= gap {
 		return settings{}, fmt.Errorf("HeartbeatInterval is %v; want less than %v, so that a VisibilityTimeout of %v "+
 			"is renewed before others take the lease back", s.heartbeat, gap, s.visibility)
 	}

@@ -38,6 +38,7 @@ type childConfig struct {
 	Death         plannedDeath
 	DrainFor      time.Duration // how long a Drain may last; 0: until nothing is due
 	Lock          lockPlan
+	SQL           SQL // of a Swarm
 }
 
 type role string

@@ -108,6 +108,7 @@ type experiment struct {
 	random  *rand.Rand
 	log     *logFile
 	storage pinion.Storage
+	sql     SQL // of a Swarm
 
 	children []*process     // those that have not ended
 	born     int            // how many children were ever started

@@ -67,6 +67,7 @@ func (e *experiment) start(ctx context.Context, role role) error {
 		Visibility:    e.visibilities()[e.random.IntN(len(e.visibilities()))],
 		Grace:         e.Grace,
 		PoisonRetries: e.PoisonRetries,
+		SQL:           e.sql,
 	}
 	switch role {
 	case roleBoth:
