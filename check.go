@@ -581,7 +581,7 @@ func fencingRules() []storageRule {
 			c.must(err)
 			c.wantEqual("jobs lost by MarkDone, of one that is done and one that runs", taskNames(lost), "a")
 
-			for _, task := range strings.Split("abcdefgh", "") {
+			for task := range strings.SplitSeq("abcdefgh", "") {
 				c.enqueue(NewJob(task))
 			}
 			jobs = c.claim(8) // a storage may give them all one Claim

@@ -535,11 +535,11 @@ func (s *SQLiteStorage) checkTable(table string, has map[string]bool) error {
 
 // listingFrom returns a FROM clause of all columns of a table, with the rowid as seq.
 func listingFrom(table string, missing []column) string {
-	columns := "rowid AS seq, *"
+	columns := []string{"rowid AS seq", "*"}
 	for _, c := range missing {
-		columns += ", " + c.initial + " AS " + c.name
+		columns = append(columns, c.initial+" AS "+c.name)
 	}
-	return " FROM (SELECT " + columns + " FROM " + table + ") AS " + table + " "
+	return " FROM (SELECT " + strings.Join(columns, ", ") + " FROM " + table + ") AS " + table + " "
 }
 
 // migrate brings the file to schemaVersion, inside the caller's transaction.

@@ -152,7 +152,7 @@ func (b *bench) conditions() ([]string, error) {
 var named = map[string]string{
 	"modernc.org/sqlite": "modernc sqlite", "github.com/mattn/go-sqlite3": "mattn sqlite3",
 	"github.com/mikestefanello/backlite": "backlite", "github.com/riverqueue/river": "river",
-	"github.com/hibiken/asynq": "asynq", "github.com/jackc/pgx/v5": "pgx",
+	"maragu.dev/goqite": "goqite", "github.com/hibiken/asynq": "asynq", "github.com/jackc/pgx/v5": "pgx",
 }
 
 func toFile(name string, write func(io.Writer) error) error {

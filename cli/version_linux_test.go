@@ -105,13 +105,13 @@ func TestANewerVersionIsMentionedOnceADay(t *testing.T) {
 	u.release("v0.10.0")
 	const hint = "pinion: v0.10.0 is out and this is v0.2.0; to get it: " +
 		"go install github.com/pinion-queue/pinion/cmd/pinion@latest\n"
-	text := ""
+	var text strings.Builder
 	for range 3 {
-		text += u.run()
+		text.WriteString(u.run())
 		u.awaitFetch()
 	}
-	if text != hint {
-		t.Errorf("in three runs it printed %q, want %q", text, hint)
+	if text.String() != hint {
+		t.Errorf("in three runs it printed %q, want %q", text.String(), hint)
 	}
 	const call = "list -m -json github.com/pinion-queue/pinion@latest -the-users-own\n"
 	if calls := read(t, filepath.Join(u.bin, "calls")); calls != call {
