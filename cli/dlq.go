@@ -96,6 +96,7 @@ func notReplayed(ctx context.Context, storage pinion.Inspector, f pinion.Filter,
 
 func dlqPurge(c *call) func(context.Context) error {
 	filter := c.filterFlags()
+	c.logsFlag()
 	yes := c.flags.Bool("yes", false, "delete without asking")
 	return func(ctx context.Context) error {
 		filter.IDs = c.operands
@@ -113,7 +114,7 @@ func dlqPurge(c *call) func(context.Context) error {
 				return err
 			}
 			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
-			return nil
+			return c.sweepAfter(ctx, storage)
 		})
 	}
 }

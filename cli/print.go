@@ -28,16 +28,33 @@ func (c *call) encode(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	for _, r := range text.String() {
+	io.WriteString(c.stdout, escapeJSON(text.String()))
+	return nil
+}
+
+// escapeJSON escapes, in lines of JSON, all characters that a terminal might obey.
+func escapeJSON(text string) string {
+	var b strings.Builder
+	for _, r := range text {
 		if r == '\n' || strconv.IsPrint(r) {
-			fmt.Fprint(c.stdout, string(r))
+			b.WriteRune(r)
 			continue
 		}
 		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(c.stdout, `\u%04x`, unit)
+			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
-	return nil
+	return b.String()
+}
+
+// jsonEscaper is a writer of lines of JSON that escapes as encode does.
+type jsonEscaper struct{ to io.Writer }
+
+func (e jsonEscaper) Write(line []byte) (int, error) {
+	if _, err := io.WriteString(e.to, escapeJSON(string(line))); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }
 
 // tabbed returns a writer that aligns cells separated by tabs.
