@@ -200,10 +200,14 @@ func (p *program) notStarted(ctx context.Context, job *pinion.Job, err error) er
 	return err
 }
 
-// isShortage reports whether the machine, or what it lets this user have, had no room for another process.
-// That says nothing about the job.
+// shortages are the errors of the operating system if the machine, or what it lets this user have, has no room
+// for another process. EBADF is what dup3 returns in the new process when the number of a descriptor would be
+// too high; those that it is given are open.
+var shortages = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EBADF}
+
+// isShortage reports whether a program did not start for a reason that says nothing about its job.
 func isShortage(err error) bool {
-	for _, shortage := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+	for _, shortage := range shortages {
 		if errors.Is(err, shortage) {
 			return true
 		}

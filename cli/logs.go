@@ -180,20 +180,28 @@ type attemptFile struct {
 	name    string // the whole path
 }
 
-// logsOfJob returns the logs of a job's attempts, by attempt. A job may have none.
+// logsOfJob returns the logs of a job's attempts, by the time at which they were last written: after a replay
+// the attempts are numbered from 1 again. A job may have none.
 func logsOfJob(dir, id string) (files []attemptFile, err error) {
 	dir = filepath.Join(dir, logFolder(id))
 	entries, err := readDir(dir)
+	written := make(map[int]time.Time)
 	for _, entry := range entries {
 		found := logPattern.FindStringSubmatch(entry.Name())
 		if found == nil {
 			continue
 		}
-		if n, err := strconv.Atoi(found[1]); err == nil {
-			files = append(files, attemptFile{n, filepath.Join(dir, entry.Name())})
+		n, numberErr := strconv.Atoi(found[1])
+		info, infoErr := entry.Info()
+		if numberErr != nil || infoErr != nil { // it is no number, or has just been removed
+			continue
 		}
+		files = append(files, attemptFile{n, filepath.Join(dir, entry.Name())})
+		written[n] = info.ModTime()
 	}
-	slices.SortFunc(files, func(a, b attemptFile) int { return cmp.Compare(a.attempt, b.attempt) })
+	slices.SortFunc(files, func(a, b attemptFile) int {
+		return cmp.Or(written[a.attempt].Compare(written[b.attempt]), cmp.Compare(a.attempt, b.attempt))
+	})
 	return files, err
 }
 
@@ -356,24 +364,23 @@ func logs(c *call) func(context.Context) error {
 	}
 }
 
+// printOnce prints the log of the attempt that was asked for, or the one that was written last.
 func (l *logsCall) printOnce() error {
-	file, err := l.choose()
-	if err != nil {
-		return err
-	}
-	if file == nil {
-		return l.noLog()
-	}
-	from := int64(0)
-	return l.printFrom(file, &from)
-}
-
-// noLog returns the error of a job without the log that was asked for.
-func (l *logsCall) noLog() error {
 	files, err := logsOfJob(l.dir, l.id)
 	if err != nil {
 		return err
 	}
+	for _, f := range slices.Backward(files) {
+		if l.attempt == 0 || l.attempt == f.attempt {
+			_, err := l.printFrom(f, 0)
+			return err
+		}
+	}
+	return l.noLog(files)
+}
+
+// noLog returns the error of a job without the log that was asked for.
+func (l *logsCall) noLog(files []attemptFile) error {
 	var attempts []string
 	for _, f := range files {
 		attempts = append(attempts, strconv.Itoa(f.attempt))
@@ -385,84 +392,58 @@ func (l *logsCall) noLog() error {
 	return fmt.Errorf("job %s has no log in %s; has a worker run it that was started with --logs?", l.id, l.dir)
 }
 
-// choose returns the log of the attempt that was asked for, or the one that was written last. It returns nil
-// if there is none yet.
-func (l *logsCall) choose() (*attemptFile, error) {
-	files, err := logsOfJob(l.dir, l.id)
-	if err != nil {
-		return nil, err
-	}
-	var chosen *attemptFile
-	var written time.Time
-	for i, f := range files {
-		if l.attempt == f.attempt {
-			return &files[i], nil
-		}
-		info, err := os.Stat(f.name)
-		if err != nil || l.attempt != 0 || info.ModTime().Before(written) {
-			continue
-		}
-		chosen, written = &files[i], info.ModTime()
-	}
-	return chosen, nil
-}
-
-// printFrom prints a log from an offset on, and moves that to its end.
-func (l *logsCall) printFrom(file *attemptFile, offset *int64) error {
+// printFrom prints a log from an offset on, and returns the offset of its end.
+func (l *logsCall) printFrom(file attemptFile, offset int64) (int64, error) {
 	f, err := os.Open(file.name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
-	if _, err := f.Seek(*offset, io.SeekStart); err != nil {
-		return err
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return 0, err
 	}
 	text, err := io.ReadAll(f)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	*offset += int64(len(text))
 	if l.screen != nil { // a terminal must not obey it
 		fmt.Fprint(l.stdout, printable(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n\t"))
 	} else {
 		l.stdout.Write(text)
 	}
-	return l.stdout.Flush()
+	return offset + int64(len(text)), l.stdout.Flush()
 }
 
-// followEvery is the time between two looks at a log that grows. A file system reports no event to wait for
-// that works everywhere.
+// followEvery is the time between two looks at a log that grows. No event to wait for works everywhere.
 const followEvery = 100 * time.Millisecond
 
-// printGrowing prints the log as it grows, and those of the retries, until the job has ended.
+// printGrowing prints a log as it grows, and then those of the retries unless one attempt was asked for, until
+// the job has ended.
 func (l *logsCall) printGrowing(ctx context.Context, storage pinion.Inspector) error {
 	look := time.NewTicker(followEvery)
 	defer look.Stop()
-	offsets := make(map[int]int64) // by attempt
+	printed := make(map[int]int64) // bytes, by attempt
+	last := l.attempt              // the attempt that was printed last; 0: none yet
 	for {
-		job, err := findJob(ctx, storage, l.id) // before the log, which is complete when the job has ended
+		job, err := findJob(ctx, storage, l.id) // before the logs, which are complete when the job has ended
 		if err != nil {
 			return err
 		}
-		file, err := l.choose()
+		files, err := logsOfJob(l.dir, l.id)
 		if err != nil {
 			return err
 		}
-		if file != nil {
-			offset := offsets[file.attempt]
-			if err := l.printFrom(file, &offset); err != nil {
+		for _, f := range l.news(files, last) {
+			printed[f.attempt], err = l.printFrom(f, printed[f.attempt])
+			if err != nil {
 				return err
 			}
-			offsets[file.attempt] = offset
+			last = f.attempt
 		}
-		over := !job.FinishedAt.IsZero() || job.Status == pinion.StatusSuccess
-		if l.attempt != 0 && (job.Attempts > l.attempt || job.Status != pinion.StatusRunning) {
-			over = over || file != nil
+		if l.isOver(job) && len(printed) == 0 {
+			return l.noLog(files)
 		}
-		if over && file == nil {
-			return l.noLog()
-		}
-		if over {
+		if l.isOver(job) {
 			return nil
 		}
 		select {
@@ -471,4 +452,28 @@ func (l *logsCall) printGrowing(ctx context.Context, storage pinion.Inspector) e
 			return ctx.Err()
 		}
 	}
+}
+
+// news returns the logs in which there may be something new: that of the attempt which was printed last, and
+// those that were written after it.
+func (l *logsCall) news(files []attemptFile, last int) []attemptFile {
+	at := slices.IndexFunc(files, func(f attemptFile) bool { return f.attempt == last })
+	switch {
+	case at < 0 && l.attempt == 0: // the beginning
+		return files[max(0, len(files)-1):]
+	case at < 0:
+		return nil
+	case l.attempt != 0:
+		return files[at : at+1]
+	}
+	return files[at:]
+}
+
+// isOver reports whether nothing more will be written to the log.
+func (l *logsCall) isOver(job *pinion.Job) bool {
+	if job.Status == pinion.StatusSuccess || !job.FinishedAt.IsZero() {
+		return true
+	}
+	isRunning := job.Status == pinion.StatusRunning && job.Attempts == l.attempt
+	return l.attempt != 0 && job.Attempts >= l.attempt && !isRunning
 }
