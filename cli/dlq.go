@@ -98,6 +98,7 @@ func notReplayed(ctx context.Context, storage pinion.Inspector, f pinion.Filter,
 
 func dlqPurge(c *call) func(context.Context) error {
 	filter := c.filterFlags()
+	c.logsFlag()
 	yes := c.flags.Bool("yes", false, "delete without asking")
 	return func(ctx context.Context) error {
 		if len(c.operands) > 0 {
@@ -117,7 +118,7 @@ func dlqPurge(c *call) func(context.Context) error {
 				return err
 			}
 			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
-			return nil
+			return c.sweepAfter(ctx, storage)
 		})
 	}
 }

@@ -188,8 +188,13 @@ func (c *call) printJob(job *pinion.Job) error {
 	row(w, "key", job.Key)
 	name := "meta"
 	for _, key := range slices.Sorted(maps.Keys(job.Meta)) {
-		row(w, name, key+"="+job.Meta[key])
-		name = " "
+		if key != metaDir {
+			row(w, name, key+"="+job.Meta[key])
+			name = " "
+		}
+	}
+	if dir := job.Meta[metaDir]; dir != "" {
+		row(w, "directory", dir)
 	}
 	row(w, "status", string(job.Status))
 	row(w, "attempts", strconv.Itoa(job.Attempts))
@@ -205,7 +210,7 @@ func (c *call) printJob(job *pinion.Job) error {
 	row(w, "heartbeat", timestamp(job.HeartbeatAt))
 	row(w, "finished", timestamp(job.FinishedAt))
 	row(w, resultName(job), string(job.Result))
-	printError(w, job.Error)
+	printError(w, errorName(job), job.Error)
 	return w.Flush()
 }
 
@@ -217,9 +222,16 @@ func resultName(job *pinion.Job) string {
 	return "result"
 }
 
+// errorName returns what a job's Error is: one that a retry has followed is not how the job stands.
+func errorName(job *pinion.Job) string {
+	if job.Error != "" && (job.Status == pinion.StatusSuccess || job.Status == pinion.StatusRunning) {
+		return "earlier error"
+	}
+	return "error"
+}
+
 // printError prints an error of several lines, such as a panic with its stack, below each other.
-func printError(w io.Writer, text string) {
-	name := "error"
+func printError(w io.Writer, name, text string) {
 	for line := range strings.Lines(cmp.Or(text, "-")) {
 		line = strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "  ")
 		fmt.Fprintf(w, "%s\t%s\n", name, printable(line, ""))
@@ -349,6 +361,7 @@ const pruneExamples = `pinion prune --older-than 24h --db q.db`
 
 func prune(c *call) func(context.Context) error {
 	c.storageFlags()
+	c.logsFlag()
 	age := time.Duration(-1)
 	c.durationFlag(&age, "older-than", "jobs that finished at least this `TIME` ago")
 	return func(ctx context.Context) error {
@@ -361,7 +374,7 @@ func prune(c *call) func(context.Context) error {
 				return err
 			}
 			fmt.Fprintf(c.stdout, "pruned %s\n", thousands(n))
-			return nil
+			return c.sweepAfter(ctx, storage)
 		})
 	}
 }

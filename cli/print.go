@@ -41,6 +41,16 @@ func (c *call) encode(v any) error {
 	return err
 }
 
+// jsonEscaper is a writer of lines of JSON that escapes as encode does.
+type jsonEscaper struct{ to io.Writer }
+
+func (e jsonEscaper) Write(line []byte) (int, error) {
+	if _, err := io.WriteString(e.to, words.PrintableJSON(string(line))); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
 // tabbed returns a writer that aligns cells separated by tabs.
 func (c *call) tabbed() *tabwriter.Writer { return tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0) }
 

@@ -61,7 +61,7 @@ func (c *call) waitFor(
 		})
 		defer notice.Stop()
 	}
-	failed := 0
+	failed, cut := 0, 0
 	for i, id := range ids {
 		if !known[id] && ctx.Err() == nil {
 			failed++
@@ -90,6 +90,8 @@ func (c *call) waitFor(
 		}
 		if job.Status != pinion.StatusSuccess {
 			failed++
+		} else if wasCut(job.Result) {
+			cut++
 		}
 		if err := c.printEnd(job, rows); err != nil {
 			return err
@@ -102,8 +104,15 @@ func (c *call) waitFor(
 	if failed > 0 {
 		return errReported
 	}
+	if cut > 0 {
+		return errCut
+	}
 	return nil
 }
+
+// errCut is the error of a wait for jobs that succeeded with a result that is not whole.
+var errCut = fmt.Errorf("a result was cut off after %d KiB; let the program write to a file, "+
+	"or start the worker with --logs, which keeps more", resultLimit>>10)
 
 // findAll looks at all jobs once, so that a mistyped id is reported now and not after the wait for those
 // before it. If it is the only id, it is an error.
