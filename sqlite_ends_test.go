@@ -97,7 +97,7 @@ func TestDoneEndsTheJobInTheTaskOwnTransaction(t *testing.T) {
 	}
 	o := otherProgram(t, path)
 	for i, want := range []error{nil, nil, ErrLeaseLost} {
-		a := &attempt{job: jobs[i], storage: s}
+		a := &attempt{job: jobs[i], storage: s, counters: new(taskCounters)}
 		ctx := a.begin(t.Context(), 0)
 		if err := SetResult(ctx, i); err != nil {
 			t.Fatal(err)

@@ -284,6 +284,19 @@ func TestTheWALOutlivesAProcessThatClosesTheFile(t *testing.T) {
 	}
 }
 
+func TestEveryConnectionThatWritesCutsAWALThatHasGrown(t *testing.T) {
+	s, _ := newSQLite(t)
+	got, err := s.readValue(t.Context(), "test", "PRAGMA journal_size_limit")
+	if err != nil || integer(got) != maxWAL {
+		t.Errorf("a reader cuts it to %v bytes, %v; want %d", got, err, maxWAL)
+	}
+	inTransaction(t, s, func(tx *transaction) {
+		if got := integer(tx.value("PRAGMA journal_size_limit")); got != maxWAL {
+			t.Errorf("the writer cuts it to %d bytes, want %d", got, maxWAL)
+		}
+	})
+}
+
 func TestClosingEmptiesTheWAL(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
 	s, err := OpenSQLite(t.Context(), path, nil)

@@ -19,6 +19,9 @@ func (e *experiment) finish(ctx context.Context) error {
 	if e.Workers == 0 && e.Drains > 0 {
 		runner, n = roleDrain, e.Drains
 	}
+	if e.Clocks > 0 {
+		e.setClock(e.latest) // or what is due by a clock that was ahead would not be due for an hour
+	}
 	e.ending = true
 	e.runner = runner
 	e.starts = slices.DeleteFunc(e.starts, func(next delayedStart) bool { return next.role != runner })
@@ -131,7 +134,7 @@ func (e *experiment) countUnfinished(ctx context.Context) (int, error) {
 
 // checkLeases notes by how long leases have expired that nobody has taken back.
 func (e *experiment) checkLeases(ctx context.Context) error {
-	now := time.Now() // before the rows are read, so that no lease looks older than it is
+	now := e.childTime() // before the rows are read, so that no lease looks older than it is
 	if e.isDisturbed() {
 		e.lastDisturbed = now
 	}
