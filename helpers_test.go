@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"math/rand/v2"
@@ -375,10 +376,45 @@ func wantError(t *testing.T, err error, words ...string) {
 		return
 	}
 	for _, word := range words {
-		if !strings.Contains(err.Error(), word) {
+		if !strings.Contains(err.Error(), word) && !isSystemError(err, word) {
 			t.Errorf("the error %q does not say %q", err, word)
 		}
 	}
+}
+
+// isSystemError reports whether an error is the one that Unix describes so. Windows describes it otherwise.
+func isSystemError(err error, words string) bool {
+	if runtime.GOOS != "windows" {
+		return false
+	}
+	switch words {
+	case "no such file or directory":
+		return errors.Is(err, fs.ErrNotExist)
+	case "file exists":
+		return errors.Is(err, fs.ErrExist)
+	default:
+		return false
+	}
+}
+
+// wantPrivate wants a file that no other user may read. Windows has no such modes.
+func wantPrivate(t *testing.T, path string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if runtime.GOOS != "windows" && info.Mode() != 0o600 {
+		t.Errorf("%s has mode %v; want %v", filepath.Base(path), info.Mode(), fs.FileMode(0o600))
+	}
+}
+
+// fileNames returns the names that a file may have on this system.
+func fileNames(names ...string) []string {
+	return slices.DeleteFunc(names, func(name string) bool {
+		return runtime.GOOS == "windows" && strings.ContainsAny(name, `<>:"|?*`)
+	})
 }
 
 // dueNow claims what is due at once.
@@ -563,7 +599,7 @@ func fields(t *testing.T, job *Job) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt, job.Key, job.CreatedAt)
+	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt.UTC(), job.Key, job.CreatedAt.UTC())
 }
 
 var errTask = errors.New("it failed")

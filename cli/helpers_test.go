@@ -28,7 +28,7 @@ import (
 
 // The tasks that workers in these tests know.
 var (
-	_ = pinion.Register("add", func(ctx context.Context, args struct{ A, B int }) error {
+	_ = pinion.Register("add", func(ctx context.Context, args struct{ A, B int64 }) error {
 		return pinion.SetResult(ctx, args.A+args.B)
 	})
 	_ = pinion.Register("fail", func(_ context.Context, text string) error { return errors.New(text) })
