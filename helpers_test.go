@@ -74,6 +74,20 @@ type calls struct {
 	n *atomic.Int64
 }
 
+// testProgram returns the path of this program. Where an emulator runs it, the system cannot start it by its own path:
+// .ci/emulated names another.
+func testProgram(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("PINION_TEST_PROGRAM"); path != "" {
+		return path
+	}
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // inChild runs the test once more in a process of its own, of which it may then spoil what a process has one of.
 func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) {
 	t.Helper()
@@ -82,11 +96,7 @@ func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) 
 		test(t)
 		return
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
+	cmd := exec.CommandContext(t.Context(), testProgram(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
 	cmd.Env = append(os.Environ(), itself+"="+t.Name())
 	change(cmd)
 	out, err := cmd.CombinedOutput()
@@ -500,11 +510,7 @@ var processes = map[string]func(ctx context.Context, path string) error{
 // process starts one of processes; it begins when start is called, and end waits for it.
 func process(t *testing.T, verb, path string) (start func(), end func()) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self)
+	cmd := exec.CommandContext(t.Context(), testProgram(t))
 	cmd.Env = append(os.Environ(), asProcess+"="+verb+" "+path)
 	input, err := cmd.StdinPipe()
 	if err != nil {

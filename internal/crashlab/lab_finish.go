@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -78,7 +76,7 @@ func (e *experiment) stopAll(patience time.Duration) error {
 		case <-look.C:
 			e.resumeStopped()
 		case <-giveUp.C:
-			return errors.New("crashlab: a child does not end after SIGTERM")
+			return errors.New("crashlab: a child does not end after it was told to shut down")
 		}
 	}
 	return nil
