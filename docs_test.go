@@ -34,7 +34,7 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 				dir := t.TempDir()
 				source := filepath.Join(root, "docs", fmt.Sprint("program", i+1), "main.go")
 				overlay := overlayFile(t, map[string]string{source: program[1]})
-				binary := filepath.Join(dir, "program")
+				binary := filepath.Join(dir, "program.exe") // Windows runs no other
 				goCommand(t, "build", "-overlay", overlay, "-o", binary, filepath.Dir(source))
 				cmd := exec.CommandContext(t.Context(), binary)
 				cmd.Dir = dir

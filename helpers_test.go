@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"math/rand/v2"
@@ -75,6 +76,20 @@ type calls struct {
 	n *atomic.Int64
 }
 
+// testProgram returns the path of this program. Where an emulator runs it, the system cannot start it by its own path:
+// .ci/emulated names another.
+func testProgram(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("PINION_TEST_PROGRAM"); path != "" {
+		return path
+	}
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // inChild runs the test once more in a process of its own, of which it may then spoil what a process has one of.
 func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) {
 	t.Helper()
@@ -83,11 +98,7 @@ func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) 
 		test(t)
 		return
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
+	cmd := exec.CommandContext(t.Context(), testProgram(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
 	cmd.Env = append(os.Environ(), itself+"="+t.Name())
 	change(cmd)
 	out, err := cmd.CombinedOutput()
@@ -377,10 +388,45 @@ func wantError(t *testing.T, err error, words ...string) {
 		return
 	}
 	for _, word := range words {
-		if !strings.Contains(err.Error(), word) {
+		if !strings.Contains(err.Error(), word) && !isSystemError(err, word) {
 			t.Errorf("the error %q does not say %q", err, word)
 		}
 	}
+}
+
+// isSystemError reports whether an error is the one that Unix describes so. Windows describes it otherwise.
+func isSystemError(err error, words string) bool {
+	if runtime.GOOS != "windows" {
+		return false
+	}
+	switch words {
+	case "no such file or directory":
+		return errors.Is(err, fs.ErrNotExist)
+	case "file exists":
+		return errors.Is(err, fs.ErrExist)
+	default:
+		return false
+	}
+}
+
+// wantPrivate wants a file that no other user may read. Windows has no such modes.
+func wantPrivate(t *testing.T, path string) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if runtime.GOOS != "windows" && info.Mode() != 0o600 {
+		t.Errorf("%s has mode %v; want %v", filepath.Base(path), info.Mode(), fs.FileMode(0o600))
+	}
+}
+
+// fileNames returns the names that a file may have on this system.
+func fileNames(names ...string) []string {
+	return slices.DeleteFunc(names, func(name string) bool {
+		return runtime.GOOS == "windows" && strings.ContainsAny(name, `<>:"|?*`)
+	})
 }
 
 // dueNow claims what is due at once.
@@ -466,11 +512,7 @@ var processes = map[string]func(ctx context.Context, path string) error{
 // process starts one of processes; it begins when start is called, and end waits for it.
 func process(t *testing.T, verb, path string) (start func(), end func()) {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self)
+	cmd := exec.CommandContext(t.Context(), testProgram(t))
 	cmd.Env = append(os.Environ(), asProcess+"="+verb+" "+path)
 	input, err := cmd.StdinPipe()
 	if err != nil {
@@ -565,7 +607,7 @@ func fields(t *testing.T, job *Job) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt, job.Key, job.CreatedAt)
+	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt.UTC(), job.Key, job.CreatedAt.UTC())
 }
 
 var errTask = errors.New("it failed")

@@ -27,9 +27,7 @@ func TestANewFileIsPrivateDurableAndOfTheNewestSchema(t *testing.T) {
 			s := sqliteStorage(t, path, &SQLiteOptions{Synchronous: asked})
 			mustEnqueue(t, s, NewJob("a"))
 			for _, end := range []string{"", "-wal", "-shm"} {
-				if info, err := os.Stat(path + end); err != nil || info.Mode() != 0o600 {
-					t.Errorf("q.db%s has mode %v, error %v; want %v", end, info.Mode(), err, os.FileMode(0o600))
-				}
+				wantPrivate(t, path+end)
 			}
 			otherProgram(t, path).want("wal|3", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
 			inTransaction(t, s, func(tx *transaction) {
@@ -59,8 +57,8 @@ func TestOpenSQLiteRefusesBadOptions(t *testing.T) {
 }
 
 func TestAPathMayHoldAnyCharacter(t *testing.T) {
-	for _, name := range []string{"with space.db", "what?mode=memory.db", "a#b.db", "100%25.db", "%", "ünï-日本.db", `quote'".db`,
-		"a;b&c=d.db", "file:x.db", "-rf", "sqlite:x"} {
+	for _, name := range fileNames("with space.db", "what?mode=memory.db", "a#b.db", "100%25.db", "%", "ünï-日本.db", `quote'".db`,
+		"quote'.db", "a;b&c=d.db", "file:x.db", "-rf", "sqlite:x") {
 		for _, relative := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s relative=%t", name, relative), func(t *testing.T) {
 				dir, path := t.TempDir(), name
@@ -205,7 +203,7 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, "q.db")
 			_, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: true})
-			wantError(t, err, "no such file")
+			wantError(t, err, "no such file or directory")
 			if found := folder(t, dir); len(found) > 0 {
 				t.Errorf("opening a missing file made %v", found)
 			}

@@ -481,7 +481,7 @@ func TestTxEnqueueTakesOnlyTransactionsOnItsFile(t *testing.T) {
 	s, path := newSQLite(t)
 	for file, says := range map[string]string{filepath.Join(dir, "other.db"): "other.db", ":memory:": `""`} {
 		tx := otherProgram(t, file).begin()
-		wantError(t, s.Tx(tx).Enqueue(t.Context(), NewJob("a")), "they must be one file", path, says)
+		wantError(t, s.Tx(tx).Enqueue(t.Context(), NewJob("a")), "they must be one file", strconv.Quote(path), says)
 		if err := tx.Commit(); err != nil {
 			t.Error(err)
 		}

@@ -991,7 +991,7 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 		{"field Storage is not set", func(w *Worker) { w.Storage = nil }},
 		{"field Registry has no tasks; register at least one", func(w *Worker) { w.Registry = new(Registry) }},
 		{"field Concurrency is -1; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = -1 }},
-		{"field Concurrency is 9223372036854775807; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = math.MaxInt }},
+		{fmt.Sprintf("field Concurrency is %d; want 0 (default 10) to 100000", math.MaxInt), func(w *Worker) { w.Concurrency = math.MaxInt }},
 		{`field Name is "\xff"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
 		{`field Name is "` + strings.Repeat("x", 256) + `"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = strings.Repeat("x", 256) }},
 		{"field Middleware returned nil; want a function", func(w *Worker) { w.Middleware = func(RunFunc) RunFunc { return nil } }},

@@ -28,7 +28,7 @@ import (
 
 // The tasks that workers in these tests know.
 var (
-	_ = pinion.Register("add", func(ctx context.Context, args struct{ A, B int }) error {
+	_ = pinion.Register("add", func(ctx context.Context, args struct{ A, B int64 }) error {
 		return pinion.SetResult(ctx, args.A+args.B)
 	})
 	_ = pinion.Register("fail", func(_ context.Context, text string) error { return errors.New(text) })
@@ -48,6 +48,9 @@ const (
 	asUpdateTimeout = "PINION_TEST_AS_UPDATE_TIMEOUT" // how long it waits for the go command
 )
 
+// leftOut are the tests that cannot pass on this system.
+var leftOut []string
+
 func TestMain(m *testing.M) {
 	os.Unsetenv("PINION_DB")
 	// With the race detector each process here would take a second to exit.
@@ -60,6 +63,9 @@ func TestMain(m *testing.M) {
 			updateTimeout = timeout
 		}
 		Main()
+	}
+	if len(leftOut) > 0 {
+		flag.Set("test.skip", "^("+strings.Join(leftOut, "|")+")$")
 	}
 	// The program that started the tests may ignore signals (nohup does, and a shell for its background), and
 	// programs inherit that. Programs do not inherit a handler: those that these tests start get the default

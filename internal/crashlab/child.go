@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -7,13 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -54,7 +49,7 @@ const (
 	roleLock    role = "lock"  // another program, which holds the write lock of the file
 )
 
-// plannedDeath is a call in which a child kills itself with SIGKILL. The zero value plans none.
+// plannedDeath is a call in which a child kills itself. The zero value plans none.
 type plannedDeath struct {
 	Call  string        // the kind of call, as childStorage and child.run name them
 	Nth   int64         // which call of that kind, from 1
@@ -75,7 +70,7 @@ func ChildMain() {
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "child %d (%s): %v\n", c.Number, c.Role, err)
-		os.Exit(1)
+		os.Exit(3) // not 1, which on Windows is the exit status of a process that was killed
 	}
 	os.Exit(0)
 }
@@ -89,9 +84,9 @@ type child struct {
 }
 
 func (c *child) run() error {
-	go dieWithParent()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
+	go obeyParent(stop)
 	var err error
 	c.log, err = openLog(c.LogPath, c.Number)
 	if err != nil {
@@ -141,17 +136,28 @@ func (c *child) run() error {
 	return storage.Close()
 }
 
-// dieWithParent kills this process when its standard input ends. The parent holds the other end, so no child
-// outlives it.
-func dieWithParent() {
-	io.Copy(io.Discard, os.Stdin)
-	die()
+// obeyParent reads standard input, of which the parent holds the other end. Its only message is to shut down. When
+// standard input ends this process kills itself, so that no child outlives the parent.
+func obeyParent(shutDown func()) {
+	message := make([]byte, 1)
+	for {
+		if _, err := os.Stdin.Read(message); err != nil {
+			die()
+		}
+		shutDown()
+	}
 }
 
 // die kills this process as kill -9 does: nothing is flushed, and no deferred function runs.
 func die() {
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {} // until the signal arrives
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil {
+		err = self.Kill()
+	}
+	if err != nil {
+		panic(err)
+	}
+	select {} // until the process is dead
 }
 
 // dieIfPlanned is called at the beginning of each call, with its kind.

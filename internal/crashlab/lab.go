@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -31,7 +29,7 @@ type Lab struct {
 	Slots     int // of each worker [8]
 	Backlog   int // producers pause while more jobs than this are pending [100]
 
-	Kills         int           // SIGKILLs by the parent; children that kill themselves come on top
+	Kills         int           // by the parent, with kill -9 or TerminateProcess; children that kill themselves come on top
 	For           time.Duration // how long the faults last at least
 	Pause         time.Duration // between two faults, on average [100ms]
 	Visibility    time.Duration // VisibilityTimeout of most workers, of others twice as much [600ms]

@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -9,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
-	"syscall"
 	"time"
 )
 
@@ -116,7 +113,7 @@ func (e *experiment) startLock(ctx context.Context, plan lockPlan) error {
 func (e *experiment) freeze(d time.Duration) {
 	e.report.Freezes++
 	e.log.write(logFreeze)
-	e.signalAll(syscall.SIGSTOP)
+	e.log.alone(func() { e.each((*process).suspend) })
 	e.thawTimer = time.NewTimer(d)
 }
 
@@ -129,7 +126,7 @@ func (e *experiment) thawIfDue() {
 	case <-e.thawTimer.C:
 		e.thawTimer = nil
 		e.log.write(logThaw)
-		e.signalAll(syscall.SIGCONT)
+		e.each((*process).resume)
 	default:
 	}
 }
@@ -148,9 +145,9 @@ func (e *experiment) setClock(ahead time.Duration) {
 // childTime returns what the clock of the children says.
 func (e *experiment) childTime() time.Time { return time.Now().Add(e.clock.ahead()) }
 
-// signalAll sends a signal to all children, in a random order.
-func (e *experiment) signalAll(signal syscall.Signal) {
+// each does something to all children, in a random order.
+func (e *experiment) each(do func(*process)) {
 	for _, i := range e.random.Perm(len(e.children)) {
-		e.signal(e.children[i], signal)
+		do(e.children[i])
 	}
 }

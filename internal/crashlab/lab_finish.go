@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -62,7 +60,7 @@ func (e *experiment) stopAll(ctx context.Context, limit time.Duration) error {
 	patience := newPatience(limit)
 	return e.watch(ctx, reapInterval(e.Visibility)/2, func() (over bool, err error) {
 		if patience.isOver() {
-			return false, errors.New("crashlab: a child does not end after SIGTERM")
+			return false, errors.New("crashlab: a child does not end after it was told to shut down")
 		}
 		return len(e.children) == 0, nil
 	})

@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -11,7 +9,6 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 )
 
@@ -21,13 +18,13 @@ type process struct {
 	role       role
 	visibility time.Duration
 	cmd        *exec.Cmd
-	stdin      io.Closer   // the child kills itself when this is closed
-	willDie    bool        // its death is planned
-	killed     bool        // it was sent SIGKILL
-	terminated bool        // it was sent SIGTERM
-	stopTimer  *time.Timer // not nil: it is stopped, until this fires
-	sparedTill time.Time   // it was resumed, and nothing happens to it until then
-	exitErr    error       // of cmd.Wait
+	stdin      io.WriteCloser // a byte tells the child to shut down; the child kills itself when this is closed
+	willDie    bool           // its death is planned
+	killed     bool           // by the parent
+	terminated bool           // it was told to shut down
+	stopTimer  *time.Timer    // not nil: it is stopped, until this fires
+	sparedTill time.Time      // it was resumed, and nothing happens to it until then
+	exitErr    error          // of cmd.Wait
 }
 
 // startAll starts the children that the Lab asks for.
@@ -129,24 +126,22 @@ func (e *experiment) startProcess(ctx context.Context, config childConfig) (*pro
 	return p, nil
 }
 
-func (e *experiment) signal(p *process, signal syscall.Signal) { p.cmd.Process.Signal(signal) }
-
 func (e *experiment) kill(p *process) {
 	p.killed = true
 	e.log.write(logKill, strconv.Itoa(p.number))
-	e.signal(p, syscall.SIGKILL)
+	p.cmd.Process.Kill()
 }
 
 func (e *experiment) terminate(p *process) {
 	p.terminated = true
-	e.signal(p, syscall.SIGTERM)
+	p.stdin.Write([]byte{0})
 }
 
 // stop stops a child for so long that others take its jobs back: until its leases have expired, and then for two looks.
 func (e *experiment) stop(p *process) {
 	e.report.Stops++
 	e.log.write(logStop, strconv.Itoa(p.number))
-	e.signal(p, syscall.SIGSTOP)
+	e.log.alone(p.suspend)
 	p.stopTimer = time.NewTimer(2*p.visibility + 2*reapInterval(e.longestVisibility()))
 }
 
@@ -161,7 +156,7 @@ func (e *experiment) resumeStopped() {
 		case <-p.stopTimer.C:
 			p.stopTimer = nil
 			p.sparedTill = time.Now().Add(p.visibility / 2)
-			e.signal(p, syscall.SIGCONT)
+			p.resume()
 			e.log.write(logResume, strconv.Itoa(p.number))
 		default:
 		}
@@ -180,13 +175,11 @@ func (e *experiment) childEnded(p *process) {
 	if p.stopTimer != nil {
 		e.log.write(logResume, strconv.Itoa(p.number))
 	}
-	status := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
-	diedOf := func(signal syscall.Signal) bool { return status.Signaled() && status.Signal() == signal }
+	killed := wasKilled(p.cmd.ProcessState)
 	switch {
-	case diedOf(syscall.SIGKILL) && p.killed:
+	case killed && p.killed:
 		e.report.Kills++
-	case diedOf(syscall.SIGKILL): // it killed itself
-	case diedOf(syscall.SIGTERM) && p.terminated: // before it listened for the signal
+	case killed: // it killed itself
 	case p.exitErr != nil:
 		problem := fmt.Sprintf("child %d (%s) ended with %v", p.number, p.role, p.exitErr)
 		e.problems = append(e.problems, problem)

@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -17,11 +15,11 @@ import (
 const (
 	// The parent writes these.
 	logBorn   = "born"   // child, role, how it dies, its worker's VisibilityTimeout: a child was started
-	logKill   = "kill"   // child: it is about to get SIGKILL
-	logStop   = "stop"   // child: it is about to get SIGSTOP
-	logResume = "resume" // child: it got SIGCONT, or died while it was stopped
-	logFreeze = "freeze" // all children are about to get SIGSTOP
-	logThaw   = "thaw"   // they are about to get SIGCONT
+	logKill   = "kill"   // child: it is about to be killed
+	logStop   = "stop"   // child: it is about to be stopped
+	logResume = "resume" // child: it goes on, or died while it was stopped
+	logFreeze = "freeze" // all children are about to be stopped
+	logThaw   = "thaw"   // they are about to go on
 	logClock  = "clock"  // seconds: their clock is about to be so far ahead of the machine's
 
 	// The process that holds the write lock of the file writes these.
@@ -66,15 +64,16 @@ const (
 //
 // Each line is one write to a file that was opened with O_APPEND, so the lines stand in the order in which
 // they were written. What a process writes before it does something therefore stands above every line about
-// the consequences.
+// the consequences. Where processes that append at once can overwrite each other's lines, alone has a lock.
 type logFile struct {
 	file  *os.File
 	child int       // the number of the child that writes; 0 is the parent
 	clock wallClock // that this process heeds; the log has the machine's time
+	lock  fileLock
 }
 
 func openLog(path string, child int) (*logFile, error) {
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -89,10 +88,16 @@ const terminator = "."
 func (l *logFile) write(verb string, words ...string) {
 	line := fmt.Sprintf("\n%d %d %s\t%s\t%s\n",
 		l.clock.machineTime().UnixMicro(), l.child, verb, strings.Join(words, "\t"), terminator)
-	if _, err := l.file.WriteString(line); err != nil {
-		fmt.Fprintf(os.Stderr, "child %d: write to the log: %v\n", l.child, err)
-	}
+	l.alone(func() {
+		if _, err := l.file.WriteString(line); err != nil {
+			fmt.Fprintf(os.Stderr, "child %d: write to the log: %v\n", l.child, err)
+		}
+	})
 }
+
+// alone does something while no other process is in the middle of a line. A process is stopped in it, because one
+// that holds the lock would make all others wait.
+func (l *logFile) alone(do func()) { l.lock.while(l.file, do) }
 
 // claimName names a claim in the log.
 func claimName(job *pinion.Job) string { return job.ID + ":" + strconv.FormatInt(job.Claim, 10) }

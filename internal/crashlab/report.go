@@ -1,5 +1,3 @@
-//go:build unix
-
 package crashlab
 
 import (
@@ -12,10 +10,10 @@ import (
 // Report is the result of an experiment.
 type Report struct {
 	Seed         uint64
-	Kills        int            // SIGKILLs by the parent, at random moments
+	Kills        int            // by the parent, at random moments
 	PlannedKills map[string]int // children that killed themselves in a chosen call, by call
 	TaskKills    int            // children that a task killed
-	Stops        int            // workers that were stopped (SIGSTOP) for longer than the visibility timeout
+	Stops        int            // workers that were stopped for longer than the visibility timeout
 	Locks        int            // times at which another program held the write lock
 	Freezes      int            // times at which all children were stopped together
 	Clocks       int            // times at which the clock of all children was set
