@@ -92,7 +92,7 @@ TIME is "1m30s" or plain seconds.
 const workerExamples = `pinion worker --import ./internal/tasks --db q.db --concurrency 8
 pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
 pinion worker --import ./tasks --build ./work && ./work worker --db q.db
-pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
+pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo Hello, {name}' --db q.db
 pinion worker --exec 'tidy=find /tmp/cache -mtime +7 -delete' --every tidy=1h --db q.db
 pinion worker --shell --exec 'count=sort -u -- "$1" | wc -l' --task-timeout 60 --db q.db
 pinion worker --exec 'pack=gzip -k -- {0}' --exec-opt pack:retries=0,timeout=30s --logs --db q.db`
