@@ -79,7 +79,7 @@ func enqueue(c *call) func(context.Context) error {
 	c.mapFlag(&e.job.Meta, "meta", "`NAME=TEXT` for the middleware of the worker; may be repeated")
 	c.countFlag(&e.job.Priority, "priority", math.MinInt, "the higher `N`, the earlier [0]")
 	c.durationFlag(&e.delay, "delay", "run it after this `TIME`, \"90\" or \"1h30m\"")
-	c.timeFlag(&e.at, "at", "run it at this `MOMENT`, \"15:04\" or RFC 3339")
+	c.timeFlag(&e.at, "at", false, "run it at this `MOMENT`, \"15:04\" or \"2026-01-31 15:04\"")
 	c.flags.BoolVar(&e.lines, "lines", false, "each line of input is one argument, a string")
 	c.flags.BoolVar(&e.nul, "0", false, "as --lines, but each ends in a null byte")
 	c.flags.BoolVar(&e.atomic, "atomic", false, "enqueue all lines or none")
@@ -94,9 +94,10 @@ func enqueue(c *call) func(context.Context) error {
 		if err := e.readJob(args, kwargs); err != nil {
 			return err
 		}
-		if !e.at.IsZero() && e.at.Before(time.Now()) {
-			fmt.Fprintln(c.stderr, "pinion: the time of --at has passed, so the job is due now")
-		}
+		e.echoTime()
+		ctx, stop := untilSignal(ctx)
+		defer stop()
+		c.surviveClosedPipe()
 		var err error
 		e.storage, err = c.open(ctx, creates)
 		if err != nil {
@@ -197,6 +198,17 @@ func fitsTask(job *pinion.Job) error {
 	return err
 }
 
+// echoTime prints the time of --at as it was understood, with its offset from UTC.
+func (e *enqueueCall) echoTime() {
+	switch {
+	case e.at.IsZero():
+	case e.at.Before(time.Now()):
+		fmt.Fprintf(e.stderr, "pinion: %s has passed, so it is due now\n", localTime(e.at))
+	default:
+		fmt.Fprintf(e.stderr, "pinion: due %s\n", timestamp(e.at))
+	}
+}
+
 // dueTime returns when a job that is enqueued now is due.
 func (e *enqueueCall) dueTime() time.Time {
 	if e.delay > 0 {
@@ -215,17 +227,16 @@ func (e *enqueueCall) enqueueOne(ctx context.Context) error {
 		fmt.Fprintf(e.stderr, "pinion: nothing added: the unfinished job %s holds the key %q\n",
 			printable(duplicate.ID, ""), duplicate.Key)
 		job.ID = duplicate.ID
+	} else if err = signalOr(ctx, err); errors.Is(err, context.Canceled) {
+		return err
 	} else if err != nil {
 		return err
 	}
+	e.did("job %s is in the queue; do not enqueue it again", job.ID)
 	if e.wait {
 		return e.waitForEnqueued(ctx, false, job.ID)
 	}
-	if err := e.printID(job.ID); err != nil { // "failed" alone would make people enqueue it again
-		return fmt.Errorf("job %s is in the queue, but its id could not be written: %w; "+
-			"note it, and do not enqueue the job again", job.ID, err)
-	}
-	return nil
+	return e.printID(job.ID)
 }
 
 func (e *enqueueCall) printID(id string) error {

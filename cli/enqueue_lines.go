@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"os/signal"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -52,22 +49,12 @@ func (e *enqueueCall) enqueueLines(ctx context.Context) error {
 	if isTerminal(e.stdin) {
 		fmt.Fprintln(e.stderr, "pinion: reading jobs from the terminal, one a line; ^D ends")
 	}
-	inputCtx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	// Without this, SIGPIPE would kill the command when the reader of the ids goes away, before it can report
-	// how many jobs were enqueued.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
-
 	e.stopSlowNotice()
 	f := &feed{enqueueCall: e, start: time.Now(), keys: make(map[string]*entry)}
-	err := f.read(inputCtx)
-	interrupted := inputCtx.Err() != nil
-	stop()
+	err := f.read(ctx)
 	f.clearProgress()
 	if err != nil {
-		return f.incomplete(err, interrupted)
+		return f.incomplete(signalOr(ctx, err))
 	}
 	err = f.report()
 	if e.wait && len(f.wanted) > 0 && (err == nil || errors.Is(err, errReported)) {
@@ -514,6 +501,7 @@ func (f *feed) report() error {
 	if f.ids || f.json || f.wait {
 		out = f.stderr
 	}
+	f.did("%s enqueued; do not enqueue the input again", are(f.enqueued, "job"))
 	fmt.Fprintf(out, "enqueued %s in %.1fs", plural(f.enqueued, "job"), time.Since(f.start).Seconds())
 	if f.held > 0 {
 		fmt.Fprintf(out, "; added nothing for %s: unfinished jobs hold their keys", plural(f.held, f.unit()))
@@ -534,10 +522,7 @@ func (f *feed) report() error {
 }
 
 // incomplete returns the error of an input that was not read to its end, with the number of jobs enqueued.
-func (f *feed) incomplete(err error, interrupted bool) error {
-	if interrupted {
-		err = errors.New("interrupted")
-	}
+func (f *feed) incomplete(err error) error {
 	if f.atomic {
 		return fmt.Errorf("%w; nothing was enqueued", err)
 	}

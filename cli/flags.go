@@ -4,8 +4,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -112,10 +110,11 @@ func (c *call) durationFlag(value *time.Duration, name, usage string) {
 	})
 }
 
-// timeFlag declares a flag that takes a point in time, as parseTime reads it.
-func (c *call) timeFlag(value *time.Time, name, usage string) {
+// timeFlag declares a flag that takes a point in time. A time of day is the next such or, if last is true, the
+// last one; then the flag also takes how long ago the time was.
+func (c *call) timeFlag(value *time.Time, name string, last bool, usage string) {
 	c.flags.Func(name, usage, func(s string) error {
-		t, err := parseTime(s, time.Now())
+		t, err := readTime(s, last)
 		if err != nil {
 			return err
 		}
@@ -166,84 +165,6 @@ func (c *call) mapFlag(values *map[string]string, name, usage string) {
 		(*values)[key] = text
 		return nil
 	})
-}
-
-// parseTime reads RFC 3339, a local date and time, or a time of day, which is the next such after now.
-func parseTime(s string, now time.Time) (time.Time, error) {
-	for _, layout := range []string{
-		time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05",
-	} {
-		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	for _, layout := range []string{"15:04", "15:04:05"} {
-		clock, err := time.Parse(layout, s)
-		if err != nil {
-			continue
-		}
-		for day := now.Day(); ; day++ {
-			t := time.Date(now.Year(), now.Month(), day,
-				clock.Hour(), clock.Minute(), clock.Second(), 0, now.Location())
-			if t.After(now) {
-				return t, nil
-			}
-		}
-	}
-	return time.Time{}, fmt.Errorf(`%q is not a time; `+
-		`write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
-}
-
-// daysPattern matches days at the beginning of a duration, a unit that time.ParseDuration lacks.
-var daysPattern = regexp.MustCompile(`^([0-9]+)d`)
-
-// parseDuration reads "1m30s" as time.ParseDuration does, "7d" or "1d12h" in days of 24 hours, and plain
-// seconds.
-func parseDuration(s string) (time.Duration, error) {
-	d, err := parseSeconds(s)
-	if errors.Is(err, strconv.ErrSyntax) {
-		d, err = parseUnits(s)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if d < 0 {
-		return 0, fmt.Errorf("%s is negative", s)
-	}
-	return d, nil
-}
-
-// parseSeconds reads a number of seconds. The error is strconv.ErrSyntax if s is not a number.
-func parseSeconds(s string) (time.Duration, error) {
-	seconds, err := strconv.ParseFloat(s, 64)
-	if errors.Is(err, strconv.ErrSyntax) {
-		return 0, strconv.ErrSyntax
-	}
-	const most = math.MaxInt64 / float64(2*time.Second)
-	if err != nil || math.IsNaN(seconds) || math.Abs(seconds) > most {
-		return 0, fmt.Errorf("%q is out of range", s)
-	}
-	return time.Duration(seconds * float64(time.Second)), nil
-}
-
-// parseUnits reads a duration with units.
-func parseUnits(s string) (time.Duration, error) {
-	days, rest := 0, s
-	if found := daysPattern.FindStringSubmatch(s); found != nil {
-		n, err := strconv.Atoi(found[1])
-		if err != nil || n > 100_000 {
-			return 0, fmt.Errorf("%q is out of range", s)
-		}
-		days, rest = n, s[len(found[0]):]
-		if rest == "" {
-			rest = "0"
-		}
-	}
-	d, err := time.ParseDuration(rest)
-	if err != nil {
-		return 0, fmt.Errorf(`%q is not a duration; write "90s", "1h30m", "7d" or plain seconds`, s)
-	}
-	return d + time.Duration(days)*24*time.Hour, nil
 }
 
 // didYouMean returns a hint at the name that a misspelt word was probably meant to be, or "".

@@ -92,6 +92,14 @@ func brief(text string, limit int) string {
 	return clip(lines[0], limit) + " … " + clip(strings.TrimSpace(lines[len(lines)-1]), limit)
 }
 
+// brief returns an error for a table: on a terminal in brief, elsewhere whole.
+func (c *call) brief(text string) string {
+	if c.screen == nil {
+		return text
+	}
+	return brief(text, 200)
+}
+
 // arguments returns the arguments of a job as JSON: the array, the object, or both.
 func arguments(job *pinion.Job) string {
 	var buf bytes.Buffer
@@ -115,8 +123,11 @@ func timestamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.Local().Format(time.RFC3339Nano) + "  " + ago(t)
+	return localTime(t) + "  " + ago(t)
 }
+
+// localTime returns a time on the local clock, with its offset from UTC.
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02T15:04:05.999999999-07:00") }
 
 // ago returns how long ago a time was, in its largest unit; "" for the zero time.
 func ago(t time.Time) string {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -28,9 +29,7 @@ type snapshot struct {
 // watch shows the status until a signal ends it: on a live screen or, where there is none, in a line each
 // time.
 func (c *call) watch(ctx context.Context, storage pinion.Inspector, interval time.Duration) error {
-	// A signal that the shell or nohup ignores stays ignored.
-	signals := slices.DeleteFunc(slices.Clone(watchEndSignals), signal.Ignored)
-	ctx, stop := signal.NotifyContext(ctx, signals...)
+	ctx, stop := untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer stop()
 	var err error
 	if c.hasLiveScreen() && !c.json {
