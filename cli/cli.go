@@ -82,11 +82,13 @@ type call struct {
 	shell         bool     // the execs are for a shell
 	noUpdateCheck bool
 
-	forwarded  []string       // the arguments without --import and --build
-	done       string         // what the command has done, for the case that its output cannot be written
-	endedBy    os.Signal      // the signal that has ended the command
-	pipes      chan os.Signal // takes SIGPIPE; nil: a closed pipe kills the command
-	slowNotice *time.Timer    // reports that a write takes long; nil if no SQLite file is open for writing
+	forwarded  []string                 // the arguments without --import and --build
+	statuses   []string                 // that --status takes
+	show       func(word, about string) // shows a candidate of a completion; nil: as zsh and fish want it
+	done       string                   // what the command has done, for the case that its output cannot be written
+	endedBy    os.Signal                // the signal that has ended the command
+	pipes      chan os.Signal           // takes SIGPIPE; nil: a closed pipe kills the command
+	slowNotice *time.Timer              // reports that a write takes long; nil if no SQLite file is open for writing
 }
 
 func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
@@ -173,6 +175,8 @@ func (c *call) dispatch(ctx context.Context, args []string) error {
 	switch name {
 	case completeWord:
 		return c.complete(ctx, args[1:])
+	case completeBashWord:
+		return c.completeBash(ctx, args[1:])
 	case updateWord:
 		return fetchNewest(ctx, args[1:])
 	}

@@ -28,7 +28,7 @@ func demo(c *call) func(context.Context) error {
 			title string
 			job   *pinion.Job
 		}{
-			{"A job that succeeds:", pinion.NewJob("greet", "Ada")},
+			{"A job that succeeds:", pinion.NewJob("add", 1, 2)},
 			{"A job that fails once, and succeeds when it is retried:", pinion.NewJob("flaky", "example.com")},
 			{"A job that fails each time, and becomes a dead letter:", pinion.NewJob("doomed")},
 		} {
@@ -53,8 +53,8 @@ func demo(c *call) func(context.Context) error {
 }
 
 func (c *call) demoTasks() *pinion.Registry {
-	greet := pinion.Task[string]{Name: "greet", Run: func(_ context.Context, name string) error {
-		fmt.Fprintf(c.stdout, "    Hello, %s!\n", name)
+	add := pinion.Task[struct{ A, B int }]{Name: "add", Run: func(_ context.Context, args struct{ A, B int }) error {
+		fmt.Fprintf(c.stdout, "    %d + %d = %d\n", args.A, args.B, args.A+args.B)
 		return nil
 	}}
 	flaky := pinion.Task[string]{Name: "flaky", Run: func(ctx context.Context, host string) error {
@@ -68,7 +68,7 @@ func (c *call) demoTasks() *pinion.Registry {
 		return errors.New("out of cheese")
 	}}
 	registry := new(pinion.Registry)
-	registry.Add(greet, flaky, doomed)
+	registry.Add(add, flaky, doomed)
 	return registry
 }
 

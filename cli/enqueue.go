@@ -61,7 +61,7 @@ type enqueueCall struct {
 	delay   time.Duration
 	at      time.Time
 
-	lines, nul, atomic, ids bool // for jobs from standard input
+	lines, nul, base64, atomic, ids bool // for jobs from standard input
 
 	wait    bool
 	timeout time.Duration // negative: none
@@ -82,6 +82,7 @@ func enqueue(c *call) func(context.Context) error {
 	c.timeFlag(&e.at, "at", false, "run it at this `MOMENT`, \"15:04\" or \"2026-01-31 15:04\"")
 	c.flags.BoolVar(&e.lines, "lines", false, "each line of input is one argument, a string")
 	c.flags.BoolVar(&e.nul, "0", false, "as --lines, but each ends in a null byte")
+	c.flags.BoolVar(&e.base64, "base64", false, "with --lines or -0, store each argument in base64")
 	c.flags.BoolVar(&e.atomic, "atomic", false, "enqueue all lines or none")
 	c.flags.BoolVar(&e.ids, "ids", false, "print the ids of jobs from input")
 	c.flags.BoolVar(&e.wait, "wait", false, "wait for the job and print its result")
@@ -124,9 +125,11 @@ func (e *enqueueCall) checkFlags(args, kwargs string) error {
 		return e.tooMany(e.operands[1])
 	case args == "-" && kwargs == "-", fromInput && (args == "-" || kwargs == "-"):
 		return usagef("only one of --args -, --kwargs - and - can read standard input")
-	case !fromInput && (e.lines || e.nul || e.atomic || e.ids):
-		return usagef("--lines, -0, --atomic and --ids are for jobs from standard input; " +
+	case !fromInput && (e.lines || e.nul || e.base64 || e.atomic || e.ids):
+		return usagef("--lines, -0, --base64, --atomic and --ids are for jobs from standard input; " +
 			"add - for that, as in: pinion enqueue add --lines -")
+	case e.base64 && !e.lines && !e.nul:
+		return usagef("--base64 is for --lines and -0, whose arguments are text; add one of them")
 	case fromInput && e.job.Key != "" && !keyArgument.MatchString(e.job.Key):
 		return usagef("all these jobs cannot hold one --key; put an argument into it, as in --key 'thumb {0}'")
 	case e.delay > 0 && !e.at.IsZero():

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -234,10 +235,18 @@ func (f *feed) jobOf(text string) (*pinion.Job, error) {
 
 // addArguments adds the arguments of a line to those that all jobs have.
 func (f *feed) addArguments(job *pinion.Job, text string) error {
-	if !utf8.ValidString(text) {
-		return errors.New("invalid UTF-8")
+	isText := f.lines || f.nul
+	if f.base64 {
+		text = base64.StdEncoding.EncodeToString([]byte(text))
 	}
-	if f.lines || f.nul {
+	if !utf8.ValidString(text) {
+		hint := ""
+		if isText {
+			hint = "; --base64 takes any bytes"
+		}
+		return fmt.Errorf("%s is not UTF-8%s", strconv.Quote(text[:min(len(text), 200)]), hint)
+	}
+	if isText {
 		job.Args = append(slices.Clip(job.Args), text)
 		return nil
 	}

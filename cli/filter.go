@@ -37,8 +37,9 @@ func (c *call) statusFlag(filter *pinion.Filter, statuses ...pinion.Status) {
 	for _, status := range statuses {
 		words = append(words, strings.ToLower(string(status)))
 	}
+	c.statuses = words
 	wanted := strings.Join(words, ", ")
-	c.flags.Func("status", "only jobs that are `STATUS`: "+wanted, func(s string) error {
+	c.flags.Func("status", "only jobs with this `STATUS`: "+wanted, func(s string) error {
 		i := slices.Index(words, strings.ToLower(s))
 		if i < 0 {
 			return fmt.Errorf("%q is not a status here; want one of %s", s, wanted)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -167,23 +168,40 @@ func (c *call) mapFlag(values *map[string]string, name, usage string) {
 	})
 }
 
-// didYouMean returns a hint at the name that a misspelt word was probably meant to be, or "".
+// otherWords are the words of other queues and tools for the commands of this one.
+var otherWords = map[string]string{
+	"add": "enqueue", "submit": "enqueue", "push": "enqueue", "ls": "list", "jobs": "list", "ps": "running",
+	"kill": "cancel", "rm": "cancel", "remove": "cancel", "retry": "dlq-replay", "replay": "dlq-replay",
+	"failed": "dlq-list", "info": "show", "start": "worker", "run": "worker", "unpause": "resume",
+	"continue": "resume", "parallel": "limit", "clean": "prune", "clear": "prune", "stats": "status", "man": "help",
+}
+
+// didYouMean returns a hint at the names that a word was probably meant to be, or "". A word of up to five
+// letters may have one mistake, and one more for every four letters more.
 func didYouMean(word string, names []string) string {
-	closest, limit := "", len(strings.TrimLeft(word, "-"))/3+2
+	bare := strings.ToLower(strings.Trim(word, "-"))
+	closest, limit := "", 2+max(len(bare)-2, 0)/4
+	if len(bare) < 3 {
+		limit = 1
+	}
 	for _, name := range names {
-		if d := distance(strings.ToLower(word), strings.ToLower(name)); d < limit {
+		if d := distance(bare, strings.ToLower(strings.TrimLeft(name, "-"))); d < limit {
 			closest, limit = name, d
 		}
+	}
+	if other := otherWords[bare]; closest == "" && slices.Contains(names, other) {
+		closest = other
 	}
 	if closest != "" {
 		return fmt.Sprintf("; did you mean %q?", closest)
 	}
-	// Or the word is a part of a name: "dlq", "replay", or -l for --limit.
-	part := strings.ToLower(strings.Trim(word, "-"))
+	// Or the word is a part of a name: "dlq", or -l for --limit.
 	var whole []string
 	for _, name := range names {
-		bare := strings.ToLower(strings.TrimLeft(name, "-"))
-		if len(part) > 1 && strings.Contains(bare, part) || len(part) == 1 && strings.HasPrefix(bare, part) {
+		bareName := strings.ToLower(strings.TrimLeft(name, "-"))
+		isPart := len(bare) > 1 && strings.Contains(bareName, bare)
+		isFirst := len(bare) == 1 && strings.HasPrefix(bareName, bare)
+		if isPart || isFirst {
 			whole = append(whole, strconv.Quote(name))
 		}
 	}
@@ -193,23 +211,28 @@ func didYouMean(word string, names []string) string {
 	return fmt.Sprintf("; did you mean %s?", strings.Join(whole, " or "))
 }
 
-// distance counts the letters to insert, delete or replace to get from a to b (Levenshtein).
+// distance counts the letters to insert, delete, replace or swap with the next one to get from a to b
+// (Damerau and Levenshtein; no letter is changed twice).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1) // row[j] is the distance from the part of a seen so far to b[:j]
+	var before []int // the row before row
+	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+	for i := range len(a) { // row[j] is the distance from a[:i] to b[:j], next[j] that from a[:i+1]
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
-			replaced := diagonal
+			replaced := row[j]
 			if a[i] != b[j] {
 				replaced++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, diagonal+1)
+			next[j+1] = min(replaced, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row = row, next
 	}
 	return row[len(b)]
 }

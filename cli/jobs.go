@@ -155,8 +155,8 @@ func (c *call) printJob(job *pinion.Job) error {
 	}
 	row(w, "heartbeat", timestamp(job.HeartbeatAt))
 	row(w, "finished", timestamp(job.FinishedAt))
-	row(w, resultName(job), string(job.Result))
-	printError(w, job.Error)
+	row(w, resultName(job), readableJSON(string(job.Result)))
+	printError(w, errorName(job), job.Error)
 	return w.Flush()
 }
 
@@ -168,9 +168,17 @@ func resultName(job *pinion.Job) string {
 	return "result"
 }
 
+// errorName returns what a job's Error is: an attempt that runs or has succeeded leaves that of an earlier one.
+func errorName(job *pinion.Job) string {
+	isRunning := job.Status == pinion.StatusRunning
+	if job.Error != "" && (isRunning || job.Status == pinion.StatusSuccess) {
+		return "earlier error"
+	}
+	return "error"
+}
+
 // printError prints an error of several lines, such as a panic with its stack, below each other.
-func printError(w io.Writer, text string) {
-	name := "error"
+func printError(w io.Writer, name, text string) {
 	for line := range strings.Lines(cmp.Or(text, "-")) {
 		line = strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "  ")
 		fmt.Fprintf(w, "%s\t%s\n", name, printable(line, ""))

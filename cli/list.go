@@ -77,8 +77,8 @@ func list(c *call) func(context.Context) error {
 			}
 			return c.printJobs(jobs, columns, func(job *pinion.Job) []string {
 				failure := job.Error
-				if job.Status == pinion.StatusSuccess {
-					failure = ""
+				if errorName(job) != "error" {
+					failure = "" // of an earlier attempt
 				}
 				return []string{
 					job.ID, job.Task, job.Queue, statusOf(job), ago(job.CreatedAt), ago(job.FinishedAt),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -28,16 +29,35 @@ func (c *call) encode(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	for _, r := range text.String() {
+	var safe strings.Builder
+	for _, r := range readableJSON(text.String()) {
 		if r == '\n' || strconv.IsPrint(r) {
-			fmt.Fprint(c.stdout, string(r))
+			safe.WriteRune(r)
 			continue
 		}
 		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(c.stdout, `\u%04x`, unit)
+			fmt.Fprintf(&safe, `\u%04x`, unit)
 		}
 	}
-	return nil
+	_, err := c.stdout.WriteString(safe.String())
+	return err
+}
+
+// jsonEscape matches an escape in JSON. Only strings have backslashes.
+var jsonEscape = regexp.MustCompile(`\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.`)
+
+// readableJSON replaces the escapes of characters that can be printed by the characters. Python escapes all that
+// are not ASCII.
+func readableJSON(text string) string {
+	return jsonEscape.ReplaceAllStringFunc(text, func(escape string) string {
+		var s string
+		err := json.Unmarshal([]byte(`"`+escape+`"`), &s)
+		r, _ := utf8.DecodeRuneInString(s)
+		if err != nil || r < 0x80 || r == utf8.RuneError || !strconv.IsPrint(r) {
+			return escape
+		}
+		return s
+	})
 }
 
 // tabbed returns a writer that aligns cells separated by tabs.
@@ -115,7 +135,7 @@ func arguments(job *pinion.Job) string {
 	if err != nil {
 		return err.Error()
 	}
-	return strings.ReplaceAll(strings.TrimSpace(buf.String()), "\n", " ")
+	return readableJSON(strings.ReplaceAll(strings.TrimSpace(buf.String()), "\n", " "))
 }
 
 // timestamp returns a time and how long ago it was; "" for the zero time.

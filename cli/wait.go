@@ -261,7 +261,7 @@ func (c *call) printEnd(job *pinion.Job, asRow bool) error {
 			return err
 		}
 	case asRow && succeeded:
-		fmt.Fprintf(c.stdout, "%s  %s  %s\n", id, job.Status, printable(string(job.Result), ""))
+		fmt.Fprintf(c.stdout, "%s  %s  %s\n", id, job.Status, printable(readableJSON(string(job.Result)), ""))
 	case asRow:
 		fmt.Fprintf(c.stdout, "%s  %s   %s\n", id, job.Status, failure)
 	case succeeded:

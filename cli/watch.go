@@ -185,13 +185,19 @@ func (c *call) frame(s *snapshot) string {
 	width, height := c.screenSize()
 	var b strings.Builder
 	b.WriteString("\x1b[H")
-	for i, line := range c.screenLines(s, width, height) {
+	lines := c.screenLines(s, width, height)
+	for i, line := range lines {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
-		b.WriteString("\x1b[K" + line)
+		// A line is erased before it is written. Behind a full line the cursor is still on its last character.
+		erase := "\x1b[K"
+		if i == len(lines)-1 {
+			erase = "\x1b[J" // and what is below it
+		}
+		b.WriteString(erase + line)
 	}
-	return b.String() + "\x1b[J"
+	return b.String()
 }
 
 // screenLines returns the lines of a screen. Where there is not room for everything, it shortens the lists,
