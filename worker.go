@@ -104,7 +104,9 @@ func (w *Worker) Metrics() Metrics {
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 
 // Drain runs jobs until nothing is due and nothing runs. It waits for a retry that it has scheduled itself if
-// that is due within five seconds, and for no other job that is due later. It suits tests and batches, and may
+// that is due within five seconds, and for no other job that is due later. It does not wait for what other
+// workers run, unless their heartbeats are missing: then it stays until their leases are taken back, and runs
+// the jobs. It suits tests and batches, and may
 // be called again and again. If ctx ends first, Drain stops as Run does and returns ctx's error. Unlike Run, it
 // ends at the first storage error. If jobs are due whose tasks the worker does not know, it runs all others and
 // returns an ErrTaskNotFound that names those tasks.
@@ -305,7 +307,8 @@ type workerRun struct {
 	retries   ownRetries
 	periodics *periodics
 	trouble   troubleLog
-	warned    onceEach // names that others have made up, and that were logged
+	warned    onceEach                // names that others have made up, and that were logged
+	firstSeen map[seenClaim]time.Time // in a Drain, the HeartbeatAt of others' claims when it first saw them
 
 	stopClaims context.CancelFunc // begins the shutdown
 
@@ -321,7 +324,13 @@ func (w *Worker) newRun(drain bool) (*workerRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &workerRun{settings: s, drain: drain, metrics: &w.metrics, began: time.Now()}
+	r := &workerRun{
+		settings:  s,
+		drain:     drain,
+		metrics:   &w.metrics,
+		began:     time.Now(),
+		firstSeen: make(map[seenClaim]time.Time),
+	}
 	r.call = recovering(r.runTask)
 	if s.middleware != nil {
 		wrapped := s.middleware(r.call)

@@ -74,7 +74,7 @@ func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last 
 //
 //   - While jobs run, which may enqueue more, it ends when the last of them has ended and is recorded.
 //   - Otherwise it ends when the next of the Drain's own retries is due.
-//   - Otherwise, while a dead worker's lease has expired and is not yet taken back, it ends after the next reaping.
+//   - Otherwise, while another worker's job runs and that worker may be dead, it ends after the next reaping.
 //   - If there is none either, the run is idle: the claim must not wait, and if it finds nothing the Drain is over.
 func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, cancel context.CancelFunc, idle bool) {
 	waiting, cancel = context.WithCancel(ctx)
@@ -82,7 +82,7 @@ func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, 
 		return waiting, cancel, false
 	}
 	until, found := r.retries.next(time.Now())
-	if !found && r.leaseHasExpired(ctx) {
+	if !found && r.awaitsTheDead(ctx) {
 		until, found = time.Now().Add(r.reap), true
 	}
 	if !found {

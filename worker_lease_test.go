@@ -842,9 +842,11 @@ func TestADrainOfMillisecondsStaysForTheLeasesThatTheDeadHaveLeft(t *testing.T) 
 		task := t.task("a", func(context.Context, *Job) error { ran++; return nil })
 		worker := &Worker{}
 		run := t.begin(worker, worker.Drain, task)
-		if err := run.wait(); err != nil || run.at > time.Second {
-			t.Errorf("while the lease lives Drain returned %v after %v; want nil at once", err, run.at)
+		if err := run.wait(); err != nil || run.at < 10*time.Second || run.at > 16*time.Second {
+			t.Errorf("while the lease lives Drain returned %v after %v; want nil when it has run the job", err, run.at)
 		}
+		t.enqueue("a")
+		mustDequeue(t.T, t.storage, 1)
 		t.sleep(time.Minute)
 		before := t.since()
 		run = t.begin(worker, worker.Drain)
@@ -856,8 +858,28 @@ func TestADrainOfMillisecondsStaysForTheLeasesThatTheDeadHaveLeft(t *testing.T) 
 				t.Errorf("a job is %s, want SUCCESS", job.Status)
 			}
 		}
-		if ran != 2 {
-			t.Errorf("the jobs ran %d times, want twice", ran)
+		if ran != 3 {
+			t.Errorf("the jobs ran %d times, want three times", ran)
 		}
+	})
+}
+
+func TestADrainDoesNotWaitForWhatALivingWorkerRuns(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		id := t.enqueue("long")[0]
+		release := make(chan struct{})
+		t.run(&Worker{}, t.task("long", func(context.Context, *Job) error { <-release; return nil }))
+		t.sleep(time.Minute)
+		before := t.since()
+		worker := &Worker{}
+		run := t.begin(worker, worker.Drain)
+		err := run.wait()
+		if took := run.at - before; err != nil || took > 3*time.Second {
+			t.Errorf("Drain returned %v after %v; want nil after the next heartbeat", err, took)
+		}
+		if job := t.get(id); job.Status != StatusRunning {
+			t.Errorf("the job is %s, want RUNNING", job.Status)
+		}
+		close(release)
 	})
 }

@@ -85,14 +85,17 @@ func (r *workerRun) takeBackLeases(ctx context.Context) {
 	}
 }
 
-// leaseHasExpired reports whether the lease of a RUNNING job has expired. It is taken back at the storage's
-// second look.
-func (r *workerRun) leaseHasExpired(ctx context.Context) bool {
+// awaitsTheDead reports whether a Drain has to wait because the worker of a RUNNING job may be dead. It is dead
+// if its lease has expired; the storage takes that back at its second look. It may be dead if no heartbeat has
+// come since this Drain first saw the job. Then the Drain waits, at most until the lease expires. Living workers
+// send heartbeats, and a Drain does not wait for what they run.
+func (r *workerRun) awaitsTheDead(ctx context.Context) bool {
 	in, ok := As[Inspector](r.storage)
 	if !ok {
 		return false
 	}
 	now := time.Now()
+	silent := false
 	for job, err := range in.Jobs(ctx, Filter{Status: StatusRunning}) {
 		if err != nil {
 			return false // the next claim meets the same error, and returns it
@@ -104,8 +107,29 @@ func (r *workerRun) leaseHasExpired(ctx context.Context) bool {
 		if until.Before(now) {
 			return true
 		}
+		_, known := r.registry.lookup(job.Task)
+		if known && r.serves(job.Queue) && r.isSilent(job) {
+			silent = true
+		}
 	}
-	return false
+	return silent
+}
+
+// isSilent reports whether no heartbeat has come for another worker's claim since this Drain first saw it.
+func (r *workerRun) isSilent(job *Job) bool {
+	claim := seenClaim{job.ID, job.Claim}
+	first, seen := r.firstSeen[claim]
+	if !seen {
+		r.firstSeen[claim] = job.HeartbeatAt
+		return true
+	}
+	return !job.HeartbeatAt.After(first)
+}
+
+// seenClaim is a claim of another worker that a Drain has seen.
+type seenClaim struct {
+	id    string
+	claim int64
 }
 
 // planPeriodic makes sure that the next run of each Periodic is stored.

@@ -376,6 +376,9 @@ func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
 		if len(jobs) != 1 || err != nil {
 			t.Errorf("a claim for a slot returned %d jobs, error %v; want the one that is due", len(jobs), err)
 		}
+		if _, err := t.storage.MarkDone(t.Context(), jobs...); err != nil {
+			t.Fatal(err)
+		}
 		_, last, err = r.claim(t.Context(), request{slots: 1})
 		if !last || err != nil {
 			t.Errorf("a claim for a slot that found nothing: last %t, error %v; want the last", last, err)

@@ -173,6 +173,7 @@ pinion prune --status success --task mail --yes --db q.db`
 
 func prune(c *call) func(context.Context) error {
 	filter := c.filterFlags()
+	c.logsFlag()
 	c.statusFlag(filter, pinion.StatusSuccess, pinion.StatusFailed)
 	yes := c.flags.Bool("yes", false, "with flags that choose jobs, do not ask")
 	age := time.Duration(-1)
@@ -204,7 +205,7 @@ func prune(c *call) func(context.Context) error {
 			}
 			c.did("%s pruned", are(n, "job"))
 			fmt.Fprintf(c.stdout, "pruned %s\n", thousands(n))
-			return nil
+			return c.sweepAfter(ctx, storage)
 		})
 	}
 }

@@ -78,8 +78,8 @@ type call struct {
 	json          bool
 	imports       []string
 	build         string
-	execs         []string // NAME=COMMAND
-	shell         bool     // the execs are for a shell
+	programs      programFlags
+	logsDir       string // of --logs-dir
 	noUpdateCheck bool
 
 	forwarded  []string                 // the arguments without --import and --build

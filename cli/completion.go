@@ -279,7 +279,7 @@ func (c *call) completeValue(ctx context.Context, prefix, typed, kind string) {
 	switch kind {
 	case "FILE":
 		fmt.Fprintln(c.stdout, completeFiles)
-	case "PACKAGE":
+	case "PACKAGE", "DIR":
 		fmt.Fprintln(c.stdout, completeDirectories)
 	case "-":
 		offer("-", "a job for each line of standard input")
@@ -339,7 +339,7 @@ func (c *call) offerJobs(
 	if c.command.name != "cancel" && c.command.name != "reschedule" {
 		lists = append(lists, storage.DeadLetters(ctx, pinion.Filter{Limit: lookAt, Newest: true}))
 	}
-	if c.command.name == "show" {
+	if c.command.name == "show" || c.command.name == "logs" {
 		lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusSuccess, Limit: lookAt, Newest: true}))
 	}
 	var offered []string

@@ -28,7 +28,7 @@ func demo(c *call) func(context.Context) error {
 			title string
 			job   *pinion.Job
 		}{
-			{"A job that succeeds:", pinion.NewJob("add", 1, 2)},
+			{"A job that adds 1 and 2:", pinion.NewJob("add", 1, 2)},
 			{"A job that fails once, and succeeds when it is retried:", pinion.NewJob("flaky", "example.com")},
 			{"A job that fails each time, and becomes a dead letter:", pinion.NewJob("doomed")},
 		} {

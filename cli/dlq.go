@@ -97,6 +97,7 @@ func notReplayed(ctx context.Context, storage pinion.Inspector, f pinion.Filter,
 
 func dlqPurge(c *call) func(context.Context) error {
 	filter := c.filterFlags()
+	c.logsFlag()
 	yes := c.flags.Bool("yes", false, "delete without asking")
 	return func(ctx context.Context) error {
 		filter.IDs = c.operands
@@ -114,7 +115,7 @@ func dlqPurge(c *call) func(context.Context) error {
 			}
 			c.did("%s purged", are(n, "dead letter"))
 			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
-			return nil
+			return c.sweepAfter(ctx, storage)
 		})
 	}
 }

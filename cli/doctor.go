@@ -75,7 +75,7 @@ func doctor(c *call) func(context.Context) error {
 	e := &examination{visibility: 10 * time.Second}
 	c.durationFlag(&e.visibility, "visibility-timeout", "the `TIME` that workers use, if not the default [10s]")
 	return func(ctx context.Context) error {
-		if err := addPrograms(c.shell, c.execs); err != nil {
+		if err := addPrograms(&c.programs); err != nil {
 			return err
 		}
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -28,7 +29,8 @@ to the queue of its task unless --queue names another. If an unfinished job hold
 "15:04", which is today or tomorrow, "2026-01-31 15:04" on the local clock, or
 RFC 3339; a time that has passed means now. --wait prints the result of the job
 instead of its id, as "pinion wait" does. The task does not get --meta: the middleware
-of a worker reads it, a trace id for example.
+of a worker reads it, a trace id for example. The program of a worker with --exec runs
+in the directory in which the job was enqueued, unless --no-chdir is set here or there.
 
 With - as the second operand, each line of standard input is a job: a JSON array
 or object or, with --lines, a string that is its first argument. -0 takes such
@@ -60,6 +62,7 @@ type enqueueCall struct {
 	storage pinion.Storage
 	delay   time.Duration
 	at      time.Time
+	noChdir bool // do not record the working directory
 
 	lines, nul, base64, atomic, ids bool // for jobs from standard input
 
@@ -77,6 +80,7 @@ func enqueue(c *call) func(context.Context) error {
 	c.flags.StringVar(&e.job.Queue, "queue", "", "add it to the queue `NAME` [default]")
 	c.flags.StringVar(&e.job.Key, "key", "", "add nothing if an unfinished job holds this `KEY`")
 	c.mapFlag(&e.job.Meta, "meta", "`NAME=TEXT` for the middleware of the worker; may be repeated")
+	c.flags.BoolVar(&e.noChdir, "no-chdir", false, "do not record this directory as that of the job's program")
 	c.countFlag(&e.job.Priority, "priority", math.MinInt, "the higher `N`, the earlier [0]")
 	c.durationFlag(&e.delay, "delay", "run it after this `TIME`, \"90\" or \"1h30m\"")
 	c.timeFlag(&e.at, "at", false, "run it at this `MOMENT`, \"15:04\" or \"2026-01-31 15:04\"")
@@ -158,6 +162,9 @@ func (e *enqueueCall) readJob(args, kwargs string) error {
 	if err := e.job.DecodeArgs(list, object); err != nil {
 		return err
 	}
+	if !e.noChdir {
+		e.recordDirectory()
+	}
 	if _, _, err := e.job.EncodeArgs(); err != nil {
 		return err
 	}
@@ -173,6 +180,28 @@ func (e *enqueueCall) readJob(args, kwargs string) error {
 		e.job.Queue = pinion.DefaultRegistry.Queue(e.job.Task)
 	}
 	return nil
+}
+
+// recordDirectory adds the working directory to the job's Meta, unless --meta names one.
+func (e *enqueueCall) recordDirectory() {
+	if e.job.Meta[metaDir] != "" {
+		return
+	}
+	dir, err := os.Getwd()
+	job := pinion.Job{Task: "any", Meta: maps.Clone(e.job.Meta)}
+	if err == nil {
+		if job.Meta == nil {
+			job.Meta = make(map[string]string)
+		}
+		job.Meta[metaDir] = dir
+		_, _, err = job.EncodeArgs() // a directory may have a name that Meta cannot hold
+	}
+	if err != nil {
+		fmt.Fprintf(e.stderr, "pinion: the working directory is not recorded, "+
+			"so a program runs in that of its worker: %s\n", printable(err.Error(), ""))
+		return
+	}
+	e.job.Meta = job.Meta
 }
 
 // knownTask returns an error if this program has tasks built in and none of them has this name. The command

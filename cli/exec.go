@@ -2,21 +2,19 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
 )
@@ -25,10 +23,7 @@ const (
 	exitRetry   = 75  // EX_TEMPFAIL of sysexits.h
 	exitNoRetry = 100 // a permanent error among qmail's programs
 
-	programRetries = 3 // unless --max-retries says otherwise
-
-	resultLimit = 64 << 10 // bytes of standard output that are kept
-	tailLimit   = 1 << 10  // bytes of standard error that are kept
+	programRetries = 3 // unless --max-retries or --exec-opt says otherwise
 
 	// lingerTime is how long processes that a program leaves behind may go on, for example to write their
 	// last line.
@@ -44,11 +39,17 @@ var programs []*program
 // program is a task of --exec.
 type program struct {
 	name    string
-	command string // as the user wrote it
-	words   []template
-	shell   bool
-	retry   pinion.RetryPolicy // set, as runner is, before a worker starts
-	runner  *runner
+	command string     // as the user wrote it
+	shell   bool       // the command is for a shell
+	words   []template // of the command; none with a shell
+	names   []string   // with a shell, the arguments whose names the text uses
+	stdin   bool       // standard input has the arguments
+	retries int        // of --exec-opt; negative: not given
+	timeout time.Duration
+
+	path   string             // the file of the program, from resolve
+	retry  pinion.RetryPolicy // set, as runner is, before a worker starts
+	runner *runner
 }
 
 // kind returns the kind of task, as the command tasks prints it.
@@ -59,16 +60,61 @@ func (p *program) kind() string {
 	return "exec"
 }
 
+// ---- The flags ----
+
+// programFlags are the values of the flags that make programs tasks.
+type programFlags struct {
+	specs   []string          // NAME=COMMAND
+	shell   bool              // the COMMANDs are for a shell
+	stdin   bool              // standard input has the arguments
+	options map[string]string // retries=N,timeout=TIME, by NAME
+}
+
 // execFlags declares the flags that make programs tasks.
 func (c *call) execFlags() {
-	c.listFlag(&c.execs, "exec", "make a program a task: `NAME=COMMAND`; may be repeated")
-	c.flags.BoolVar(&c.shell, "shell", false, "the COMMANDs of --exec are for /bin/sh")
+	f := &c.programs
+	c.listFlag(&f.specs, "exec", "make a program a task: `NAME=COMMAND`; may be repeated")
+	c.flags.BoolVar(&f.shell, "shell", false, "the COMMANDs of --exec are for /bin/sh")
+	c.flags.BoolVar(&f.stdin, "stdin", false, "programs get the arguments as JSON on standard input [nothing]")
+	c.flags.Func("exec-opt", "`NAME:retries=N,timeout=TIME` for that --exec; may be repeated", func(s string) error {
+		at := strings.LastIndexByte(s, ':')
+		if at < 1 {
+			return fmt.Errorf("%q must be NAME:retries=N,timeout=TIME, with one of these or both", s)
+		}
+		name := s[:at]
+		if _, given := f.options[name]; given {
+			return fmt.Errorf("%s has options already; write them all in one: %[1]s:retries=0,timeout=30s", name)
+		}
+		if f.options == nil {
+			f.options = make(map[string]string)
+		}
+		f.options[name] = s[at+1:]
+		return nil
+	})
+}
+
+// words returns the flags as they are written on a command line.
+func (f *programFlags) words() (words []string) {
+	if f.shell {
+		words = append(words, "--shell")
+	}
+	if f.stdin {
+		words = append(words, "--stdin")
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.options)) {
+		words = append(words, "--exec-opt", name+":"+f.options[name])
+	}
+	for _, spec := range f.specs {
+		words = append(words, "--exec", spec)
+	}
+	return words
 }
 
 // addPrograms registers the tasks of --exec.
-func addPrograms(shell bool, specs []string) error {
-	for _, spec := range specs {
-		p, err := parseProgram(spec, shell)
+func addPrograms(f *programFlags) error {
+	unused := maps.Clone(f.options)
+	for _, spec := range f.specs {
+		p, err := parseProgram(spec, f.shell)
 		if err != nil {
 			return err
 		}
@@ -76,58 +122,53 @@ func addPrograms(shell bool, specs []string) error {
 		if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, p.name) }) {
 			return usagef("--exec %s: there is already a task of that name; choose another", p.name)
 		}
-		pinion.RegisterTask(pinion.Task[*pinion.Job]{Name: p.name, Run: p.run, Retry: &p.retry})
-		programs = append(programs, p)
-	}
-	return nil
-}
-
-// checkPrograms reports a program that does not exist while somebody is looking.
-func checkPrograms() error {
-	for _, p := range programs {
-		var err error
-		if p.shell {
-			err = p.checkSyntax()
-		} else {
-			err = p.checkExists()
-		}
-		if err != nil {
+		p.stdin = f.stdin
+		if err := p.setOptions(f.options[p.name]); err != nil {
 			return err
 		}
+		delete(unused, p.name)
+		pinion.RegisterTask(pinion.Task[*pinion.Job]{
+			Name: p.name, Run: p.run, Retry: &p.retry, Timeout: p.timeout,
+		})
+		programs = append(programs, p)
+	}
+	for name := range unused {
+		return usagef("--exec-opt %s: there is no --exec %[1]s; give both", name)
 	}
 	return nil
 }
 
-// checkSyntax has the shell parse the command.
-func (p *program) checkSyntax() error {
-	cmd := exec.Command(p.words[0][0], "-n", "-c", strings.Join(p.words[2], "${1}"))
-	output, err := cmd.CombinedOutput()
-	if err == nil {
+// setOptions reads retries=N,timeout=TIME.
+func (p *program) setOptions(options string) error {
+	p.retries = -1
+	if options == "" {
 		return nil
 	}
-	problem := strings.TrimSpace(string(output))
-	if problem == "" {
-		problem = err.Error()
+	for option := range strings.SplitSeq(options, ",") {
+		key, value, _ := strings.Cut(option, "=")
+		var err error
+		switch key {
+		case "retries":
+			p.retries, err = strconv.Atoi(value)
+			if err == nil && p.retries < 0 || err != nil {
+				err = fmt.Errorf("%q is not a number of retries; want 0 or more", value)
+			}
+		case "timeout":
+			p.timeout, err = parseDuration(value)
+			if err == nil && p.timeout == 0 {
+				err = errors.New("a timeout of 0 is none; leave it out")
+			}
+		default:
+			err = fmt.Errorf("there is no option %q; want retries=N or timeout=TIME", key)
+		}
+		if err != nil {
+			return usagef("--exec-opt %s: %v", p.name, err)
+		}
 	}
-	return usagef("--exec %s: the shell does not accept this COMMAND: %s", p.name, problem)
+	return nil
 }
 
-func (p *program) checkExists() error {
-	file := p.words[0][0]
-	_, err := exec.LookPath(file)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, os.ErrNotExist) {
-		return usagef("--exec %s: cannot run %q: %v; "+
-			"make it executable (chmod +x), or name the interpreter before it", p.name, file, errors.Unwrap(err))
-	}
-	if strings.Contains(file, "=") {
-		return usagef("--exec %s: there is no program %q; "+
-			"to set a variable use env, as in env LANG=C sort, or add --shell", p.name, file)
-	}
-	return usagef("--exec %s: there is no program %q; install it, or write its path", p.name, file)
-}
+// ---- An attempt ----
 
 // run is the task: it runs the program for a job.
 func (p *program) run(ctx context.Context, job *pinion.Job) error {
@@ -135,41 +176,65 @@ func (p *program) run(ctx context.Context, job *pinion.Job) error {
 	if err != nil {
 		return pinion.Permanent(err)
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(slices.Clip(p.runner.env),
-		"PINION_TASK="+p.name,
-		"PINION_JOB_ID="+job.ID,
-		"PINION_QUEUE="+job.Queue,
-		"PINION_ATTEMPT="+strconv.Itoa(job.Attempts))
-	var stdout head
-	var stderr tail
-	state, stopped, err := p.runner.run(ctx, cmd, inputOf(job), &stdout, &stderr)
-	if errors.Is(err, syscall.E2BIG) {
-		err = fmt.Errorf("%w; it can read its arguments from standard input instead, as JSON", err)
+	env, err := p.env(job)
+	if err != nil {
 		return pinion.Permanent(err)
 	}
+	dir, err := p.runner.directoryOf(job)
 	if err != nil {
 		return err
 	}
-	failure := describeExit(state, stderr.String())
+	if dir != "" {
+		env = append(env, "PWD="+dir)
+	}
+	input := ""
+	if p.stdin {
+		input = inputOf(job)
+	}
+	out := output{log: p.runner.logs.begin(job)}
+	defer out.log.end()
+	cmd := &exec.Cmd{Path: p.path, Args: argv, Env: env, Dir: dir}
+	state, stopped, err := p.runner.run(ctx, cmd, input, &out)
+	if errors.Is(err, syscall.ENOEXEC) && isText(p.path) { // a script without #!; execvp does this
+		argv = append([]string{shellPath, p.path}, argv[1:]...)
+		cmd = &exec.Cmd{Path: shellPath, Args: argv, Env: env, Dir: dir}
+		state, stopped, err = p.runner.run(ctx, cmd, input, &out)
+	}
+	if err != nil {
+		return p.notStarted(ctx, job, err)
+	}
+	failure := errors.New(describeExit(state) + out.ending())
 	if stopped { // even if its exit status is 0, it has hardly done everything
 		return fmt.Errorf("%w: %w", context.Cause(ctx), failure)
 	}
 	switch state.ExitCode() {
 	case 0:
-		p.logOutput(job, &stdout, &stderr)
-		return stdout.setResult(ctx)
+		p.logOutput(job, &out)
+		return out.result.set(ctx)
 	case exitNoRetry:
 		return pinion.Permanent(failure)
 	case exitRetry:
-		if after, err := parseDuration(stdout.lastLine()); err == nil {
+		if after, err := parseDuration(out.stdout.lastLine()); err == nil {
 			return pinion.RetryAfter(after, failure)
 		}
 	}
 	return failure
 }
 
-// inputOf returns the standard input of the program.
+// env returns the environment of the program for a job.
+func (p *program) env(job *pinion.Job) ([]string, error) {
+	named, err := p.namedArguments(job)
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Concat(p.runner.env, named),
+		"PINION_TASK="+p.name,
+		"PINION_JOB_ID="+job.ID,
+		"PINION_QUEUE="+job.Queue,
+		"PINION_ATTEMPT="+strconv.Itoa(job.Attempts)), nil
+}
+
+// inputOf returns the standard input of the program, if --stdin asks for it.
 func inputOf(job *pinion.Job) string {
 	input := struct {
 		Args   []any          `json:"args"`
@@ -184,32 +249,30 @@ func inputOf(job *pinion.Job) string {
 	return plainJSON(input) + "\n"
 }
 
-// describeExit returns the error of a job: how its program ended, and the end of its standard error.
-func describeExit(state *os.ProcessState, stderr string) error {
-	text := fmt.Sprintf("exit status %d", state.ExitCode())
+// describeExit returns how a program ended.
+func describeExit(state *os.ProcessState) string {
 	if state.ExitCode() < 0 {
-		text = "killed by " + state.String() // begins with "signal: "
+		return "killed by " + state.String() // begins with "signal: "
 	}
-	if stderr != "" {
-		text += ": " + stderr
-	}
-	return errors.New(text)
+	return fmt.Sprintf("exit status %d", state.ExitCode())
 }
 
 // logOutput logs output of a successful program that the job does not keep.
-func (p *program) logOutput(job *pinion.Job, stdout *head, stderr *tail) {
-	if text := stderr.String(); text != "" {
+func (p *program) logOutput(job *pinion.Job, out *output) {
+	if text := out.stderr.String(); text != "" {
 		p.runner.log.Debug("standard error", "task", p.name, "job", job.ID, "text", text)
 	}
-	if stdout.dropped > 0 {
+	if out.result.dropped > 0 {
 		p.runner.log.Warn("standard output is too long for a result; the rest is dropped",
-			"task", p.name, "job", job.ID, "bytes", stdout.dropped)
+			"task", p.name, "job", job.ID, "bytes", out.result.dropped)
 	}
 }
 
 // runner runs the programs of a worker.
 type runner struct {
 	env       []string
+	chdir     bool     // run a program in the directory that its job names
+	logs      *jobLogs // nil: none are kept
 	killAfter time.Duration
 	linger    time.Duration
 	guard     *guard
@@ -218,18 +281,11 @@ type runner struct {
 
 // newRunner prepares to run programs. It must be closed when the worker has ended.
 func newRunner(db string, killAfter time.Duration, log *slog.Logger) (*runner, error) {
-	scheme := schemeOf(db)
-	if scheme == "" || strings.EqualFold(scheme, "sqlite:") { // a program may run in another directory
-		path, err := filepath.Abs(db[len(scheme):])
-		if err != nil {
-			return nil, err
-		}
-		db = scheme + path
+	env, err := environment(db)
+	if err != nil {
+		return nil, err
 	}
-	r := &runner{killAfter: killAfter, linger: lingerTime, log: log}
-	r.env = append(os.Environ(), "PINION_DB="+db,
-		fmt.Sprintf("PINION_RETRY=%d", exitRetry), fmt.Sprintf("PINION_NO_RETRY=%d", exitNoRetry))
-	var err error
+	r := &runner{env: env, chdir: true, killAfter: killAfter, linger: lingerTime, log: log}
 	r.guard, err = newGuard()
 	if err != nil {
 		log.Warn("cannot start the guard; if this worker is killed with SIGKILL, "+
@@ -240,27 +296,24 @@ func newRunner(db string, killAfter time.Duration, log *slog.Logger) (*runner, e
 
 func (r *runner) close() { r.guard.close() }
 
-// useRunner makes r run the tasks of --exec.
-func useRunner(r *runner) {
-	for _, p := range programs {
-		p.runner = r
-	}
-}
-
-// run runs a command until it and the rest of its process group have ended. It stops the command when
-// ctx ends, and reports whether it did.
+// run runs a command until it and the rest of its process group have ended. Without input its standard input
+// is empty. It stops the command when ctx ends, and reports whether it did. An error means that the command
+// did not start.
 func (r *runner) run(
-	ctx context.Context, cmd *exec.Cmd, input string, stdout, stderr io.Writer,
+	ctx context.Context, cmd *exec.Cmd, input string, out *output,
 ) (state *os.ProcessState, stopped bool, err error) {
-	pipes, err := openPipes(cmd)
+	pipes, err := openPipes(cmd, input != "")
 	if err != nil {
 		return nil, false, err
 	}
-	if err := r.guard.start(cmd); err != nil {
+	err = r.guard.start(cmd)
+	pipes.started()
+	if err != nil {
+		pipes.close()
 		return nil, false, err
 	}
 	var goroutines sync.WaitGroup
-	outputEnded := pipes.copy(&goroutines, input, stdout, stderr)
+	outputEnded := pipes.copy(&goroutines, input, out)
 	exited := make(chan struct{})
 	goroutines.Go(func() {
 		state, err = cmd.Process.Wait()
@@ -323,30 +376,65 @@ func (r *runner) awaitGroup(process *os.Process, exited, outputEnded <-chan stru
 	}
 }
 
-// commandPipes are the worker's ends of the streams of a command.
+// commandPipes are the pipes between the worker and a command.
 type commandPipes struct {
-	stdin          io.WriteCloser
-	stdout, stderr io.ReadCloser
+	stdin          *os.File // the worker's ends; nil: the command's is /dev/null
+	stdout, stderr *os.File
+	theirs         []*os.File // the command's ends, which the worker closes when it has started
 }
 
-func openPipes(cmd *exec.Cmd) (*commandPipes, error) {
-	stdin, inErr := cmd.StdinPipe()
-	stdout, outErr := cmd.StdoutPipe()
-	stderr, errErr := cmd.StderrPipe()
-	return &commandPipes{stdin, stdout, stderr}, errors.Join(inErr, outErr, errErr)
+// openPipes makes the pipes of a command. If it cannot make all of them, it closes those that it has made.
+func openPipes(cmd *exec.Cmd, withInput bool) (p *commandPipes, err error) {
+	p = new(commandPipes)
+	p.stdout, err = p.output(&cmd.Stdout)
+	if err == nil {
+		p.stderr, err = p.output(&cmd.Stderr)
+	}
+	if err == nil && withInput {
+		var end *os.File
+		end, p.stdin, err = os.Pipe()
+		if err == nil {
+			cmd.Stdin = end
+			p.theirs = append(p.theirs, end)
+		}
+	}
+	if err != nil {
+		p.started()
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// output makes a pipe for an output of a command, and returns the worker's end.
+func (p *commandPipes) output(stream *io.Writer) (*os.File, error) {
+	ours, end, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	*stream = end
+	p.theirs = append(p.theirs, end)
+	return ours, nil
+}
+
+// started closes the command's ends: it has them now, or never will.
+func (p *commandPipes) started() {
+	for _, end := range p.theirs {
+		end.Close()
+	}
 }
 
 // copy writes the input and reads the output. It closes outputEnded when both outputs have ended.
-func (p *commandPipes) copy(
-	goroutines *sync.WaitGroup, input string, stdout, stderr io.Writer,
-) (outputEnded <-chan struct{}) {
-	goroutines.Go(func() { // the command need not read it
-		io.WriteString(p.stdin, input)
-		p.stdin.Close()
-	})
+func (p *commandPipes) copy(goroutines *sync.WaitGroup, input string, out *output) (outputEnded <-chan struct{}) {
+	if p.stdin != nil {
+		goroutines.Go(func() { // the command need not read it
+			io.WriteString(p.stdin, input)
+			p.stdin.Close()
+		})
+	}
 	var outputs sync.WaitGroup
-	outputs.Go(func() { io.Copy(stdout, p.stdout) })
-	outputs.Go(func() { io.Copy(stderr, p.stderr) })
+	outputs.Go(func() { io.Copy(out.toStdout(), p.stdout) })
+	outputs.Go(func() { io.Copy(out.toStderr(), p.stderr) })
 	ended := make(chan struct{})
 	goroutines.Go(func() {
 		outputs.Wait()
@@ -355,92 +443,11 @@ func (p *commandPipes) copy(
 	return ended
 }
 
+// close closes the worker's ends.
 func (p *commandPipes) close() {
-	p.stdin.Close()
-	p.stdout.Close()
-	p.stderr.Close()
-}
-
-// head keeps the beginning of the text that is written to it.
-type head struct {
-	text    []byte
-	dropped int // bytes
-}
-
-func (h *head) Write(text []byte) (int, error) {
-	kept := min(len(text), resultLimit-len(h.text))
-	h.text = append(h.text, text[:kept]...)
-	h.dropped += len(text) - kept
-	return len(text), nil
-}
-
-func (h *head) lastLine() string {
-	text := strings.TrimSpace(string(h.text))
-	return strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
-}
-
-// setResult makes the text the job's result: as JSON if it is one value, else as a string without the last
-// line end.
-func (h *head) setResult(ctx context.Context) error {
-	text := h.text
-	if h.dropped > 0 {
-		text = trimPartialRune(text)
-	}
-	clean := strings.TrimRight(strings.ToValidUTF8(string(text), "\uFFFD"), "\r\n")
-	if clean == "" {
-		return nil
-	}
-	if h.dropped == 0 && json.Valid([]byte(clean)) {
-		return pinion.SetResult(ctx, json.RawMessage(clean))
-	}
-	return pinion.SetResult(ctx, clean)
-}
-
-// trimPartialRune removes the first bytes of a character that was cut off at the end of text.
-func trimPartialRune(text []byte) []byte {
-	for range utf8.UTFMax - 1 {
-		r, size := utf8.DecodeLastRune(text)
-		if r != utf8.RuneError || size != 1 {
-			break
-		}
-		text = text[:len(text)-1]
-	}
-	return text
-}
-
-// tail keeps the end of the text that is written to it.
-type tail struct {
-	text    []byte
-	dropped bool // something before it
-}
-
-func (t *tail) Write(text []byte) (int, error) {
-	t.text = append(t.text, text[max(0, len(text)-tailLimit):]...)
-	excess := len(t.text) - tailLimit
-	if excess > 0 || len(text) > tailLimit {
-		t.text = append(t.text[:0], t.text[excess:]...)
-		t.dropped = true
-	}
-	return len(text), nil
-}
-
-// String returns the last lines that are not empty, as a terminal would show them: of a line that a progress
-// bar has written many times, it is the last state.
-func (t *tail) String() string {
-	text := strings.TrimSpace(strings.ToValidUTF8(string(t.text), "\uFFFD"))
-	if t.dropped {
-		_, whole, hasMore := strings.Cut(text, "\n") // the first line may not be whole
-		if hasMore {
-			text = whole
+	for _, end := range []*os.File{p.stdin, p.stdout, p.stderr} {
+		if end != nil {
+			end.Close()
 		}
 	}
-	var lines []string
-	for line := range strings.Lines(text) {
-		line = strings.TrimRight(line, "\r\n")
-		line = line[strings.LastIndexByte(line, '\r')+1:]
-		if line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines, "\n")
 }

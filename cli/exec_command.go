@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,16 +15,15 @@ import (
 )
 
 // The command line of a task of --exec: how it is read, and how the arguments of a job get into it.
+//
+// No argument may become program text. The rules for that know no programs and parse no shell: they look at
+// the words that the user has written. With a shell the text never changes, and arguments are its parameters.
 
 // template is a word of a command line: text, and at the odd places names of arguments.
 type template []string
 
-var (
-	// placeholder matches {name}, which stands for an argument, and {{name}}, which means {name}.
-	placeholder = regexp.MustCompile(`\{\{(?:\d+|[\pL_][\pL\pN_-]*)\}\}|\{(?:\d+|[\pL_][\pL\pN_-]*)\}`)
-	// shellBraces matches, at the beginning of a text, a placeholder or a variable of the shell, ${name}.
-	shellBraces = regexp.MustCompile(`^\$?(?:` + placeholder.String() + `)`)
-)
+// placeholder matches {name}, which stands for an argument, and {{name}}, which means {name}.
+var placeholder = regexp.MustCompile(`\{\{(?:\d+|[\pL_][\pL\pN_-]*)\}\}|\{(?:\d+|[\pL_][\pL\pN_-]*)\}`)
 
 // parseProgram reads NAME=COMMAND.
 func parseProgram(spec string, shell bool) (*program, error) {
@@ -41,7 +39,7 @@ func parseProgram(spec string, shell bool) (*program, error) {
 	}
 	p := &program{name: name, command: command, shell: shell}
 	if shell {
-		return p, p.parseForShell()
+		return p, p.checkShellText()
 	}
 	words, err := splitWords(command)
 	if err != nil {
@@ -56,48 +54,83 @@ func parseProgram(spec string, shell bool) (*program, error) {
 	case first[0] == "":
 		return nil, usagef("--exec %s: the program's name is empty", name)
 	}
-	return p, p.checkShellText()
+	return p, p.checkWords()
 }
 
-// parseForShell makes the command the text of sh -c.
-func (p *program) parseForShell() error {
-	text, inArithmetic := shellTemplate(p.command)
-	if inArithmetic {
-		return usagef("--exec %s: an argument within $((…)) could run any command where /bin/sh is bash; "+
-			"calculate with expr, as in expr {0} + 1", p.name)
+// usesArguments reports whether the command can have arguments of the job in it.
+func (p *program) usesArguments() bool {
+	if p.shell {
+		return parameter.MatchString(p.command)
 	}
-	p.words = []template{{"/bin/sh"}, {"-c"}, text}
+	return slices.ContainsFunc(p.words, func(word template) bool { return len(word) > 1 })
+}
+
+// ---- Without a shell ----
+
+var (
+	// besideArgument matches what may stand beside an argument in a word.
+	besideArgument = regexp.MustCompile(`^[\pL\pN./:=,+@%_-]*$`)
+	// takesText matches options such as -c, -ec and --execute, behind which many programs take text to run.
+	takesText = regexp.MustCompile(`(?s)^-.*[ce]$`)
+	isOption  = regexp.MustCompile(`^[-+]`)
+)
+
+// checkWords refuses an argument where a program is likely to take it for text to run: in a word that says
+// more than a path or a value, and behind options such as -c. More options may stand between those and the
+// text, as in bash -c -- {0}.
+func (p *program) checkWords() error {
+	textOption := "" // the last option that may take text, if only options have come since
+	for _, word := range p.words[1:] {
+		if takesText.MatchString(word[0]) { // also perl -e{0}
+			textOption = word[0]
+		}
+		if len(word) > 1 && textOption != "" {
+			return p.refuseText(word, textOption)
+		}
+		if len(word) > 1 && !besideArgument.MatchString(word.literal()) {
+			return usagef("--exec %s: the word %s says more than an argument, so a program may run it; "+
+				"beside {%s} write only letters, digits and ./:=,+@%%_-, or give it a word of its own, "+
+				"as in sh -c 'cat \"$1\"' sh {0}", p.name, strconv.Quote(word.String()), word[1])
+		}
+		if !isOption.MatchString(word[0]) {
+			textOption = ""
+		}
+	}
 	return nil
 }
 
-var shellFlag = regexp.MustCompile(`^[-+].`)
+// refuseText returns the error about an argument behind an option that may take text to run.
+func (p *program) refuseText(word template, option string) error {
+	hint := `as in sh -c 'exec wc -c -- "$1"' sh {0}`
+	if strings.HasPrefix(option, "--") && option != word[0] {
+		hint = fmt.Sprintf("as %s=%s if the program knows that, or ", option, word) + hint
+	}
+	return usagef("--exec %s: behind %s many programs take text to run, and %s would be that; write it %s",
+		p.name, option, word, hint)
+}
 
-// checkShellText refuses an argument in the text of sh -c, which could then say anything, also behind env,
-// timeout and the like.
-func (p *program) checkShellText() error {
-	shells := []string{"sh", "bash", "dash", "ash", "ksh", "zsh", "fish"}
-	for i, word := range p.words {
-		if !slices.Contains(shells, filepath.Base(word[0])) {
-			continue
-		}
-		for j := i + 1; j+1 < len(p.words) && shellFlag.MatchString(p.words[j][0]); j++ {
-			flag := p.words[j][0]
-			if flag[1] == '-' {
-				continue
-			}
-			if strings.Contains(flag, "c") {
-				if len(p.words[j+1]) > 1 {
-					return usagef("--exec %s: an argument in the text of %s %s could run any command; "+
-						"give only the text, with --shell, which quotes arguments", p.name, word[0], flag)
-				}
-				break
-			}
-			if strings.HasSuffix(flag, "o") || strings.HasSuffix(flag, "O") { // -o pipefail, -O extglob
-				j++
-			}
+// literal returns the text of a word without its arguments.
+func (t template) literal() string {
+	var b strings.Builder
+	for i, part := range t {
+		if i%2 == 0 {
+			b.WriteString(part)
 		}
 	}
-	return nil
+	return b.String()
+}
+
+// String returns a word as the user wrote it, without quotes.
+func (t template) String() string {
+	var b strings.Builder
+	for i, part := range t {
+		if i%2 == 0 {
+			b.WriteString(part)
+		} else {
+			b.WriteString("{" + part + "}")
+		}
+	}
+	return b.String()
 }
 
 // newTemplate finds the placeholders in a word.
@@ -178,102 +211,107 @@ func splitWords(line string) (words []string, err error) {
 	return words, nil
 }
 
-// shellTemplate returns the text for sh -c. A placeholder becomes a reference to a positional parameter,
-// because a shell does not read the value of one again. The quotes around it depend on those that the user
-// wrote. In arithmetic some shells do read the value again, a[$(id)] with its command; inArithmetic reports a
-// placeholder there.
-func shellTemplate(text string) (t template, inArithmetic bool) {
-	last := ""
-	ends := []byte{0} // of each quotation or substitution that has begun; the first is of the text itself
-	arithmetic := 0   // the length of ends outside the outermost arithmetic that has begun; 0: none has
-	for text != "" {
-		braces := shellBraces.FindString(text)
-		end := ends[len(ends)-1]
-		if len(ends) <= arithmetic {
-			arithmetic = 0
-		}
-		if strings.HasPrefix(braces, "{{") {
-			last += braces[1 : len(braces)-1]
-			text = text[len(braces):]
-			continue
-		}
-		if strings.HasPrefix(braces, "{") {
-			inArithmetic = inArithmetic || arithmetic > 0
-			before, after := quotesWithin(end)
-			t = append(t, last+before, braces[1:len(braces)-1])
-			last = after
-			text = text[len(braces):]
-			continue
-		}
-		taken := 1
-		switch c := text[0]; {
-		case braces != "": // ${name}
-			taken = len(braces)
-		case end != 0 && c == end:
-			ends = ends[:len(ends)-1]
-		case end == '\'':
-		case c == '\\' && len(text) > 1:
-			taken = 2
-		case strings.HasPrefix(text, "$(("), strings.HasPrefix(text, "((") && end != '"':
-			if arithmetic == 0 {
-				arithmetic = len(ends)
-			}
-			taken = strings.Index(text, "((") + 2
-			ends = append(ends, ')', ')')
-		case strings.HasPrefix(text, "$("):
-			taken = 2
-			ends = append(ends, ')')
-		case c == '(' && end != '"':
-			ends = append(ends, ')')
-		case c == '`', c == '"', c == '\'' && end != '"':
-			ends = append(ends, c)
-		}
-		last += text[:taken]
-		text = text[taken:]
-	}
-	return append(t, last), inArithmetic
-}
-
-// quotesWithin returns the quotes to write around a parameter so that it stays one word within the quotation
-// that ends with end.
-func quotesWithin(end byte) (before, after string) {
-	switch end {
-	case '"':
-		return "", ""
-	case '\'':
-		return `'"`, `"'`
-	}
-	return `"`, `"`
-}
-
 // argv returns the command line for a job.
 func (p *program) argv(job *pinion.Job) (argv []string, err error) {
-	parameters := []string{p.name} // of the shell; $0 is the name
+	if p.shell {
+		return p.shellArgv(job)
+	}
 	for _, word := range p.words {
 		var text strings.Builder
 		for i, part := range word {
-			if i%2 == 0 {
-				text.WriteString(part)
-				continue
+			if i%2 == 1 {
+				part, err = argumentText(job, part)
+				if err != nil {
+					return nil, err
+				}
 			}
-			value, err := argumentText(job, part)
-			if err != nil {
-				return nil, err
-			}
-			if p.shell {
-				fmt.Fprintf(&text, "${%d}", len(parameters))
-				parameters = append(parameters, value)
-			} else {
-				text.WriteString(value)
-			}
+			text.WriteString(part)
 		}
 		argv = append(argv, text.String())
 	}
-	if p.shell {
-		argv = append(argv, parameters...)
+	return argv, nil
+}
+
+// ---- With a shell ----
+
+const (
+	shellPath = "/bin/sh"
+	// argPrefix begins the variables that have arguments by name.
+	argPrefix = "PINION_ARG_"
+)
+
+var (
+	argVariable = regexp.MustCompile(argPrefix + `([A-Za-z0-9_]+)`)
+	asVariable  = regexp.MustCompile(`^[A-Za-z0-9_]+$`)
+	parameter   = regexp.MustCompile(`\$\{?[1-9@*#]|` + argPrefix)
+)
+
+// checkShellText refuses a placeholder in the text of a shell, which would stay as it is. A $ before it makes
+// it a variable of the shell, a backslash or another brace makes it text.
+func (p *program) checkShellText() error {
+	for _, at := range placeholder.FindAllStringIndex(p.command, -1) {
+		found := p.command[at[0]:at[1]]
+		escaped := at[0] > 0 && strings.ContainsRune(`$\{`, rune(p.command[at[0]-1]))
+		if escaped || strings.HasPrefix(found, "{{") {
+			continue
+		}
+		name := found[1 : len(found)-1]
+		return usagef("--exec %s: with --shell the text stays as it is, so %s is not an argument in it; "+
+			"for the argument write %s, for the text { %s}", p.name, found, shellForm(name), name)
+	}
+	for _, found := range argVariable.FindAllStringSubmatch(p.command, -1) {
+		if !slices.Contains(p.names, found[1]) {
+			p.names = append(p.names, found[1])
+		}
+	}
+	return nil
+}
+
+// shellForm returns how a shell's text has an argument.
+func shellForm(name string) string {
+	n, err := strconv.Atoi(name)
+	switch {
+	case err == nil && n < 9:
+		return fmt.Sprintf(`"$%d"`, n+1)
+	case err == nil:
+		return fmt.Sprintf(`"${%d}"`, n+1)
+	case asVariable.MatchString(name):
+		return `"$` + argPrefix + name + `"`
+	}
+	return `"$1", and enqueue it by position`
+}
+
+// shellArgv returns the command line for a job: the text as the user wrote it, the name as $0, and the
+// arguments as parameters, whose values a shell does not read as text.
+func (p *program) shellArgv(job *pinion.Job) (argv []string, err error) {
+	argv = []string{shellPath, "-c", p.command, p.name}
+	for i := range job.Args {
+		text, err := argumentText(job, strconv.Itoa(i))
+		if err != nil {
+			return nil, err
+		}
+		argv = append(argv, text)
 	}
 	return argv, nil
 }
+
+// namedArguments returns the variables for the arguments by name that the text uses, and no others: a job
+// must not set variables as it likes.
+func (p *program) namedArguments(job *pinion.Job) (env []string, err error) {
+	for _, name := range p.names {
+		if _, given := job.Kwargs[name]; !given {
+			continue
+		}
+		text, err := argumentText(job, name)
+		if err != nil {
+			return nil, err
+		}
+		env = append(env, argPrefix+name+"="+text)
+	}
+	return env, nil
+}
+
+// ---- Arguments ----
 
 // argumentText returns the text of an argument of the job: a string as it is, anything else as JSON.
 func argumentText(job *pinion.Job, name string) (string, error) {

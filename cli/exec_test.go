@@ -38,6 +38,9 @@ func testProgram(t *testing.T, r *runner, shell bool, command string) *program {
 		t.Fatal(err)
 	}
 	p.runner = r
+	if err := p.resolve(); err != nil {
+		t.Fatal(err)
+	}
 	return p
 }
 
@@ -70,15 +73,18 @@ func TestAProgramIsToldItsJob(t *testing.T) {
 	r := testRunner(t)
 	job := &pinion.Job{Args: []any{1, "<two>"}, Kwargs: map[string]any{"to": "Ada"}, Queue: "mail"}
 	p := testProgram(t, r, true, `cat
+		echo "$1 $2 $3 $PINION_ARG_to"
 		echo "$PINION_JOB_ID $PINION_TASK $PINION_ATTEMPT $PINION_QUEUE $PINION_RETRY $PINION_NO_RETRY"
 		pwd
 		echo "$PINION_DB"`)
+	p.stdin = true
 	got := drain(t, p, new(pinion.Worker), job)
 	pwd, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf(`{"args":[1,"<two>"],"kwargs":{"to":"Ada"}}
+1 <two>  Ada
 %s task 1 mail 75 100
 %s
 %s/q.db`, job.ID, pwd, pwd)
@@ -89,7 +95,9 @@ func TestAProgramIsToldItsJob(t *testing.T) {
 	if diff := cmp.Diff(want, text); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	got = drain(t, testProgram(t, r, false, "cat"), new(pinion.Worker), new(pinion.Job))
+	p = testProgram(t, r, false, "cat")
+	p.stdin = true
+	got = drain(t, p, new(pinion.Worker), new(pinion.Job))
 	if want := `{"args":[],"kwargs":{}}`; string(got.Result) != want {
 		t.Errorf("without arguments: %s, want %s", got.Result, want)
 	}
@@ -98,6 +106,9 @@ func TestAProgramIsToldItsJob(t *testing.T) {
 func TestStandardOutputIsTheResult(t *testing.T) {
 	p := testProgram(t, testRunner(t), false, "cat {0}")
 	large := strings.Repeat("é", resultLimit/2)
+	cut := func(kept int) string {
+		return fmt.Sprintf(`\n[pinion: cut off after %d of %d bytes]"`, resultLimit, resultLimit+kept)
+	}
 	deep := strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000)
 	for _, c := range []struct{ text, want string }{
 		{"", ""}, {"\n", ""},
@@ -109,14 +120,17 @@ func TestStandardOutputIsTheResult(t *testing.T) {
 		{"nul \x00", `"nul \u0000"`},
 		{large, `"` + large + `"`},
 		// The limit is in the middle of a character.
-		{"a" + large, `"a` + strings.TrimSuffix(large, "é") + `"`},
+		{"a" + large, `"a` + strings.TrimSuffix(large, "é") + cut(1)},
 		// A number that is cut off is another number, so it becomes a string.
-		{strings.Repeat("1", resultLimit+1), `"` + strings.Repeat("1", resultLimit) + `"`},
+		{strings.Repeat("1", resultLimit+1), `"` + strings.Repeat("1", resultLimit) + cut(1)},
 		{deep, `"` + deep + `"`},
 	} {
 		file := filepath.Join(t.TempDir(), "text")
 		write(t, file, c.text)
 		job := drain(t, p, new(pinion.Worker), pinion.NewJob("", file))
+		if isCut := wasCut(job.Result); isCut != (len(c.text) > resultLimit) {
+			t.Errorf("%.40q: wasCut reports %t", c.text, isCut)
+		}
 		if job.Status != pinion.StatusSuccess || string(job.Result) != c.want {
 			t.Errorf("%.40q: %s, %s, result %.60s, want %.60s",
 				c.text, job.Status, job.Error, job.Result, c.want)
@@ -138,7 +152,9 @@ func TestAnExitStatusDecidesWhatBecomesOfAJob(t *testing.T) {
 	}{
 		{"success", "echo warning >&2", "", 1, ""},
 		{"failure", "echo no >&2; exit 3", "", 2, "exit status 3: no"},
-		{"failure without a word", "echo no; exit 1", "", 2, "exit status 1"},
+		{"failure without a word", "exit 1", "", 2, "exit status 1"},
+		{"failure on standard output", "echo no; exit 1", "", 2, "exit status 1: no"},
+		{"both streams", "echo some; echo no >&2; exit 1", "", 2, "exit status 1: no\n\nstandard output:\nsome"},
 		{"several lines", "printf 'one\\n\\ntwo\\n\\n' >&2; exit 1", "", 2, "exit status 1: one\ntwo"},
 		{"for good", "echo never >&2; exit $PINION_NO_RETRY", "", 1, "exit status 100: never"},
 		{"for now", "echo later >&2; exit $PINION_RETRY", "", 2, "exit status 75: later"},
@@ -150,13 +166,11 @@ func TestAnExitStatusDecidesWhatBecomesOfAJob(t *testing.T) {
 		{"a progress bar", `printf 'start\n10%%\r50%%\r90%%\rfailed\r\n' >&2; exit 1`, "", 2,
 			"exit status 1: start\nfailed"},
 		{"not UTF-8", `printf 'caf\351' >&2; exit 1`, "", 2, "exit status 1: caf\uFFFD"},
-		{"an argument is missing", "echo {1}", "", 1,
-			"argument {1} is missing: the job has 1 by position, from {0}"},
-		{"a NUL", "echo {0}", "a\x00b", 1, "argument {0} contains a NUL, which no command line can hold"},
-		{"much on standard input, unread", "exec <&-; sleep 0.05", large, 1, ""},
-		{"much on the command line", "echo {0}", large, 1,
+		{"an argument is missing", `echo "${2:?is missing}"`, "", 2, "exit status 2: task: 1: 2: is missing"},
+		{"a NUL", "echo", "a\x00b", 1, "argument {0} contains a NUL, which no command line can hold"},
+		{"much on the command line", "echo", large, 1,
 			"fork/exec /bin/sh: argument list too long; " +
-				"it can read its arguments from standard input instead, as JSON"},
+				"with --stdin it can read its arguments from standard input instead, as JSON"},
 		{"much on standard output", "head -c 10000000 /dev/zero", "", 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -176,11 +190,29 @@ func TestAnExitStatusDecidesWhatBecomesOfAJob(t *testing.T) {
 	}
 }
 
+func TestAProgramNeedNotReadItsInput(t *testing.T) {
+	p := testProgram(t, testRunner(t), false, "sh -c 'exec <&-; sleep 0.05'")
+	p.stdin = true
+	job := drain(t, p, new(pinion.Worker), pinion.NewJob("", strings.Repeat("x", 900_000)))
+	if job.Status != pinion.StatusSuccess {
+		t.Errorf("%s: %s", job.Status, job.Error)
+	}
+}
+
+// ffmpeg takes what is there for the keys of its user, and quits at a q.
+func TestStandardInputIsEmptyUnlessItIsAskedFor(t *testing.T) {
+	p := testProgram(t, testRunner(t), false, "wc -c")
+	job := drain(t, p, new(pinion.Worker), pinion.NewJob("", "sequence.mp4"))
+	if string(job.Result) != "0" {
+		t.Errorf("it reads %s bytes", job.Result)
+	}
+}
+
 func TestAProgramSaysWhenItIsToBeRetried(t *testing.T) {
 	// The policy would retry it in an hour.
 	w := &pinion.Worker{Retry: &pinion.RetryPolicy{MaxRetries: 1, BaseDelay: time.Hour, Cap: time.Hour}}
 	p := testProgram(t, testRunner(t), true,
-		`[ $PINION_ATTEMPT = 2 ] || { echo come back; echo 0.01; exit $PINION_RETRY; }`)
+		`[ $PINION_ATTEMPT = 2 ] || { head -c 70000 /dev/zero; echo come back; echo 0.01; exit $PINION_RETRY; }`)
 	job := drain(t, p, w, new(pinion.Job))
 	if job.Status != pinion.StatusSuccess || job.Attempts != 2 {
 		t.Errorf("%s after %d attempts: %s", job.Status, job.Attempts, job.Error)

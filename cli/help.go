@@ -38,6 +38,7 @@ func commands() []command {
 		{"running", "", "list the jobs that workers are running", runningDetail, runningExamples, running},
 		{"pending", "", "list the jobs that wait, oldest first", "", pendingExamples, pending},
 		{"show", "ID", "show everything about one job", "", showExamples, show},
+		{"logs", "ID", "print what the program of a job has printed", logsDetail, logsExamples, logs},
 		{"wait", "ID...", "wait until jobs have ended, and print their results",
 			waitDetail, waitExamples, wait},
 		{"cancel", "[ID...]", "cancel jobs that wait or run", cancelDetail, cancelExamples, cancel},

@@ -55,7 +55,7 @@ func (c *call) rebuild(ctx context.Context) error {
 		return usagef("--import: this is %s, which has its tasks built in; import the package in its source, "+
 			"or give --import to the pinion command", program)
 	}
-	if err := addPrograms(c.shell, c.execs); err != nil { // finds mistakes before anything is compiled
+	if err := addPrograms(&c.programs); err != nil { // finds mistakes before anything is compiled
 		return err
 	}
 	if _, err := exec.LookPath("go"); err != nil {
@@ -95,7 +95,7 @@ func (c *call) buildTo(ctx context.Context, program string) error {
 // tryOut starts the program of --build, to see whether a task of --exec has the name of one that a package
 // registers. It ignores a program that does not start at all, which may be for another machine.
 func (c *call) tryOut(ctx context.Context, program string) error {
-	if len(c.execs) == 0 {
+	if len(c.programs.specs) == 0 {
 		return nil
 	}
 	program, err := filepath.Abs(program)
@@ -316,17 +316,10 @@ const builtInWord = "__built-in"
 // tasks of --exec, if the program is to keep them. A program that is built for one run is given its flags
 // again.
 func (c *call) mainArgs() []string {
-	if c.build == "" || len(c.execs) == 0 {
+	if c.build == "" || len(c.programs.specs) == 0 {
 		return nil
 	}
-	args := []string{builtInWord}
-	if c.shell {
-		args = append(args, "--shell")
-	}
-	for _, spec := range c.execs {
-		args = append(args, "--exec", spec)
-	}
-	return append(args, "--")
+	return slices.Concat([]string{builtInWord}, c.programs.words(), []string{"--"})
 }
 
 // addBuiltIn adds the tasks that mainArgs has put before the arguments, and returns the arguments.
@@ -338,7 +331,7 @@ func addBuiltIn(args []string) (rest []string, err error) {
 	if err := c.flags.Parse(args); err != nil {
 		return nil, usagef("%s is for pinion's own use", builtInWord)
 	}
-	return c.flags.Args(), addPrograms(c.shell, c.execs)
+	return c.flags.Args(), addPrograms(&c.programs)
 }
 
 // writeOverlay writes the sources into the directory source, and there the file for `go build -overlay` that

@@ -42,7 +42,7 @@ func builtProgram(t *testing.T) string {
 		_, shared.stderr = finish(t, process(t, filepath.Join(module, "shop"), "worker", "--build", program,
 			"--import", "../tasks", "--import=example.com/user/internal/tasks", "--import", "./internal/tasks",
 			"--import", "example.com/user/shop/internal/bill/internal/tasks", "--import", "../sums",
-			"--exec", `greet=printf 'Hello,\n"%s"!' {name}`, "--exec", "late=cat"), 0)
+			"--exec", `greet=printf 'Hello,\n"%s"!' {name}`, "--exec", "late=cat", "--stdin"), 0)
 		shared.changed = cmp.Diff(before, tree(t, module))
 		shared.program = program
 	})
@@ -138,7 +138,7 @@ $`)
 	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x")); err != nil {
 		t.Fatal(err)
 	}
-	built(0, "worker", "--drain", "--exec", "up=tr a-z A-Z", "--max-retries", "0")
+	built(0, "worker", "--drain", "--stdin", "--exec", "up=tr a-z A-Z", "--max-retries", "0")
 	var results []string
 	for job, err := range storage.Jobs(t.Context(), pinion.Filter{Queue: "default"}) {
 		if err != nil {

@@ -139,8 +139,13 @@ func (c *call) printJob(job *pinion.Job) error {
 	row(w, "key", job.Key)
 	name := "meta"
 	for _, key := range slices.Sorted(maps.Keys(job.Meta)) {
-		row(w, name, key+"="+job.Meta[key])
-		name = " "
+		if key != metaDir {
+			row(w, name, key+"="+job.Meta[key])
+			name = " "
+		}
+	}
+	if dir := job.Meta[metaDir]; dir != "" {
+		row(w, "directory", dir)
 	}
 	row(w, "status", string(job.Status))
 	row(w, "attempts", strconv.Itoa(job.Attempts))
@@ -168,10 +173,9 @@ func resultName(job *pinion.Job) string {
 	return "result"
 }
 
-// errorName returns what a job's Error is: an attempt that runs or has succeeded leaves that of an earlier one.
+// errorName returns what a job's Error is: one that a retry has followed is not how the job stands.
 func errorName(job *pinion.Job) string {
-	isRunning := job.Status == pinion.StatusRunning
-	if job.Error != "" && (isRunning || job.Status == pinion.StatusSuccess) {
+	if job.Error != "" && (job.Status == pinion.StatusSuccess || job.Status == pinion.StatusRunning) {
 		return "earlier error"
 	}
 	return "error"

@@ -29,17 +29,7 @@ func (c *call) encode(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	var safe strings.Builder
-	for _, r := range readableJSON(text.String()) {
-		if r == '\n' || strconv.IsPrint(r) {
-			safe.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&safe, `\u%04x`, unit)
-		}
-	}
-	_, err := c.stdout.WriteString(safe.String())
+	_, err := c.stdout.WriteString(escapeJSON(readableJSON(text.String())))
 	return err
 }
 
@@ -58,6 +48,31 @@ func readableJSON(text string) string {
 		}
 		return s
 	})
+}
+
+// escapeJSON escapes, in lines of JSON, all characters that a terminal might obey.
+func escapeJSON(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\n' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
+}
+
+// jsonEscaper is a writer of lines of JSON that escapes as encode does.
+type jsonEscaper struct{ to io.Writer }
+
+func (e jsonEscaper) Write(line []byte) (int, error) {
+	if _, err := io.WriteString(e.to, escapeJSON(string(line))); err != nil {
+		return 0, err
+	}
+	return len(line), nil
 }
 
 // tabbed returns a writer that aligns cells separated by tabs.

@@ -53,6 +53,7 @@ func status(c *call) func(context.Context) error {
 			for _, line := range c.statusLines(&s, 0) {
 				fmt.Fprintln(c.stdout, line)
 			}
+			fmt.Fprintf(c.stdout, "database: %s\n", printable(databaseName(c.db), ""))
 			return nil
 		})
 	}
@@ -65,8 +66,9 @@ func (c *call) encodeStats(s *snapshot) error {
 	stats.Tasks = append([]pinion.TaskStats{}, stats.Tasks...)
 	return c.encode(struct {
 		pinion.Stats
-		Limits map[string]int `json:"limits,omitempty"` // by queue; 0: paused
-	}{stats, s.limits})
+		Limits   map[string]int `json:"limits,omitempty"` // by queue; 0: paused
+		Database string         `json:"database"`
+	}{stats, s.limits, databaseName(c.db)})
 }
 
 // statusRow is the counts of a queue or a task.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -15,7 +17,11 @@ import (
 
 // storageFlags declares the flags of every command that opens a storage.
 func (c *call) storageFlags() {
-	c.flags.StringVar(&c.db, "db", os.Getenv("PINION_DB"), "the database, a SQLite `FILE` [$PINION_DB]")
+	db := os.Getenv("PINION_DB")
+	if absolute, err := absoluteDB(db); err == nil { // errors then name the file, wherever it is
+		db = absolute
+	}
+	c.flags.StringVar(&c.db, "db", db, "the database, a SQLite `FILE` [$PINION_DB]")
 	c.importFlag()
 }
 
@@ -36,6 +42,37 @@ var schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 
 // schemeOf returns the scheme of a database's address, such as "sqlite:", or "" for the path of a file.
 func schemeOf(db string) string { return schemePattern.FindString(db) }
+
+// absoluteDB returns the address of a database so that it does not depend on the current directory.
+func absoluteDB(db string) (string, error) {
+	scheme := schemeOf(db)
+	if scheme != "" && !strings.EqualFold(scheme, "sqlite:") {
+		return db, nil
+	}
+	path := db[len(scheme):]
+	if path == "" || filepath.IsAbs(path) {
+		return db, nil
+	}
+	path, err := filepath.Abs(path)
+	return scheme + path, err
+}
+
+// databaseName returns the address of a database as people see it: the whole path of a file, or an address
+// without its password.
+func databaseName(db string) string {
+	scheme := schemeOf(db)
+	if scheme == "" || strings.EqualFold(scheme, "sqlite:") {
+		if path, err := filepath.Abs(db[len(scheme):]); err == nil {
+			return path
+		}
+		return db
+	}
+	address, err := url.Parse(db)
+	if err != nil {
+		return scheme
+	}
+	return address.Redacted()
+}
 
 // open opens the database of --db.
 func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {

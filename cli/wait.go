@@ -59,7 +59,7 @@ type waiting struct {
 	timeout time.Duration   // negative: none
 	inTime  context.Context // ends with the timeout; jobs that have ended are then still reported
 
-	failed, unknown, unfinished int
+	failed, unknown, unfinished, cut int
 }
 
 // waitFor waits for jobs, one after the other, because most that follow have ended by the time the first has.
@@ -124,6 +124,8 @@ func (w *waiting) waitForOne(ctx context.Context, id string) error {
 	}
 	if job.Status != pinion.StatusSuccess {
 		w.failed++
+	} else if wasCut(job.Result) {
+		w.cut++
 	}
 	return w.printEnd(job, w.rows)
 }
@@ -146,8 +148,15 @@ func (w *waiting) end(all int) error {
 	case w.unknown > 0:
 		return errReported
 	}
+	if w.cut > 0 {
+		return errCut
+	}
 	return nil
 }
+
+// errCut is the error of a wait for jobs that succeeded with a result that is not whole.
+var errCut = fmt.Errorf("a result was cut off after %d KiB; let the program write to a file, "+
+	"or start the worker with --logs, which keeps more", resultLimit>>10)
 
 // findAll looks at all jobs once, so that a mistyped id is reported now and not after the wait for those
 // before it. If it is the only id, it is an error.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -88,6 +89,8 @@ type workerCall struct {
 	noJitter  bool
 	every     map[string]string // how often, by task
 	killAfter time.Duration
+	logs      bool // of programs
+	noChdir   bool
 	period    time.Duration // of --run-seconds; 0: no end
 	drain     bool
 	verbose   bool
@@ -103,7 +106,11 @@ func worker(c *call) func(context.Context) error {
 	}
 	c.storageFlags()
 	c.execFlags()
-	c.jsonFlag()
+	c.logsFlag()
+	c.flags.BoolVar(&c.json, "json", false, "log and print the metrics as JSON, one object a line")
+	c.flags.BoolVar(&w.logs, "logs", false, "keep what programs print, for pinion logs")
+	c.flags.BoolVar(&w.noChdir, "no-chdir", false,
+		"run programs in the directory of this worker, not of enqueue")
 	c.flags.StringVar(&c.build, "build", "", "write the command with its imports to `FILE` and end")
 	c.flags.StringVar(&w.worker.Name, "name", "", "name of this worker, which jobs show: `NAME` [host:pid]")
 	c.listFlag(&w.worker.Queues, "queue", "only jobs of the queue `NAME`; may be repeated [all]")
@@ -126,11 +133,15 @@ func worker(c *call) func(context.Context) error {
 }
 
 func (w *workerCall) run(ctx context.Context) error {
-	if err := addPrograms(w.shell, w.execs); err != nil {
+	if err := addPrograms(&w.programs); err != nil {
 		return err
 	}
-	if err := checkPrograms(); err != nil {
+	if err := resolvePrograms(); err != nil {
 		return err
+	}
+	w.logs = w.logs || w.logsDir != ""
+	if w.logs && len(programs) == 0 {
+		return usagef("--logs keeps what programs print; name one with --exec")
 	}
 	if len(pinion.DefaultRegistry.Names()) == 0 {
 		return usagef("this worker knows no task; %s", nameTasks)
@@ -147,18 +158,62 @@ func (w *workerCall) run(ctx context.Context) error {
 	w.worker.Storage = storage
 	ctx, log := untilUnread(ctx, w.stderr)
 	w.surviveClosedPipe()
-	w.worker.Logger = newLogger(log, w.verbose)
-	if len(programs) > 0 {
-		r, err := newRunner(w.db, w.killAfter, w.worker.Logger)
-		if err != nil {
-			return errors.Join(err, storage.Close())
-		}
-		defer r.close()
-		useRunner(r)
-	}
-	err = w.work(ctx)
+	w.worker.Logger = newLogger(log, w.json, w.verbose)
+	err = w.workWithPrograms(ctx)
 	w.did("the worker has ended, and all its jobs are recorded")
 	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
+}
+
+// workWithPrograms is work, with what the tasks of --exec need.
+func (w *workerCall) workWithPrograms(ctx context.Context) error {
+	stopSweeping, err := w.startSweeping(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopSweeping()
+	if len(programs) == 0 {
+		return w.work(ctx)
+	}
+	r, err := newRunner(w.db, w.killAfter, w.worker.Logger)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	r.chdir = !w.noChdir
+	if w.logs {
+		dir, err := w.logsOf()
+		if err != nil {
+			return err
+		}
+		r.logs, err = newJobLogs(dir, w.worker.Logger)
+		if err != nil {
+			return err
+		}
+	}
+	for _, p := range programs {
+		p.runner = r
+		p.warnOfBraces()
+	}
+	return w.work(ctx)
+}
+
+// startSweeping begins to remove the logs of jobs that are gone, also if this worker keeps none.
+func (w *workerCall) startSweeping(ctx context.Context) (stop func(), err error) {
+	inspector, isInspector := pinion.As[pinion.Inspector](w.worker.Storage)
+	dir, err := w.logsOf()
+	if err != nil && w.logs {
+		return nil, err
+	}
+	if err != nil || !isInspector {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var sweeping sync.WaitGroup
+	sweeping.Go(func() { sweepRegularly(ctx, inspector, dir, w.worker.Logger) })
+	return func() {
+		cancel()
+		sweeping.Wait()
+	}, nil
 }
 
 // setRetries sets the retries of the worker, and those of its programs. A program is tried less often than a
@@ -176,6 +231,9 @@ func (w *workerCall) setRetries() {
 	}
 	for _, p := range programs {
 		p.retry = ofPrograms
+		if p.retries >= 0 {
+			p.retry.MaxRetries = p.retries
+		}
 	}
 }
 
@@ -252,15 +310,18 @@ func (w *workerCall) work(ctx context.Context) error {
 }
 
 // newLogger returns the logger of a worker.
-func newLogger(stderr io.Writer, verbose bool) *slog.Logger {
+func newLogger(stderr io.Writer, asJSON, verbose bool) *slog.Logger {
 	level := slog.LevelInfo
 	if verbose {
 		level = slog.LevelDebug
 	}
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(jsonEscaper{stderr}, &slog.HandlerOptions{Level: level}))
+	}
 	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeDelete}))
 }
 
-// escapeDelete escapes the one control character that slog prints as it is.
+// escapeDelete escapes the one control character that slog prints as it is in text.
 func escapeDelete(_ []string, a slog.Attr) slog.Attr {
 	text := a.Value.String()
 	if strings.Contains(text, "\x7f") {
@@ -307,7 +368,7 @@ func tasks(c *call) func(context.Context) error {
 	c.execFlags()
 	c.jsonFlag()
 	return func(context.Context) error {
-		if err := addPrograms(c.shell, c.execs); err != nil {
+		if err := addPrograms(&c.programs); err != nil {
 			return err
 		}
 		names := pinion.DefaultRegistry.Names()
