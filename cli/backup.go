@@ -29,6 +29,9 @@ type backer interface {
 func backup(c *call) func(context.Context) error {
 	c.storageFlags()
 	return func(ctx context.Context) error {
+		ctx, stop := untilSignal(ctx)
+		defer stop()
+		c.surviveClosedPipe()
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
 			file := c.operands[0]
 			b, ok := storage.(backer)
@@ -40,8 +43,9 @@ func backup(c *call) func(context.Context) error {
 				return fmt.Errorf("%w; name a file that does not exist yet", err)
 			}
 			if err != nil {
-				return err
+				return signalOr(ctx, err)
 			}
+			c.did("the copy in %s is complete", file)
 			info, err := os.Stat(file)
 			if err != nil {
 				return err

@@ -26,6 +26,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"strings"
 	"time"
 
@@ -39,12 +40,20 @@ func Main() {
 	removeTemporary()
 	c := newCall(os.Stdin, os.Stdout, os.Stderr)
 	c.isProcess = true
-	os.Exit(c.run(context.Background(), os.Args[1:]))
+	if zone, err := localZone(); err == nil {
+		time.Local = zone // Go itself understands fewer
+	}
+	status := c.run(context.Background(), os.Args[1:])
+	if c.endedBy != nil {
+		dieOf(c.endedBy)
+	}
+	os.Exit(status)
 }
 
 // Run runs the command that args name and returns its exit status: 0 if it is done, 1 if it failed, 2 if args
-// are wrong. The args do not include the name of the program. Run writes results to stdout and everything
-// else to stderr.
+// are wrong; 3 and 4 are those of wait. A command that a signal has ended returns 128 and the number of the
+// signal. The args do not include the name of the program. Run writes results to stdout and everything else to
+// stderr.
 //
 // Run is for tests, and for programs that have other commands too. It does not look for a newer version. The
 // tasks of --exec stay in pinion.DefaultRegistry, so a process can use each of their names only once.
@@ -73,8 +82,13 @@ type call struct {
 	logsDir       string // of --logs-dir
 	noUpdateCheck bool
 
-	forwarded  []string    // the arguments without --import and --build
-	slowNotice *time.Timer // reports that a write takes long; nil if no SQLite file is open for writing
+	forwarded  []string                 // the arguments without --import and --build
+	statuses   []string                 // that --status takes
+	show       func(word, about string) // shows a candidate of a completion; nil: as zsh and fish want it
+	done       string                   // what the command has done, for the case that its output cannot be written
+	endedBy    os.Signal                // the signal that has ended the command
+	pipes      chan os.Signal           // takes SIGPIPE; nil: a closed pipe kills the command
+	slowNotice *time.Timer              // reports that a write takes long; nil if no SQLite file is open for writing
 }
 
 func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
@@ -88,10 +102,19 @@ func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
 // run runs the command, reports its error and returns the exit status.
 func (c *call) run(ctx context.Context, args []string) int {
 	err := c.dispatch(ctx, args)
+	defer func() {
+		if c.pipes != nil {
+			signal.Stop(c.pipes)
+		}
+	}()
 	c.stopSlowNotice()
-	flushErr := c.stdout.Flush()
-	if err == nil && flushErr != nil {
-		err = fmt.Errorf("cannot write the result: %w; check where standard output goes", flushErr)
+	writeErr := c.stdout.Flush()
+	switch {
+	case writeErr == nil:
+	case err == nil || err.Error() == writeErr.Error():
+		err = c.outputError(writeErr)
+	case !errors.Is(err, writeErr):
+		c.report(c.outputError(writeErr))
 	}
 	if err == nil {
 		return 0
@@ -102,8 +125,11 @@ func (c *call) run(ctx context.Context, args []string) int {
 	if status, ok := errors.AsType[exitStatus](err); ok {
 		return int(status)
 	}
-	text := strings.TrimPrefix(err.Error(), "pinion: ") + advice(err)
-	fmt.Fprintf(c.stderr, "pinion: %s\n", printable(text, "\n\t"))
+	c.report(err)
+	if ended, ok := errors.AsType[*signalError](err); ok {
+		c.endedBy = ended.signal
+		return ended.status()
+	}
 	if _, isUsage := errors.AsType[*usageError](err); !isUsage {
 		return 1
 	}
@@ -113,6 +139,24 @@ func (c *call) run(ctx context.Context, args []string) int {
 		fmt.Fprintf(c.stderr, "usage: %s\nRun `pinion help %s` for details.\n", c.usage(), c.command.name)
 	}
 	return 2
+}
+
+// report prints an error.
+func (c *call) report(err error) {
+	text := strings.TrimPrefix(err.Error(), "pinion: ") + advice(err)
+	fmt.Fprintf(c.stderr, "pinion: %s\n", printable(text, "\n\t"))
+}
+
+// did records what the command has done. A command that changes something calls it before it prints that:
+// whoever reads only that the output failed would run the command again.
+func (c *call) did(format string, args ...any) { c.done = fmt.Sprintf(format, args...) }
+
+// outputError returns the error of results that cannot be written.
+func (c *call) outputError(err error) error {
+	if c.done == "" {
+		return fmt.Errorf("cannot write the result: %w; check where standard output goes", err)
+	}
+	return fmt.Errorf("cannot write the result: %w; but %s", err, c.done)
 }
 
 // dispatch finds the command that args name and runs it.
@@ -131,6 +175,8 @@ func (c *call) dispatch(ctx context.Context, args []string) error {
 	switch name {
 	case completeWord:
 		return c.complete(ctx, args[1:])
+	case completeBashWord:
+		return c.completeBash(ctx, args[1:])
 	case updateWord:
 		return fetchNewest(ctx, args[1:])
 	}
@@ -193,7 +239,8 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 // errReported is an error whose text has been printed already.
 var errReported = errors.New("already reported")
 
-// exitStatus is an error that is the exit status of another program, which has printed the reason.
+// exitStatus is an error whose text has been printed already, by this command or by another program. Its number
+// is the exit status.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
@@ -207,7 +254,7 @@ func advice(err error) string {
 	has := func(part string) bool { return strings.Contains(err.Error(), part) }
 	switch {
 	case errors.Is(err, pinion.ErrNotFound):
-		return "; `pinion pending`, `pinion running` and `pinion dlq-list` list ids; " +
+		return "; `pinion list` lists ids; " +
 			"finished jobs are kept for a day"
 	case errors.Is(err, pinion.ErrTooLarge):
 		return "" // names it itself

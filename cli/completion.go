@@ -12,11 +12,17 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// A shell that completes a line runs this command each time, so it knows all commands and flags, and what is
-// in the queue that the line names. The command prints a line for each candidate, with a tab before its
-// explanation, or one of the two lines that make the shell complete the names of files itself.
+// A shell that completes a line runs one of these commands each time, so it knows all commands and flags, and
+// what is in the queue that the line names. The command prints a line for each candidate, or one of the two
+// lines that make the shell complete the names of files itself.
+//
+// Names in a queue may be anything, and a shell would run a $(…) that it inserts unquoted. zsh and fish quote
+// what they insert. They pass the words up to the one to complete, without their quotes, and get each
+// candidate with a tab before its explanation. bash inserts what it gets. It passes the line, and gets the
+// candidates as they are to stand in that.
 const (
-	completeWord        = "__complete" // the command; its operands are the words up to the one to complete
+	completeWord        = "__complete"
+	completeBashWord    = "__complete-bash"
 	completeFiles       = ":files"
 	completeDirectories = ":directories"
 )
@@ -41,35 +47,38 @@ pinion completion fish`
 
 var completions = map[string]string{
 	"bash": `_pinion() {
-	local cur=${COMP_WORDS[COMP_CWORD]} line
-	[ "$cur" = = ] && cur=
+	local line
 	COMPREPLY=()
 	while IFS= read -r line; do
 		case $line in
-		:files | :directories)
-			compopt -o filenames 2>/dev/null
-			local kind=-f
-			[ "$line" = :directories ] && kind=-d
-			while IFS= read -r line; do COMPREPLY+=("$line"); done < <(compgen "$kind" -- "$cur")
-			;;
-		*) COMPREPLY+=("${line%%$'\t'*}") ;;
+		:files) compopt -o default ;;
+		:directories) compopt -o dirnames ;;
+		*) COMPREPLY+=("$line") ;;
 		esac
-	done < <("${COMP_WORDS[0]}" __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)
+	done < <("${COMP_WORDS[0]}" __complete-bash "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null)
 }
-complete -F _pinion pinion
+if type compopt >/dev/null 2>&1; then
+	complete -F _pinion pinion
+else # before bash 4
+	compopt() { :; }
+	complete -o default -F _pinion pinion
+fi
 `,
 	"zsh": `#compdef pinion
 _pinion() {
 	local line
-	local -a found
+	local -a found shown
 	while IFS= read -r line; do
 		case $line in
 		:files) compset -P '--*='; _files ;;
 		:directories) compset -P '--*='; _files -/ ;;
-		*) found+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
+		*)
+			found+=("${line%%$'\t'*}")
+			shown+=("${line/$'\t'/  -- }")
+			;;
 		esac
-	done < <("${words[1]}" __complete "${(@Q)words[2,CURRENT]}" 2>/dev/null)
-	(( $#found )) && _describe pinion found
+	done < <("${(Q)words[1]}" __complete "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)
+	(( $#found )) && compadd -l -d shown -a found
 }
 if [ "$funcstack[1]" = _pinion ]; then
 	_pinion "$@"
@@ -79,17 +88,18 @@ fi
 `,
 	"fish": `function __pinion_complete
 	set -l words (commandline -opc)
-	set -l last (commandline -ct)
+	set -l typed (commandline -ct)
+	set -l last (string unescape -- "$typed"; or string unescape -- "$typed'"; or string unescape -- "$typed\"")
 	for line in ($words[1] __complete $words[2..] "$last" 2>/dev/null)
 		set -l flag (string match -r -- '^--[^=]*=' "$last")
 		set -l begun (string replace -r -- '^--[^=]*=' '' "$last")
 		switch $line
 			case :files
-				printf "$flag%s\n" (__fish_complete_path "$begun")
+				printf '%s\n' "$flag"(__fish_complete_path "$begun")
 			case :directories
-				printf "$flag%s\n" (__fish_complete_directories "$begun")
+				printf '%s\n' "$flag"(__fish_complete_directories "$begun")
 			case '*'
-				echo $line
+				printf '%s\n' $line
 		end
 	end
 end
@@ -108,6 +118,29 @@ func completion(c *call) func(context.Context) error {
 	}
 }
 
+// completeBash prints the candidates for the end of a line of bash. breaks are COMP_WORDBREAKS.
+func (c *call) completeBash(ctx context.Context, operands []string) error {
+	if len(operands) != 2 {
+		return usagef("%s is for the completion of bash", completeBashWord)
+	}
+	words, current, isFile := splitBash(operands[0])
+	if isFile {
+		fmt.Fprintln(c.stdout, completeFiles)
+		return nil
+	}
+	if len(words) == 0 {
+		return nil // still the name of the command
+	}
+	end := current.lastBreak(operands[1])
+	c.show = func(word, _ string) {
+		rest, ok := strings.CutPrefix(word, end.before)
+		if ok {
+			fmt.Fprintln(c.stdout, quoteBash(rest, end.quote))
+		}
+	}
+	return c.complete(ctx, append(words[1:], current.text))
+}
+
 // complete prints the candidates for the last of the words.
 func (c *call) complete(ctx context.Context, words []string) error {
 	if len(words) == 0 {
@@ -122,12 +155,6 @@ func (c *call) complete(ctx context.Context, words []string) error {
 		return nil // there is no such command, so any word may follow
 	}
 	before = before[1:]
-	// bash makes three words of --db=q.db.
-	if current == "=" {
-		current = ""
-	} else if len(before) > 0 && before[len(before)-1] == "=" {
-		before = before[:len(before)-1]
-	}
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
 	line := c.readLine(before)
@@ -163,10 +190,8 @@ type lineSoFar struct {
 func (c *call) readLine(words []string) (line lineSoFar) {
 	for _, word := range words {
 		if line.valueOf != nil {
-			if word != "=" {
-				line.valueOf.Value.Set(strings.Trim(word, `'"`))
-				line.valueOf = nil
-			}
+			line.valueOf.Value.Set(word)
+			line.valueOf = nil
 			continue
 		}
 		if line.flagsEnded || len(word) < 2 || word[0] != '-' {
@@ -182,7 +207,7 @@ func (c *call) readLine(words []string) (line lineSoFar) {
 		switch {
 		case f == nil:
 		case hasValue:
-			f.Value.Set(strings.Trim(value, `'"`))
+			f.Value.Set(value)
 		case !isBool(f):
 			line.valueOf = f
 		}
@@ -216,12 +241,21 @@ func kindOfValue(f *flag.Flag) string {
 	return name
 }
 
-// candidate prints a word if it begins with the text that the user has typed.
+// candidate prints a word if it begins with the text that the user has typed. It leaves out words with
+// characters that a terminal might obey.
 func (c *call) candidate(typed, word, about string) {
-	if !strings.HasPrefix(word, typed) || strings.ContainsAny(word, "\t\n") || printable(word, "") != word {
+	if word == "" || !strings.HasPrefix(word, typed) || printable(word, "") != word {
 		return
 	}
-	fmt.Fprintf(c.stdout, "%s\t%s\n", word, clip(printable(about, ""), 60))
+	about = clip(printable(about, ""), 60)
+	switch {
+	case c.show != nil:
+		c.show(word, about)
+	case about == "":
+		fmt.Fprintln(c.stdout, word)
+	default:
+		fmt.Fprintf(c.stdout, "%s\t%s\n", word, about)
+	}
 }
 
 func (c *call) completeCommand(typed string) {
@@ -234,6 +268,14 @@ func (c *call) completeCommand(typed string) {
 // the value.
 func (c *call) completeValue(ctx context.Context, prefix, typed, kind string) {
 	offer := func(word, about string) { c.candidate(prefix+typed, prefix+word, about) }
+	if prefix == "" && kind != "-" && !strings.HasPrefix(typed, "-") { // a word with a dash would be a flag
+		plain := offer
+		offer = func(word, about string) {
+			if !strings.HasPrefix(word, "-") {
+				plain(word, about)
+			}
+		}
+	}
 	switch kind {
 	case "FILE":
 		fmt.Fprintln(c.stdout, completeFiles)
@@ -243,6 +285,10 @@ func (c *call) completeValue(ctx context.Context, prefix, typed, kind string) {
 		offer("-", "a job for each line of standard input")
 	case "COMMAND":
 		c.completeCommand(typed)
+	case "STATUS":
+		for _, status := range c.statuses {
+			offer(status, "")
+		}
 	case "SHELL":
 		for _, shell := range []string{"bash", "zsh", "fish"} {
 			offer(shell, "")
@@ -287,14 +333,14 @@ func (c *call) offerJobs(
 	}
 	if !strings.HasPrefix(c.command.name, "dlq-") {
 		for _, status := range statuses {
-			lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: status, Limit: lookAt}))
+			lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: status, Limit: lookAt, Newest: true}))
 		}
 	}
 	if c.command.name != "cancel" && c.command.name != "reschedule" {
-		lists = append(lists, storage.DeadLetters(ctx, pinion.Filter{Limit: lookAt}))
+		lists = append(lists, storage.DeadLetters(ctx, pinion.Filter{Limit: lookAt, Newest: true}))
 	}
 	if c.command.name == "show" || c.command.name == "logs" {
-		lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusSuccess, Limit: lookAt}))
+		lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusSuccess, Limit: lookAt, Newest: true}))
 	}
 	var offered []string
 	for _, jobs := range lists {

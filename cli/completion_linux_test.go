@@ -1,10 +1,123 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
+
+	"github.com/pinion-queue/pinion"
 )
+
+// hostileNames are names of queues that shells would obey, split or change. FuzzBashTakesACandidateAsItIs begins with
+// them.
+var hostileNames = []string{
+	"$(touch${IFS}PWNED)x", "x$(touch PWNED)", "`touch PWNED`y", "x`touch PWNED`", "two words", " lead", "trail ",
+	`back\slash`, `end\`, `\`, "quo'te", `dou"ble`, `a\'b"c$d`, "semi;touch PWNED", "amp&touch PWNED", "x|touch PWNED",
+	"x>PWNED", "<x", "bang!x", "!!", "# x", "x#y", "~root", "~", "star*", "q?", "[a-z]*", "{a,b}", "a:b", "a:b c:d", "a=b",
+	"=ls", "日本 語", "$HOME", "${HOME}", "$((1+1))", "^x^y", "%s%d%%", "x=$(touch PWNED)", "a,b;c", "(x)", "é'\"",
+}
+
+// TestShellsInsertNamesAsTheyAre types a line on a terminal up to the name of a queue, then TAB and Enter, and looks at
+// the arguments that the command gets.
+func TestShellsInsertNamesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"bash": {"--norc", "--noprofile", "-i"}, "zsh": {"-f", "-i"}, "fish": {"--no-config", "-i"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for i, name := range hostileNames {
+				enqueueInto(t, filepath.Join(dir, fmt.Sprint(i, ".db")), name)
+			}
+			sh := startShell(t, dir, name, args)
+			for i, name := range hostileNames {
+				first, _, _ := strings.Cut(name, strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz"))
+				for _, typed := range []string{"--queue ", "--queue=", `--queue '`, `--queue "`, "--queue " + first} {
+					if strings.HasPrefix(typed, "--queue=") && strings.HasPrefix(name, "~") && sh.name != "bash" {
+						continue // they leave a ~ in the middle of a word as it is, quoted or not
+					}
+					got := sh.complete(fmt.Sprintf("pinion list --db %d.db %s", i, typed))
+					want := []string{"list", "--db", fmt.Sprint(i, ".db"), "--queue", name}
+					if typed == "--queue=" {
+						want = []string{"list", "--db", fmt.Sprint(i, ".db"), "--queue=" + name}
+					}
+					if got != "<"+strings.Join(want, "><")+">" {
+						t.Errorf("%s, typed %s: the command got %s, want the queue %s", sh.name, typed, got, name)
+					}
+				}
+			}
+			if exists(filepath.Join(dir, "PWNED")) {
+				t.Error("the shell ran the name of a queue")
+			}
+			sh.typed("exit\n")
+			sh.cmd.Wait()
+		})
+	}
+}
+
+func enqueueInto(t *testing.T, db, queue string) {
+	t.Helper()
+	storage, err := pinion.OpenSQLite(t.Context(), db, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = storage.Enqueue(t.Context(), &pinion.Job{Task: "add", Queue: queue})
+	if err := errors.Join(err, storage.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// typedShell is a shell on a terminal, in which pinion prints the arguments that it gets.
+type typedShell struct {
+	*terminal
+	name string
+	cmd  *exec.Cmd
+	runs int
+}
+
+func startShell(t *testing.T, dir, name string, args []string) *typedShell {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeProgram(t, filepath.Join(dir, "bin/pinion"), `#!/bin/sh
+case $1 in __complete* | completion) exec '`+self+`' "$@" ;; esac
+printf 'got:'
+for arg; do printf '<%s>' "$arg"; done
+echo :end
+`)
+	cmd := process(t, dir, args...)
+	cmd.Path, cmd.Args[0] = shell(t, name), name
+	path := filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")
+	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "ZDOTDIR="+dir, "XDG_CONFIG_HOME="+dir, "PS1=$ ", "TERM=dumb")
+	sh := &typedShell{terminal: newTerminal(t, 500), name: name, cmd: cmd}
+	sh.start(cmd)
+	setup := map[string]string{
+		"bash": "source <(pinion completion bash)",
+		"zsh":  "autoload -U compinit && compinit -u -D && source <(pinion completion zsh)",
+		"fish": "pinion completion fish | source",
+	}
+	sh.typed(setup[name] + "; echo rea''dy\n")
+	sh.await(`ready\r?\n`)
+	return sh
+}
+
+// complete types a line, TAB and Enter, and returns the arguments that the command got.
+func (sh *typedShell) complete(line string) string {
+	sh.t.Helper()
+	sh.typed(line + "\t\n")
+	sh.runs++
+	text := sh.await(fmt.Sprintf(`(?s)(got:.*?:end.*?){%d}`, sh.runs))
+	all := regexp.MustCompile(`(?s)got:(.*?):end`).FindAllStringSubmatch(text, -1)
+	return all[sh.runs-1][1]
+}
 
 // zsh completes only in a line that somebody types.
 func TestZshCompletesOnATerminal(t *testing.T) {

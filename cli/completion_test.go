@@ -5,7 +5,6 @@ package cli
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 )
@@ -17,15 +16,12 @@ func TestShellsComplete(t *testing.T) {
 	write(t, filepath.Join(dir, "a file.db"), "")
 	complete := map[string]func(t *testing.T, line string) string{
 		"bash": func(t *testing.T, line string) string {
-			// readline also breaks words at =.
-			words := regexp.MustCompile(` +`).Split(strings.ReplaceAll(line, "=", " = "), -1)
 			script := `source <(pinion completion bash)
-				COMP_WORDS=("$@")
-				COMP_CWORD=$(($# - 1))
+				compopt() { echo "files with -o $2"; }
+				COMP_LINE=$1 COMP_POINT=${#1} COMP_WORDBREAKS=$' \t\n"\'><=;|&(:' COMP_WORDS=(pinion)
 				_pinion
 				printf '%s\n' "${COMPREPLY[@]}"`
-			args := append([]string{"--norc", "-c", script, "bash"}, words...)
-			return runProgramIn(t, dir, shell(t, "bash"), args...)
+			return runProgramIn(t, dir, shell(t, "bash"), "--norc", "-c", script, "bash", line)
 		},
 		"fish": func(t *testing.T, line string) string {
 			script := "pinion completion fish | source\ncomplete -C '" + line + "'"
@@ -46,10 +42,11 @@ func TestShellsComplete(t *testing.T) {
 				{"pinion dlq-list --db q.db --task m", `(?m)^mail\b`},
 				{"pinion pause --db q.db d", `(?m)^default\b`},
 				{"pinion reschedule --db q.db 0199", exampleWaits},
-				{"pinion backup --db q.db images/a", `(?m)^images/a\.png$`},
-				{"pinion status --db q", `(?m)^q\.db$`},
-				{"pinion status --db=q", `(?m)^(--db=)?q\.db$`},
-				{"pinion worker --import ./t", `(?m)^\./tasks/?`},
+				{"pinion list --db q.db --status p", `(?m)^pending\b`},
+				{"pinion backup --db q.db images/a", `(?m)^(images/a\.png|files with -o default)$`},
+				{"pinion status --db q", `(?m)^(q\.db|files with -o default)$`},
+				{"pinion status --db=q", `(?m)^((--db=)?q\.db|files with -o default)$`},
+				{"pinion worker --import ./t", `(?m)^(\./tasks/?|files with -o dirnames)`},
 			} {
 				wantText(t, complete(t, c.line), c.want)
 			}

@@ -40,8 +40,8 @@ func dlqList(c *call) func(context.Context) error {
 			columns := []string{"ID", "TASK", "ARGUMENTS", "ATTEMPTS", "FAILED", "ERROR"}
 			return c.printJobs(storage.DeadLetters(ctx, *filter), columns, func(job *pinion.Job) []string {
 				return []string{
-					clip(job.ID, 64), clip(job.Task, 60), clip(arguments(job), 40), strconv.Itoa(job.Attempts),
-					ago(job.FinishedAt), clip(brief(job.Error, 40), 80),
+					job.ID, job.Task, clip(arguments(job), longestArguments), strconv.Itoa(job.Attempts),
+					ago(job.FinishedAt), c.brief(job.Error),
 				}
 			})
 		})
@@ -54,15 +54,16 @@ func dlqReplay(c *call) func(context.Context) error {
 		if len(c.operands) > 0 {
 			filter.IDs = c.operands
 		}
-		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+		return c.change(ctx, func(ctx context.Context, storage pinion.Inspector) error {
 			chosen, err := countDeadLetters(ctx, storage, *filter)
 			if err != nil {
 				return err
 			}
 			n, err := storage.Replay(ctx, *filter)
 			if err != nil {
-				return err
+				return incomplete(ctx, err, are(n, "dead letter"), "replayed")
 			}
+			c.did("%s replayed", are(n, "dead letter"))
 			fmt.Fprintf(c.stdout, "replayed %s\n", thousands(n))
 			if n < chosen {
 				return notReplayed(ctx, storage, *filter, chosen-n)
@@ -104,36 +105,49 @@ func dlqPurge(c *call) func(context.Context) error {
 		if len(c.operands) > 0 {
 			filter.IDs = c.operands
 		}
-		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+		return c.change(ctx, func(ctx context.Context, storage pinion.Inspector) error {
 			chosen, err := countDeadLetters(ctx, storage, *filter)
 			if err != nil {
 				return err
 			}
-			if chosen > 0 && !*yes && !c.confirm("This deletes "+plural(chosen, "dead letter")) {
-				return fmt.Errorf("%s not deleted; add --yes to delete without asking",
-					are(chosen, "dead letter"))
+			if err := c.agree(ctx, *yes, chosen, "dead letter", "deletes", "deleted"); err != nil {
+				return err
 			}
 			n, err := storage.Purge(ctx, *filter)
 			if err != nil {
-				return err
+				return incomplete(ctx, err, are(n, "dead letter"), "purged")
 			}
+			c.did("%s purged", are(n, "dead letter"))
 			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
 			return c.sweepAfter(ctx, storage)
 		})
 	}
 }
 
-// confirm asks the user at the terminal. Without a terminal the answer is no.
-func (c *call) confirm(statement string) bool {
+// incomplete returns the error of a verb that has changed only some of its jobs.
+func incomplete(ctx context.Context, err error, some, changed string) error {
+	return fmt.Errorf("%w; %s %s", signalOr(ctx, err), some, changed)
+}
+
+// confirm asks the user at the terminal. Without a terminal the answer is no, and so is a signal.
+func (c *call) confirm(ctx context.Context, statement string) bool {
 	if !isTerminal(c.stdin) || !isTerminal(c.stderr) {
 		return false
 	}
 	c.stopSlowNotice()
 	defer c.startSlowNotice()
 	fmt.Fprintf(c.stderr, "%s. Continue? [y/N] ", statement)
-	answer, _ := bufio.NewReader(c.stdin).ReadString('\n')
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
+	answers := make(chan string, 1)
+	go func() { // ends with an answer or with the process
+		answer, _ := bufio.NewReader(c.stdin).ReadString('\n')
+		answers <- strings.ToLower(strings.TrimSpace(answer))
+	}()
+	select {
+	case answer := <-answers:
+		return answer == "y" || answer == "yes"
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // countDeadLetters counts the dead letters that f chooses. An id that is not among them is an error, so that

@@ -64,7 +64,7 @@ type enqueueCall struct {
 	at      time.Time
 	noChdir bool // do not record the working directory
 
-	lines, nul, atomic, ids bool // for jobs from standard input
+	lines, nul, base64, atomic, ids bool // for jobs from standard input
 
 	wait    bool
 	timeout time.Duration // negative: none
@@ -83,9 +83,10 @@ func enqueue(c *call) func(context.Context) error {
 	c.flags.BoolVar(&e.noChdir, "no-chdir", false, "do not record this directory as that of the job's program")
 	c.countFlag(&e.job.Priority, "priority", math.MinInt, "the higher `N`, the earlier [0]")
 	c.durationFlag(&e.delay, "delay", "run it after this `TIME`, \"90\" or \"1h30m\"")
-	c.timeFlag(&e.at, "at", "run it at this `MOMENT`, \"15:04\" or RFC 3339")
+	c.timeFlag(&e.at, "at", false, "run it at this `MOMENT`, \"15:04\" or \"2026-01-31 15:04\"")
 	c.flags.BoolVar(&e.lines, "lines", false, "each line of input is one argument, a string")
 	c.flags.BoolVar(&e.nul, "0", false, "as --lines, but each ends in a null byte")
+	c.flags.BoolVar(&e.base64, "base64", false, "with --lines or -0, store each argument in base64")
 	c.flags.BoolVar(&e.atomic, "atomic", false, "enqueue all lines or none")
 	c.flags.BoolVar(&e.ids, "ids", false, "print the ids of jobs from input")
 	c.flags.BoolVar(&e.wait, "wait", false, "wait for the job and print its result")
@@ -98,9 +99,10 @@ func enqueue(c *call) func(context.Context) error {
 		if err := e.readJob(args, kwargs); err != nil {
 			return err
 		}
-		if !e.at.IsZero() && e.at.Before(time.Now()) {
-			fmt.Fprintln(c.stderr, "pinion: the time of --at has passed, so the job is due now")
-		}
+		e.echoTime()
+		ctx, stop := untilSignal(ctx)
+		defer stop()
+		c.surviveClosedPipe()
 		var err error
 		e.storage, err = c.open(ctx, creates)
 		if err != nil {
@@ -127,9 +129,11 @@ func (e *enqueueCall) checkFlags(args, kwargs string) error {
 		return e.tooMany(e.operands[1])
 	case args == "-" && kwargs == "-", fromInput && (args == "-" || kwargs == "-"):
 		return usagef("only one of --args -, --kwargs - and - can read standard input")
-	case !fromInput && (e.lines || e.nul || e.atomic || e.ids):
-		return usagef("--lines, -0, --atomic and --ids are for jobs from standard input; " +
+	case !fromInput && (e.lines || e.nul || e.base64 || e.atomic || e.ids):
+		return usagef("--lines, -0, --base64, --atomic and --ids are for jobs from standard input; " +
 			"add - for that, as in: pinion enqueue add --lines -")
+	case e.base64 && !e.lines && !e.nul:
+		return usagef("--base64 is for --lines and -0, whose arguments are text; add one of them")
 	case fromInput && e.job.Key != "" && !keyArgument.MatchString(e.job.Key):
 		return usagef("all these jobs cannot hold one --key; put an argument into it, as in --key 'thumb {0}'")
 	case e.delay > 0 && !e.at.IsZero():
@@ -226,6 +230,17 @@ func fitsTask(job *pinion.Job) error {
 	return err
 }
 
+// echoTime prints the time of --at as it was understood, with its offset from UTC.
+func (e *enqueueCall) echoTime() {
+	switch {
+	case e.at.IsZero():
+	case e.at.Before(time.Now()):
+		fmt.Fprintf(e.stderr, "pinion: %s has passed, so it is due now\n", localTime(e.at))
+	default:
+		fmt.Fprintf(e.stderr, "pinion: due %s\n", timestamp(e.at))
+	}
+}
+
 // dueTime returns when a job that is enqueued now is due.
 func (e *enqueueCall) dueTime() time.Time {
 	if e.delay > 0 {
@@ -244,17 +259,16 @@ func (e *enqueueCall) enqueueOne(ctx context.Context) error {
 		fmt.Fprintf(e.stderr, "pinion: nothing added: the unfinished job %s holds the key %q\n",
 			printable(duplicate.ID, ""), duplicate.Key)
 		job.ID = duplicate.ID
+	} else if err = signalOr(ctx, err); errors.Is(err, context.Canceled) {
+		return err
 	} else if err != nil {
 		return err
 	}
+	e.did("job %s is in the queue; do not enqueue it again", job.ID)
 	if e.wait {
 		return e.waitForEnqueued(ctx, false, job.ID)
 	}
-	if err := e.printID(job.ID); err != nil { // "failed" alone would make people enqueue it again
-		return fmt.Errorf("job %s is in the queue, but its id could not be written: %w; "+
-			"note it, and do not enqueue the job again", job.ID, err)
-	}
-	return nil
+	return e.printID(job.ID)
 }
 
 func (e *enqueueCall) printID(id string) error {

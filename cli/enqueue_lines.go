@@ -3,18 +3,16 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"os/signal"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -52,22 +50,12 @@ func (e *enqueueCall) enqueueLines(ctx context.Context) error {
 	if isTerminal(e.stdin) {
 		fmt.Fprintln(e.stderr, "pinion: reading jobs from the terminal, one a line; ^D ends")
 	}
-	inputCtx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	// Without this, SIGPIPE would kill the command when the reader of the ids goes away, before it can report
-	// how many jobs were enqueued.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
-
 	e.stopSlowNotice()
 	f := &feed{enqueueCall: e, start: time.Now(), keys: make(map[string]*entry)}
-	err := f.read(inputCtx)
-	interrupted := inputCtx.Err() != nil
-	stop()
+	err := f.read(ctx)
 	f.clearProgress()
 	if err != nil {
-		return f.incomplete(err, interrupted)
+		return f.incomplete(signalOr(ctx, err))
 	}
 	err = f.report()
 	if e.wait && len(f.wanted) > 0 && (err == nil || errors.Is(err, errReported)) {
@@ -247,10 +235,18 @@ func (f *feed) jobOf(text string) (*pinion.Job, error) {
 
 // addArguments adds the arguments of a line to those that all jobs have.
 func (f *feed) addArguments(job *pinion.Job, text string) error {
-	if !utf8.ValidString(text) {
-		return errors.New("invalid UTF-8")
+	isText := f.lines || f.nul
+	if f.base64 {
+		text = base64.StdEncoding.EncodeToString([]byte(text))
 	}
-	if f.lines || f.nul {
+	if !utf8.ValidString(text) {
+		hint := ""
+		if isText {
+			hint = "; --base64 takes any bytes"
+		}
+		return fmt.Errorf("%s is not UTF-8%s", strconv.Quote(text[:min(len(text), 200)]), hint)
+	}
+	if isText {
 		job.Args = append(slices.Clip(job.Args), text)
 		return nil
 	}
@@ -514,6 +510,7 @@ func (f *feed) report() error {
 	if f.ids || f.json || f.wait {
 		out = f.stderr
 	}
+	f.did("%s enqueued; do not enqueue the input again", are(f.enqueued, "job"))
 	fmt.Fprintf(out, "enqueued %s in %.1fs", plural(f.enqueued, "job"), time.Since(f.start).Seconds())
 	if f.held > 0 {
 		fmt.Fprintf(out, "; added nothing for %s: unfinished jobs hold their keys", plural(f.held, f.unit()))
@@ -534,10 +531,7 @@ func (f *feed) report() error {
 }
 
 // incomplete returns the error of an input that was not read to its end, with the number of jobs enqueued.
-func (f *feed) incomplete(err error, interrupted bool) error {
-	if interrupted {
-		err = errors.New("interrupted")
-	}
+func (f *feed) incomplete(err error) error {
 	if f.atomic {
 		return fmt.Errorf("%w; nothing was enqueued", err)
 	}

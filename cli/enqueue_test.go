@@ -35,7 +35,7 @@ func TestAJobWhoseIDCannotBeWrittenIsNamedInTheError(t *testing.T) {
 	}
 	defer unwritable.Close()
 	want := regexp.MustCompile(
-		`(?m)^pinion: job [0-9a-f]{32} is in the queue, but its id could not be written: .*; note it`)
+		`(?m)^pinion: cannot write the result: .*; but job [0-9a-f]{32} is in the queue; do not enqueue it again`)
 	for _, flag := range []string{"--json", "--json=false"} {
 		var stderr bytes.Buffer
 		args := []string{"enqueue", "add", "--key", "one", flag, "--db", db}

@@ -4,8 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"math"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,10 +111,11 @@ func (c *call) durationFlag(value *time.Duration, name, usage string) {
 	})
 }
 
-// timeFlag declares a flag that takes a point in time, as parseTime reads it.
-func (c *call) timeFlag(value *time.Time, name, usage string) {
+// timeFlag declares a flag that takes a point in time. A time of day is the next such or, if last is true, the
+// last one; then the flag also takes how long ago the time was.
+func (c *call) timeFlag(value *time.Time, name string, last bool, usage string) {
 	c.flags.Func(name, usage, func(s string) error {
-		t, err := parseTime(s, time.Now())
+		t, err := readTime(s, last)
 		if err != nil {
 			return err
 		}
@@ -168,101 +168,40 @@ func (c *call) mapFlag(values *map[string]string, name, usage string) {
 	})
 }
 
-// parseTime reads RFC 3339, a local date and time, or a time of day, which is the next such after now.
-func parseTime(s string, now time.Time) (time.Time, error) {
-	for _, layout := range []string{
-		time.RFC3339, "2006-01-02 15:04", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02T15:04:05",
-	} {
-		if t, err := time.ParseInLocation(layout, s, now.Location()); err == nil {
-			return t, nil
-		}
-	}
-	for _, layout := range []string{"15:04", "15:04:05"} {
-		clock, err := time.Parse(layout, s)
-		if err != nil {
-			continue
-		}
-		for day := now.Day(); ; day++ {
-			t := time.Date(now.Year(), now.Month(), day,
-				clock.Hour(), clock.Minute(), clock.Second(), 0, now.Location())
-			if t.After(now) {
-				return t, nil
-			}
-		}
-	}
-	return time.Time{}, fmt.Errorf(`%q is not a time; `+
-		`write "15:04", "2026-01-31 15:04" or "2026-01-31T15:04:00+01:00"`, s)
+// otherWords are the words of other queues and tools for the commands of this one.
+var otherWords = map[string]string{
+	"add": "enqueue", "submit": "enqueue", "push": "enqueue", "ls": "list", "jobs": "list", "ps": "running",
+	"kill": "cancel", "rm": "cancel", "remove": "cancel", "retry": "dlq-replay", "replay": "dlq-replay",
+	"failed": "dlq-list", "info": "show", "start": "worker", "run": "worker", "unpause": "resume",
+	"continue": "resume", "parallel": "limit", "clean": "prune", "clear": "prune", "stats": "status", "man": "help",
 }
 
-// daysPattern matches days at the beginning of a duration, a unit that time.ParseDuration lacks.
-var daysPattern = regexp.MustCompile(`^([0-9]+)d`)
-
-// parseDuration reads "1m30s" as time.ParseDuration does, "7d" or "1d12h" in days of 24 hours, and plain
-// seconds.
-func parseDuration(s string) (time.Duration, error) {
-	d, err := parseSeconds(s)
-	if errors.Is(err, strconv.ErrSyntax) {
-		d, err = parseUnits(s)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if d < 0 {
-		return 0, fmt.Errorf("%s is negative", s)
-	}
-	return d, nil
-}
-
-// parseSeconds reads a number of seconds. The error is strconv.ErrSyntax if s is not a number.
-func parseSeconds(s string) (time.Duration, error) {
-	seconds, err := strconv.ParseFloat(s, 64)
-	if errors.Is(err, strconv.ErrSyntax) {
-		return 0, strconv.ErrSyntax
-	}
-	const most = math.MaxInt64 / float64(2*time.Second)
-	if err != nil || math.IsNaN(seconds) || math.Abs(seconds) > most {
-		return 0, fmt.Errorf("%q is out of range", s)
-	}
-	return time.Duration(seconds * float64(time.Second)), nil
-}
-
-// parseUnits reads a duration with units.
-func parseUnits(s string) (time.Duration, error) {
-	days, rest := 0, s
-	if found := daysPattern.FindStringSubmatch(s); found != nil {
-		n, err := strconv.Atoi(found[1])
-		if err != nil || n > 100_000 {
-			return 0, fmt.Errorf("%q is out of range", s)
-		}
-		days, rest = n, s[len(found[0]):]
-		if rest == "" {
-			rest = "0"
-		}
-	}
-	d, err := time.ParseDuration(rest)
-	if err != nil {
-		return 0, fmt.Errorf(`%q is not a duration; write "90s", "1h30m", "7d" or plain seconds`, s)
-	}
-	return d + time.Duration(days)*24*time.Hour, nil
-}
-
-// didYouMean returns a hint at the name that a misspelt word was probably meant to be, or "".
+// didYouMean returns a hint at the names that a word was probably meant to be, or "". A word of up to five
+// letters may have one mistake, and one more for every four letters more.
 func didYouMean(word string, names []string) string {
-	closest, limit := "", len(strings.TrimLeft(word, "-"))/3+2
+	bare := strings.ToLower(strings.Trim(word, "-"))
+	closest, limit := "", 2+max(len(bare)-2, 0)/4
+	if len(bare) < 3 {
+		limit = 1
+	}
 	for _, name := range names {
-		if d := distance(strings.ToLower(word), strings.ToLower(name)); d < limit {
+		if d := distance(bare, strings.ToLower(strings.TrimLeft(name, "-"))); d < limit {
 			closest, limit = name, d
 		}
+	}
+	if other := otherWords[bare]; closest == "" && slices.Contains(names, other) {
+		closest = other
 	}
 	if closest != "" {
 		return fmt.Sprintf("; did you mean %q?", closest)
 	}
-	// Or the word is a part of a name: "dlq", "replay", or -l for --limit.
-	part := strings.ToLower(strings.Trim(word, "-"))
+	// Or the word is a part of a name: "dlq", or -l for --limit.
 	var whole []string
 	for _, name := range names {
-		bare := strings.ToLower(strings.TrimLeft(name, "-"))
-		if len(part) > 1 && strings.Contains(bare, part) || len(part) == 1 && strings.HasPrefix(bare, part) {
+		bareName := strings.ToLower(strings.TrimLeft(name, "-"))
+		isPart := len(bare) > 1 && strings.Contains(bareName, bare)
+		isFirst := len(bare) == 1 && strings.HasPrefix(bareName, bare)
+		if isPart || isFirst {
 			whole = append(whole, strconv.Quote(name))
 		}
 	}
@@ -272,23 +211,28 @@ func didYouMean(word string, names []string) string {
 	return fmt.Sprintf("; did you mean %s?", strings.Join(whole, " or "))
 }
 
-// distance counts the letters to insert, delete or replace to get from a to b (Levenshtein).
+// distance counts the letters to insert, delete, replace or swap with the next one to get from a to b
+// (Damerau and Levenshtein; no letter is changed twice).
 func distance(a, b string) int {
-	row := make([]int, len(b)+1) // row[j] is the distance from the part of a seen so far to b[:j]
+	var before []int // the row before row
+	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+	for i := range len(a) { // row[j] is the distance from a[:i] to b[:j], next[j] that from a[:i+1]
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
-			replaced := diagonal
+			replaced := row[j]
 			if a[i] != b[j] {
 				replaced++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, diagonal+1)
+			next[j+1] = min(replaced, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row = row, next
 	}
 	return row[len(b)]
 }

@@ -151,6 +151,15 @@ func finish(t *testing.T, cmd *exec.Cmd, status int) (stdout, stderr string) {
 	return out.String(), errs.String()
 }
 
+// wantSignal fails unless a process that has ended died of a signal.
+func wantSignal(t *testing.T, cmd *exec.Cmd, want syscall.Signal) {
+	t.Helper()
+	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !status.Signaled() || status.Signal() != want {
+		t.Errorf("%v: it ended with %v, want death by %v", cmd.Args[1:], cmd.ProcessState, want)
+	}
+}
+
 func wantText(t *testing.T, got, pattern string) {
 	t.Helper()
 	if !regexp.MustCompile(pattern).MatchString(got) {

@@ -16,7 +16,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -184,7 +183,7 @@ func removeTemporary() {
 // compile builds the program. Its sources go into the directory source.
 func (c *call) compile(ctx context.Context, source, program string) error {
 	// A signal must not keep the caller from removing its directory.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	b, err := c.findPackages(ctx)
 	if err != nil {
@@ -461,7 +460,7 @@ func goCommand(ctx context.Context, args ...string) *exec.Cmd {
 func goError(ctx context.Context, output []byte, err error) error {
 	output = bytes.TrimSpace(output)
 	if ctx.Err() != nil {
-		return errors.New("--import: interrupted")
+		return fmt.Errorf("--import: %w", context.Cause(ctx))
 	}
 	if len(output) > 0 {
 		return fmt.Errorf("--import:\n%s", output)

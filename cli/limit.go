@@ -65,7 +65,7 @@ func (c *call) setLimit(ctx context.Context, most int) error {
 	if queue == "" {
 		return usagef("QUEUE is empty; is a variable of your shell not set?")
 	}
-	return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+	return c.change(ctx, func(ctx context.Context, storage pinion.Inspector) error {
 		limiter, ok := storage.(pinion.Limiter)
 		if !ok {
 			return fmt.Errorf("%T is not a pinion.Limiter, so its queues cannot be paused or limited: %w",
@@ -78,6 +78,7 @@ func (c *call) setLimit(ctx context.Context, most int) error {
 		if err := limiter.SetLimit(ctx, queue, most); err != nil {
 			return err
 		}
+		c.did("the queue %s is set to: %s", queue, limitText(most))
 		stats, err := storage.Stats(ctx)
 		if err != nil {
 			return err

@@ -353,7 +353,7 @@ func logs(c *call) func(context.Context) error {
 			return err
 		}
 		return c.inspect(ctx, reads, func(storage pinion.Inspector) error {
-			job, err := findJob(ctx, storage, c.operands[0])
+			job, err := findJobByEnd(ctx, storage, c.operands[0])
 			if err != nil {
 				return err
 			}

@@ -23,6 +23,16 @@ func replaceProcess(program string, args []string) error {
 
 func interrupt(process *os.Process) error { return process.Signal(os.Interrupt) }
 
+// dieOf ends this process as the default action of a signal does, so that whoever waits for it sees that. It
+// returns only if the signal has no effect.
+func dieOf(s os.Signal) {
+	signal.Reset(s)
+	number, ok := s.(syscall.Signal)
+	if ok && syscall.Kill(syscall.Getpid(), number) == nil {
+		time.Sleep(time.Second) // it may reach another thread
+	}
+}
+
 // newSession makes a command the leader of a session of its own. Its process group has its process id as the
 // number. No terminal interrupts it, and it has none to wait for an answer from.
 func newSession(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
@@ -50,9 +60,6 @@ func windowSize(f *os.File) (columns, lines int) {
 	})
 	return int(size.columns), int(size.lines)
 }
-
-// watchEndSignals end `status --watch`.
-var watchEndSignals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT}
 
 // suspendSignal is the signal of ^Z.
 const suspendSignal = syscall.SIGTSTP

@@ -16,6 +16,9 @@ func replaceProcess(string, []string) error { return errors.ErrUnsupported }
 // interrupt ends a process at once; Windows has nothing gentler for one process.
 func interrupt(process *os.Process) error { return process.Kill() }
 
+// dieOf returns: no process dies of a signal.
+func dieOf(os.Signal) {}
+
 // There are no sessions or process groups: a command is killed at once, and processes that it started live
 // on.
 
@@ -29,8 +32,6 @@ func groupExists(int) bool { return false }
 
 // windowSize returns 0: the size is not known unless COLUMNS and LINES hold it.
 func windowSize(*os.File) (columns, lines int) { return 0, 0 }
-
-var watchEndSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 
 // suspendSignal is never sent.
 const suspendSignal = syscall.Signal(-1)

@@ -5,9 +5,12 @@ import (
 	"cmp"
 	"encoding/json"
 	"io"
+	"regexp"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
 	"github.com/pinion-queue/pinion/internal/words"
@@ -26,6 +29,7 @@ var (
 	plural    = words.Plural
 	are       = words.Are
 	thousands = words.Thousands
+	firstFew  = words.FirstFew
 )
 
 // encode prints v as one line of JSON. It escapes all characters that a terminal might obey; encoding/json
@@ -37,8 +41,25 @@ func (c *call) encode(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	_, err := io.WriteString(c.stdout, words.PrintableJSON(text.String()))
+	_, err := c.stdout.WriteString(words.PrintableJSON(readableJSON(text.String())))
 	return err
+}
+
+// jsonEscape matches an escape in JSON. Only strings have backslashes.
+var jsonEscape = regexp.MustCompile(`\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.`)
+
+// readableJSON replaces the escapes of characters that can be printed by the characters. Python escapes all that
+// are not ASCII.
+func readableJSON(text string) string {
+	return jsonEscape.ReplaceAllStringFunc(text, func(escape string) string {
+		var s string
+		err := json.Unmarshal([]byte(`"`+escape+`"`), &s)
+		r, _ := utf8.DecodeRuneInString(s)
+		if err != nil || r < 0x80 || r == utf8.RuneError || !strconv.IsPrint(r) {
+			return escape
+		}
+		return s
+	})
 }
 
 // jsonEscaper is a writer of lines of JSON that escapes as encode does.
@@ -65,6 +86,14 @@ func row(w io.Writer, cells ...string) {
 	io.WriteString(w, "\n")
 }
 
+// brief returns an error for a table: on a terminal in brief, elsewhere whole.
+func (c *call) brief(text string) string {
+	if c.screen == nil {
+		return text
+	}
+	return brief(text, 200)
+}
+
 // arguments returns the arguments of a job as JSON: the array, the object, or both.
 func arguments(job *pinion.Job) string {
 	var buf bytes.Buffer
@@ -80,7 +109,7 @@ func arguments(job *pinion.Job) string {
 	if err != nil {
 		return err.Error()
 	}
-	return strings.ReplaceAll(strings.TrimSpace(buf.String()), "\n", " ")
+	return readableJSON(strings.ReplaceAll(strings.TrimSpace(buf.String()), "\n", " "))
 }
 
 // timestamp returns a time and how long ago it was; "" for the zero time.
@@ -88,5 +117,8 @@ func timestamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.Local().Format(time.RFC3339Nano) + "  " + ago(t)
+	return localTime(t) + "  " + ago(t)
 }
+
+// localTime returns a time on the local clock, with its offset from UTC.
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02T15:04:05.999999999-07:00") }

@@ -177,7 +177,7 @@ func countCells(r statusRow) []cell {
 		return cell{thousands(n), style}
 	}
 	return []cell{
-		{clip(r.name, 60), ""},
+		{r.name, ""},
 		number(r.Pending, ""),
 		{ago(r.Oldest), ""},
 		number(r.Running, green),

@@ -140,3 +140,14 @@ func (c *call) inspect(ctx context.Context, a access, use func(pinion.Inspector)
 	err = use(inspector)
 	return errors.Join(err, storage.Close())
 }
+
+// change opens the storage for a command that changes what is in it. A signal ends ctx, and a closed pipe does not
+// kill the command, so that it can say what it has done.
+func (c *call) change(ctx context.Context, use func(context.Context, pinion.Inspector) error) error {
+	ctx, stop := untilSignal(ctx)
+	defer stop()
+	c.surviveClosedPipe()
+	return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
+		return signalOr(ctx, use(ctx, storage))
+	})
+}

@@ -80,6 +80,7 @@ type table struct {
 	numbers bool // all columns but the first hold numbers, so they are aligned to the right
 	names   []string
 	rows    [][]cell // not yet printed
+	size    int      // of their texts, in bytes
 }
 
 // newTable returns a table whose first row has the names of the columns.
@@ -106,6 +107,7 @@ func (t *table) add(texts ...string) {
 func (t *table) addCells(row ...cell) {
 	for i := range row {
 		row[i].text = printable(cmp.Or(row[i].text, "-"), "")
+		t.size += len(row[i].text)
 	}
 	t.rows = append(t.rows, row)
 }
@@ -123,7 +125,7 @@ func (t *table) lines() (lines []string) {
 	for _, row := range t.rows {
 		lines = append(lines, t.line(row, widths))
 	}
-	t.rows = nil
+	t.rows, t.size = nil, 0
 	return lines
 }
 
@@ -136,8 +138,11 @@ func (t *table) line(row []cell, widths []int) string {
 		if i > 0 {
 			line.WriteString("  ")
 		}
-		text := t.cut(cell.text, i, widths[i])
-		padding := strings.Repeat(" ", widths[i]-columns(text))
+		text := cell.text
+		if t.width > 0 {
+			text = t.cut(text, i, widths[i])
+		}
+		padding := strings.Repeat(" ", max(widths[i]-columns(text), 0))
 		text = styled(text, cell.style, t.colors)
 		if t.numbers && i > 0 {
 			line.WriteString(padding + text)
@@ -147,6 +152,10 @@ func (t *table) line(row []cell, widths []int) string {
 	}
 	return strings.TrimRight(line.String(), " ")
 }
+
+// longestPadding is how wide a column may be for the sake of its longest text. Where there is no terminal to fit
+// into, texts are printed whole, and one that is longer does not make all lines longer.
+const longestPadding = 60
 
 // columnWidths returns the widths of the columns. If they do not fit, those in minWidths shrink first, the
 // widest before the others. Then the columns on the right are left out.
@@ -158,6 +167,9 @@ func (t *table) columnWidths() []int {
 		}
 	}
 	if t.width == 0 {
+		for i := range widths {
+			widths[i] = min(widths[i], longestPadding)
+		}
 		return widths
 	}
 	total := -2 // no gap before the first column

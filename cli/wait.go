@@ -4,27 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
 )
 
 const waitDetail = `
-The exit status is 0 if all jobs end in SUCCESS. It is 1 if one fails for good, is
-canceled or is not found, or if the --timeout is over. For a single job it prints
-only the result: as text if it is a string, else as JSON, and nothing if there is
-none. For several jobs it prints a line each, in the order of the IDs, with the id,
-the status, and the result as JSON or the error. With --json it prints each job as
-"pinion show" does. A dead letter has ended; one that is replayed before wait looks
-at it has not. --timeout 0 only looks. Standard error shows when the job started, and
+For a single job it prints only the result: as text if it is a string, else as JSON,
+and nothing if there is none. For several jobs it prints a line each, in the order of
+the IDs, with the id, the status, and the result as JSON or the error. With --json it
+prints each job as "pinion show" does. Standard error shows when a job started, and
 its progress: what its task records while it runs.
+
+A dead letter has ended; one that is replayed before wait looks at it has not.
+--timeout 0 only looks. An ID may be the last eight digits of one, if no other job's
+id ends so.
+
+  exit status 0  all jobs ended in SUCCESS
+              4  a job had not ended when the timeout was over
+              3  a job failed for good or was canceled
+              1  a job was not found, or waiting failed
+
+If several hold, the exit status is the first of these. ^C ends the waiting, not the
+jobs, and a script that waits ends too.
 `
 
 const waitExamples = `pinion wait --timeout 5m 0199c2b4a1f07000b3c1d2e3f4a5b6c8 --db q.db`
+
+// The exit statuses of wait, beside 0 and 1.
+const (
+	statusFailed     exitStatus = 3 // a job failed or was canceled
+	statusUnfinished exitStatus = 4 // a job did not end in time
+)
 
 func wait(c *call) func(context.Context) error {
 	c.storageFlags()
@@ -38,22 +50,30 @@ func wait(c *call) func(context.Context) error {
 	}
 }
 
+// waiting is a wait for jobs.
+type waiting struct {
+	*call
+	storage pinion.Inspector
+	ids     []string
+	rows    bool            // print a row for each job, not the result of the only one
+	timeout time.Duration   // negative: none
+	inTime  context.Context // ends with the timeout; jobs that have ended are then still reported
+
+	failed, unknown, unfinished, cut int
+}
+
 // waitFor waits for jobs, one after the other, because most that follow have ended by the time the first has.
 // It prints a row for each, or the result of the only one. A negative timeout is none.
 func (c *call) waitFor(
 	ctx context.Context, storage pinion.Inspector, ids []string, rows bool, timeout time.Duration,
 ) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
-	waitCtx := ctx // when it ends, jobs that have ended are still reported
+	w := &waiting{call: c, storage: storage, rows: rows, timeout: timeout, inTime: ctx}
 	if timeout >= 0 {
 		var cancel context.CancelFunc
-		waitCtx, cancel = context.WithTimeout(ctx, timeout)
+		w.inTime, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
-	}
-	known, err := c.findAll(ctx, storage, ids, rows)
-	if err != nil {
-		return err
 	}
 	if isTerminal(c.stderr) {
 		notice := time.AfterFunc(noticeAfter, func() {
@@ -61,50 +81,74 @@ func (c *call) waitFor(
 		})
 		defer notice.Stop()
 	}
-	failed, cut := 0, 0
-	for i, id := range ids {
-		if !known[id] && ctx.Err() == nil {
-			failed++
-			continue
-		}
-		job, err := c.waitForEnd(ctx, waitCtx, storage, id)
-		if ctx.Err() != nil {
-			some := strings.Join(ids[i:min(i+3, len(ids))], " ")
-			return fmt.Errorf("interrupted; the jobs go on; to wait again: pinion wait %s", some)
-		}
-		if errors.Is(err, errTimeout) {
-			return timeoutError(ctx, storage, ids[i:], timeout)
-		}
-		if errors.Is(err, pinion.ErrNotFound) {
-			err = fmt.Errorf("job %s has ended, but it was pruned before wait looked at it; "+
-				"`pinion worker` keeps finished jobs for a day", id)
-			if !rows {
-				return err
-			}
-			fmt.Fprintf(c.stderr, "pinion: %s\n", printable(err.Error(), ""))
-			failed++
-			continue
+	err := w.findAll(ctx, ids)
+	if err != nil {
+		return signalOr(ctx, err)
+	}
+	for i, id := range w.ids {
+		err := w.waitForOne(ctx, id)
+		if ended, ok := errors.AsType[*signalError](context.Cause(ctx)); ok && err != nil {
+			rest := w.ids[i:]
+			return fmt.Errorf("%w; the jobs go on; to wait again: pinion wait %s", ended, firstWords(rest))
 		}
 		if err != nil {
 			return err
 		}
-		if job.Status != pinion.StatusSuccess {
-			failed++
-		} else if wasCut(job.Result) {
-			cut++
-		}
-		if err := c.printEnd(job, rows); err != nil {
-			return err
-		}
 	}
-	if failed > 0 && rows {
-		fmt.Fprintf(c.stderr, "pinion: %d of %s did not succeed; "+
-			"`pinion show ID` shows why, `pinion dlq-replay ID` tries again\n", failed, plural(len(ids), "job"))
+	return w.end(len(ids))
+}
+
+// firstWords returns some words of a line, with an ellipsis if there are more.
+func firstWords(words []string) string {
+	const most = 3
+	if len(words) > most {
+		return strings.Join(words[:most], " ") + " …"
 	}
-	if failed > 0 {
+	return strings.Join(words, " ")
+}
+
+// waitForOne waits for a job and prints how it has ended, or that it has not.
+func (w *waiting) waitForOne(ctx context.Context, id string) error {
+	job, err := w.waitForEnd(ctx, id)
+	switch {
+	case errors.Is(err, pinion.ErrNotFound):
+		w.unknown++
+		fmt.Fprintf(w.stderr, "pinion: job %s has ended, but it was pruned before wait looked at it; "+
+			"`pinion worker` keeps finished jobs for a day\n", printable(id, ""))
+		return nil
+	case errors.Is(err, errTimeout):
+		w.unfinished++
+		return w.printUnfinished(job)
+	case err != nil:
+		return err
+	}
+	if job.Status != pinion.StatusSuccess {
+		w.failed++
+	} else if wasCut(job.Result) {
+		w.cut++
+	}
+	return w.printEnd(job, w.rows)
+}
+
+// end sums up, and returns the exit status as an error.
+func (w *waiting) end(all int) error {
+	if w.rows && w.unfinished > 0 {
+		fmt.Fprintf(w.stderr, "pinion: the timeout of %s is over, and %d of %s did not end; "+
+			"`pinion status` shows whether a worker runs jobs\n", w.timeout, w.unfinished, plural(all, "job"))
+	}
+	if w.rows && w.failed+w.unknown > 0 {
+		fmt.Fprintf(w.stderr, "pinion: %d of %s did not succeed; "+
+			"`pinion show ID` shows why, `pinion dlq-replay ID` tries again\n", w.failed+w.unknown, plural(all, "job"))
+	}
+	switch {
+	case w.unfinished > 0:
+		return statusUnfinished
+	case w.failed > 0:
+		return statusFailed
+	case w.unknown > 0:
 		return errReported
 	}
-	if cut > 0 {
+	if w.cut > 0 {
 		return errCut
 	}
 	return nil
@@ -116,44 +160,51 @@ var errCut = fmt.Errorf("a result was cut off after %d KiB; let the program writ
 
 // findAll looks at all jobs once, so that a mistyped id is reported now and not after the wait for those
 // before it. If it is the only id, it is an error.
-func (c *call) findAll(
-	ctx context.Context, storage pinion.Inspector, ids []string, rows bool,
-) (known map[string]bool, err error) {
-	known = make(map[string]bool, len(ids))
+func (w *waiting) findAll(ctx context.Context, ids []string) error {
 	for _, id := range ids {
-		_, err := findJob(ctx, storage, id)
-		if ctx.Err() != nil {
-			return known, nil // the caller reports that
-		}
+		job, err := findJobByEnd(ctx, w.storage, id)
+		_, isAmbiguous := errors.AsType[*ambiguousError](err)
+		isUnknown := isAmbiguous || errors.Is(err, pinion.ErrNotFound)
 		if err == nil {
-			known[id] = true
+			w.ids = append(w.ids, job.ID)
 			continue
 		}
-		if !errors.Is(err, pinion.ErrNotFound) || !rows {
-			return nil, err
+		if !isUnknown || !w.rows {
+			return err
 		}
-		fmt.Fprintf(c.stderr, "pinion: job not found: %s\n", printable(id, ""))
+		w.unknown++
+		fmt.Fprintf(w.stderr, "pinion: %s\n", printable(strings.TrimPrefix(err.Error(), "pinion: "), ""))
 	}
-	return known, nil
+	return nil
 }
 
 var errTimeout = errors.New("timeout")
 
-// waitForEnd waits until a job has ended, and prints its progress. When waitCtx ends first, it returns
-// errTimeout.
-func (c *call) waitForEnd(ctx, waitCtx context.Context, storage pinion.Inspector, id string) (*pinion.Job, error) {
-	job, err := findJob(ctx, storage, id)
+// waitForEnd waits until a job has ended, and prints its progress. If the timeout is over first, it returns
+// errTimeout, and the job as it is.
+func (w *waiting) waitForEnd(ctx context.Context, id string) (*pinion.Job, error) {
+	job, err := findJob(ctx, w.storage, id)
 	if err != nil {
 		return nil, err
 	}
-	if job.Status == pinion.StatusSuccess || !job.FinishedAt.IsZero() { // also when waitCtx is over
+	if hasEnded(job) { // also when the timeout is over
 		return job, nil
 	}
-	job, err = pinion.Wait(waitCtx, &lookout{Inspector: storage, see: c.printProgress()}, id)
-	if err != nil && waitCtx.Err() != nil {
-		return nil, errTimeout
+	job, err = pinion.Wait(w.inTime, &lookout{Inspector: w.storage, see: w.printProgress()}, id)
+	if err == nil || ctx.Err() != nil || w.inTime.Err() == nil {
+		return job, err
+	}
+	job, err = findJob(ctx, w.storage, id)
+	if err == nil && !hasEnded(job) {
+		err = errTimeout
 	}
 	return job, err
+}
+
+// hasEnded reports whether a job has ended for certain. A job that a Python worker will retry is FAILED for a
+// while, without a time of finishing.
+func hasEnded(job *pinion.Job) bool {
+	return job.Status == pinion.StatusSuccess || !job.FinishedAt.IsZero()
 }
 
 // lookout is a storage to wait on. It also finds jobs of which there is only a dead letter, and shows see each
@@ -192,18 +243,20 @@ func (c *call) printProgress() func(job *pinion.Job) {
 	}
 }
 
-// timeoutError names the jobs that have not ended when the timeout is over.
-func timeoutError(ctx context.Context, storage pinion.Inspector, ids []string, timeout time.Duration) error {
-	status := "unfinished"
-	if job, err := findJob(ctx, storage, ids[0]); err == nil {
-		status = string(job.Status)
+// printUnfinished prints that a job has not ended when the timeout is over.
+func (w *waiting) printUnfinished(job *pinion.Job) error {
+	if w.json {
+		if err := w.encode(job); err != nil {
+			return err
+		}
+	} else if w.rows {
+		fmt.Fprintf(w.stdout, "%s  %s\n", printable(job.ID, ""), job.Status)
 	}
-	others := ""
-	if len(ids) > 1 {
-		others = fmt.Sprintf(", and the %d after it were not looked at", len(ids)-1)
+	if !w.rows {
+		fmt.Fprintf(w.stderr, "pinion: the timeout of %s is over: job %s is still %s; "+
+			"`pinion status` shows whether a worker runs jobs\n", w.timeout, printable(job.ID, ""), job.Status)
 	}
-	return fmt.Errorf("the timeout of %s is over: job %s is still %s%s; "+
-		"`pinion status` shows whether a worker runs jobs", timeout, ids[0], status, others)
+	return w.stdout.Flush()
 }
 
 // printEnd prints how a job has ended.
@@ -217,7 +270,7 @@ func (c *call) printEnd(job *pinion.Job, asRow bool) error {
 			return err
 		}
 	case asRow && succeeded:
-		fmt.Fprintf(c.stdout, "%s  %s  %s\n", id, job.Status, printable(string(job.Result), ""))
+		fmt.Fprintf(c.stdout, "%s  %s  %s\n", id, job.Status, printable(readableJSON(string(job.Result)), ""))
 	case asRow:
 		fmt.Fprintf(c.stdout, "%s  %s   %s\n", id, job.Status, failure)
 	case succeeded:

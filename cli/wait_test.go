@@ -3,9 +3,9 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -49,7 +49,7 @@ func TestAWaitForACanceledJobFails(t *testing.T) {
 	}
 	status, stdout, stderr := runCommand(t, "wait", "x", "--db", db)
 	const want = "pinion: job x was canceled; `pinion show x` shows more\n"
-	if status != 1 || stderr != want || stdout != "" {
+	if status != 3 || stderr != want || stdout != "" {
 		t.Errorf("exit status %d, got %s%s, want %s", status, stdout, stderr, want)
 	}
 }
@@ -110,9 +110,11 @@ func (v *vanishing) Get(ctx context.Context, id string) (*pinion.Job, error) {
 
 func TestAJobThatIsPrunedWhileWaitedForHasEndedUnseen(t *testing.T) {
 	t.Parallel()
-	c := newCall(nil, io.Discard, io.Discard)
+	var stderr bytes.Buffer
+	c := newCall(nil, io.Discard, &stderr)
 	err := c.waitFor(t.Context(), &vanishing{Inspector: pinion.NewMemoryStorage()}, []string{"x"}, false, -1)
-	if err == nil || !strings.Contains(err.Error(), "was pruned before wait looked at it") {
+	if !errors.Is(err, errReported) {
 		t.Error(err)
 	}
+	wantText(t, stderr.String(), "job x has ended, but it was pruned before wait looked at it")
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -28,9 +29,7 @@ type snapshot struct {
 // watch shows the status until a signal ends it: on a live screen or, where there is none, in a line each
 // time.
 func (c *call) watch(ctx context.Context, storage pinion.Inspector, interval time.Duration) error {
-	// A signal that the shell or nohup ignores stays ignored.
-	signals := slices.DeleteFunc(slices.Clone(watchEndSignals), signal.Ignored)
-	ctx, stop := signal.NotifyContext(ctx, signals...)
+	ctx, stop := untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer stop()
 	var err error
 	if c.hasLiveScreen() && !c.json {
@@ -186,13 +185,19 @@ func (c *call) frame(s *snapshot) string {
 	width, height := c.screenSize()
 	var b strings.Builder
 	b.WriteString("\x1b[H")
-	for i, line := range c.screenLines(s, width, height) {
+	lines := c.screenLines(s, width, height)
+	for i, line := range lines {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
-		b.WriteString("\x1b[K" + line)
+		// A line is erased before it is written. Behind a full line the cursor is still on its last character.
+		erase := "\x1b[K"
+		if i == len(lines)-1 {
+			erase = "\x1b[J" // and what is below it
+		}
+		b.WriteString(erase + line)
 	}
-	return b.String() + "\x1b[J"
+	return b.String()
 }
 
 // screenLines returns the lines of a screen. Where there is not room for everything, it shortens the lists,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,12 +54,31 @@ func (w *watching) enqueue(task string) {
 func framesIn(text string) (frames []string) {
 	parts := strings.Split(text, "\x1b[H")
 	for _, part := range parts[1:] {
-		frame, _, whole := strings.Cut(part, "\x1b[J")
-		if whole {
-			frames = append(frames, escape.ReplaceAllString(strings.ReplaceAll(frame, "\r\n", "\n"), ""))
+		if strings.Contains(part, "\x1b[J") { // before the last line
+			frames = append(frames, escape.ReplaceAllString(strings.ReplaceAll(part, "\r\n", "\n"), ""))
 		}
 	}
 	return frames
+}
+
+// After a full line the cursor stays on its last character, which an erasure would take.
+func TestAFrameErasesEachLineBeforeItWritesIt(t *testing.T) {
+	c := newCall(nil, io.Discard, io.Discard)
+	c.db = strings.Repeat("x", 200)
+	stats := pinion.Stats{Queues: []pinion.QueueStats{{Queue: strings.Repeat("q", 500)}}}
+	for _, s := range []snapshot{{}, {at: time.Now(), stats: stats}} {
+		rows := strings.Split(c.frame(&s), "\r\n")
+		for i, row := range rows {
+			erase := "\x1b[K"
+			if i == len(rows)-1 {
+				erase = "\x1b[J"
+			}
+			row, isFirst := strings.CutPrefix(row, "\x1b[H")
+			if isFirst != (i == 0) || !strings.HasPrefix(row, erase) || strings.Contains(row[1:], "\x1b") {
+				t.Errorf("row %d of %d is %q", i, len(rows), row)
+			}
+		}
+	}
 }
 
 func TestAWatchRestoresTheScreenWhateverEndsIt(t *testing.T) {

@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -65,9 +63,7 @@ func (w *webCall) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A signal that the shell or nohup ignores stays ignored.
-	signals := slices.DeleteFunc(slices.Clone(watchEndSignals), signal.Ignored)
-	ctx, stop := signal.NotifyContext(ctx, signals...)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	listener, err := w.listenAt()
 	if err != nil {

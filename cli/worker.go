@@ -7,12 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -177,8 +174,11 @@ func (w *workerCall) run(ctx context.Context) error {
 	w.stopSlowNotice() // from here on the worker logs its waiting
 	w.setRetries()
 	w.worker.Storage = storage
-	w.worker.Logger = newLogger(w.stderr, w.json, w.verbose)
+	ctx, log := untilUnread(ctx, w.stderr)
+	w.surviveClosedPipe()
+	w.worker.Logger = newLogger(log, w.json, w.verbose)
 	err = w.workWithPrograms(ctx)
+	w.did("the worker has ended, and all its jobs are recorded")
 	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
 }
 
@@ -300,12 +300,11 @@ func (w *workerCall) work(ctx context.Context) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, w.period, errors.New("--run-seconds is over"))
 		defer cancel()
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	logged := make(chan struct{})
 	cancelLog := context.AfterFunc(ctx, func() {
 		defer close(logged)
-		stop() // a second signal has its default effect
 		w.worker.Logger.Info("worker stops gracefully; a second signal stops it at once",
 			"cause", context.Cause(ctx))
 	})
@@ -321,6 +320,9 @@ func (w *workerCall) work(ctx context.Context) error {
 	}
 	if !cancelLog() {
 		<-logged
+	}
+	if err == nil && context.Cause(ctx) == errUnread {
+		err = errUnread
 	}
 	return err
 }
@@ -399,7 +401,7 @@ func tasks(c *call) func(context.Context) error {
 		for _, name := range names {
 			task := newTaskInfo(name)
 			if !c.json {
-				row(w, task.Name, task.Kind, task.Queue, clip(task.Command, 80))
+				row(w, task.Name, task.Kind, task.Queue, task.Command)
 			} else if err := c.encode(task); err != nil {
 				return err
 			}

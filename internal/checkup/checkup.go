@@ -115,7 +115,7 @@ func (e *Checkup) Content(ctx context.Context, storage *pinion.SQLiteStorage) {
 	if len(r.Damage) > 0 {
 		e.wrong("content", "stop all programs that use the file and restore a backup, "+
 			"or save what can be read: sqlite3 OLD .recover | sqlite3 NEW",
-			"damaged: %s", firstFew(r.Damage))
+			"damaged: %s", words.FirstFew(r.Damage))
 	} else {
 		e.ok("content", "%s, not damaged", words.ByteSize(r.Size))
 	}
@@ -151,7 +151,7 @@ func (e *Checkup) Content(ctx context.Context, storage *pinion.SQLiteStorage) {
 	if len(r.Unusable) > 0 {
 		e.wrong("rows", "workers make dead letters of those that they meet; "+
 			"correct or delete the rows with the program that wrote them",
-			"no worker can run these jobs: %s", firstFew(r.Unusable))
+			"no worker can run these jobs: %s", words.FirstFew(r.Unusable))
 	} else {
 		e.ok("rows", "workers can run all jobs")
 	}
@@ -168,18 +168,6 @@ func (t *tally) add(id string) {
 	if len(t.ids) < 4 {
 		t.ids = append(t.ids, id)
 	}
-}
-
-// firstFew joins the first three of a list.
-func firstFew(list []string) string {
-	var few []string
-	for _, item := range list[:min(len(list), 3)] {
-		few = append(few, words.Clip(item, 200))
-	}
-	if len(list) > 3 {
-		few = append(few, "…")
-	}
-	return strings.Join(few, ", ")
 }
 
 // jobFacts are the facts about jobs that an examination gathers.
@@ -310,7 +298,7 @@ func (e *Checkup) reportLeases(facts *jobFacts) {
 	e.wrong("leases",
 		"their workers are dead or hang; start a worker on this queue, and it takes the jobs back within seconds",
 		"%s without a heartbeat for %v: %s",
-		words.Plural(facts.stale.n, "running job"), e.Visibility, firstFew(facts.stale.ids))
+		words.Plural(facts.stale.n, "running job"), e.Visibility, words.FirstFew(facts.stale.ids))
 }
 
 // neglect is how long a job of a task may be due before it is clear that no worker knows the task.
@@ -395,7 +383,7 @@ func (e *Checkup) reportClock(facts *jobFacts) {
 	e.wrong("clock", "compare the output of `date` on all machines that use the queue; "+
 		"the jobs of a clock that was ahead are taken back late",
 		"%s added or seen alive in the future, up to %s from now: %s",
-		words.Plural(facts.future.n, "job"), words.Rough(facts.latest.Sub(e.Now)), firstFew(facts.future.ids))
+		words.Plural(facts.future.n, "job"), words.Rough(facts.latest.Sub(e.Now)), words.FirstFew(facts.future.ids))
 }
 
 func (e *Checkup) reportWorkers(stats *pinion.Stats) {
@@ -418,5 +406,5 @@ func formatCounts(counts map[string]int) string {
 	for i, name := range names {
 		names[i] = fmt.Sprintf("%s (%s)", words.Clip(name, 60), words.Thousands(counts[name]))
 	}
-	return firstFew(names)
+	return words.FirstFew(names)
 }

@@ -149,3 +149,15 @@ func Thousands(n int) string {
 	}
 	return s
 }
+
+// FirstFew joins the first three of a list.
+func FirstFew(list []string) string {
+	var few []string
+	for _, item := range list[:min(len(list), 3)] {
+		few = append(few, Clip(item, 200))
+	}
+	if len(list) > 3 {
+		few = append(few, "…")
+	}
+	return strings.Join(few, ", ")
+}
