@@ -994,11 +994,7 @@ func (s *MemoryStorage) list(
 			var records []*record
 			var jobs []*Job
 			err := s.do(ctx, func() error {
-				if f.Newest {
-					page = s.narrowLocked(from, f).pageBefore(last, 100)
-				} else {
-					page = s.narrowLocked(from, f).page(last, 100)
-				}
+				page = s.partLocked(from, f, last, 100)
 				for _, e := range page {
 					if matches(e.rec) {
 						records = append(records, e.rec)
@@ -1029,6 +1025,121 @@ func (s *MemoryStorage) list(
 	}
 }
 
+// JobsPage implements [Inspector].
+func (s *MemoryStorage) JobsPage(ctx context.Context, f Filter, from int64) (Page, error) {
+	return s.page(ctx, &s.all, f, f.matcher((*record).createdAt), from)
+}
+
+// DeadLettersPage implements [Inspector].
+func (s *MemoryStorage) DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error) {
+	f.Status = ""
+	return s.page(ctx, &s.dead, f, f.matcher((*record).finishedAt), from)
+}
+
+// page reads a part of a roll, from behind a number on. It looks at a hundred records under one hold of the
+// lock.
+func (s *MemoryStorage) page(
+	ctx context.Context, of *roll, f Filter, matches func(*record) bool, from int64,
+) (page Page, err error) {
+	last := from // the number up to which the roll has been read
+	if f.Newest && from == 0 {
+		last = math.MaxInt64
+	}
+	var records []*record
+	looked, size := 0, 0
+	err = s.inPages(ctx, func() (more bool) {
+		entries := s.partLocked(of, f, last, 100)
+		for _, e := range entries {
+			isFull := len(records) == f.onPage() || looked == pageLook || size > pageBytes
+			if isFull {
+				page.Next = last
+				return false
+			}
+			last = e.number
+			looked++
+			if matches(e.rec) {
+				records = append(records, e.rec)
+				page.Jobs = append(page.Jobs, e.rec.copyLocked())
+				size += len(e.rec.args) + len(e.rec.kwargs) + len(e.rec.job.Result) + len(e.rec.job.Error)
+			}
+		}
+		return len(entries) > 0
+	})
+	if err != nil {
+		return Page{}, err
+	}
+	decodeArgs(page.Jobs, records)
+	return page, nil
+}
+
+// partLocked returns up to n records of a roll that come behind a number in the order of the filter. All
+// that match are among those that follow.
+func (s *MemoryStorage) partLocked(of *roll, f Filter, number int64, n int) []entry {
+	narrow := s.narrowLocked(of, f)
+	if f.Newest {
+		return narrow.pageBefore(number, n)
+	}
+	return narrow.page(number, n)
+}
+
+// GroupDeadLetters implements [Inspector].
+func (s *MemoryStorage) GroupDeadLetters(ctx context.Context, f Filter, look int) (groups LetterGroups, err error) {
+	f.Status = ""
+	f.Newest = true
+	matches := f.matcher((*record).finishedAt)
+	var counter groupCounter
+	last := int64(math.MaxInt64)
+	looked := 0
+	err = s.inPages(ctx, func() (more bool) {
+		entries := s.dead.pageBefore(last, memoryPage)
+		for _, e := range entries {
+			if look > 0 && looked == look {
+				groups.More = true
+				return false
+			}
+			last = e.number
+			looked++
+			if matches(e.rec) {
+				counter.add(e.rec.job.Error, e.number)
+			}
+		}
+		return len(entries) > 0
+	})
+	if err != nil {
+		return LetterGroups{}, err
+	}
+	groups.Errors = len(counter.groups)
+	groups.Letters = counter.letters
+	for _, g := range counter.largest(f.Limit) {
+		job, err := s.letter(ctx, g.newest)
+		if err != nil {
+			return LetterGroups{}, err
+		}
+		if job != nil {
+			groups.Groups = append(groups.Groups, LetterGroup{g.count, job})
+		}
+	}
+	return groups, nil
+}
+
+// letter returns the dead letter with a number, or nil if it is gone.
+func (s *MemoryStorage) letter(ctx context.Context, number int64) (job *Job, err error) {
+	var rec *record
+	err = s.do(ctx, func() error {
+		for _, e := range s.dead.page(number-1, 1) {
+			if e.number == number {
+				rec = e.rec
+				job = rec.copyLocked()
+			}
+		}
+		return nil
+	})
+	if job != nil {
+		job.splitArgs(rec.args, rec.kwargs)
+	}
+	return job, err
+}
+
 // narrowLocked returns a roll of the few records that can match the filter, if there is a quick way to them,
 // and else the whole roll.
 func (s *MemoryStorage) narrowLocked(from *roll, f Filter) *roll {
@@ -1043,6 +1154,12 @@ func (s *MemoryStorage) narrowLocked(from *roll, f Filter) *roll {
 		}
 	case f.Key != "" && unfinished:
 		few = s.keys[f.Key]
+	case f.KeyPrefix != "" && unfinished:
+		for key, records := range s.keys {
+			if strings.HasPrefix(key, f.KeyPrefix) {
+				few = append(few, records...)
+			}
+		}
 	case f.Status == StatusRunning:
 		few = slices.Collect(maps.Values(s.running))
 	default:
@@ -1072,6 +1189,7 @@ func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 	}
 	after := microTime(f.After)
 	before := microTime(f.Before)
+	message := errorMessage(f.Error)
 	return func(rec *record) bool {
 		switch {
 		case len(ids) > 0 && !ids[rec.job.ID]:
@@ -1084,7 +1202,11 @@ func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 			return false
 		case f.Key != "" && f.Key != rec.job.Key:
 			return false
+		case !strings.HasPrefix(rec.job.Key, f.KeyPrefix):
+			return false
 		case !strings.Contains(rec.job.Error, f.Text):
+			return false
+		case f.Error != "" && errorMessage(rec.job.Error) != message:
 			return false
 		case !after.IsZero() && at(rec).Before(after):
 			return false

@@ -100,7 +100,9 @@
 package pinion
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -317,6 +319,16 @@ type Inspector interface {
 	// DeadLetters lists the dead-letter queue, the oldest letter first. The jobs are as they failed, with FinishedAt as
 	// the time. CreatedAt, RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
 	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
+	// JobsPage returns a part of what Jobs lists, for programs that show a listing bit by bit: nothing stays open between
+	// two pages. from is the Next of the page before, or 0. A page has at most f.Limit jobs [100]. It has fewer, perhaps
+	// none, if the jobs are large, or if many were looked at that do not match.
+	JobsPage(ctx context.Context, f Filter, from int64) (Page, error)
+	// DeadLettersPage is JobsPage for what DeadLetters lists.
+	DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error)
+	// GroupDeadLetters counts the dead letters that match f by their Error, without a panic's stack (see Filter.Error).
+	// It looks at the newest ones only, at most look of them, whether they match or not; 0 is all. It returns at most
+	// f.Limit groups, the largest.
+	GroupDeadLetters(ctx context.Context, f Filter, look int) (LetterGroups, error)
 	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with
 	// 0 Attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
@@ -365,11 +377,34 @@ type Filter struct {
 	Queue  string
 	Task   string // without regard to case
 	Key    string
-	Text   string    // somewhere in the Error
-	After  time.Time // created at this time or later; for dead letters, failed
-	Before time.Time // created before this time; for dead letters, failed
-	Newest bool      // list the newest first
-	Limit  int       // at most so many [no limit]
+
+	KeyPrefix string    // the Key begins with this; "periodic:" finds the next runs of schedules
+	Text      string    // somewhere in the Error
+	Error     string    // the Error up to its first empty line, where the stack of a panic begins
+	After     time.Time // created at this time or later; for dead letters, failed
+	Before    time.Time // created before this time; for dead letters, failed
+	Newest    bool      // list the newest first
+	Limit     int       // at most so many [no limit]
+}
+
+// Page is a part of a listing.
+type Page struct {
+	Jobs []*Job
+	Next int64 // where the next page begins; 0 if this is the last one
+}
+
+// LetterGroups are dead letters, grouped by error.
+type LetterGroups struct {
+	Groups  []LetterGroup // the largest first
+	Errors  int           // how many groups there are, with those that Groups leaves out
+	Letters int           // how many dead letters are in them
+	More    bool          // there are older dead letters, which were not looked at
+}
+
+// LetterGroup is the dead letters that have one error.
+type LetterGroup struct {
+	Count  int
+	Newest *Job // the one that failed last
 }
 
 // Stats are counts of the jobs that wait and run, and of those that ended lately.
@@ -649,7 +684,65 @@ const (
 	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
 	maxErrorText = 16 << 10 // bytes of a stored error
 	maxName      = 255      // bytes of a worker's name
+
+	pageLimit = 100     // jobs of a page if its filter has no Limit
+	pageLook  = 20_000  // jobs that a page looks at
+	pageBytes = 4 << 20 // after which a page ends
 )
+
+// onPage returns how many jobs a page of the filter has at most.
+func (f Filter) onPage() int {
+	if f.Limit > 0 {
+		return f.Limit
+	}
+	return pageLimit
+}
+
+// errorMessage returns the text of an error without the stack of a panic: what stands before its first empty line.
+func errorMessage(text string) string {
+	message, _, _ := strings.Cut(text, "\n\n")
+	return message
+}
+
+// groupCounter counts dead letters by error. It keeps no text, and so takes little memory however many errors there
+// are.
+type groupCounter struct {
+	groups  map[[sha256.Size]byte]*groupCount
+	letters int
+}
+
+// groupCount is one group: how many letters, and the number of the newest.
+type groupCount struct {
+	count  int
+	newest int64
+}
+
+// add counts a letter by its error. Its number is larger than that of older letters.
+func (c *groupCounter) add(text string, number int64) {
+	if c.groups == nil {
+		c.groups = make(map[[sha256.Size]byte]*groupCount)
+	}
+	key := sha256.Sum256([]byte(errorMessage(text)))
+	g := c.groups[key]
+	if g == nil {
+		g = new(groupCount)
+		c.groups[key] = g
+	}
+	c.letters++
+	g.count++
+	g.newest = max(g.newest, number)
+}
+
+// largest returns at most limit groups, the largest first and among equals the newest; all if limit is not positive.
+func (c *groupCounter) largest(limit int) []*groupCount {
+	groups := slices.SortedFunc(maps.Values(c.groups), func(a, b *groupCount) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.newest, a.newest))
+	})
+	if limit > 0 && len(groups) > limit {
+		groups = groups[:limit]
+	}
+	return groups
+}
 
 // accepted sets what Enqueue promises to set in a job that it has stored.
 func (j *Job) accepted(id, queue string, created time.Time) {

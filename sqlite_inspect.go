@@ -152,6 +152,162 @@ func (p *pages) next(q *session, read func(row []any)) (more bool) {
 	return n == p.size && q.err == nil
 }
 
+// JobsPage lists a part of the jobs; see [Inspector].
+func (s *SQLiteStorage) JobsPage(ctx context.Context, f Filter, from int64) (Page, error) {
+	q := s.reader(ctx)
+	where := f.where("created_at")
+	isNarrow := f.Status == StatusRunning || len(f.IDs) > 0
+	if !isNarrow && s.indexed && f.Status == StatusPending {
+		isNarrow = narrowToPeriodic(f, &where) || narrowToPending(q, f, &where)
+	}
+	return s.page(q, "jobs", jobColumns+s.jobs, f, where, from, isNarrow)
+}
+
+// DeadLettersPage lists a part of the dead letters; see [Inspector].
+func (s *SQLiteStorage) DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error) {
+	f.Status = "" // the table has no such column
+	return s.page(s.reader(ctx), "dlq", letterColumns+s.letters, f, f.where("failed_at"), from, len(f.IDs) > 0)
+}
+
+// narrowToPeriodic adds a condition by which an index finds the next runs of schedules, if the filter asks for
+// those. The index leaves out jobs that gave up their Key, and jobs of schedules never do.
+func narrowToPeriodic(f Filter, where *conditions) bool {
+	if !strings.HasPrefix(f.KeyPrefix, periodicPrefix) {
+		return false
+	}
+	where.and(`seq IN (SELECT rowid FROM jobs INDEXED BY jobs_key3 WHERE key>=? AND key<?
+		AND key IS NOT NULL AND status IN ('PENDING','RUNNING') AND key_until_start<2)`,
+		f.KeyPrefix, behindPrefix(f.KeyPrefix))
+	return true
+}
+
+// narrowToPending adds a condition by which indexes find all PENDING jobs, of the filter's queue if it has one.
+// If those are many it does not: then a look at the rows in their order finds some soon.
+func narrowToPending(q *session, f Filter, where *conditions) bool {
+	and := ""
+	var args []any
+	if f.Queue != "" {
+		and = " AND queue=?"
+		args = []any{f.Queue, f.Queue, f.Queue}
+	}
+	pending := `
+		SELECT rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0` + and + ` UNION ALL
+		SELECT rowid FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0` + and + ` UNION ALL
+		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1` + and
+	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, pageLook+1)
+	if integer(q.value(count, args...)) > pageLook {
+		return false
+	}
+	where.and("seq IN ("+pending+")", args...)
+	return true
+}
+
+// page reads a part of a listing. Where an index finds the rows that match, it sorts them. Otherwise it looks at
+// a number of rows, in their order. selectFrom is a list of columns and a FROM clause.
+func (s *SQLiteStorage) page(
+	q *session, table, selectFrom string, f Filter, where conditions, from int64, isNarrow bool,
+) (page Page, err error) {
+	seq, after, upTo, direction, last := "seq", ">", "<=", "", int64(math.MinInt64)
+	if f.Newest {
+		after, upTo, direction, last = "<", ">=", "DESC", math.MaxInt64
+	}
+	if from != 0 {
+		last = from
+	}
+	if isNarrow {
+		seq = "+seq"
+	} else {
+		selectFrom = inRowOrder(selectFrom)
+		page.Next = endOfLook(q, table, after, direction, last, pageLook)
+	}
+	if page.Next != 0 {
+		where.and("seq"+upTo+"?", page.Next)
+	}
+	query := fmt.Sprintf(`SELECT seq, %s WHERE %s%s? %s ORDER BY %s %s LIMIT %d`,
+		selectFrom, seq, after, where.sql, seq, direction, f.onPage()+1)
+	rows, size := 0, 0
+	for row := range q.rows(query, append([]any{last}, where.args...)...) {
+		if rows == f.onPage() || size > pageBytes {
+			page.Next = last
+			break
+		}
+		var job *Job
+		last, job, _ = jobOf(row)
+		if f.matchesTask(job.Task) {
+			page.Jobs = append(page.Jobs, job)
+		}
+		rows++
+		for _, v := range row {
+			size += len(text(v))
+		}
+	}
+	if q.err != nil {
+		return Page{}, wrap("list", q.err)
+	}
+	return page, nil
+}
+
+// inRowOrder returns a FROM clause of listingFrom that uses no index.
+func inRowOrder(from string) string { return strings.Replace(from, ") AS ", " NOT INDEXED) AS ", 1) }
+
+// endOfLook returns the rowid of the last of a number of rows that follow a rowid, or 0 if no more follow.
+func endOfLook(q *session, table, after, direction string, rowid int64, look int) (end int64) {
+	query := fmt.Sprintf(`SELECT rowid FROM %s NOT INDEXED WHERE rowid%s? ORDER BY rowid %s LIMIT 2 OFFSET %d`,
+		table, after, direction, look-1)
+	var found []int64
+	for row := range q.rows(query, rowid) {
+		found = append(found, integer(row[0]))
+	}
+	if len(found) < 2 {
+		return 0
+	}
+	return found[0]
+}
+
+// GroupDeadLetters counts dead letters by error; see [Inspector]. It reads a part at a time, so that no read
+// transaction stays open for long.
+func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int) (groups LetterGroups, err error) {
+	f.Status = "" // the table has no such column
+	q := s.rawReader(ctx)
+	where := f.where("failed_at")
+	query := `SELECT seq, func_name, error` + inRowOrder(s.letters) + `WHERE seq<? AND seq>=?` + where.sql
+	var counter groupCounter
+	last := int64(math.MaxInt64)
+	for left := look; q.err == nil; left -= pageLook {
+		part := pageLook
+		if look > 0 {
+			part = min(part, left)
+		}
+		end := endOfLook(q, "dlq", "<", "DESC", last, part)
+		begin := end
+		if end == 0 {
+			begin = math.MinInt64
+		}
+		for row := range q.rows(query, append([]any{last, begin}, where.args...)...) {
+			if f.matchesTask(text(row[1])) {
+				counter.add(text(row[2]), integer(row[0]))
+			}
+		}
+		last = end
+		groups.More = end != 0
+		if end == 0 || left == part {
+			break
+		}
+	}
+	groups.Errors = len(counter.groups)
+	groups.Letters = counter.letters
+	for _, g := range counter.largest(f.Limit) {
+		for row := range q.rows(`SELECT seq, `+letterColumns+s.letters+`WHERE seq=?`, g.newest) {
+			_, job, _ := jobOf(row)
+			groups.Groups = append(groups.Groups, LetterGroup{g.count, job})
+		}
+	}
+	if q.err != nil {
+		return LetterGroups{}, wrap("group dead letters", q.err)
+	}
+	return groups, nil
+}
+
 // conditions are the end of a WHERE clause.
 type conditions struct {
 	sql  string
@@ -186,8 +342,14 @@ func (f Filter) where(timeColumn string) conditions {
 	if f.Key != "" {
 		c.and("key=?", f.Key)
 	}
+	if f.KeyPrefix != "" {
+		c.and("key>=? AND key<?", f.KeyPrefix, behindPrefix(f.KeyPrefix))
+	}
 	if f.Text != "" {
 		c.and("instr(error, ?)>0", f.Text)
+	}
+	if f.Error != "" {
+		c.and("substr(error, 1, instr(error||char(10,10), char(10,10))-1)=?", errorMessage(f.Error))
 	}
 	if !f.After.IsZero() {
 		c.and(timeColumn+">=?", seconds(f.After))
@@ -196,6 +358,12 @@ func (f Filter) where(timeColumn string) conditions {
 		c.and(timeColumn+"<?", seconds(f.Before))
 	}
 	return c
+}
+
+// behindPrefix returns the first text that sorts behind all that begin with a prefix.
+func behindPrefix(prefix string) string {
+	last := len(prefix) - 1
+	return prefix[:last] + string([]byte{prefix[last] + 1})
 }
 
 // asciiCase replaces the letters that are another case of an ASCII letter: the sign of the Kelvin and the long s.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/checkup"
 )
 
 // testdata/doctor.txt has what doctor says of a sound file and of jobs that are in trouble.
@@ -65,7 +66,7 @@ func TestADoctorFindsDamageAndALogThatHasGrown(t *testing.T) {
 		}
 	}
 	// SQLite ignores what is behind the last frame of a log.
-	if err := os.Truncate(db+"-wal", hugeLog+1); err != nil {
+	if err := os.Truncate(db+"-wal", checkup.HugeLog+1); err != nil {
 		t.Fatal(err)
 	}
 	status, stdout, _ := runCommand(t, "doctor", "--db", db)

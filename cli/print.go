@@ -4,20 +4,29 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
-	"math"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/words"
 )
 
-// How the commands print text, numbers and times. Tables are in table.go.
+// How the commands print text, numbers and times. Tables are in table.go. What the page of the package web writes in the
+// same way is in the package words.
+var (
+	printable = words.Printable
+	clip      = words.Clip
+	brief     = words.Brief
+	ago       = words.Ago
+	rough     = words.Rough
+	perSecond = words.PerSecond
+	byteSize  = words.ByteSize
+	plural    = words.Plural
+	are       = words.Are
+	thousands = words.Thousands
+)
 
 // encode prints v as one line of JSON. It escapes all characters that a terminal might obey; encoding/json
 // leaves some of them as they are.
@@ -28,16 +37,8 @@ func (c *call) encode(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	for _, r := range text.String() {
-		if r == '\n' || strconv.IsPrint(r) {
-			fmt.Fprint(c.stdout, string(r))
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(c.stdout, `\u%04x`, unit)
-		}
-	}
-	return nil
+	_, err := io.WriteString(c.stdout, words.PrintableJSON(text.String()))
+	return err
 }
 
 // tabbed returns a writer that aligns cells separated by tabs.
@@ -52,44 +53,6 @@ func row(w io.Writer, cells ...string) {
 		io.WriteString(w, printable(cmp.Or(cell, "-"), ""))
 	}
 	io.WriteString(w, "\n")
-}
-
-// printable escapes, as in Go source, every character that a terminal might obey instead of showing it,
-// except those in keep.
-func printable(s, keep string) string {
-	var b strings.Builder
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		isInvalid := r == utf8.RuneError && size == 1
-		if !isInvalid && (strconv.IsPrint(r) || strings.ContainsRune(keep, r)) {
-			b.WriteString(s[:size])
-		} else {
-			quoted := strconv.Quote(s[:size])
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-		s = s[size:]
-	}
-	return b.String()
-}
-
-// clip shortens s to n characters.
-func clip(s string, n int) string {
-	if runes := []rune(s); len(runes) > n {
-		return string(runes[:n-1]) + "…"
-	}
-	return s
-}
-
-// brief returns an error's text in one line: its first line and, if there are several, its last, which may be
-// the one that explains it. Each is clipped to limit characters. Text after an empty line, such as the
-// stack of a panic, is left out.
-func brief(text string, limit int) string {
-	text, _, _ = strings.Cut(text, "\n\n")
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	if len(lines) == 1 {
-		return text
-	}
-	return clip(lines[0], limit) + " … " + clip(strings.TrimSpace(lines[len(lines)-1]), limit)
 }
 
 // arguments returns the arguments of a job as JSON: the array, the object, or both.
@@ -116,80 +79,4 @@ func timestamp(t time.Time) string {
 		return ""
 	}
 	return t.Local().Format(time.RFC3339Nano) + "  " + ago(t)
-}
-
-// ago returns how long ago a time was, in its largest unit; "" for the zero time.
-func ago(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	d := time.Since(t)
-	if d < 0 {
-		return "in " + rough(-max(d, -math.MaxInt64)) // there is no -math.MinInt64
-	}
-	return rough(d) + " ago"
-}
-
-// rough returns a duration in its largest unit.
-func rough(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", d/time.Minute)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", d/time.Hour)
-	}
-	return fmt.Sprintf("%dd", d/(24*time.Hour))
-}
-
-// perSecond returns a rate in about three digits.
-func perSecond(rate float64) string {
-	switch {
-	case rate == 0:
-		return "0"
-	case rate < 1:
-		return fmt.Sprintf("%.2f", rate)
-	case rate < 100:
-		return fmt.Sprintf("%.1f", rate)
-	}
-	return fmt.Sprintf("%.0f", rate)
-}
-
-// byteSize returns a number of bytes in a readable unit.
-func byteSize(n int64) string {
-	switch {
-	case n < 10_000:
-		return fmt.Sprintf("%d bytes", n)
-	case n < 10_000_000:
-		return fmt.Sprintf("%d kB", n/1000)
-	case n < 10_000_000_000:
-		return fmt.Sprintf("%d MB", n/1_000_000)
-	}
-	return fmt.Sprintf("%d GB", n/1_000_000_000)
-}
-
-// plural returns "1 job" or "1,234 jobs".
-func plural(n int, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return thousands(n) + " " + noun
-}
-
-// are returns plural with the verb: "1 job is" or "1,234 jobs are".
-func are(n int, noun string) string {
-	if n == 1 {
-		return plural(n, noun) + " is"
-	}
-	return plural(n, noun) + " are"
-}
-
-// thousands writes 1234567 as 1,234,567.
-func thousands(n int) string {
-	s := strconv.Itoa(n)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }

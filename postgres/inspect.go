@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -78,8 +79,16 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 	if f.Key != "" {
 		c.bind("j.key=$%d", storable(f.Key))
 	}
+	if f.KeyPrefix != "" {
+		c.bind("starts_with(j.key, $%d)", storable(f.KeyPrefix))
+		c.bind("j.key>=$%d", storable(f.KeyPrefix)) // which an index knows
+	}
 	if f.Text != "" {
 		c.bind("strpos(j.error, $%d)>0", storable(f.Text))
+	}
+	if f.Error != "" {
+		message, _, _ := strings.Cut(f.Error, "\n\n")
+		c.bind(`split_part(j.error, E'\n\n', 1)=$%d`, storable(message))
 	}
 	if !f.After.IsZero() {
 		c.bind(when+">=$%d", f.After)
@@ -92,7 +101,7 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 
 // isNarrow reports whether only few jobs match, which an index finds.
 func isNarrow(f pinion.Filter) bool {
-	return f.Status == pinion.StatusRunning || len(f.IDs) > 0 || f.Key != ""
+	return f.Status == pinion.StatusRunning || len(f.IDs) > 0 || f.Key != "" || f.KeyPrefix != ""
 }
 
 const pageSize = 200 // jobs that a listing reads at a time

@@ -163,6 +163,18 @@ func (f *Flaky) DeadLetters(ctx context.Context, filter pinion.Filter) iter.Seq2
 	return f.listing(f.storage.DeadLetters(ctx, filter))
 }
 
+func (f *Flaky) JobsPage(ctx context.Context, filter pinion.Filter, from int64) (pinion.Page, error) {
+	return callFor(f, func() (pinion.Page, error) { return f.storage.JobsPage(ctx, filter, from) })
+}
+
+func (f *Flaky) DeadLettersPage(ctx context.Context, filter pinion.Filter, from int64) (pinion.Page, error) {
+	return callFor(f, func() (pinion.Page, error) { return f.storage.DeadLettersPage(ctx, filter, from) })
+}
+
+func (f *Flaky) GroupDeadLetters(ctx context.Context, filter pinion.Filter, look int) (pinion.LetterGroups, error) {
+	return callFor(f, func() (pinion.LetterGroups, error) { return f.storage.GroupDeadLetters(ctx, filter, look) })
+}
+
 func (f *Flaky) Replay(ctx context.Context, filter pinion.Filter) (int, error) {
 	return callFor(f, func() (int, error) { return f.storage.Replay(ctx, filter) })
 }

@@ -314,6 +314,12 @@ func (d dice) filter() pinion.Filter {
 		f.Key = pick(d, "k", "l")
 	}
 	if d.oneIn(8) {
+		f.KeyPrefix = pick(d, "k", "kk")
+	}
+	if d.oneIn(8) {
+		f.Error = pick(d, "boom", "boom\n\nstack", "bo")
+	}
+	if d.oneIn(8) {
 		f.Text = pick(d, "boom", "BOOM", "expired", "%", "\uFFFD")
 	}
 	f.Newest = d.oneIn(4)

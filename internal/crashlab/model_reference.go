@@ -519,9 +519,17 @@ func (e *entry) matchesAt(f pinion.Filter, at time.Time) bool {
 		(f.Queue == "" || f.Queue == e.Queue) &&
 		(f.Task == "" || strings.EqualFold(f.Task, e.Task)) &&
 		(f.Key == "" || f.Key == e.Key) &&
+		strings.HasPrefix(e.Key, f.KeyPrefix) &&
 		strings.Contains(e.Error, f.Text) &&
+		(f.Error == "" || firstParagraph(f.Error) == firstParagraph(e.Error)) &&
 		(f.After.IsZero() || !at.Before(micro(f.After))) &&
 		(f.Before.IsZero() || at.Before(micro(f.Before)))
+}
+
+// firstParagraph returns what stands before the first empty line.
+func firstParagraph(text string) string {
+	paragraph, _, _ := strings.Cut(text, "\n\n")
+	return paragraph
 }
 
 func limited[T any](entries []T, limit int) []T {

@@ -1,0 +1,151 @@
+// Package words writes numbers, times and strange text for people. The command line and the page share it.
+package words
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Printable escapes, as in Go source, every character that a terminal might obey instead of showing it, or that changes
+// how the text around it looks, except those in keep.
+func Printable(s, keep string) string {
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		isInvalid := r == utf8.RuneError && size == 1
+		if !isInvalid && (strconv.IsPrint(r) || strings.ContainsRune(keep, r)) {
+			b.WriteString(s[:size])
+		} else {
+			quoted := strconv.Quote(s[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
+// PrintableJSON escapes the same characters in JSON, so that it stays the same value. encoding/json leaves some of them
+// as they are. Line breaks stay.
+func PrintableJSON(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if r == '\n' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
+}
+
+// Clip shortens s to n characters.
+func Clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	left := n
+	cut := 0 // where the last character begins that fits
+	for i := range s {
+		if left == 0 {
+			return s[:cut] + "…"
+		}
+		left--
+		cut = i
+	}
+	return s
+}
+
+// Brief returns an error's text in one line: its first line and, if there are several, its last, which may be
+// the one that explains it. Each is clipped to limit characters. Text after an empty line, such as the
+// stack of a panic, is left out.
+func Brief(text string, limit int) string {
+	text, _, _ = strings.Cut(text, "\n\n")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	if len(lines) == 1 {
+		return text
+	}
+	return Clip(lines[0], limit) + " … " + Clip(strings.TrimSpace(lines[len(lines)-1]), limit)
+}
+
+// Ago returns how long ago a time was, in its largest unit; "" for the zero time.
+func Ago(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	d := time.Since(t)
+	if d < 0 {
+		return "in " + Rough(-max(d, -math.MaxInt64)) // there is no -math.MinInt64
+	}
+	return Rough(d) + " ago"
+}
+
+// Rough returns a duration in its largest unit.
+func Rough(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// PerSecond returns a rate in about three digits.
+func PerSecond(rate float64) string {
+	switch {
+	case rate == 0:
+		return "0"
+	case rate < 1:
+		return fmt.Sprintf("%.2f", rate)
+	case rate < 100:
+		return fmt.Sprintf("%.1f", rate)
+	}
+	return fmt.Sprintf("%.0f", rate)
+}
+
+// ByteSize returns a number of bytes in a readable unit.
+func ByteSize(n int64) string {
+	switch {
+	case n < 10_000:
+		return fmt.Sprintf("%d bytes", n)
+	case n < 10_000_000:
+		return fmt.Sprintf("%d kB", n/1000)
+	case n < 10_000_000_000:
+		return fmt.Sprintf("%d MB", n/1_000_000)
+	}
+	return fmt.Sprintf("%d GB", n/1_000_000_000)
+}
+
+// Plural returns "1 job" or "1,234 jobs".
+func Plural(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return Thousands(n) + " " + noun
+}
+
+// Are returns Plural with the verb: "1 job is" or "1,234 jobs are".
+func Are(n int, noun string) string {
+	if n == 1 {
+		return Plural(n, noun) + " is"
+	}
+	return Plural(n, noun) + " are"
+}
+
+// Thousands writes 1234567 as 1,234,567.
+func Thousands(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

@@ -1,0 +1,264 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pinion-queue/pinion"
+)
+
+const (
+	pageLimit = 100     // jobs of a page if its filter has no Limit
+	pageLook  = 20_000  // jobs that a page looks at
+	pageBytes = 4 << 20 // after which a page ends
+
+	// pendingSQL selects the PENDING jobs, of all queues or of $1, by their indexes.
+	pendingSQL = `
+		SELECT j.seq FROM @jobs j WHERE ` + isReadySQL + ` AND ($1='' OR j.queue=$1) UNION ALL
+		SELECT j.seq FROM @jobs j WHERE ` + isAsideSQL + ` AND ($1='' OR j.queue=$1) UNION ALL
+		SELECT j.seq FROM @jobs j WHERE j.status='PENDING' AND j.future AND ($1='' OR j.queue=$1)`
+)
+
+// listing is what a page is a part of.
+type listing struct {
+	number string // by which it is ordered
+	only   string // a condition
+}
+
+var (
+	allJobs     = listing{"j.seq", "true"}
+	deadLetters = listing{"j.dead", "j.dead IS NOT NULL"}
+)
+
+// JobsPage implements [pinion.Inspector].
+func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
+	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
+		c := where(f, "j.created_at", nil)
+		narrow := isNarrow(f)
+		if !narrow && f.Status == pinion.StatusPending {
+			seqs, err := s.fewPending(ctx, conn, f.Queue)
+			if err != nil {
+				return err
+			}
+			if seqs != nil {
+				narrow = true
+				c.bind("j.seq=ANY($%d::bigint[])", seqs)
+			}
+		}
+		page, err = s.readPage(ctx, conn, allJobs, c, f, from, narrow)
+		return err
+	})
+	return page, err
+}
+
+// DeadLettersPage implements [pinion.Inspector].
+func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
+	f.Status = ""
+	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
+		page, err = s.readPage(ctx, conn, deadLetters, where(f, "j.finished_at", nil), f, from, isNarrow(f))
+		return err
+	})
+	return page, err
+}
+
+// fewPending returns the numbers of the PENDING jobs of a queue, or of all if that is "". It returns nil if they are so
+// many that a look at all jobs in their order finds some soon.
+func (s *Storage) fewPending(ctx context.Context, conn *pgx.Conn, queue string) ([]int64, error) {
+	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", pageLook+1)), storable(queue))
+	seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if len(seqs) > pageLook {
+		return nil, err
+	}
+	return seqs, err
+}
+
+// readPage reads a part of a listing. Where an index finds the rows that match, it sorts them. Otherwise it looks at a
+// number of rows, in their order.
+func (s *Storage) readPage(
+	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64, narrow bool,
+) (page pinion.Page, err error) {
+	after, upTo, direction, last := ">", "<=", "", int64(math.MinInt64)
+	if f.Newest {
+		after, upTo, direction, last = "<", ">=", "DESC", math.MaxInt64
+	}
+	if from != 0 {
+		last = from
+	}
+	order := l.number
+	if narrow {
+		order += "+0"
+	} else {
+		page.Next, err = s.endOfLook(ctx, conn, l, after, direction, last, pageLook)
+		if err != nil {
+			return pinion.Page{}, err
+		}
+	}
+	if page.Next != 0 {
+		c.bind(l.number+upTo+"$%d", page.Next)
+	}
+	limit := cmp.Or(max(f.Limit, 0), pageLimit)
+	rows, err := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
+		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
+		l.number, jobColumns, l.only, order, after, c.sql, order, direction, limit+1)), append([]any{last}, c.args[1:]...)...)
+	if err != nil {
+		return pinion.Page{}, err
+	}
+	defer rows.Close()
+	size := 0
+	for rows.Next() {
+		if len(page.Jobs) == limit || size > pageBytes {
+			page.Next = last
+			return page, nil
+		}
+		for _, value := range rows.RawValues() {
+			size += len(value)
+		}
+		r, err := scanRow(rows)
+		if err != nil {
+			return pinion.Page{}, err
+		}
+		last = r.number
+		page.Jobs = append(page.Jobs, r.job)
+	}
+	if err := rows.Err(); err != nil {
+		return pinion.Page{}, err
+	}
+	return page, nil
+}
+
+// endOfLook returns the number of the last of those jobs that follow a number and that are looked at, or 0 if no more
+// follow.
+func (s *Storage) endOfLook(
+	ctx context.Context, conn *pgx.Conn, l listing, after, direction string, number int64, look int,
+) (int64, error) {
+	rows, _ := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
+		`SELECT %[1]s FROM @jobs j WHERE %[2]s AND %[1]s%[3]s$1::bigint ORDER BY %[1]s %[4]s LIMIT 2 OFFSET %[5]d`,
+		l.number, l.only, after, direction, look-1)), number)
+	found, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil || len(found) < 2 {
+		return 0, err
+	}
+	return found[0], nil
+}
+
+// groups counts dead letters by error, of which it keeps only a hash.
+type groups map[[sha256.Size]byte]*group
+
+// group is the dead letters that have one error.
+type group struct {
+	count  int
+	newest int64 // by its place in the dead-letter queue
+}
+
+// letter is what the grouping needs of a dead letter.
+type letter struct {
+	number  int64
+	message [sha256.Size]byte
+}
+
+func (g groups) add(l letter) {
+	if g[l.message] == nil {
+		g[l.message] = new(group)
+	}
+	g[l.message].count++
+	g[l.message].newest = max(g[l.message].newest, l.number)
+}
+
+// largest returns at most limit groups, the largest first and among equals the newest; all if limit is not positive.
+func (g groups) largest(limit int) []*group {
+	all := slices.SortedFunc(maps.Values(g), func(a, b *group) int {
+		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.newest, a.newest))
+	})
+	if limit > 0 && len(all) > limit {
+		all = all[:limit]
+	}
+	return all
+}
+
+// GroupDeadLetters implements [pinion.Inspector]. It reads a part at a time, so that no snapshot stays open for long.
+func (s *Storage) GroupDeadLetters(
+	ctx context.Context, f pinion.Filter, look int,
+) (found pinion.LetterGroups, err error) {
+	f.Status = ""
+	counts := make(groups)
+	last := int64(math.MaxInt64)
+	for left := look; ; left -= pageLook {
+		part := pageLook
+		if look > 0 {
+			part = min(part, left)
+		}
+		letters, end, err := s.letters(ctx, f, last, part)
+		if err != nil {
+			return pinion.LetterGroups{}, err
+		}
+		found.Letters += len(letters)
+		for _, l := range letters {
+			counts.add(l)
+		}
+		last = end
+		found.More = end != 0
+		if end == 0 || left == part {
+			break
+		}
+	}
+	found.Errors = len(counts)
+	found.Groups, err = s.newestOf(ctx, counts.largest(f.Limit))
+	if err != nil {
+		return pinion.LetterGroups{}, err
+	}
+	return found, nil
+}
+
+// letters returns those of the next letters before a number that match, and the number of the last that it looked at, or
+// 0 if there are no more.
+func (s *Storage) letters(
+	ctx context.Context, f pinion.Filter, before int64, look int,
+) (found []letter, end int64, err error) {
+	err = s.browse(ctx, "group dead letters", func(ctx context.Context, conn *pgx.Conn) error {
+		found = nil
+		end, err = s.endOfLook(ctx, conn, deadLetters, "<", "DESC", before, look)
+		if err != nil {
+			return err
+		}
+		c := where(f, "j.finished_at", before, end)
+		rows, _ := conn.Query(ctx, inSchema(s.opts.Schema, `SELECT j.dead, coalesce(j.error, '') FROM @jobs j
+			WHERE j.dead IS NOT NULL AND j.dead<$1::bigint AND j.dead>=$2::bigint`+c.sql), c.args...)
+		var number int64
+		var text string
+		_, err := pgx.ForEachRow(rows, []any{&number, &text}, func() error {
+			message, _, _ := strings.Cut(text, "\n\n")
+			found = append(found, letter{number, sha256.Sum256([]byte(message))})
+			return nil
+		})
+		return err
+	})
+	return found, end, err
+}
+
+// newestOf returns the groups with their newest letters. It leaves out those whose newest letter is gone.
+func (s *Storage) newestOf(ctx context.Context, groups []*group) (all []pinion.LetterGroup, err error) {
+	counts := make(map[int64]int)
+	var numbers []int64
+	for _, g := range groups {
+		counts[g.newest] = g.count
+		numbers = append(numbers, g.newest)
+	}
+	err = s.browse(ctx, "group dead letters", func(ctx context.Context, conn *pgx.Conn) error {
+		all = nil
+		found, err := collectRows(conn.Query(ctx, s.sql(`SELECT j.dead, `+jobColumns+` FROM @jobs j
+			WHERE j.dead=ANY($1::bigint[]) ORDER BY array_position($1::bigint[], j.dead)`), numbers))
+		for _, r := range found {
+			all = append(all, pinion.LetterGroup{Count: counts[r.number], Newest: r.job})
+		}
+		return err
+	})
+	return all, err
+}
