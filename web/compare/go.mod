@@ -47,3 +47,5 @@ require (
 	golang.org/x/time v0.14.0 // indirect
 	google.golang.org/protobuf v1.36.10 // indirect
 )
+
+replace github.com/pinion-queue/pinion/postgres => ../../postgres

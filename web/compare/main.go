@@ -90,7 +90,9 @@ func run(ctx context.Context, o options) error {
 }
 
 func peers() []peer {
-	return []peer{riverPeer(), asynqPeer()}
+	return []peer{
+		pinionPeer("Pinion, SQLite", openPinionFile), pinionPeer("Pinion, PostgreSQL", openPinionPostgres), riverPeer(), asynqPeer(),
+	}
 }
 
 func measure(ctx context.Context, browser *chromium.Browser, p peer, work []job, o options) (result, error) {
