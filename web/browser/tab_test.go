@@ -15,9 +15,10 @@ import (
 // tab is a page in the browser; what goes wrong there ends the test.
 type tab struct {
 	*chromium.Page
-	t    *testing.T
-	ctx  context.Context
-	view chromium.View
+	browser *chromium.Browser
+	t       *testing.T
+	ctx     context.Context
+	view    chromium.View
 }
 
 // browser starts a browser for a test. Without the variable PINION_TEST_BROWSER, which .ci/run sets, the test is skipped.
@@ -48,7 +49,7 @@ func newTab(t *testing.T, b *chromium.Browser, view chromium.View, address strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &tab{page, t, ctx, view}
+	p := &tab{page, b, t, ctx, view}
 	t.Cleanup(func() {
 		for _, problem := range p.Problems() {
 			t.Errorf("%v: the browser complains: %s", view, problem)
