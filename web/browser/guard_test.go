@@ -171,8 +171,7 @@ func TestASlowReaderHoldsNoTransaction(t *testing.T) {
 // checkpoint writes SQLite's log back, all of it. A transaction that still reads would make that impossible.
 func (h *house) checkpoint(t *testing.T) {
 	t.Helper()
-	h.add(t, "default", "send_welcome", 1)
-	h.settle(t)
+	h.work(t, "default", "send_welcome", 1)
 	db, err := sql.Open("sqlite", "file:"+h.path+"?_pragma=busy_timeout(60000)") // the worker reads and writes, for moments
 	if err != nil {
 		t.Fatal(err)

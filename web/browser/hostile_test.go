@@ -122,14 +122,14 @@ func (p *tab) harmless() {
 		return [...strange, ...events, ...links, ...marks].map(e => e.outerHTML.slice(0, 200))
 	}`)
 	for _, element := range strange {
-		p.t.Errorf("%v: %s has %s", p.view, p.address(), element)
+		p.t.Errorf("%v: %s has %s", p.view, p.where(), element)
 	}
 	bare := eval[bool](p, `() => /[\u202a-\u202e\u2066-\u2069\u200b\x1b\x07]/.test(document.documentElement.outerHTML)`)
 	if bare {
-		p.t.Errorf("%v: %s holds characters that turn or hide text", p.view, p.address())
+		p.t.Errorf("%v: %s holds characters that turn or hide text", p.view, p.where())
 	}
 	wide := eval[int](p, `() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth`)
 	if wide > 0 {
-		p.t.Errorf("%v: %s scrolls sideways by %d pixels", p.view, p.address(), wide)
+		p.t.Errorf("%v: %s scrolls sideways by %d pixels", p.view, p.where(), wide)
 	}
 }

@@ -29,6 +29,8 @@ const (
 	deadJobs                                             = refusedJobs + declinedJobs + expiredJobs + panickedJobs
 )
 
+const newsletters = 120 // jobs of a queue that is paused
+
 // house is a queue of real jobs in a file: a worker has run them, and still runs some.
 type house struct {
 	*pinion.SQLiteStorage
@@ -124,12 +126,11 @@ func newHouse(t *testing.T, prefix string, opts *web.Options) *house {
 	t.Cleanup(wg.Wait)
 	t.Cleanup(stop)
 
-	h.add(t, "default", "send_welcome", 200)
-	h.add(t, "default", "charge_card", refusedJobs)
-	h.add(t, "default", "refund", declinedJobs)
-	h.add(t, "images", "thumbnail", expiredJobs)
-	h.add(t, "default", "import_feed", panickedJobs)
-	h.settle(t)
+	h.work(t, "default", "send_welcome", 200)
+	h.work(t, "default", "charge_card", refusedJobs)
+	h.work(t, "default", "refund", declinedJobs)
+	h.work(t, "images", "thumbnail", expiredJobs)
+	h.work(t, "default", "import_feed", panickedJobs)
 	h.setDown(false)
 	h.running = h.add(t, "reports", "monthly_report", 3)
 	h.until(t, func() bool { // their first progress is stored
@@ -156,7 +157,7 @@ func newHouse(t *testing.T, prefix string, opts *web.Options) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.add(t, "newsletter", "send_welcome", 120)
+	h.add(t, "newsletter", "send_welcome", newsletters)
 	h.serve(t, prefix, opts)
 	return h
 }
@@ -201,14 +202,11 @@ func all(t *testing.T, jobs iter.Seq2[*pinion.Job, error]) iter.Seq[*pinion.Job]
 	}
 }
 
-// settle waits until the jobs that are due have ended.
-func (h *house) settle(t *testing.T) {
+// work enqueues n jobs and waits until they have ended.
+func (h *house) work(t *testing.T, queue, task string, n int) {
 	t.Helper()
-	for job := range all(t, h.Jobs(t.Context(), pinion.Filter{})) {
-		if !job.FinishedAt.IsZero() || job.RunAt.After(time.Now()) {
-			continue
-		}
-		_, err := pinion.Wait(t.Context(), h, job.ID)
+	for _, id := range h.add(t, queue, task, n) {
+		_, err := pinion.Wait(t.Context(), h, id)
 		if err != nil {
 			t.Fatal(err)
 		}

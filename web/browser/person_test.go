@@ -18,9 +18,9 @@ import (
 // strangePrefix has what an address must escape and a careless page would not.
 const strangePrefix = `/tools & "co"/ü<b>/100%/queue`
 
-// eachView runs a test for every way to look at the page: scripts on and off, a phone and a screen, light and dark. Half of
-// them are under a strange prefix. Each has a queue of its own.
-func eachView(t *testing.T, test func(t *testing.T, h *house, p *tab)) {
+// A person looks at a queue and tends it: with scripts and without, on a phone and on a screen, in light and in the dark. Half
+// of them find the page under a strange prefix.
+func TestAPersonTendsAQueue(t *testing.T) {
 	b := browser(t)
 	for i := range 8 {
 		view := chromium.View{Width: 1280, Height: 900, NoScript: i&1 != 0, Dark: i&4 != 0}
@@ -33,198 +33,180 @@ func eachView(t *testing.T, test func(t *testing.T, h *house, p *tab)) {
 		}
 		t.Run(fmt.Sprint(view, ", prefix ", prefix != ""), func(t *testing.T) {
 			h := newHouse(t, prefix, &web.Options{Write: true})
-			test(t, h, newTab(t, b, view, h.url))
+			p := newTab(t, b, view, h.url)
+			h.findsWhatFailsAndReplaysExactlyThat(p)
+			h.deletesExactlyTheDeadLettersOfOneError(p)
+			h.pagesThroughAListAndSeesEachJobOnce(p)
+			h.filtersJobsAndPassesTheAddressOn(p)
+			h.cancelsARunningJob(p)
+			h.bringsAJobForward(p)
+			h.pausesAQueueAndResumesIt(p)
 		})
 	}
 }
 
-func TestAPersonFindsWhatFailsAndReplaysExactlyThat(t *testing.T) {
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		p.sees(fmt.Sprint(deadJobs))
-		p.follow("nav a", "Dead letters")
-		p.sees("412 ×", refused, "57 ×", declined, "9 ×", expired, "1 ×", "index out of range")
-		p.accessible()
-		p.follow("a", refused) // the group of that error
-		p.sees("All have this error", refused)
-		p.seesNot(declined, expired)
-		p.accessible()
+func (h *house) findsWhatFailsAndReplaysExactlyThat(p *tab) {
+	p.sees(fmt.Sprint(deadJobs))
+	p.accessible()
+	p.follow("nav a", "Dead letters")
+	p.sees("412 ×", refused, "57 ×", declined, "9 ×", expired, "1 ×", "index out of range")
+	p.accessible()
+	p.follow("a", refused) // the group of that error
+	p.sees("All have this error", refused)
+	p.seesNot(declined, expired)
 
-		// One more fails while the person reads.
-		h.setDown(true)
-		h.add(t, "default", "charge_card", 1)
-		h.settle(t)
-		h.setDown(false)
+	// One more fails while the person reads.
+	h.setDown(true)
+	h.work(p.t, "default", "charge_card", 1)
+	h.setDown(false)
 
-		p.follow("a", "replay exactly these 412")
-		p.sees("Replay exactly these 412?", refused)
-		p.accessible()
-		p.follow("button", "Replay 412 dead letters")
-		p.sees("Replayed 412 dead letters.")
-		p.accessible()
-		if n := h.dead(t, refused); n != 1 {
-			t.Errorf("%d dead letters with that error are left, want the one that came later", n)
-		}
-		if n := h.dead(t, ""); n != deadJobs-refusedJobs+1 {
-			t.Errorf("%d dead letters are left, want %d", n, deadJobs-refusedJobs+1)
-		}
-		h.settle(t)
-		if n := h.count(t, pinion.Filter{Task: "charge_card", Status: pinion.StatusSuccess}); n != refusedJobs {
-			t.Errorf("%d replayed jobs have succeeded, want %d", n, refusedJobs)
-		}
+	p.follow("a", "replay exactly these 412")
+	p.sees("Replay exactly these 412?", refused)
+	p.accessible()
+	p.follow("button", "Replay 412 dead letters")
+	p.sees("Replayed 412 dead letters.")
+	p.accessible()
+	if n := h.dead(p.t, refused); n != 1 {
+		p.t.Errorf("%d dead letters with that error are left, want the one that came later", n)
+	}
+	if n := h.dead(p.t, ""); n != deadJobs-refusedJobs+1 {
+		p.t.Errorf("%d dead letters are left, want %d", n, deadJobs-refusedJobs+1)
+	}
+	h.until(p.t, func() bool {
+		return h.count(p.t, pinion.Filter{Task: "charge_card", Status: pinion.StatusSuccess}) == refusedJobs
 	})
 }
 
-func TestAPersonDeletesExactlyTheDeadLettersOfOneError(t *testing.T) {
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		p.follow("nav a", "Dead letters")
-		p.follow("a", declined)
-		p.follow("a", "delete")
-		p.sees("Delete exactly these 57?", declined)
-		p.accessible()
-		p.follow("button", "Delete 57 dead letters")
-		p.sees("Deleted 57 dead letters.")
-		if n := h.dead(t, declined); n != 0 {
-			t.Errorf("%d dead letters with that error are left", n)
-		}
-		if n := h.dead(t, ""); n != deadJobs-declinedJobs {
-			t.Errorf("%d dead letters are left, want %d", n, deadJobs-declinedJobs)
-		}
-	})
+func (h *house) deletesExactlyTheDeadLettersOfOneError(p *tab) {
+	before := h.dead(p.t, "")
+	p.follow("nav a", "Dead letters")
+	p.follow("a", declined)
+	p.follow("a", "delete")
+	p.sees("Delete exactly these 57?", declined)
+	p.accessible()
+	p.follow("button", "Delete 57 dead letters")
+	p.sees("Deleted 57 dead letters.")
+	if n := h.dead(p.t, declined); n != 0 {
+		p.t.Errorf("%d dead letters with that error are left", n)
+	}
+	if n := h.dead(p.t, ""); n != before-declinedJobs {
+		p.t.Errorf("%d dead letters are left, want %d", n, before-declinedJobs)
+	}
 }
 
-func TestAPersonFiltersJobsAndPassesTheAddressOn(t *testing.T) {
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		p.follow("nav a", "Jobs")
-		p.accessible()
-		all := p.rows()
-		if len(all) < 50 {
-			t.Errorf("the list shows %d jobs, want a page of at least 50", len(all))
+func (h *house) pagesThroughAListAndSeesEachJobOnce(p *tab) {
+	p.open(h.url + "jobs?status=SUCCESS")
+	seen := make(map[string]bool)
+	for {
+		for _, id := range p.rows() {
+			if seen[id] {
+				p.t.Errorf("the list shows %s twice", id)
+			}
+			seen[id] = true
 		}
-		p.must(p.Select(p.ctx, "select[name=status]", "PENDING"))
-		p.write("input[name=queue]", "mail")
-		p.follow("button", "Show")
-		filtered := p.rows()
-		if len(filtered) != len(h.waiting) {
-			t.Errorf("the list shows %d jobs of the queue mail that wait, want %d", len(filtered), len(h.waiting))
+		if p.count("a[rel=next]") == 0 {
+			break
 		}
-		p.accessible()
-		other := newTab(t, p.browser, chromium.View{}, p.address())
-		if diff := cmp.Diff(filtered, other.rows()); diff != "" {
-			t.Errorf("the same address shows somebody else other jobs (-here +there):\n%s", diff)
-		}
-	})
+		p.follow("a[rel=next]", "")
+	}
+	if want := h.count(p.t, pinion.Filter{Status: pinion.StatusSuccess}); len(seen) != want {
+		p.t.Errorf("the pages of the list show %d jobs that succeeded, want %d", len(seen), want)
+	}
+}
+
+func (h *house) filtersJobsAndPassesTheAddressOn(p *tab) {
+	p.follow("nav a", "Jobs")
+	p.accessible()
+	if n := len(p.rows()); n < 50 {
+		p.t.Errorf("the list shows %d jobs, want a page of at least 50", n)
+	}
+	p.must(p.Select(p.ctx, "select[name=status]", "PENDING"))
+	p.write("input[name=queue]", "mail")
+	p.follow("button", "Show")
+	filtered := p.rows()
+	if len(filtered) != len(h.waiting) {
+		p.t.Errorf("the list shows %d jobs of the queue mail that wait, want %d", len(filtered), len(h.waiting))
+	}
+	other := newTab(p.t, p.browser, chromium.View{}, p.address())
+	if diff := cmp.Diff(filtered, other.rows()); diff != "" {
+		p.t.Errorf("the same address shows somebody else other jobs (-here +there):\n%s", diff)
+	}
 }
 
 // rows returns the ids of the jobs that a list shows.
 func (p *tab) rows() []string {
 	p.t.Helper()
-	return eval[[]string](p, `() => [...document.querySelectorAll('tbody a[href*="job/"]')].map(a => a.href.replace(/.*job\//, ''))`)
+	return eval[[]string](p, `() =>
+		[...document.querySelectorAll('tbody a[href*="job/"]')].map(a => a.href.replace(/.*job\//, ''))`)
 }
 
-func TestAPersonPagesThroughAListAndSeesEachJobOnce(t *testing.T) {
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		p.open("dead")
-		seen := make(map[string]bool)
-		for {
-			for _, id := range p.rows() {
-				if seen[id] {
-					t.Errorf("the list shows %s twice", id)
-				}
-				seen[id] = true
-			}
-			if p.count("a[rel=next]") == 0 {
-				break
-			}
-			p.follow("a[rel=next]", "")
-		}
-		if len(seen) != deadJobs {
-			t.Errorf("the pages of the list show %d dead letters, want %d", len(seen), deadJobs)
-		}
-	})
-}
-
-func TestAPersonCancelsARunningJob(t *testing.T) {
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		p.follow("nav a", "Running")
-		p.sees("shop-1:4711", "monthly_report")
-		p.accessible()
-		id := h.running[1]
-		p.follow(`a[href*="`+id+`"]`, "")
-		p.sees("running", `"done": 7`, "tenant", "acme", "shop-1:4711")
-		p.accessible()
-		p.follow("a", "cancel")
-		p.sees("Cancel the job")
-		p.accessible()
-		p.follow("button", "Cancel the job")
-		p.sees("asked to cancel")
-		p.accessible()
-		_, err := pinion.Wait(p.ctx, h, id)
-		p.must(err)
-		if job := h.get(t, id); !job.Canceled || job.Status != pinion.StatusFailed {
-			t.Errorf("the job is %s, canceled: %v", job.Status, job.Canceled)
-		}
-	})
-}
-
-func TestAPersonBringsAJobForward(t *testing.T) {
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		id := h.waiting[3]
-		p.open("job/" + id)
-		p.sees("pending", "in 24h")
-		p.accessible()
-		p.follow("a", "reschedule")
-		p.accessible()
-		p.write("input[name=at]", "now")
-		p.follow("button", "Reschedule the job")
-		p.sees("The job has a new due time.")
-		_, err := pinion.Wait(p.ctx, h, id)
-		p.must(err)
-		p.open("job/" + id)
-		p.sees("success", "9007199254740993") // a number that JavaScript cannot hold
-		p.accessible()
-	})
-}
-
-func TestAPersonPausesAQueueAndResumesIt(t *testing.T) {
-	limit := func(t *testing.T, h *house, queue string) string {
-		limits, err := h.Limits(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		most, limited := limits[queue]
-		if !limited {
-			return "none"
-		}
-		return fmt.Sprint(most)
+func (h *house) cancelsARunningJob(p *tab) {
+	p.follow("nav a", "Running")
+	p.sees("shop-1:4711", "monthly_report")
+	p.accessible()
+	id := h.running[1]
+	p.follow(`a[href*="`+id+`"]`, "")
+	p.sees("running", `"done": 7`, "tenant", "acme", "shop-1:4711")
+	p.accessible()
+	p.follow("a", "cancel")
+	p.sees("Cancel the job")
+	p.follow("button", "Cancel the job")
+	p.sees("asked to cancel")
+	_, err := pinion.Wait(p.ctx, h, id)
+	p.must(err)
+	if job := h.get(p.t, id); !job.Canceled || job.Status != pinion.StatusFailed {
+		p.t.Errorf("the job is %s, canceled: %v", job.Status, job.Canceled)
 	}
-	eachView(t, func(t *testing.T, h *house, p *tab) {
-		p.accessible()
-		p.sees("newsletter", "paused")
-		p.follow(`a[href*="do/pause"][href*="mail"]`, "pause")
-		p.accessible()
-		p.follow("button", "Pause the queue")
-		p.sees("Paused the queue mail.")
-		p.accessible()
-		if got := limit(t, h, "mail"); got != "0" {
-			t.Errorf("the limit of mail is %s, want 0", got)
+}
+
+func (h *house) bringsAJobForward(p *tab) {
+	id := h.waiting[3]
+	p.open(h.url + "job/" + id)
+	p.sees("pending", "in 24h")
+	p.follow("a", "reschedule")
+	p.accessible()
+	p.write("input[name=at]", "now")
+	p.follow("button", "Reschedule the job")
+	p.sees("The job has a new due time.")
+	_, err := pinion.Wait(p.ctx, h, id)
+	p.must(err)
+	p.open(h.url + "job/" + id)
+	p.sees("success", "9007199254740993") // a number that JavaScript cannot hold
+	p.accessible()
+}
+
+func (h *house) pausesAQueueAndResumesIt(p *tab) {
+	limit := func(queue, want string) {
+		p.t.Helper()
+		limits, err := h.Limits(p.ctx)
+		p.must(err)
+		got := "none"
+		most, limited := limits[queue]
+		if limited {
+			got = fmt.Sprint(most)
 		}
-		p.follow(`a[href*="do/limit"][href*="mail"]`, "limit")
-		p.write("input[name=max]", "5")
-		p.follow("button", "Set the limit")
-		p.sees("At most 5 jobs of the queue mail run at once.")
-		if got := limit(t, h, "mail"); got != "5" {
-			t.Errorf("the limit of mail is %s, want 5", got)
+		if got != want {
+			p.t.Errorf("the limit of %s is %s, want %s", queue, got, want)
 		}
-		p.follow(`a[href*="do/resume"][href*="newsletter"]`, "resume")
-		p.follow("button", "Lift the limit")
-		p.sees("The queue newsletter has no limit any more.")
-		if got := limit(t, h, "newsletter"); got != "none" {
-			t.Errorf("the limit of newsletter is %s, want none", got)
-		}
-		p.accessible()
-		h.until(t, func() bool {
-			return h.count(t, pinion.Filter{Queue: "newsletter", Status: pinion.StatusSuccess}) == 120
-		})
+	}
+	p.follow("nav a", "Overview")
+	p.sees("newsletter", "paused")
+	p.follow(`a[href*="do/pause"][href*="mail"]`, "pause")
+	p.follow("button", "Pause the queue")
+	p.sees("Paused the queue mail.")
+	limit("mail", "0")
+	p.follow(`a[href*="do/limit"][href*="mail"]`, "limit")
+	p.accessible()
+	p.write("input[name=max]", "5")
+	p.follow("button", "Set the limit")
+	p.sees("At most 5 jobs of the queue mail run at once.")
+	limit("mail", "5")
+	p.follow(`a[href*="do/resume"][href*="newsletter"]`, "resume")
+	p.follow("button", "Lift the limit")
+	p.sees("The queue newsletter has no limit any more.")
+	limit("newsletter", "none")
+	h.until(p.t, func() bool {
+		return h.count(p.t, pinion.Filter{Queue: "newsletter", Status: pinion.StatusSuccess}) == newsletters
 	})
 }
 

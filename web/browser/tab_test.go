@@ -3,6 +3,7 @@ package browser
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,6 +88,12 @@ func (p *tab) write(css, text string) {
 	p.must(p.Type(p.ctx, css, text))
 }
 
+// where returns the page's address for messages, without its end if it is long.
+func (p *tab) where() string {
+	p.t.Helper()
+	return fmt.Sprintf("%.120s", p.address())
+}
+
 func (p *tab) address() string {
 	p.t.Helper()
 	address, err := p.Address(p.ctx)
@@ -107,7 +114,7 @@ func (p *tab) sees(texts ...string) {
 	shown := p.text()
 	for _, text := range texts {
 		if !strings.Contains(shown, text) {
-			p.t.Errorf("%v: %s does not show %q, but:\n%s", p.view, p.address(), text, shown)
+			p.t.Errorf("%v: %s does not show %q, but:\n%s", p.view, p.where(), text, shown)
 		}
 	}
 }
@@ -118,7 +125,7 @@ func (p *tab) seesNot(texts ...string) {
 	shown := p.text()
 	for _, text := range texts {
 		if strings.Contains(shown, text) {
-			p.t.Errorf("%v: %s shows %q", p.view, p.address(), text)
+			p.t.Errorf("%v: %s shows %q", p.view, p.where(), text)
 		}
 	}
 }
@@ -159,11 +166,11 @@ func (p *tab) accessible() {
 	for _, violation := range violations {
 		nodes, _ := json.MarshalIndent(violation.Nodes[:min(3, len(violation.Nodes))], "", "  ")
 		p.t.Errorf("%v: %s: axe finds %s: %s, %d times:\n%s",
-			p.view, p.address(), violation.ID, violation.Help, len(violation.Nodes), nodes)
+			p.view, p.where(), violation.ID, violation.Help, len(violation.Nodes), nodes)
 	}
 	p.must(p.Scripts(p.ctx, !p.view.NoScript))
 	wide := eval[int](p, `() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth`)
 	if wide > 0 {
-		p.t.Errorf("%v: %s scrolls sideways by %d pixels", p.view, p.address(), wide)
+		p.t.Errorf("%v: %s scrolls sideways by %d pixels", p.view, p.where(), wide)
 	}
 }
