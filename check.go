@@ -67,6 +67,7 @@ func storageRules() []storageRule {
 		cancelRules(),
 		inspectRules(),
 		filterRules(),
+		pageRules(),
 		deadLetterRules(),
 		limitRules(),
 		closeRules(),
@@ -996,6 +997,9 @@ func filterRules() []storageRule {
 
 			c.wantJobs(in, Filter{Key: "k"}, "a")
 			c.wantJobs(in, Filter{Key: "K"}, "")
+			c.wantJobs(in, Filter{KeyPrefix: "k"}, "a")
+			c.wantJobs(in, Filter{KeyPrefix: "k", Status: StatusPending}, "a")
+			c.wantJobs(in, Filter{KeyPrefix: "kk"}, "")
 			c.wantJobs(in, Filter{Text: "oom"}, "b c")
 			c.wantJobs(in, Filter{Text: "50% of _"}, "b")
 			c.wantJobs(in, Filter{Text: "50_ of"}, "")
@@ -1100,6 +1104,85 @@ func filterRules() []storageRule {
 			c.must(err)
 			c.wantEqual("jobs pruned", n, many)
 			c.wantJobs(in, Filter{}, "")
+		})},
+	}
+}
+
+func pageRules() []storageRule {
+	return []storageRule{
+		{"Error matches all of the error but a panic's stack", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"))
+			for i, text := range []string{"boom", "boom\n\nstack 1", "boom 2", "boom\nmore\n\nstack 2"} {
+				c.must(c.DeadLetter(c.ctx, c.claim(1)[0], errors.New(text)))
+				c.wantEqual("dead letters", i+1, len(c.list(in.DeadLetters(c.ctx, Filter{}))))
+			}
+			for text, want := range map[string]string{
+				"boom":                  "a b",
+				"boom\n\nstack 3":       "a b",
+				"boom\nmore":            "d",
+				"boom\nmore\n\nstack 1": "d",
+				"boo":                   "",
+				"BOOM 2":                "",
+			} {
+				c.wantLetters(in, Filter{Error: text}, want)
+				c.wantJobs(in, Filter{Error: text}, want)
+			}
+			n, err := in.Replay(c.ctx, Filter{Error: "boom"})
+			c.must(err)
+			c.wantEqual("jobs replayed by their Error", n, 2)
+			c.wantLetters(in, Filter{}, "c d")
+		})},
+		{"pages make up a listing, whatever is deleted meanwhile", optional(func(c *checker, in Inspector) {
+			const many = 25
+			jobs := make([]*Job, many)
+			for i := range jobs {
+				jobs[i] = NewJob(fmt.Sprint("t", i))
+				jobs[i].Queue = []string{"odd", "even"}[i%2]
+			}
+			c.enqueue(jobs...)
+			for _, f := range []Filter{
+				{Limit: 7}, {Limit: 7, Newest: true}, {Limit: 5, Queue: "odd"}, {Limit: many}, {Limit: 1, Task: "T3"},
+				{Limit: 4, Status: StatusPending, Newest: true}, {Limit: 4, Status: StatusRunning}, {},
+			} {
+				all := f
+				all.Limit = 0
+				c.wantPages(in.JobsPage, f, taskNames(c.list(in.Jobs(c.ctx, all))), nil)
+			}
+
+			// The page after a job begins there even if the job is gone.
+			newest := taskNames(c.list(in.Jobs(c.ctx, Filter{Newest: true})))
+			c.wantPages(in.JobsPage, Filter{Limit: 10, Newest: true}, newest, func(last *Job) {
+				_, _, err := in.CancelWhere(c.ctx, Filter{IDs: []string{last.ID}})
+				c.must(err)
+				_, err = in.PruneWhere(c.ctx, Filter{IDs: []string{last.ID}})
+				c.must(err)
+			})
+
+			for _, job := range c.claim(many - 3) {
+				c.deadLetter(job)
+			}
+			letters := taskNames(c.list(in.DeadLetters(c.ctx, Filter{})))
+			c.wantPages(in.DeadLettersPage, Filter{Limit: 4}, letters, nil)
+			newest = taskNames(c.list(in.DeadLetters(c.ctx, Filter{Newest: true})))
+			c.wantPages(in.DeadLettersPage, Filter{Limit: 10, Newest: true}, newest, func(last *Job) {
+				_, err := in.Replay(c.ctx, Filter{IDs: []string{last.ID}})
+				c.must(err)
+			})
+		})},
+		{"GroupDeadLetters counts by error", optional(func(c *checker, in Inspector) {
+			for i, text := range []string{"refused", "boom\n\nstack 1", "refused", "boom\n\nstack 2", "refused", "x"} {
+				c.enqueue(&Job{Task: fmt.Sprint("t", i)})
+				c.must(c.DeadLetter(c.ctx, c.claimOne(), errors.New(text)))
+			}
+			want := []string{"3 t4 refused", "2 t3 boom\n\nstack 2", "1 t5 x"}
+			c.wantGroups(in, Filter{}, 0, want, LetterGroups{Errors: 3, Letters: 6})
+			c.wantGroups(in, Filter{}, 6, want, LetterGroups{Errors: 3, Letters: 6})
+			c.wantGroups(in, Filter{Limit: 1}, 0, want[:1], LetterGroups{Errors: 3, Letters: 6})
+			c.wantGroups(in, Filter{Error: "boom"}, 0, want[1:2], LetterGroups{Errors: 1, Letters: 2})
+			c.wantGroups(in, Filter{Task: "T5"}, 0, want[2:], LetterGroups{Errors: 1, Letters: 1})
+			c.wantGroups(in, Filter{}, 1, want[2:], LetterGroups{Errors: 1, Letters: 1, More: true})
+			c.wantGroups(in, Filter{Task: "none"}, 2, nil, LetterGroups{More: true})
+			c.wantGroups(in, Filter{Task: "none"}, 0, nil, LetterGroups{})
 		})},
 	}
 }
@@ -1703,6 +1786,48 @@ func (c *checker) wantJobs(in Inspector, f Filter, want string) {
 func (c *checker) wantLetters(in Inspector, f Filter, want string) {
 	got := taskNames(c.list(in.DeadLetters(c.ctx, f)))
 	c.wantEqual("dead letters of the filter "+filterText(f), got, want)
+}
+
+// wantPages checks that the pages of a listing, one after the other, are the jobs wanted. between is called with the last
+// job of each page, unless it is nil.
+func (c *checker) wantPages(
+	list func(context.Context, Filter, int64) (Page, error), f Filter, want string, between func(last *Job),
+) {
+	var jobs []*Job
+	from := int64(0)
+	for {
+		page, err := list(c.ctx, f, from)
+		c.must(err)
+		if f.Limit > 0 && len(page.Jobs) > f.Limit {
+			c.must(fmt.Errorf("a page of the filter %s has %d jobs", filterText(f), len(page.Jobs)))
+		}
+		jobs = append(jobs, page.Jobs...)
+		if between != nil && len(page.Jobs) > 0 {
+			between(page.Jobs[len(page.Jobs)-1])
+		}
+		if page.Next == 0 {
+			break
+		}
+		if page.Next == from {
+			c.must(fmt.Errorf("a page of the filter %s is followed by itself", filterText(f)))
+		}
+		from = page.Next
+	}
+	c.wantEqual("jobs on the pages of the filter "+filterText(f), taskNames(jobs), want)
+}
+
+// wantGroups checks the groups of dead letters, each as "count task error" of its newest letter, and their numbers.
+func (c *checker) wantGroups(in Inspector, f Filter, look int, want []string, numbers LetterGroups) {
+	got, err := in.GroupDeadLetters(c.ctx, f, look)
+	c.must(err)
+	var groups []string
+	for _, g := range got.Groups {
+		groups = append(groups, fmt.Sprintf("%d %s %s", g.Count, g.Newest.Task, g.Newest.Error))
+	}
+	got.Groups = nil
+	what := fmt.Sprintf("dead letters of the filter %s, of which %d are looked at", filterText(f), look)
+	c.wantEqual("groups of "+what, groups, want)
+	c.wantEqual("numbers of "+what, got, numbers)
 }
 
 // state is what changes in the life of a job.

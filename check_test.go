@@ -174,6 +174,7 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 		cancelFaults(),
 		inspectFaults(),
 		filterFaults(),
+		pageFaults(),
 		limitFaults(),
 	)
 	for _, fault := range faults {
@@ -803,6 +804,7 @@ func filterFaults() []fault {
 	}
 	return []fault{
 		ignoring("Key", func(f *Filter) { f.Key = "" }),
+		ignoring("KeyPrefix", func(f *Filter) { f.KeyPrefix = "" }),
 		ignoring("Text", func(f *Filter) { f.Text = "" }),
 		ignoring("After", func(f *Filter) { f.After = time.Time{} }),
 		ignoring("Before", func(f *Filter) { f.Before = time.Time{} }),
@@ -832,6 +834,78 @@ func filterFaults() []fault {
 					return 0, err
 				}
 				return m.MemoryStorage.PruneWhere(ctx, f)
+			}
+		}},
+	}
+}
+
+func pageFaults() []fault {
+	return []fault{
+		{"compares whole errors", "but a panic's stack", func(m *mutant) {
+			m.deadLetters = func(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+				return func(yield func(*Job, error) bool) {
+					for job, err := range m.MemoryStorage.DeadLetters(ctx, f) {
+						if f.Error != "" && f.Error != job.Error {
+							continue
+						}
+						if !yield(job, err) {
+							return
+						}
+					}
+				}
+			}
+		}},
+		{"begins each page with the last job of the one before", "pages make up", func(m *mutant) {
+			m.jobsPage = func(ctx context.Context, f Filter, from int64) (Page, error) {
+				if from > 1 && !f.Newest {
+					from--
+				}
+				return m.MemoryStorage.JobsPage(ctx, f, from)
+			}
+		}},
+		{"has pages without an end", "pages make up", func(m *mutant) {
+			m.jobsPage = func(ctx context.Context, f Filter, from int64) (Page, error) {
+				page, err := m.MemoryStorage.JobsPage(ctx, f, from)
+				if page.Next == 0 {
+					page.Next = from
+				}
+				if page.Next == 0 {
+					page.Next = 1
+				}
+				return page, err
+			}
+		}},
+		{"counts pages by offset", "pages make up", func(m *mutant) {
+			m.deadLettersPage = func(ctx context.Context, f Filter, from int64) (page Page, err error) {
+				n := int64(0)
+				for job, err := range m.MemoryStorage.DeadLetters(ctx, Filter{Newest: f.Newest}) {
+					if err != nil {
+						return Page{}, err
+					}
+					n++
+					if n > from+int64(f.Limit) {
+						page.Next = from + int64(f.Limit)
+						return page, nil
+					}
+					if n > from {
+						page.Jobs = append(page.Jobs, job)
+					}
+				}
+				return page, nil
+			}
+		}},
+		{"groups by whole errors", "counts by error", func(m *mutant) {
+			m.groupDeadLetters = func(ctx context.Context, f Filter, look int) (LetterGroups, error) {
+				groups, err := m.MemoryStorage.GroupDeadLetters(ctx, f, look)
+				if groups.Letters > 1 {
+					groups.Errors++
+				}
+				return groups, err
+			}
+		}},
+		{"groups all that there are", "counts by error", func(m *mutant) {
+			m.groupDeadLetters = func(ctx context.Context, f Filter, _ int) (LetterGroups, error) {
+				return m.MemoryStorage.GroupDeadLetters(ctx, f, 0)
 			}
 		}},
 	}
@@ -892,12 +966,16 @@ type mutant struct {
 	history     func(ctx context.Context, since time.Time) ([]Ends, error)
 	listJobs    func(ctx context.Context, f Filter) iter.Seq2[*Job, error]
 	deadLetters func(ctx context.Context, f Filter) iter.Seq2[*Job, error]
+	jobsPage    func(ctx context.Context, f Filter, from int64) (Page, error)
 	replay      func(ctx context.Context, f Filter) (int, error)
 	prune       func(ctx context.Context, before time.Time) (int, error)
 	pruneWhere  func(ctx context.Context, f Filter) (int, error)
 	cancelWhere func(ctx context.Context, f Filter) (ended, asked int, err error)
 	reschedule  func(ctx context.Context, f Filter, at time.Time) (int, error)
 	setLimit    func(ctx context.Context, queue string, limit int) error
+
+	deadLettersPage  func(ctx context.Context, f Filter, from int64) (Page, error)
+	groupDeadLetters func(ctx context.Context, f Filter, look int) (LetterGroups, error)
 }
 
 // change changes a stored job under the lock, if there is one.
@@ -1105,6 +1183,27 @@ func (m *mutant) History(ctx context.Context, since time.Time) ([]Ends, error) {
 		return m.history(ctx, since)
 	}
 	return m.MemoryStorage.History(ctx, since)
+}
+
+func (m *mutant) JobsPage(ctx context.Context, f Filter, from int64) (Page, error) {
+	if m.jobsPage != nil {
+		return m.jobsPage(ctx, f, from)
+	}
+	return m.MemoryStorage.JobsPage(ctx, f, from)
+}
+
+func (m *mutant) DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error) {
+	if m.deadLettersPage != nil {
+		return m.deadLettersPage(ctx, f, from)
+	}
+	return m.MemoryStorage.DeadLettersPage(ctx, f, from)
+}
+
+func (m *mutant) GroupDeadLetters(ctx context.Context, f Filter, look int) (LetterGroups, error) {
+	if m.groupDeadLetters != nil {
+		return m.groupDeadLetters(ctx, f, look)
+	}
+	return m.MemoryStorage.GroupDeadLetters(ctx, f, look)
 }
 
 func (m *mutant) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error] {

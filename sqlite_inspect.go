@@ -76,7 +76,9 @@ func (s *SQLiteStorage) Get(ctx context.Context, id string) (*Job, error) {
 
 // Jobs lists jobs; see [Inspector].
 func (s *SQLiteStorage) Jobs(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
-	return s.list(ctx, jobColumns+s.jobs, f, f.where("created_at"))
+	where := f.where("created_at")
+	s.narrowToPeriodic(f, &where)
+	return s.list(ctx, jobColumns+s.jobs, f, where)
 }
 
 // DeadLetters lists the dead-letter queue; see [Inspector].
@@ -133,8 +135,8 @@ func (s *SQLiteStorage) pages(selectFrom string, f Filter, where conditions, siz
 	if f.Newest {
 		after, order, start = "<", "DESC", math.MaxInt64
 	}
-	if f.Status == StatusRunning {
-		seq = "+seq" // few jobs run: the + has SQLite find them by their index and sort them
+	if where.isNarrow {
+		seq = "+seq" // the + has SQLite find them by their index and sort them
 	}
 	query := fmt.Sprintf(`SELECT seq, %s WHERE %s%s? %s ORDER BY %s %s LIMIT %d`,
 		selectFrom, seq, after, where.sql, seq, order, size)
@@ -156,56 +158,61 @@ func (p *pages) next(q *session, read func(row []any)) (more bool) {
 func (s *SQLiteStorage) JobsPage(ctx context.Context, f Filter, from int64) (Page, error) {
 	q := s.reader(ctx)
 	where := f.where("created_at")
-	isNarrow := f.Status == StatusRunning || len(f.IDs) > 0
-	if !isNarrow && s.indexed && f.Status == StatusPending {
-		isNarrow = narrowToPeriodic(f, &where) || narrowToPending(q, f, &where)
-	}
-	return s.page(q, "jobs", jobColumns+s.jobs, f, where, from, isNarrow)
+	s.narrowToPeriodic(f, &where)
+	s.narrowToPending(q, f, &where)
+	return s.page(q, "jobs", jobColumns+s.jobs, f, where, from)
 }
 
 // DeadLettersPage lists a part of the dead letters; see [Inspector].
 func (s *SQLiteStorage) DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error) {
 	f.Status = "" // the table has no such column
-	return s.page(s.reader(ctx), "dlq", letterColumns+s.letters, f, f.where("failed_at"), from, len(f.IDs) > 0)
+	return s.page(s.reader(ctx), "dlq", letterColumns+s.letters, f, f.where("failed_at"), from)
 }
 
-// narrowToPeriodic adds a condition by which an index finds the next runs of schedules, if the filter asks for
-// those. The index leaves out jobs that gave up their Key, and jobs of schedules never do.
-func narrowToPeriodic(f Filter, where *conditions) bool {
-	if !strings.HasPrefix(f.KeyPrefix, periodicPrefix) {
-		return false
+// narrowToPeriodic adds a condition by which an index finds the jobs of schedules that wait, if the filter asks for
+// those. The index leaves out jobs that gave up their Key, which jobs of schedules never do.
+func (s *SQLiteStorage) narrowToPeriodic(f Filter, where *conditions) {
+	isPeriodic := strings.HasPrefix(f.Key, periodicPrefix) || strings.HasPrefix(f.KeyPrefix, periodicPrefix)
+	if !s.indexed || f.Status != StatusPending || !isPeriodic {
+		return
+	}
+	from, to := periodicPrefix, behindPrefix(periodicPrefix)
+	if f.Key != "" {
+		from, to = f.Key, f.Key+"\x01"
 	}
 	where.and(`seq IN (SELECT rowid FROM jobs INDEXED BY jobs_key3 WHERE key>=? AND key<?
-		AND key IS NOT NULL AND status IN ('PENDING','RUNNING') AND key_until_start<2)`,
-		f.KeyPrefix, behindPrefix(f.KeyPrefix))
-	return true
+		AND key IS NOT NULL AND status IN ('PENDING','RUNNING') AND key_until_start<2)`, from, to)
+	where.isNarrow = true
 }
 
-// narrowToPending adds a condition by which indexes find all PENDING jobs, of the filter's queue if it has one.
-// If those are many it does not: then a look at the rows in their order finds some soon.
-func narrowToPending(q *session, f Filter, where *conditions) bool {
-	and := ""
+// narrowToPending adds a condition by which indexes find the PENDING jobs, of the filter's queue if it has one. If those
+// are many it does not: then a look at the rows in their order finds some soon.
+func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions) {
+	if !s.indexed || f.Status != StatusPending || where.isNarrow {
+		return
+	}
+	inQueue := ""
 	var args []any
 	if f.Queue != "" {
-		and = " AND queue=?"
+		inQueue = " AND queue=?"
 		args = []any{f.Queue, f.Queue, f.Queue}
 	}
-	pending := `
-		SELECT rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0` + and + ` UNION ALL
-		SELECT rowid FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0` + and + ` UNION ALL
-		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1` + and
+	pending := fmt.Sprintf(`
+		SELECT rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0%[1]s UNION ALL
+		SELECT rowid FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0%[1]s UNION ALL
+		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1%[1]s`, inQueue)
 	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, pageLook+1)
 	if integer(q.value(count, args...)) > pageLook {
-		return false
+		return
 	}
 	where.and("seq IN ("+pending+")", args...)
-	return true
+	where.isNarrow = true
 }
 
 // page reads a part of a listing. Where an index finds the rows that match, it sorts them. Otherwise it looks at
 // a number of rows, in their order. selectFrom is a list of columns and a FROM clause.
 func (s *SQLiteStorage) page(
-	q *session, table, selectFrom string, f Filter, where conditions, from int64, isNarrow bool,
+	q *session, table, selectFrom string, f Filter, where conditions, from int64,
 ) (page Page, err error) {
 	seq, after, upTo, direction, last := "seq", ">", "<=", "", int64(math.MinInt64)
 	if f.Newest {
@@ -214,7 +221,7 @@ func (s *SQLiteStorage) page(
 	if from != 0 {
 		last = from
 	}
-	if isNarrow {
+	if where.isNarrow {
 		seq = "+seq"
 	} else {
 		selectFrom = inRowOrder(selectFrom)
@@ -310,8 +317,9 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 
 // conditions are the end of a WHERE clause.
 type conditions struct {
-	sql  string
-	args []any
+	sql      string
+	args     []any
+	isNarrow bool // they match few rows, which an index finds
 }
 
 func (c *conditions) and(condition string, args ...any) {
@@ -322,7 +330,7 @@ func (c *conditions) and(condition string, args ...any) {
 // where returns the filter as SQL, but for what only matchesTask can compare. After and Before are about
 // timeColumn. The status stands there literally: a bound one would match no partial index.
 func (f Filter) where(timeColumn string) conditions {
-	var c conditions
+	c := conditions{isNarrow: f.Status == StatusRunning || len(f.IDs) > 0}
 	switch f.Status {
 	case "":
 	case StatusPending, StatusRunning, StatusSuccess, StatusFailed:

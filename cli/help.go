@@ -52,6 +52,7 @@ func commands() []command {
 		{"prune", "", "delete finished jobs", pruneDetail, pruneExamples, prune},
 		{"backup", "FILE", "copy a queue, also while it is in use", backupDetail, backupExamples, backup},
 		{"doctor", "", "check a queue for problems", doctorDetail, doctorExamples, doctor},
+		{"web", "", "show a queue in the browser", webDetail, webExamples, webPage},
 		{"demo", "", "show a success, a retry and a dead letter, in memory", "", "pinion --demo", demo},
 		{"version", "", "print the version", "", "pinion --version", version},
 		{"completion", "SHELL", "print the script that makes a shell complete commands",

@@ -12,7 +12,7 @@ import (
 )
 
 // endless matches examples that run until they are stopped.
-var endless = regexp.MustCompile(`^pinion (worker\b.*|.*--watch\b.*)`)
+var endless = regexp.MustCompile(`^pinion ((worker|web)\b.*|.*--watch\b.*)`)
 
 // TestEveryExampleOfTheHelpWorks runs each line in a folder that has what the line names, in a shell that
 // finds this command as pinion.
@@ -39,7 +39,7 @@ func runExample(t *testing.T, line string) {
 	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", "trap : INT\n" + line}
 	cmd.Env = append(cmd.Env, "PATH="+filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to interrupt it as a terminal does
-	output := &watched{first: regexp.MustCompile(`worker started|pending`)}
+	output := &watched{first: regexp.MustCompile(`worker started|pending|http://`)}
 	cmd.Stdout, cmd.Stderr = output, output
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

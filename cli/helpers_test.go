@@ -394,6 +394,7 @@ func exampleFolder(t *testing.T) string {
 	write(t, filepath.Join(dir, "rows.json"), "[1, 2]")
 	write(t, filepath.Join(dir, "rows.jsonl"), "[1, 2]\n{\"a\": 3}\n")
 	write(t, filepath.Join(dir, "images/a.png"), "")
+	write(t, filepath.Join(dir, "secret"), "correct horse\n")
 	storage, err := pinion.OpenSQLite(t.Context(), filepath.Join(dir, "q.db"), nil)
 	if err != nil {
 		t.Fatal(err)

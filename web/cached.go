@@ -27,37 +27,45 @@ type cached[T any] struct {
 
 const askTimeout = 30 * time.Second
 
-// get returns the answer. If there is no fresh one it waits for one, at most as long as its patience, and then returns
-// an old one, or errSlow.
-func (c *cached[T]) get(ctx context.Context, patience time.Duration) (T, error) {
-	deadline := time.Now().Add(patience)
+// get returns the answer. If there is no fresh one it waits for one.
+func (c *cached[T]) get(ctx context.Context) (T, error) {
+	return c.getWithin(ctx, askTimeout)
+}
+
+// getSoon returns the answer without a wait, if there is one that is not known to be wrong. Otherwise it waits for a
+// moment, and then returns errSlow.
+func (c *cached[T]) getSoon(ctx context.Context) (T, error) {
+	c.begin(ctx)
+	c.mu.Lock()
+	value, err, age := c.value, c.err, time.Since(c.at) // at may be zero
+	c.mu.Unlock()
+	if age < soonAge {
+		return value, err
+	}
+	return c.getWithin(ctx, soonPatience)
+}
+
+const (
+	soonAge      = 30 * time.Second      // how old an answer may be that nobody waits for
+	soonPatience = 50 * time.Millisecond // how long a page waits for counts that it can do without
+)
+
+func (c *cached[T]) getWithin(ctx context.Context, patience time.Duration) (none T, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSlow)
+	defer cancel()
 	for {
 		asking := c.begin(ctx)
 		if asking == nil {
-			break
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.value, c.err
 		}
-		timer := time.NewTimer(time.Until(deadline))
 		select {
 		case <-asking:
-			timer.Stop()
-			continue
-		case <-timer.C:
 		case <-ctx.Done():
-			timer.Stop()
-			var none T
-			return none, ctx.Err()
+			return none, context.Cause(ctx)
 		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.took == 0 {
-			var none T
-			return none, errSlow
-		}
-		return c.value, c.err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.value, c.err
 }
 
 // begin returns nil if the answer is fresh. Otherwise it begins to ask, unless somebody does, and returns the channel

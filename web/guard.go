@@ -1,10 +1,7 @@
 package web
 
 import (
-	"net"
 	"net/http"
-	"slices"
-	"strings"
 
 	"github.com/pinion-queue/pinion/internal/httpguard"
 )
@@ -13,7 +10,7 @@ import (
 func (s *site) guarded(serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		httpguard.SetHeaders(w.Header())
-		if !s.isHostAllowed(r) {
+		if !httpguard.IsHostAllowed(r, s.opts.Hosts) {
 			s.fail(w, r, http.StatusMisdirectedRequest,
 				"This page does not answer under this name. Options.Hosts, or pinion web --host, lists the names of the page.")
 			return
@@ -25,17 +22,4 @@ func (s *site) guarded(serve http.HandlerFunc) http.HandlerFunc {
 		}
 		serve(w, r)
 	}
-}
-
-// isHostAllowed reports whether the page answers under the name that a request was sent to.
-func (s *site) isHostAllowed(r *http.Request) bool {
-	host := httpguard.HostOf(r.Host)
-	if len(s.opts.Hosts) > 0 {
-		return slices.ContainsFunc(s.opts.Hosts, func(name string) bool { return strings.EqualFold(httpguard.HostOf(name), host) })
-	}
-	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	if !ok || !httpguard.IsLoopback(local.String()) {
-		return true
-	}
-	return httpguard.IsLoopback(host)
 }

@@ -32,11 +32,11 @@ func (s *site) illness(ctx context.Context) string {
 		}
 		return ""
 	}
-	stats, err := s.stats.get(ctx, askTimeout)
+	stats, err := s.stats.get(ctx)
 	if err != nil {
 		return err.Error()
 	}
-	damage, err := s.damage.get(ctx, askTimeout)
+	damage, err := s.damage.get(ctx)
 	if err != nil {
 		return err.Error()
 	}

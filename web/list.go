@@ -301,7 +301,7 @@ func (s *site) total(ctx context.Context, q *question) (n int, known bool) {
 	if q.Before != "" || q.Text != "" || q.Queue != "" && q.Task != "" {
 		return 0, false
 	}
-	stats, err := s.stats.get(ctx, listPatience)
+	stats, err := s.stats.getSoon(ctx)
 	if err != nil {
 		return 0, false
 	}

@@ -37,7 +37,7 @@ func (s *site) writeMetrics(r *http.Request, buf *bytes.Buffer) error {
 		fmt.Fprintf(buf, "pinion_pending_jobs %d\n", size)
 		return nil
 	}
-	stats, err := s.stats.get(ctx, askTimeout)
+	stats, err := s.stats.get(ctx)
 	if err != nil {
 		return err
 	}

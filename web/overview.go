@@ -76,12 +76,12 @@ func (s *site) overview(w http.ResponseWriter, r *http.Request) {
 		s.show(w, r, http.StatusOK, "overview", o)
 		return
 	}
-	stats, err := s.stats.get(ctx, askTimeout)
+	stats, err := s.stats.get(ctx)
 	if err != nil {
 		s.failWith(w, r, err)
 		return
 	}
-	history, err := s.history.get(ctx, askTimeout)
+	history, err := s.history.get(ctx)
 	if err != nil {
 		s.failWith(w, r, err)
 		return
@@ -136,7 +136,7 @@ func (s *site) limits(ctx context.Context) (map[string]int, error) {
 // findings returns what the doctor would say that needs somebody's attention, as far as a quick look shows it.
 func (s *site) findings(ctx context.Context, stats *pinion.Stats) []checkup.Finding {
 	c := &checkup.Checkup{Now: time.Now(), Visibility: 10 * time.Second, Look: 1000}
-	damage, err := s.damage.get(ctx, listPatience)
+	damage, err := s.damage.getSoon(ctx)
 	if err == nil && damage != "" {
 		c.Findings = append(c.Findings, checkup.Finding{Level: checkup.Wrong, About: "content", Text: damage,
 			Do: "pinion doctor says more"})

@@ -90,7 +90,7 @@ func (s *site) view(r *http.Request, title, here string) view {
 		Version: assetsVersion,
 		Now:     momentOf(time.Now()),
 	}
-	stats, err := s.stats.get(r.Context(), listPatience)
+	stats, err := s.stats.getSoon(r.Context())
 	if err == nil {
 		v.Counted = true
 		v.Running = stats.Total.Running
@@ -98,9 +98,6 @@ func (s *site) view(r *http.Request, title, here string) view {
 	}
 	return v
 }
-
-// listPatience is how long a page waits for counts that it can do without.
-const listPatience = 50 * time.Millisecond
 
 // show renders a page into memory and then sends it, so that nothing of the storage waits for a slow reader. A page that
 // cannot be rendered becomes an error page, not half a page.

@@ -4,6 +4,7 @@ package httpguard
 import (
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,20 @@ func SetHeaders(h http.Header) {
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+}
+
+// IsHostAllowed reports whether the page answers under the name that a request was sent to: one of hosts or, if there are
+// none, any but, on a loopback address, a name of this machine.
+func IsHostAllowed(r *http.Request, hosts []string) bool {
+	host := HostOf(r.Host)
+	if len(hosts) > 0 {
+		return slices.ContainsFunc(hosts, func(name string) bool { return strings.EqualFold(HostOf(name), host) })
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok || !IsLoopback(local.String()) {
+		return true
+	}
+	return IsLoopback(host)
 }
 
 // IsLoopback reports whether an address, with or without a port, is one that only this machine reaches: localhost,
