@@ -78,6 +78,7 @@ func (h *house) age(t *testing.T) {
 	change(`UPDATE dlq SET failed_at = failed_at - 17.3 * ((SELECT max(rowid) FROM dlq) - rowid)`)
 	change(`UPDATE jobs SET created_at = created_at - 37 * ((SELECT max(rowid) FROM jobs) - rowid),
 		finished_at = finished_at - 36.5 * ((SELECT max(rowid) FROM jobs) - rowid)`)
+	change(`DELETE FROM pinion_ends`)
 	now := time.Now()
 	for _, of := range []struct {
 		queue, task string

@@ -90,8 +90,19 @@ func (h *pinionHouse) dead(ctx context.Context) (int, error) {
 	return stats.DeadLetters, err
 }
 
+// replay asks for the largest group of dead letters, which is that of the error, or for all, and confirms it.
 func (h *pinionHouse) replay(ctx context.Context, page *chromium.Page, failure string) error {
-	return errors.ErrUnsupported
+	which := "replay all"
+	if failure != "" {
+		which = "replay exactly these"
+	}
+	for _, s := range []step{{"nav a", "Dead letters"}, {"a", which}, {"main button", "Replay"}} {
+		err := page.Follow(ctx, s.css, s.text)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (h *pinionHouse) close() error {

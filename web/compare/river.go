@@ -184,8 +184,20 @@ func (h *riverHouse) replay(ctx context.Context, page *chromium.Page, failure st
 	if err != nil {
 		return err
 	}
+	err = page.Until(ctx, `row => location.search.includes('discarded') && document.querySelector(row)`, jobRow)
+	if err != nil {
+		return err
+	}
 	for rows := 20; rows < 200; rows += 20 {
-		err := walk(ctx, page, step{"button", "More"})
+		var shown int
+		err := page.Eval(ctx, &shown, `row => document.querySelectorAll(row).length`, jobRow)
+		if err != nil {
+			return err
+		}
+		if shown < rows { // these are all
+			break
+		}
+		err = walk(ctx, page, step{"button", "More"})
 		if err != nil {
 			return err
 		}
