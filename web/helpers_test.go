@@ -2,8 +2,10 @@ package web
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"net/http"
@@ -40,6 +42,17 @@ func openSQLite(t *testing.T, path string) *pinion.SQLiteStorage {
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+// otherProgram is a connection of a program that knows nothing of Pinion.
+func otherProgram(t *testing.T, path string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 func enqueue(t *testing.T, s pinion.Storage, jobs ...*pinion.Job) {
@@ -131,7 +144,7 @@ func link(t *testing.T, body, text string) string {
 	t.Helper()
 	for _, found := range href.FindAllStringSubmatch(body, -1) {
 		if strings.TrimSpace(found[2]) == text {
-			return strings.ReplaceAll(found[1], "&amp;", "&")
+			return html.UnescapeString(found[1])
 		}
 	}
 	t.Fatalf("the page has no link %q:\n%s", text, body)
@@ -166,7 +179,7 @@ func act(t *testing.T, h http.Handler, address string, fields ...string) string 
 	for i := 0; i < len(fields); i += 2 {
 		values.Set(fields[i], fields[i+1])
 	}
-	to := follow(t, address, strings.ReplaceAll(form[1], "&amp;", "&"))
+	to := follow(t, address, html.UnescapeString(form[1]))
 	a := ask(t, h, "POST", to, func(r *http.Request) {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r.Header.Set("Sec-Fetch-Site", "same-origin")

@@ -31,6 +31,20 @@ type question struct {
 	before time.Time
 }
 
+// question reads the address of a list. If it is wrong it answers the request and returns false.
+func (s *site) question(w http.ResponseWriter, r *http.Request) (q question, ok bool) {
+	q, err := questionOf(r.URL.Query())
+	switch {
+	case err != nil:
+		s.fail(w, r, http.StatusBadRequest, err.Error())
+		return q, false
+	case q.Text != "" && s.opts.Redact != nil:
+		s.failDead(w, r, errHidden{})
+		return q, false
+	}
+	return q, true
+}
+
 // questionOf reads the address of a list.
 func questionOf(query url.Values) (q question, err error) {
 	q = question{
@@ -232,6 +246,7 @@ type list struct {
 	First    string // the address of the first page, if this is another
 	CanText  bool   // errors may be searched
 	Statuses []choice
+	Form     question // what the form shows of the question
 }
 
 // choice is an option of a form.
@@ -241,9 +256,8 @@ type choice struct {
 }
 
 func (s *site) jobs(w http.ResponseWriter, r *http.Request) {
-	q, err := questionOf(r.URL.Query())
-	if err != nil {
-		s.fail(w, r, http.StatusBadRequest, err.Error())
+	q, ok := s.question(w, r)
+	if !ok {
 		return
 	}
 	page, err := s.inspector.JobsPage(r.Context(), q.filter(), q.cursor)
@@ -256,7 +270,7 @@ func (s *site) jobs(w http.ResponseWriter, r *http.Request) {
 		s.failWith(w, r, err)
 		return
 	}
-	l.Caption = s.countJobs(r.Context(), &q, len(page.Jobs))
+	l.Caption = s.countJobs(r.Context(), &q, page)
 	s.show(w, r, http.StatusOK, "jobs", l)
 }
 
@@ -276,24 +290,39 @@ func (s *site) list(r *http.Request, title, here string, q question, page pinion
 		})
 	}
 	l.Statuses[0].Text = "any"
+	l.Form = question{
+		Queue: typed(q.Queue), Task: typed(q.Task), Before: typed(q.Before), Text: typed(q.Text), Like: typed(q.Like),
+	}
 	return l, err
 }
 
-// countJobs says how many jobs a list has in all, where that is known, and else how many it shows.
-func (s *site) countJobs(ctx context.Context, q *question, shown int) string {
-	name := "jobs"
-	if q.Status != "" {
-		name = strings.ToLower(q.Status) + " jobs"
-	}
-	text := fmt.Sprintf("%s %s on this page, newest first", words.Thousands(shown), name)
-	n, known := s.total(ctx, q)
-	if known {
-		text = fmt.Sprintf("%s %s, newest first", words.Thousands(n), name)
-		if n == 1 {
-			text = "1 " + strings.TrimSuffix(name, "s")
-		}
+// typed returns text for a field of a form, or "" for text that nobody can type and that a form would not keep, such as
+// one with line breaks.
+func typed(text string) string {
+	if words.Printable(text, "") != text {
+		return ""
 	}
 	return text
+}
+
+// countJobs says how many jobs a list has in all, where that is known, and else how many it shows.
+func (s *site) countJobs(ctx context.Context, q *question, page pinion.Page) string {
+	noun := "job"
+	if q.Status != "" {
+		noun = strings.ToLower(q.Status) + " job"
+	}
+	shown := words.Plural(len(page.Jobs), noun)
+	isWhole := page.Next == 0 && q.cursor == 0
+	if n, known := s.total(ctx, q); known && !isWhole {
+		return fmt.Sprintf("%s of %s, newest first", words.Thousands(len(page.Jobs)), words.Plural(n, noun))
+	}
+	switch {
+	case isWhole:
+		return shown + ", newest first"
+	case q.cursor == 0:
+		return "The newest " + shown
+	}
+	return shown + " on this page, newest first"
 }
 
 // total returns how many jobs match, if the counts of the storage have that.
@@ -340,9 +369,8 @@ type runningPage struct {
 const runningListed = 500
 
 func (s *site) running(w http.ResponseWriter, r *http.Request) {
-	q, err := questionOf(r.URL.Query())
-	if err != nil {
-		s.fail(w, r, http.StatusBadRequest, err.Error())
+	q, ok := s.question(w, r)
+	if !ok {
 		return
 	}
 	q.Status = string(pinion.StatusRunning)
@@ -422,9 +450,8 @@ const (
 )
 
 func (s *site) dead(w http.ResponseWriter, r *http.Request) {
-	q, err := questionOf(r.URL.Query())
-	if err != nil {
-		s.fail(w, r, http.StatusBadRequest, err.Error())
+	q, ok := s.question(w, r)
+	if !ok {
 		return
 	}
 	q.Status = ""

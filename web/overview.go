@@ -145,7 +145,7 @@ func (s *site) findings(ctx context.Context, stats *pinion.Stats) []checkup.Find
 	found := slices.DeleteFunc(c.Findings, func(f checkup.Finding) bool { return f.Level == checkup.OK })
 	for i := range found {
 		found[i].Text = words.Printable(found[i].Text, "")
-		found[i].Do = words.Printable(found[i].Do, "")
+		found[i].Do = words.Printable(strings.ReplaceAll(found[i].Do, "`", `"`), "")
 	}
 	return found
 }

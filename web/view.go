@@ -146,10 +146,19 @@ func (s *site) failWith(w http.ResponseWriter, r *http.Request, err error) {
 		s.fail(w, r, http.StatusNotFound, "There is no such job. Finished jobs are deleted after a while.")
 	case errors.Is(err, errors.ErrUnsupported):
 		s.fail(w, r, http.StatusNotImplemented, err.Error())
+	case isPanic(err):
+		s.opts.Logger.Error("pinion: the page cannot show a job", "error", err)
+		s.fail(w, r, http.StatusInternalServerError,
+			"This cannot be shown, because Options.Redact panicked. The program's log says more.")
 	default:
 		s.opts.Logger.Error("pinion: the page cannot read the queue", "error", err)
 		s.fail(w, r, http.StatusInternalServerError, "The queue returned an error: "+err.Error())
 	}
+}
+
+func isPanic(err error) bool {
+	_, ok := errors.AsType[*pinion.PanicError](err)
+	return ok
 }
 
 // redact hides what Options.Redact wants hidden, and returns the job's id, which links need, as it was.

@@ -1,0 +1,508 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion"
+)
+
+// hostile are texts that somebody may have put into a queue.
+var hostile = []string{
+	`<script>alert(1)</script>`,
+	`"><img src=x onerror=alert(1)>`,
+	`' onmouseover='alert(1)`,
+	`</title></textarea></pre><svg onload=alert(1)>`,
+	`javascript:alert(1)`,
+	"{{.}} {{template \"top\"}}",
+	"\u202egnp.exe\u2066\u2069\u200b\ufeff",
+	"\x1b[31mred\x1b]0;title\a",
+	"a\r\nSet-Cookie: x=1",
+	"100%/..%2f../?a=b&c=d#e",
+	"..",
+	"e\u0301\u0301\u0301\u0301\u0301",
+	"\u2028\u2029\u0085",
+	strings.Repeat("x", 900),
+}
+
+// allowed are the elements of the page's own templates.
+var allowed = []string{
+	"!DOCTYPE", "html", "head", "meta", "title", "link", "script", "body", "a", "header", "strong", "nav", "span", "time",
+	"button", "div", "p", "main", "h1", "h2", "dl", "dt", "dd", "section", "figure", "figcaption", "svg", "path", "table",
+	"caption", "thead", "tbody", "tr", "th", "td", "form", "label", "select", "option", "input", "details", "summary", "pre",
+	"bdi", "code", "br",
+}
+
+// checkMarkup reports what a page has that only hostile text can have brought in.
+func checkMarkup(t *testing.T, address, body string) {
+	t.Helper()
+	if !utf8.ValidString(body) {
+		t.Errorf("%s is not UTF-8", address)
+	}
+	for _, r := range body {
+		if r != '\n' && r != '\t' && (unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Cc, r)) {
+			t.Errorf("%s has the character %U", address, r)
+			break
+		}
+	}
+	for _, tag := range tags.FindAllString(body, -1) {
+		name := strings.FieldsFunc(strings.TrimPrefix(tag[1:], "/"), func(r rune) bool { return strings.ContainsRune(" >/\n", r) })[0]
+		if !slices.Contains(allowed, name) {
+			t.Errorf("%s has the element %s", address, tag)
+		}
+		for _, attribute := range []string{" on", " style=", "javascript:"} {
+			if strings.Contains(strings.ToLower(unquoted(tag)), attribute) {
+				t.Errorf("%s has the attribute %s in %s", address, attribute, tag)
+			}
+		}
+	}
+	if scripts := strings.Count(body, "<script"); scripts != 1 {
+		t.Errorf("%s has %d scripts, want 1", address, scripts)
+	}
+}
+
+// unquoted returns a tag without the values of its attributes, but for the schemes of addresses.
+func unquoted(tag string) string {
+	var b strings.Builder
+	for i, part := range strings.Split(tag, `"`) {
+		if i%2 == 0 {
+			b.WriteString(part)
+		} else if strings.HasPrefix(strings.ToLower(strings.TrimSpace(part)), "javascript:") {
+			b.WriteString("javascript:")
+		}
+	}
+	return b.String()
+}
+
+func TestHostileTextIsShownAsText(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		for i, text := range hostile {
+			job := &pinion.Job{
+				ID:     text,
+				Task:   text,
+				Queue:  text,
+				Key:    text,
+				Args:   []any{text, map[string]any{text: text}},
+				Kwargs: map[string]any{text: text},
+				Meta:   map[string]string{text: text},
+			}
+			enqueue(t, q, job)
+			claimed := claim(t, q, 1)[0]
+			claimed.Worker = text
+			var err error
+			claimed.Result, err = json.Marshal(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch i % 3 {
+			case 0, 1:
+				err = q.DeadLetter(t.Context(), claimed, errors.New(text))
+			case 2:
+				_, err = q.Heartbeat(t.Context(), claimed)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := q.SetLimit(t.Context(), text, i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		page := New(q, quiet(t, Options{Write: true}))
+		addresses := []string{"/", "/jobs", "/running", "/dead", "/healthz", "/metrics"}
+		for _, text := range hostile {
+			escaped := url.QueryEscape(text)
+			addresses = append(addresses,
+				"/jobs?queue="+escaped, "/jobs?task="+escaped, "/jobs?text="+escaped, "/dead?text="+escaped, "/dead?queue="+escaped,
+				"/job/?id="+escaped, "/do/pause?queue="+escaped, "/do/limit?queue="+escaped,
+				"/?did=paused&n=1&name="+escaped)
+			for _, refused := range []string{
+				"/jobs?status=" + escaped, "/jobs?before=" + escaped, "/jobs?cursor=x" + escaped, "/dead?like=no" + escaped,
+				"/do/replay?like=no" + escaped + "&before=2026-01-01T00:00:00Z", "/job/?id=no" + escaped, "/nowhere/" + url.PathEscape(text),
+			} {
+				a := ask(t, page, "GET", refused)
+				if a.status < 400 || a.status > 499 {
+					t.Errorf("%s: status %d, want a refusal", refused, a.status)
+				}
+				checkMarkup(t, refused, a.body)
+			}
+		}
+		seen := make(map[string]bool)
+		for len(addresses) > 0 && len(seen) < 500 {
+			address := addresses[0]
+			addresses = addresses[1:]
+			if seen[address] {
+				continue
+			}
+			seen[address] = true
+			body := get(t, page, address)
+			if strings.HasPrefix(address, "/healthz") || strings.HasPrefix(address, "/metrics") {
+				continue
+			}
+			checkMarkup(t, address, body)
+			// Every link of a page leads to a page.
+			for _, found := range href.FindAllStringSubmatch(body, -1) {
+				target := follow(t, address, html.UnescapeString(found[1]))
+				target, _, _ = strings.Cut(target, "#")
+				if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") || strings.HasPrefix(target, "/dead?") {
+					addresses = append(addresses, target)
+				}
+			}
+		}
+	})
+}
+
+func TestActionsReachNamesWithAnyCharacters(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		page := New(q, quiet(t, Options{Write: true}))
+		for _, text := range hostile {
+			enqueue(t, q, &pinion.Job{ID: text, Task: "a", RunAt: time.Now().Add(time.Hour), Queue: text})
+			act(t, page, "/do/pause?queue="+url.QueryEscape(text))
+			act(t, page, "/do/reschedule?id="+url.QueryEscape(text), "at", "1m")
+			act(t, page, "/do/cancel?id="+url.QueryEscape(text))
+			job, err := q.Get(t.Context(), text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !job.Canceled || time.Until(job.RunAt) > time.Minute {
+				t.Errorf("%q: canceled %v, due %v", text, job.Canceled, job.RunAt)
+			}
+			limits, err := q.Limits(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if most, limited := limits[text]; !limited || most != 0 {
+				t.Errorf("the queue %q is not paused", text)
+			}
+		}
+	})
+}
+
+// Other programs may write what Enqueue refuses.
+func TestBrokenTextInAFileIsShown(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	q := openSQLite(t, path)
+	enqueue(t, q, &pinion.Job{ID: "broken", Task: "t"})
+	db := otherProgram(t, path)
+	_, err := db.Exec(`UPDATE jobs SET func_name=cast(x'61ff62c0' AS TEXT), queue=cast(x'ff' AS TEXT), key=cast(x'fe' AS TEXT),
+		args=cast(x'5b22ff225d' AS TEXT), meta='{"a":', result=cast(x'22ff22' AS TEXT), error=cast(x'ff0a0aff' AS TEXT), status='ODD'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := New(q, quiet(t, Options{}))
+	for _, address := range []string{"/", "/jobs", "/jobs?queue=%ff", "/dead", "/job/broken", "/metrics"} {
+		body := get(t, page, address)
+		if !utf8.ValidString(body) {
+			t.Errorf("%s is not UTF-8", address)
+		}
+	}
+	wantText(t, get(t, page, "/jobs"), `odd`, `a\xffb\xc0`, `\xff`)
+}
+
+func TestAMegabyteIsShownAndClipped(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		large := strings.Repeat("x ", 500_000)
+		enqueue(t, q, &pinion.Job{ID: "large", Task: "t", Args: []any{large}})
+		deep := strings.Repeat("[", 3000) + strings.Repeat("1,", 200_000) + "1" + strings.Repeat("]", 3000)
+		enqueue(t, q, &pinion.Job{ID: "deep", Task: "t", Args: []any{json.RawMessage(deep)}})
+		page := New(q, quiet(t, Options{}))
+		if body := get(t, page, "/jobs"); len(body) > 20_000 {
+			t.Errorf("the list has %d bytes", len(body))
+		}
+		if body := get(t, page, "/job/large"); !strings.Contains(body, large) {
+			t.Error("the job's page does not show the whole argument")
+		}
+		body := get(t, page, "/job/deep")
+		if !strings.Contains(body, strings.Repeat("1,", 200_000)) || len(body) > 2*maxIndented {
+			t.Errorf("the page of an argument in 3,000 lists has %d bytes", len(body))
+		}
+	})
+}
+
+func TestEachAnswerForbidsWhatThePageDoesNotNeed(t *testing.T) {
+	page := New(pinion.NewMemoryStorage(), quiet(t, Options{Write: true}))
+	for _, address := range []string{"/", "/jobs", "/nowhere", "/metrics", "/healthz", "/do/pause?queue=default", "/style.css"} {
+		h := ask(t, page, "GET", address).header
+		csp := h.Get("Content-Security-Policy")
+		for _, part := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'"} {
+			if !strings.Contains(csp, part) {
+				t.Errorf("%s: the Content-Security-Policy %q has no %s", address, csp, part)
+			}
+		}
+		if strings.Contains(csp, "unsafe") || h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: header %v", address, h)
+		}
+	}
+}
+
+func TestActionsOfOtherSitesAreRefused(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, pinion.NewJob("a"))
+	page := New(q, quiet(t, Options{Write: true, TrustedOrigins: []string{"https://admin.example.com"}}))
+	for _, c := range []struct {
+		origin, site string
+		want         int
+	}{
+		{"https://evil.example", "cross-site", http.StatusForbidden},
+		{"https://evil.example", "", http.StatusForbidden},
+		{"null", "", http.StatusForbidden},
+		{"", "cross-site", http.StatusForbidden},
+		{"", "same-site", http.StatusForbidden},
+		{"http://example.com", "", http.StatusSeeOther}, // the host of these requests
+		{"", "same-origin", http.StatusSeeOther},
+		{"https://admin.example.com", "cross-site", http.StatusSeeOther},
+	} {
+		a := ask(t, page, "POST", "/do/pause?queue=default", func(r *http.Request) {
+			if c.origin != "" {
+				r.Header.Set("Origin", c.origin)
+			}
+			if c.site != "" {
+				r.Header.Set("Sec-Fetch-Site", c.site)
+			}
+		})
+		if a.status != c.want {
+			t.Errorf("Origin %q, Sec-Fetch-Site %q: status %d, want %d", c.origin, c.site, a.status, c.want)
+		}
+		limits, err := q.Limits(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, paused := limits["default"]; paused != (c.want == http.StatusSeeOther) {
+			t.Errorf("Origin %q, Sec-Fetch-Site %q: paused %v", c.origin, c.site, paused)
+		}
+		if err := q.SetLimit(t.Context(), "default", -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestNewPanicsOverAMalformedOrigin(t *testing.T) {
+	defer func() {
+		if v := recover(); v == nil || !strings.Contains(fmt.Sprint(v), "TrustedOrigins") {
+			t.Errorf("it panics with %v", v)
+		}
+	}()
+	New(pinion.NewMemoryStorage(), &Options{TrustedOrigins: []string{"no origin"}})
+}
+
+// at returns a change that has a request arrive at a local address, under the name of a host.
+func at(local, host string) func(*http.Request) {
+	return func(r *http.Request) {
+		address, err := net.ResolveTCPAddr("tcp", local)
+		if err != nil {
+			panic(err)
+		}
+		*r = *r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(address)))
+		r.Host = host
+	}
+}
+
+func TestForeignNamesAreRefused(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, pinion.NewJob("secret"))
+	for _, c := range []struct {
+		hosts       []string
+		local, host string
+		want        int
+	}{
+		{nil, "127.0.0.1:80", "evil.example", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "127.0.0.1.evil.example:80", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "", http.StatusMisdirectedRequest},
+		{nil, "[::1]:80", "evil.example:80", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "LOCALHOST:80", http.StatusOK},
+		{nil, "127.0.0.1:80", "localhost.", http.StatusOK},
+		{nil, "[::1]:80", "[::1]:80", http.StatusOK},
+		{nil, "10.0.0.1:80", "jobs.example.com", http.StatusOK},
+		{[]string{"jobs.example.com"}, "127.0.0.1:80", "Jobs.Example.com:443", http.StatusOK},
+		{[]string{"jobs.example.com"}, "127.0.0.1:80", "localhost", http.StatusMisdirectedRequest},
+		{[]string{"jobs.example.com"}, "10.0.0.1:80", "evil.example", http.StatusMisdirectedRequest},
+	} {
+		options := quiet(t, Options{Hosts: c.hosts})
+		for name, h := range map[string]http.Handler{
+			"page": New(q, options), "health": Health(q, options), "metrics": Metrics(q, options),
+		} {
+			a := ask(t, h, "GET", "/", at(c.local, c.host))
+			if a.status != c.want {
+				t.Errorf("%s, Hosts %v, at %s as %s: status %d, want %d", name, c.hosts, c.local, c.host, a.status, c.want)
+			}
+		}
+	}
+}
+
+func TestAPageWithoutWriteChangesNothing(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		ids := bury(t, q, "broken", "boom", 2)
+		enqueue(t, q, &pinion.Job{ID: "waits", Task: "t"})
+		page := New(q, quiet(t, Options{}))
+		for _, address := range []string{"/", "/dead", "/job/" + ids[0], "/job/waits"} {
+			if body := get(t, page, address); strings.Contains(body, "do/") || strings.Contains(body, `method="post"`) {
+				t.Errorf("%s offers an action:\n%s", address, body)
+			}
+		}
+		for _, query := range []string{
+			"replay?id=" + ids[0], "delete?id=" + ids[0], "cancel?id=waits", "reschedule?id=waits", "pause?queue=default", "limit?queue=default",
+			"resume?queue=default", "replay?before=2100-01-01T00:00:00Z",
+		} {
+			for _, method := range []string{"GET", "POST", "PUT"} {
+				if a := ask(t, page, method, "/do/"+query); a.status != http.StatusForbidden {
+					t.Errorf("%s %s: status %d", method, query, a.status)
+				}
+			}
+		}
+		stats, err := q.Stats(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits, err := q.Limits(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stats.DeadLetters != 2 || stats.Total.Pending != 1 || len(limits) != 0 {
+			t.Errorf("something was changed: %+v, limits %v", stats, limits)
+		}
+	})
+}
+
+func TestPagesAnswerOnlyGet(t *testing.T) {
+	page := New(pinion.NewMemoryStorage(), quiet(t, Options{Write: true}))
+	for _, address := range []string{"/", "/jobs", "/dead", "/running", "/job/x", "/metrics"} {
+		if a := ask(t, page, "POST", address); a.status != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: status %d", address, a.status)
+		}
+		if a := ask(t, page, "HEAD", address); a.body != "" {
+			t.Errorf("HEAD %s has a body", address)
+		}
+	}
+	if a := ask(t, page, "DELETE", "/do/pause?queue=default"); a.status != http.StatusMethodNotAllowed {
+		t.Errorf("DELETE: status %d", a.status)
+	}
+}
+
+func TestRedactHidesSecretsEverywhere(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		const secret = "hunter2"
+		enqueue(t, q,
+			&pinion.Job{ID: "dead", Task: "t", Priority: 3, Args: []any{secret}, Kwargs: map[string]any{"k": secret}, Meta: map[string]string{"m": secret}},
+			&pinion.Job{ID: "runs", Task: "t", Priority: 2, Args: []any{secret}},
+			&pinion.Job{ID: "waits", Task: "t", Args: []any{secret}, RunAt: time.Now().Add(time.Hour)},
+			&pinion.Job{Task: "t", Args: []any{secret}, Key: "periodic:p", RunAt: time.Now().Add(time.Hour)},
+		)
+		jobs := claim(t, q, 2)
+		jobs[0].Result = json.RawMessage(`"` + secret + `"`)
+		if err := q.DeadLetter(t.Context(), jobs[0], errors.New("wrong password "+secret)); err != nil {
+			t.Fatal(err)
+		}
+		jobs[1].Result = json.RawMessage(`"` + secret + `"`)
+		if _, err := q.Heartbeat(t.Context(), jobs[1]); err != nil {
+			t.Fatal(err)
+		}
+		redact := func(job *pinion.Job) {
+			job.Args = []any{"hidden"}
+			job.Kwargs = nil
+			job.Meta = nil
+			job.Result = nil
+			job.Error = strings.ReplaceAll(job.Error, secret, "hidden")
+		}
+		page := New(q, quiet(t, Options{Write: true, Redact: redact}))
+		for _, address := range []string{
+			"/", "/jobs", "/running", "/dead", "/dead?like=dead", "/job/dead", "/job/runs", "/job/waits", "/do/cancel?id=runs", "/do/replay?id=dead",
+			"/do/replay?like=dead&before=2100-01-01T00:00:00Z", "/do/reschedule?id=waits", "/metrics", "/healthz",
+		} {
+			if body := get(t, page, address); strings.Contains(body, secret) {
+				t.Errorf("%s shows the secret:\n%s", address, body)
+			}
+		}
+		wantText(t, get(t, page, "/dead"), "1 × wrong password hidden")
+		if a := ask(t, page, "GET", "/dead?text=hunter2"); a.status != http.StatusForbidden {
+			t.Errorf("a search for the secret: status %d", a.status)
+		}
+		if a := ask(t, page, "GET", "/jobs?text=hunter2"); a.status != http.StatusForbidden {
+			t.Errorf("a search for the secret among jobs: status %d", a.status)
+		}
+		wantText(t, act(t, page, "/do/replay?like=dead&before=2100-01-01T00:00:00Z"), "Replayed 1 dead letter.")
+	})
+}
+
+func TestAPanicOfRedactShowsNothing(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, pinion.NewJob("t", "secret"))
+	var log bytes.Buffer
+	page := New(q, &Options{
+		Redact: func(*pinion.Job) { panic("oh") },
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	a := ask(t, page, "GET", "/jobs")
+	if a.status != http.StatusInternalServerError || strings.Contains(a.body, "secret") || !strings.Contains(log.String(), "panic: oh") {
+		t.Errorf("status %d:\n%s\nlog: %s", a.status, visible(a.body), &log)
+	}
+}
+
+// A browser that reads slowly, or never, must not keep the file's log from being reset.
+func TestASlowReaderHoldsNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	q := openSQLite(t, path)
+	page := New(q, quiet(t, Options{}))
+	db := otherProgram(t, path)
+	for _, address := range []string{"/", "/jobs", "/dead", "/running"} {
+		enqueue(t, q, pinion.NewJob("t", strings.Repeat("x", 100)))
+		w := &stalled{header: make(http.Header), wrote: make(chan struct{}), read: make(chan struct{})}
+		done := make(chan struct{})
+		go func() {
+			page.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", address, nil))
+			close(done)
+		}()
+		<-w.wrote // and now it waits for its reader
+		var busy, frames, moved int
+		if err := db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved); err != nil || busy != 0 {
+			t.Errorf("%s: a checkpoint is busy: %d, %v", address, busy, err)
+		}
+		close(w.read)
+		<-done
+	}
+}
+
+// stalled is the ResponseWriter of a client that does not read until it is told to.
+type stalled struct {
+	header      http.Header
+	wrote, read chan struct{}
+}
+
+func (s *stalled) Header() http.Header { return s.header }
+func (s *stalled) WriteHeader(int)     {}
+
+func (s *stalled) Write(p []byte) (int, error) {
+	close(s.wrote)
+	<-s.read
+	return len(p), nil
+}
+
+func TestACanceledRequestEndsAndLogsNothing(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		bury(t, q, "broken", "boom", 1)
+		page := New(q, quiet(t, Options{}))
+		for _, address := range []string{"/jobs", "/dead", "/running", "/job/x"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			w := httptest.NewRecorder()
+			page.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", address, nil))
+			if w.Code == http.StatusOK {
+				t.Errorf("%s answers a request that was canceled", address)
+			}
+		}
+	})
+}
