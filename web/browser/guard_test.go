@@ -2,7 +2,6 @@ package browser
 
 import (
 	"bytes"
-	"database/sql"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -80,7 +79,8 @@ func TestAFormOnAForeignSiteDoesNothing(t *testing.T) {
 		}
 	}
 	verbs := slices.Sorted(maps.Keys(copied))
-	if diff := cmp.Diff([]string{"cancel", "delete", "limit", "pause", "replay", "reschedule", "resume"}, verbs); diff != "" {
+	want := []string{"cancel", "delete", "limit", "pause", "replay", "reschedule", "resume"}
+	if diff := cmp.Diff(want, verbs); diff != "" {
 		t.Fatalf("the actions of the page (-want +got):\n%s", diff)
 	}
 	before := h.state(t)
@@ -94,7 +94,8 @@ func TestAFormOnAForeignSiteDoesNothing(t *testing.T) {
 				t.Error(err)
 			}
 		}))
-		for _, name := range []string{"prizes.example", "localhost", "127.0.0.1"} { // the last two are the same site, at another port
+		// For a browser the last of these is the same site as the page, at another port.
+		for _, name := range []string{"prizes.example", "localhost", "127.0.0.1"} {
 			p := newTab(t, b, chromium.View{}, strings.Replace(foreign.URL, "127.0.0.1", name, 1))
 			p.follow("button", "Claim")
 			p.sees("nothing was done")
@@ -172,13 +173,9 @@ func TestASlowReaderHoldsNoTransaction(t *testing.T) {
 func (h *house) checkpoint(t *testing.T) {
 	t.Helper()
 	h.work(t, "default", "send_welcome", 1)
-	db, err := sql.Open("sqlite", "file:"+h.path+"?_pragma=busy_timeout(60000)") // the worker reads and writes, for moments
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	db := h.sql(t) // it waits for the worker, which reads and writes for moments
 	var busy, frames, written int
-	err = db.QueryRowContext(t.Context(), `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &written)
+	err := db.QueryRowContext(t.Context(), `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &frames, &written)
 	if err != nil || busy != 0 {
 		t.Errorf("SQLite's log cannot be written back (%v): somebody reads all the time", err)
 	}

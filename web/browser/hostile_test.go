@@ -1,7 +1,6 @@
 package browser
 
 import (
-	"database/sql"
 	"errors"
 	"net/url"
 	"strings"
@@ -46,7 +45,9 @@ func newHostileHouse(t *testing.T) (h *house, ids []string) {
 			if !dies {
 				continue
 			}
-			claimed, err := h.Dequeue(t.Context(), pinion.DequeueOptions{Max: 1, Queues: []string{text.text}, Worker: text.text, NoWait: true})
+			claimed, err := h.Dequeue(t.Context(), pinion.DequeueOptions{
+				Max: 1, Queues: []string{text.text}, Worker: text.text, NoWait: true,
+			})
 			if err != nil || len(claimed) != 1 {
 				t.Fatalf("%q: %v, %v", text.text, claimed, err)
 			}
@@ -70,13 +71,8 @@ func newHostileHouse(t *testing.T) (h *house, ids []string) {
 	broken.Queue = "newsletter"
 	h.enqueue(t, broken)
 	ids = append(ids, broken.ID)
-	db, err := sql.Open("sqlite", "file:"+h.path+"?_pragma=busy_timeout(60000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	_, err = db.ExecContext(t.Context(), `UPDATE jobs SET error=CAST(x'ff3c623e00c0af' AS TEXT), worker=CAST(x'fe3c693e' AS TEXT)
-		WHERE id=?`, broken.ID)
+	_, err := h.sql(t).ExecContext(t.Context(), `UPDATE jobs
+		SET error=CAST(x'ff3c623e00c0af' AS TEXT), worker=CAST(x'fe3c693e' AS TEXT) WHERE id=?`, broken.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,10 +109,11 @@ func (p *tab) harmless() {
 	p.t.Helper()
 	strange := eval[[]string](p, `() => {
 		const strange = [...document.querySelectorAll('img, iframe, object, embed, style, base, [style], h1 ~ h1')]
-		const events = [...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on')))
+		const listens = e => [...e.attributes].some(a => a.name.startsWith('on'))
+		const events = [...document.querySelectorAll('*')].filter(listens)
 		const links = [...document.querySelectorAll('[href], [src], [action]')].filter(e => {
-			const to = new URL(e.getAttribute('href') ?? e.getAttribute('src') ?? e.getAttribute('action'), document.baseURI)
-			return to.origin !== location.origin
+			const to = e.getAttribute('href') ?? e.getAttribute('src') ?? e.getAttribute('action')
+			return new URL(to, document.baseURI).origin !== location.origin
 		})
 		const marks = [...document.querySelectorAll('script:not([src])')]
 		return [...strange, ...events, ...links, ...marks].map(e => e.outerHTML.slice(0, 200))

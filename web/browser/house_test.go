@@ -2,6 +2,7 @@ package browser
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
@@ -109,8 +110,8 @@ func newHouse(t *testing.T, prefix string, opts *web.Options) *house {
 	h := &house{SQLiteStorage: storage, path: path, down: true}
 	t.Cleanup(func() { storage.Close() })
 	worker := &pinion.Worker{
-		Storage: storage, Registry: h.tasks(), Name: "shop-1:4711", Concurrency: 8, HeartbeatInterval: 50 * time.Millisecond,
-		Logger: slog.New(slog.DiscardHandler),
+		Storage: storage, Registry: h.tasks(), Name: "shop-1:4711", Concurrency: 8,
+		HeartbeatInterval: 50 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 		Periodic: []pinion.Periodic{{Name: "nightly-report", Schedule: nightly{}, Job: func(time.Time) *pinion.Job {
 			return pinion.NewJob("monthly_report", 1, "en-GB")
 		}}},
@@ -259,6 +260,17 @@ func (h *house) get(t *testing.T, id string) *pinion.Job {
 		t.Fatal(err)
 	}
 	return job
+}
+
+// sql opens the file of the queue as any program may.
+func (h *house) sql(t *testing.T) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+h.path+"?_pragma=busy_timeout(60000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 // serve mounts the page at a prefix. A request beside it is a fault: a link that was not relative.

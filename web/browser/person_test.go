@@ -18,8 +18,8 @@ import (
 // strangePrefix has what an address must escape and a careless page would not.
 const strangePrefix = `/tools & "co"/ü<b>/100%/queue`
 
-// A person looks at a queue and tends it: with scripts and without, on a phone and on a screen, in light and in the dark. Half
-// of them find the page under a strange prefix.
+// A person looks at a queue and tends it: with scripts and without, on a phone and on a screen, in light and in the dark.
+// Half of them find the page under a strange prefix.
 func TestAPersonTendsAQueue(t *testing.T) {
 	b := browser(t)
 	for i := range 8 {
@@ -223,7 +223,9 @@ func TestAReadOnlyPageOffersNoActions(t *testing.T) {
 		}
 		p.accessible()
 	}
-	for _, action := range []string{"pause?queue=mail", "cancel?id=" + h.running[0], "replay", "delete", "limit?queue=mail&max=0"} {
+	for _, action := range []string{
+		"pause?queue=mail", "limit?queue=mail", "cancel?id=" + h.running[0], "replay", "delete",
+	} {
 		status := eval[int](p, `async to => (await fetch(to, {method: 'POST'})).status`, h.url+"do/"+action)
 		if status < 400 {
 			t.Errorf("POST do/%s answers %d on a page that is read-only", action, status)
@@ -311,8 +313,9 @@ func TestTheKeyboardReachesEverythingAndShowsWhereItIs(t *testing.T) {
 	for _, view := range []chromium.View{{}, {Dark: true, Width: 390}} {
 		for _, address := range []string{"", "dead", "job/" + h.running[0]} {
 			p := newTab(t, b, view, h.url+address)
-			want := eval[int](p, `() => [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea, summary')]
-				.filter(e => e.checkVisibility() && !e.disabled).length`)
+			want := eval[int](p, `() => [...document.querySelectorAll(
+				'a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex="0"]',
+			)].filter(e => e.checkVisibility() && !e.disabled).length`)
 			reached := make(map[string]bool)
 			for range want + 10 {
 				p.must(p.Press(p.ctx, "Tab"))
@@ -322,7 +325,10 @@ func TestTheKeyboardReachesEverythingAndShowsWhereItIs(t *testing.T) {
 				}](p, `() => {
 					const e = document.activeElement, style = getComputedStyle(e)
 					const all = [...document.querySelectorAll('*')]
-					return {path: all.indexOf(e) + ' ' + e.outerHTML.slice(0, 150), outline: style.outlineStyle, width: parseFloat(style.outlineWidth)}
+					return {
+						path: all.indexOf(e) + ' ' + e.outerHTML.slice(0, 150),
+						outline: style.outlineStyle, width: parseFloat(style.outlineWidth),
+					}
 				}`)
 				if strings.HasPrefix(focus.Path, "-1 ") || strings.Contains(focus.Path, "<body") {
 					continue

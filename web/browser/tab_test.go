@@ -55,6 +55,10 @@ func newTab(t *testing.T, b *chromium.Browser, view chromium.View, address strin
 		for _, problem := range p.Problems() {
 			t.Errorf("%v: the browser complains: %s", view, problem)
 		}
+		err := page.Close(context.WithoutCancel(ctx)) // or it would go on refreshing
+		if err != nil {
+			t.Error(err)
+		}
 	})
 	p.open(address)
 	return p

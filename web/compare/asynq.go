@@ -22,7 +22,9 @@ func asynqPeer() peer {
 			[]string{"api/queues/default/" + state + "_tasks?page=1&size=20", "api/queues/default"}, "tbody tr",
 		}
 	}
-	return peer{"asynqmon", openAsynq, []list{of("pending", "pending"), of("succeeded", "completed"), of("dead", "archived")}}
+	return peer{"asynqmon", openAsynq, []list{
+		of("pending", "pending"), of("succeeded", "completed"), of("dead", "archived"),
+	}}
 }
 
 type asynqHouse struct {
@@ -144,7 +146,8 @@ func (h *asynqHouse) replay(ctx context.Context, page *chromium.Page, failure st
 		if i > 0 {
 			steps = append(steps, step{"nav a", "Queues"})
 		}
-		steps = append(steps, step{"tbody a", queue}, step{"[class*=Chip]", "Archived"}, step{"[aria-label=actions]", ""}, step{"li", "Run All"})
+		steps = append(steps, step{"tbody a", queue}, step{"[class*=Chip]", "Archived"},
+			step{"[aria-label=actions]", ""}, step{"li", "Run All"})
 		err := walk(ctx, page, steps...)
 		if err != nil {
 			return err

@@ -36,7 +36,9 @@ func makeJobs(n int) []job {
 	for i := range jobs {
 		where := queues[i%len(queues)]
 		jobs[i] = job{queue: where.queue, task: where.task}
-		jobs[i].args = args{Order: 48_000_000 + i, Customer: random.IntN(10_000), Locale: []string{"de-AT", "en-GB", "pt-BR"}[i%3]}
+		jobs[i].args = args{
+			Order: 48_000_000 + i, Customer: random.IntN(10_000), Locale: []string{"de-AT", "en-GB", "pt-BR"}[i%3],
+		}
 		switch {
 		case i >= n-n/10:
 			jobs[i].waits = true

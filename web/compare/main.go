@@ -91,7 +91,10 @@ func run(ctx context.Context, o options) error {
 
 func peers() []peer {
 	return []peer{
-		pinionPeer("Pinion, SQLite", openPinionFile), pinionPeer("Pinion, PostgreSQL", openPinionPostgres), riverPeer(), asynqPeer(),
+		pinionPeer("Pinion, SQLite", openPinionFile),
+		pinionPeer("Pinion, PostgreSQL", openPinionPostgres),
+		riverPeer(),
+		asynqPeer(),
 	}
 }
 

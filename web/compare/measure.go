@@ -89,7 +89,8 @@ func look(ctx context.Context, browser *chromium.Browser, base string, l list, o
 		Says           string
 	}
 	err = page.Eval(ctx, &shown, `row => {
-		const rows = [...document.querySelectorAll(row)].filter(e => e.checkVisibility()).map(e => e.closest('li, tr') ?? e)
+		const visible = [...document.querySelectorAll(row)].filter(e => e.checkVisibility())
+		const rows = visible.map(e => e.closest('li, tr') ?? e)
 		const inView = e => { // with its lower edge, where a bar may cover it
 			const box = e.getBoundingClientRect()
 			const below = document.elementFromPoint(box.x + box.width / 2, box.bottom - 2)
@@ -105,12 +106,14 @@ func look(ctx context.Context, browser *chromium.Browser, base string, l list, o
 	return seen, err
 }
 
-// firstByte asks for an address again and again over one connection, and returns how long the first byte of the answer takes.
+// firstByte asks for an address again and again over one connection, and returns how long the answer's first byte takes.
 func firstByte(ctx context.Context, address string, rounds int) (quantiles, error) {
 	var took []time.Duration
 	for range rounds + 3 {
 		var first time.Time
-		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: func() { first = time.Now() }})
+		traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			GotFirstResponseByte: func() { first = time.Now() },
+		})
 		request, err := http.NewRequestWithContext(traced, http.MethodGet, address, nil)
 		if err != nil {
 			return quantiles{}, err

@@ -52,9 +52,9 @@ func (h *pinionHouse) fill(ctx context.Context, work []job) error {
 	}
 	registry := new(pinion.Registry)
 	for _, q := range queues {
-		registry.Add(&pinion.Task[args]{Name: q.task, Retry: &pinion.RetryPolicy{}, Run: func(_ context.Context, a args) error {
-			return a.run()
-		}})
+		registry.Add(&pinion.Task[args]{
+			Name: q.task, Retry: &pinion.RetryPolicy{}, Run: func(_ context.Context, a args) error { return a.run() },
+		})
 	}
 	worker := &pinion.Worker{Storage: h.storage, Registry: registry, Logger: slog.New(slog.DiscardHandler)}
 	err = worker.Drain(ctx)

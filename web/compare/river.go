@@ -48,7 +48,10 @@ type riverArgs struct {
 
 func (a riverArgs) Kind() string { return a.kind }
 
-// workArgs has the four kinds by a type each, as River wants it.
+// MarshalJSON writes the arguments alone.
+func (a riverArgs) MarshalJSON() ([]byte, error) { return json.Marshal(a.args) }
+
+// River wants a type for each kind that it works on.
 type (
 	chargeCard    struct{ args }
 	resizeImage   struct{ args }
@@ -102,7 +105,9 @@ func openRiver(ctx context.Context, _ string) (house, error) {
 	if err != nil {
 		return nil, err
 	}
-	handler, err := riverui.NewHandler(&riverui.HandlerOpts{Endpoints: riverui.NewEndpoints(client, nil), Logger: logger, Prefix: "/"})
+	handler, err := riverui.NewHandler(&riverui.HandlerOpts{
+		Endpoints: riverui.NewEndpoints(client, nil), Logger: logger, Prefix: "/",
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +132,8 @@ func (h *riverHouse) fill(ctx context.Context, work []job) error {
 	}
 	for {
 		var unfinished int
-		err := h.pool.QueryRow(ctx, `SELECT count(*) FROM river_job WHERE state NOT IN ('completed', 'discarded')`).Scan(&unfinished)
+		err := h.pool.QueryRow(ctx,
+			`SELECT count(*) FROM river_job WHERE state NOT IN ('completed', 'discarded')`).Scan(&unfinished)
 		if err != nil {
 			return err
 		}
@@ -164,9 +170,6 @@ func (h *riverHouse) insert(ctx context.Context, jobs []job) error {
 	return nil
 }
 
-// MarshalJSON writes the arguments alone.
-func (a riverArgs) MarshalJSON() ([]byte, error) { return json.Marshal(a.args) }
-
 func (h *riverHouse) url() string { return h.server.URL + "/" }
 
 func (h *riverHouse) dead(ctx context.Context) (n int, err error) {
@@ -174,8 +177,8 @@ func (h *riverHouse) dead(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// replay lets a page show 200 jobs, the most that it can, and then selects and retries them, page by page. No filter knows
-// errors, and no list shows them: a person must open each job to see its error.
+// replay lets a page show 200 jobs, the most that it can, and then selects and retries them, page by page. No filter
+// knows errors, and no list shows them: a person must open each job to see its error.
 func (h *riverHouse) replay(ctx context.Context, page *chromium.Page, failure string) error {
 	if failure != "" {
 		return errors.ErrUnsupported
