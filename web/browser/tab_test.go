@@ -1,0 +1,180 @@
+package browser
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pinion-queue/pinion/web/internal/chromium"
+)
+
+// tab is a page in the browser; what goes wrong there ends the test.
+type tab struct {
+	*chromium.Page
+	browser *chromium.Browser
+	t       *testing.T
+	ctx     context.Context
+	view    chromium.View
+}
+
+// browser starts a browser for a test. Without the variable PINION_TEST_BROWSER, which .ci/run sets, the test is skipped.
+func browser(t *testing.T) *chromium.Browser {
+	t.Helper()
+	if os.Getenv("PINION_TEST_BROWSER") == "" {
+		t.Skip("set PINION_TEST_BROWSER=1 to look at the page with a Chromium; axe-core comes with npm ci")
+	}
+	b, err := chromium.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := b.Close()
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// newTab opens an address. When the test ends, the browser must have complained about nothing.
+func newTab(t *testing.T, b *chromium.Browser, view chromium.View, address string) *tab {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // so that what never comes is named
+	t.Cleanup(cancel)
+	page, err := b.NewPage(ctx, view)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &tab{page, b, t, ctx, view}
+	t.Cleanup(func() {
+		for _, problem := range p.Problems() {
+			t.Errorf("%v: the browser complains: %s", view, problem)
+		}
+		err := page.Close(context.WithoutCancel(ctx)) // or it would go on refreshing
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	p.open(address)
+	return p
+}
+
+func (p *tab) must(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatalf("%v: %v", p.view, err)
+	}
+}
+
+func (p *tab) open(address string) {
+	p.t.Helper()
+	p.must(p.Open(p.ctx, address))
+}
+
+// follow clicks on what leads to another document.
+func (p *tab) follow(css, text string) {
+	p.t.Helper()
+	p.must(p.Follow(p.ctx, css, text))
+}
+
+func (p *tab) click(css, text string) {
+	p.t.Helper()
+	p.must(p.Click(p.ctx, css, text))
+}
+
+func (p *tab) write(css, text string) {
+	p.t.Helper()
+	p.must(p.Type(p.ctx, css, text))
+}
+
+// where returns the page's address for messages, without its end if it is long.
+func (p *tab) where() string {
+	p.t.Helper()
+	return fmt.Sprintf("%.120s", p.address())
+}
+
+func (p *tab) address() string {
+	p.t.Helper()
+	address, err := p.Address(p.ctx)
+	p.must(err)
+	return address
+}
+
+func (p *tab) text() string {
+	p.t.Helper()
+	text, err := p.Text(p.ctx)
+	p.must(err)
+	return text
+}
+
+// sees checks that the page shows texts.
+func (p *tab) sees(texts ...string) {
+	p.t.Helper()
+	shown := p.text()
+	for _, text := range texts {
+		if !strings.Contains(shown, text) {
+			p.t.Errorf("%v: %s does not show %q, but:\n%s", p.view, p.where(), text, shown)
+		}
+	}
+}
+
+// seesNot checks that the page does not show texts.
+func (p *tab) seesNot(texts ...string) {
+	p.t.Helper()
+	shown := p.text()
+	for _, text := range texts {
+		if strings.Contains(shown, text) {
+			p.t.Errorf("%v: %s shows %q", p.view, p.where(), text)
+		}
+	}
+}
+
+// eval returns what a function of JavaScript returns.
+func eval[T any](p *tab, function string, args ...any) T {
+	p.t.Helper()
+	var result T
+	p.must(p.Eval(p.ctx, &result, function, args...))
+	return result
+}
+
+// count counts the elements that match a selector.
+func (p *tab) count(css string) int {
+	p.t.Helper()
+	return eval[int](p, `css => document.querySelectorAll(css).length`, css)
+}
+
+// accessible checks the page with axe, and that it does not scroll sideways.
+func (p *tab) accessible() {
+	p.t.Helper()
+	axe, err := os.ReadFile(filepath.Join("node_modules", "axe-core", "axe.min.js"))
+	if err != nil {
+		p.t.Fatalf("%v; npm ci installs it", err)
+	}
+	p.must(p.Scripts(p.ctx, true)) // for axe; the page's own scripts were not loaded if they were off
+	var violations []struct {
+		ID, Help string
+		Nodes    []struct {
+			HTML           string
+			FailureSummary string
+		}
+	}
+	p.must(p.Eval(p.ctx, nil, `() => {`+string(axe)+`}`))
+	p.must(p.Eval(p.ctx, &violations, `async () => (await axe.run(document, {
+		runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
+	})).violations`))
+	for _, violation := range violations {
+		nodes, _ := json.MarshalIndent(violation.Nodes[:min(3, len(violation.Nodes))], "", "  ")
+		p.t.Errorf("%v: %s: axe finds %s: %s, %d times:\n%s",
+			p.view, p.where(), violation.ID, violation.Help, len(violation.Nodes), nodes)
+	}
+	p.must(p.Scripts(p.ctx, !p.view.NoScript))
+	wide := eval[int](p, `() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth`)
+	if wide > 0 {
+		p.t.Errorf("%v: %s scrolls sideways by %d pixels", p.view, p.where(), wide)
+	}
+}
