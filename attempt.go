@@ -18,6 +18,7 @@ type attempt struct {
 	storage  Storage
 	log      *slog.Logger
 	retry    RetryPolicy             // the task's or the worker's
+	counters *taskCounters           // of the task
 	cancel   context.CancelCauseFunc // cancels the task's context
 	stop     context.CancelFunc      // stops the timer of its timeout
 	started  time.Time               // when the task was called; zero: it was not

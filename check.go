@@ -208,6 +208,29 @@ func dueTimeRules() []storageRule {
 			c.wantNotBefore(due)
 			c.wantEqual("jobs due an hour early", c.claimDue(9), "")
 		}},
+		{"a due time that JSON cannot write becomes the last second of the year 9999", optional(func(c *checker, in Inspector) {
+			last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+			for _, far := range []time.Time{time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Unix(1<<57, 0)} {
+				c.enqueue(NewJob("failed"), NewJob("released"), NewJob("rescheduled"))
+				jobs := c.claim(2)
+				c.must(c.MarkFailed(c.ctx, jobs[0], errCheck, far))
+				c.release(far, nil, jobs[1])
+				n, err := in.Reschedule(c.ctx, Filter{Task: "rescheduled"}, far)
+				c.must(err)
+				c.wantEqual("jobs rescheduled", n, 1)
+				c.wantEqual("jobs that are due", c.claimDue(9), "")
+				for _, job := range c.list(in.Jobs(c.ctx, Filter{})) {
+					c.wantEqual("RunAt of the job that was "+job.Task, job.RunAt, last)
+				}
+				_, _, err = in.CancelWhere(c.ctx, Filter{})
+				c.must(err)
+				_, err = in.PruneWhere(c.ctx, Filter{})
+				c.must(err)
+			}
+			c.enqueue(NewJob("a"))
+			c.must(c.MarkFailed(c.ctx, c.claimOne(), errCheck, time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC)))
+			c.wantEqual("job that has been due since before the year 1", c.claimDue(9), "a")
+		})},
 	}
 }
 
@@ -1013,6 +1036,34 @@ func filterRules() []storageRule {
 			c.wantLetters(in, Filter{Newest: true}, "c b")
 			c.wantLetters(in, Filter{Newest: true, Limit: 1}, "c")
 			c.wantLetters(in, Filter{Key: "k"}, "")
+		})},
+		{"a list of IDs without elements matches nothing", optional(func(c *checker, in Inspector) {
+			c.enqueue(NewJob("dead"), NewJob("done"), NewJob("running"), NewJob("pending"))
+			jobs := c.claim(3)
+			c.deadLetter(jobs[0])
+			c.markDone(jobs[1])
+			none := Filter{IDs: []string{}}
+			c.wantJobs(in, none, "")
+			c.wantLetters(in, none, "")
+			for _, verb := range []struct {
+				name string
+				call func() (int, error)
+			}{
+				{"Replay", func() (int, error) { return in.Replay(c.ctx, none) }},
+				{"Purge", func() (int, error) { return in.Purge(c.ctx, none) }},
+				{"PruneWhere", func() (int, error) { return in.PruneWhere(c.ctx, none) }},
+				{"Reschedule", func() (int, error) { return in.Reschedule(c.ctx, none, time.Now().Add(time.Hour)) }},
+				{"CancelWhere", func() (int, error) {
+					ended, asked, err := in.CancelWhere(c.ctx, none)
+					return ended + asked, err
+				}},
+			} {
+				n, err := verb.call()
+				c.must(err)
+				c.wantEqual("jobs of a "+verb.name, n, 0)
+			}
+			c.wantJobs(in, Filter{}, "dead done running pending")
+			c.wantEqual("jobs due", c.claimDue(9), "pending")
 		})},
 		{"a listing from the newest on is complete", optional(func(c *checker, in Inspector) {
 			jobs := make([]*Job, 250)

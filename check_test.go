@@ -280,6 +280,18 @@ func orderFaults() []fault {
 				return m.MemoryStorage.Enqueue(ctx, jobs...)
 			}
 		}},
+		{"keeps years of five digits", "that JSON cannot write", func(m *mutant) {
+			m.markFailed = func(ctx context.Context, job *Job, cause error, retryAt time.Time) error {
+				err := m.MemoryStorage.MarkFailed(ctx, job, cause, retryAt)
+				m.change(job.ID, func(rec *record) { rec.job.RunAt = retryAt })
+				return err
+			}
+		}},
+		{"takes a far due time for the past", "that JSON cannot write", func(m *mutant) {
+			m.reschedule = func(ctx context.Context, f Filter, at time.Time) (int, error) {
+				return m.MemoryStorage.Reschedule(ctx, f, time.UnixMicro(at.UnixMicro())) // which overflows
+			}
+		}},
 		{"ignores the due times of retries", "before its due time", func(m *mutant) {
 			m.markFailed = func(ctx context.Context, job *Job, cause error, _ time.Time) error {
 				return m.MemoryStorage.MarkFailed(ctx, job, cause, time.Time{})
@@ -709,8 +721,26 @@ func cancelFaults() []fault {
 	}
 }
 
+// withoutEmptyIDs returns f as it was when an empty list of IDs meant any.
+func withoutEmptyIDs(f Filter) Filter {
+	if len(f.IDs) == 0 {
+		f.IDs = nil
+	}
+	return f
+}
+
 func inspectFaults() []fault {
 	return []fault{
+		{"lists every job for an empty list of IDs", "a list of IDs without elements", func(m *mutant) {
+			m.listJobs = func(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+				return m.MemoryStorage.Jobs(ctx, withoutEmptyIDs(f))
+			}
+		}},
+		{"cancels every job for an empty list of IDs", "a list of IDs without elements", func(m *mutant) {
+			m.cancelWhere = func(ctx context.Context, f Filter) (ended, asked int, err error) {
+				return m.MemoryStorage.CancelWhere(ctx, withoutEmptyIDs(f))
+			}
+		}},
 		{"forgets results", "every step of its life", func(m *mutant) {
 			m.markDone = func(ctx context.Context, jobs []*Job) ([]*Job, error) {
 				for _, job := range jobs {

@@ -439,7 +439,7 @@ func ExampleWorker_middleware() {
 	// it took some time: true
 }
 
-// Metrics have the form that expvar publishes.
+// Metrics are counted by task. They have the form that expvar publishes.
 func ExampleWorker_Metrics() {
 	pinion.Register("measured", func(ctx context.Context, n int) error {
 		if n == 0 {
@@ -454,10 +454,12 @@ func ExampleWorker_Metrics() {
 	check(storage.Enqueue(ctx, pinion.NewJob("measured", 1), pinion.NewJob("measured", 0)))
 
 	worker := &pinion.Worker{Storage: storage, Logger: quiet}
-	expvar.Publish("pinion", expvar.Func(func() any { return worker.Metrics() }))
+	expvar.Publish("pinion", expvar.Func(func() any { return worker.Metrics() })) // look at /debug/vars
 	check(worker.Drain(ctx))
-	fmt.Println(expvar.Get("pinion")) // in a program: import expvar and look at /debug/vars
-	// Output: {"processed":2,"succeeded":1,"failed":1,"retried":0,"dead_lettered":1,"canceled":0,"reaped":0,"running":0}
+	for _, task := range worker.Metrics().Tasks {
+		fmt.Println(task.Task, "succeeded", task.Succeeded, "failed", task.Failed)
+	}
+	// Output: measured succeeded 1 failed 1
 }
 
 // Of jobs with one key at most one is unfinished.

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // plain is a storage without optional powers.
@@ -607,7 +609,7 @@ func drainAll(t *testing.T, w *Worker, in Inspector) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			next = earlier(next, job.RunAt)
+			next = rules.Earlier(next, job.RunAt)
 		}
 		if next.IsZero() {
 			return
@@ -654,7 +656,7 @@ func reap(t *testing.T, s Storage, lease time.Duration, want int) {
 	if n, err := s.ReapStale(t.Context(), lease); n != 0 || err != nil {
 		t.Fatalf("the first ReapStale: %d, %v; want 0, for it only doubts", n, err)
 	}
-	time.Sleep(reapGap(lease) + time.Millisecond)
+	time.Sleep(rules.ReapGap(lease) + time.Millisecond)
 	if n, err := s.ReapStale(t.Context(), lease); n != want || err != nil {
 		t.Fatalf("the second ReapStale: %d, %v; want %d", n, err, want)
 	}
@@ -1002,6 +1004,26 @@ func (l *jobLog) Handle(_ context.Context, r slog.Record) error {
 	defer l.mu.Unlock()
 	l.kept = append(l.kept, r)
 	return nil
+}
+
+// attributes returns the attributes of the messages that begin so, those of one message joined by colons.
+func (l *jobLog) attributes(message string, keys ...string) (found []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.kept {
+		if !strings.HasPrefix(r.Message, message) {
+			continue
+		}
+		values := make([]string, len(keys))
+		r.Attrs(func(a slog.Attr) bool {
+			if i := slices.Index(keys, a.Key); i >= 0 {
+				values[i] = a.Value.String()
+			}
+			return true
+		})
+		found = append(found, strings.Join(values, ": "))
+	}
+	return found
 }
 
 // lines tells when messages that begin so were logged.

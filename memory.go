@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // MemoryStorage keeps jobs in the memory of this process.
@@ -442,7 +444,7 @@ func newRecord(job *Job) (*record, error) {
 		Task:          job.Task,
 		Queue:         cmp.Or(job.Queue, defaultQueue),
 		Priority:      job.Priority,
-		RunAt:         microTime(job.RunAt),
+		RunAt:         rules.DueTime(job.RunAt),
 		Key:           job.Key,
 		KeyUntilStart: job.KeyUntilStart,
 		Meta:          maps.Clone(job.Meta),
@@ -759,7 +761,7 @@ func (r *record) heldBy(job *Job) bool {
 func (s *MemoryStorage) returnLocked(rec *record, at time.Time) {
 	s.leaveLocked(rec)
 	rec.job.Status = StatusPending
-	rec.job.RunAt = microTime(at)
+	rec.job.RunAt = rules.DueTime(at)
 	s.placeLocked(rec)
 }
 
@@ -865,7 +867,7 @@ func (s *MemoryStorage) ReapStale(ctx context.Context, _ time.Duration) (reaped 
 				rec.doubted = time.Time{}
 			case rec.doubted.IsZero():
 				rec.doubted = time.Now()
-			case now.Sub(rec.doubted) >= reapGap(rec.lease):
+			case now.Sub(rec.doubted) >= rules.ReapGap(rec.lease):
 				s.reapLocked(rec)
 				reaped++
 			}
@@ -1035,7 +1037,7 @@ func (s *MemoryStorage) narrowLocked(from *roll, f Filter) *roll {
 	var few []*record
 	unfinished := f.Status == StatusPending || f.Status == StatusRunning
 	switch {
-	case len(f.IDs) > 0:
+	case f.IDs != nil:
 		for _, id := range f.IDs {
 			if rec := s.jobs[id]; rec != nil {
 				few = append(few, rec)
@@ -1074,7 +1076,7 @@ func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 	before := microTime(f.Before)
 	return func(rec *record) bool {
 		switch {
-		case len(ids) > 0 && !ids[rec.job.ID]:
+		case f.IDs != nil && !ids[rec.job.ID]:
 			return false
 		case f.Status != "" && f.Status != rec.job.Status:
 			return false
@@ -1294,7 +1296,7 @@ func (s *MemoryStorage) countOneLocked(counter *statsCounter, job *Job) {
 	counter.add(job.Queue, job.Task, counts)
 }
 
-// History implements [Inspector]. It goes back a week.
+// History implements [Inspector].
 func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []Ends, err error) {
 	err = s.do(ctx, func() error {
 		s.ended.mergeOld(s.now)
@@ -1338,9 +1340,8 @@ func (s *MemoryStorage) Limits(ctx context.Context) (limits map[string]int, err 
 // ---- How many jobs ended, and when ----
 
 const (
-	historyPairs  = 1000               // pairs of queue and task that are counted in one period
-	historyMerged = 2 * time.Hour      // how old the minutes are that become hours
-	historyKept   = 7 * 24 * time.Hour // how old the hours are that are forgotten
+	historyPairs  = 1000          // pairs of queue and task that are counted in one period
+	historyMerged = 2 * time.Hour // how old the minutes are that become hours
 )
 
 // history counts ends of jobs by period, and in a period by queue and task. A period is a minute, or an
@@ -1389,7 +1390,7 @@ func (h *history) mergeOld(now time.Time) {
 		period := time.Unix(start, 0).UTC()
 		hour := period.Truncate(time.Hour)
 		switch {
-		case period.Before(now.Add(-historyKept)):
+		case period.Before(now.Add(-rules.HistoryKept)):
 			delete(*h, start)
 		case period.Before(now.Add(-historyMerged)) && period != hour:
 			for name, ends := range (*h)[start] {

@@ -45,7 +45,7 @@ type Schedule interface {
 }
 
 // Every returns the schedule of all multiples of d since the start of 1970 in UTC, so that all processes agree.
-// d must be positive.
+// d must be at least a millisecond: Run and Drain refuse a shorter one.
 func Every(d time.Duration) Schedule { return every(d) }
 
 type every time.Duration
@@ -66,6 +66,8 @@ const (
 	periodicPrefix  = "periodic:"
 	maxPeriodicName = 1000 // bytes, so that the Key has at most 1 KiB
 	maxSkips        = 100  // how many times one look skips that are taken or that Job skips
+
+	shortestEvery = time.Millisecond // each run takes two transactions at least
 )
 
 // check reports what is wrong with p.
@@ -82,8 +84,8 @@ func (p Periodic) check() error {
 	if p.Schedule == nil {
 		return errors.New("Schedule is not set")
 	}
-	if d, ok := p.Schedule.(every); ok && d <= 0 {
-		return fmt.Errorf("Schedule is Every(%v); want a positive time", time.Duration(d))
+	if d, ok := p.Schedule.(every); ok && time.Duration(d) < shortestEvery {
+		return fmt.Errorf("Schedule is Every(%v); want at least %v", time.Duration(d), shortestEvery)
 	}
 	if p.Job == nil {
 		return errors.New("Job is not set")
@@ -140,6 +142,50 @@ func slotOf(name, id string) (slot time.Time, ok bool) {
 	return slot, periodicID(name, slot) == id
 }
 
+// ---- The code of the caller ----
+
+// planError is what is wrong with a Periodic itself: its Schedule or Job panics, or what that returns is of no use.
+type planError struct {
+	name string // of the Periodic
+	err  error
+}
+
+func (e *planError) Error() string { return fmt.Sprintf("periodic %q: %v", e.name, e.err) }
+
+func (e *planError) Unwrap() error { return e.err }
+
+// next returns the first time of the schedule after a time, or the zero time if there is none.
+func (p Periodic) next(after time.Time) (slot time.Time, err error) {
+	defer p.recoverInto(&err)
+	slot = p.Schedule.Next(after)
+	if !slot.IsZero() && !slot.After(after) {
+		return time.Time{}, &planError{p.Name, fmt.Errorf("Schedule.Next(%v) is %v; want a later time", after, slot)}
+	}
+	return slot, nil
+}
+
+// job returns the job for one time, or nil if Job skips it.
+func (p Periodic) job(slot time.Time) (job *Job, err error) {
+	defer p.recoverInto(&err)
+	made := p.Job(slot)
+	if made == nil {
+		return nil, nil
+	}
+	copied := *made // the caller may return the same one each time
+	copied.ID = periodicID(p.Name, slot)
+	copied.Key = periodicPrefix + p.Name
+	copied.RunAt = slot
+	copied.KeyUntilStart = false
+	return &copied, nil
+}
+
+// recoverInto makes an error of a panic in the caller's code. It must be deferred.
+func (p Periodic) recoverInto(err *error) {
+	if v := recover(); v != nil {
+		*err = &planError{p.Name, &PanicError{v, debug.Stack()}}
+	}
+}
+
 // ---- What the worker does ----
 
 // periodics keeps the next run of each Periodic in the storage.
@@ -179,17 +225,8 @@ func (p *periodics) latest(job *Job, now time.Time) (due time.Time, ok bool) {
 	if !ok {
 		return time.Time{}, false
 	}
-	due = p.all[name].Schedule.Next(now)
-	return due, !due.IsZero()
-}
-
-// ensureAll makes sure that the next run of each Periodic is stored.
-func (p *periodics) ensureAll(ctx context.Context, s Storage) error {
-	var errs []error
-	for name := range p.all {
-		errs = append(errs, p.ensure(ctx, s, name))
-	}
-	return errors.Join(errs...)
+	due, err := p.all[name].next(now)
+	return due, err == nil && !due.IsZero()
 }
 
 // ended makes sure that a run follows one that has ended.
@@ -214,33 +251,30 @@ func (n *nextRun) passed(slot time.Time) {
 }
 
 // ensure makes sure that the next run of one Periodic is stored, and that it is not later than the schedule says.
-func (p *periodics) ensure(ctx context.Context, s Storage, name string) (err error) {
+// It returns a planError for what is wrong with the Periodic; other errors are the storage's.
+func (p *periodics) ensure(ctx context.Context, s Storage, name string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := p.all[name]
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("periodic %q: its Schedule or Job: %w", name, &PanicError{v, debug.Stack()})
-		}
-	}()
 	in, _ := As[Inspector](s)
 	job, err := n.stored(ctx, in)
 	if err != nil {
 		return fmt.Errorf("periodic %q: %w", name, err)
 	}
-	if job != nil && !n.isEarlierThan(job) {
-		n.id = job.ID
-		return nil
-	}
 	if job != nil {
+		earlier, err := n.isEarlierThan(job)
+		if err != nil {
+			return err
+		}
+		if !earlier {
+			n.id = job.ID
+			return nil
+		}
 		if err := withdraw(ctx, in, job); err != nil {
 			return fmt.Errorf("periodic %q: moving its next run: %w", name, err)
 		}
 	}
-	if err := n.enqueue(ctx, s); err != nil {
-		return fmt.Errorf("periodic %q: %w", name, err)
-	}
-	return nil
+	return n.enqueue(ctx, s)
 }
 
 // stored returns the run that is PENDING or RUNNING, or nil.
@@ -264,12 +298,12 @@ func (n *nextRun) stored(ctx context.Context, in Inspector) (*Job, error) {
 
 // isEarlierThan reports whether the schedule has a time before the one that job is planned for. A run that was
 // attempted or rescheduled stays where it is.
-func (n *nextRun) isEarlierThan(job *Job) bool {
+func (n *nextRun) isEarlierThan(job *Job) (bool, error) {
 	if job.Status != StatusPending || job.Attempts > 0 || job.Claim > 0 || job.ID != periodicID(n.Name, job.RunAt) {
-		return false
+		return false, nil
 	}
-	next := n.Schedule.Next(n.after())
-	return !next.IsZero() && microTime(next).Before(job.RunAt)
+	next, err := n.next(n.after())
+	return err == nil && !next.IsZero() && microTime(next).Before(job.RunAt), err
 }
 
 // after returns the time after which the next run is.
@@ -297,21 +331,20 @@ func withdraw(ctx context.Context, in Inspector, job *Job) error {
 // those that Job skips.
 func (n *nextRun) enqueue(ctx context.Context, s Storage) error {
 	for range maxSkips {
-		after := n.after()
-		slot := n.Schedule.Next(after)
-		if slot.IsZero() {
-			return nil
-		}
-		if !slot.After(after) {
-			return fmt.Errorf("Schedule.Next(%v) is %v; want a later time", after, slot)
+		slot, err := n.next(n.after())
+		if err != nil || slot.IsZero() {
+			return err
 		}
 		slot = microTime(slot)
-		job := n.job(slot)
+		job, err := n.job(slot)
+		if err != nil {
+			return err
+		}
 		if job == nil {
 			n.passed(slot)
 			continue
 		}
-		err := s.Enqueue(ctx, job)
+		err = s.Enqueue(ctx, job)
 		duplicate, ok := errors.AsType[*DuplicateError](err)
 		switch {
 		case err == nil:
@@ -322,23 +355,11 @@ func (n *nextRun) enqueue(ctx context.Context, s Storage) error {
 			return nil
 		case ok:
 			n.passed(slot)
+		case errors.Is(err, ErrBadArgs) || errors.Is(err, ErrTooLarge):
+			return &planError{n.Name, err}
 		default:
-			return err
+			return fmt.Errorf("periodic %q: %w", n.Name, err)
 		}
 	}
 	return nil
-}
-
-// job returns the job for one time, or nil if Job skips it.
-func (n *nextRun) job(slot time.Time) *Job {
-	made := n.Job(slot)
-	if made == nil {
-		return nil
-	}
-	job := *made // the caller may return the same one each time
-	job.ID = periodicID(n.Name, slot)
-	job.Key = periodicPrefix + n.Name
-	job.RunAt = slot
-	job.KeyUntilStart = false
-	return &job
 }

@@ -116,6 +116,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Status is where a job is in its life.
@@ -214,7 +216,8 @@ type Storage interface {
 	// MarkDone makes the jobs SUCCESS and stores each job's Result.
 	MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error)
 	// MarkFailed makes the job PENDING again, due at retryAt, with the ErrorText of cause. It returns ErrLeaseLost for
-	// a lost job.
+	// a lost job. Here as in Release and Reschedule a time after the year 9999 is stored as the last second of that
+	// year, because JSON cannot write a later one.
 	MarkFailed(ctx context.Context, job *Job, cause error, retryAt time.Time) error
 	// DeadLetter makes the job FAILED, with the ErrorText of cause, and copies it into the dead-letter queue, in one
 	// step. It stores the job's Result; a nil Result leaves the one that is stored. A cause that matches
@@ -335,7 +338,7 @@ type Inspector interface {
 	Reschedule(ctx context.Context, f Filter, at time.Time) (int, error)
 	// History returns the ends of jobs since a time, by minute, queue and task, the oldest first. Ends that are older
 	// than two hours are merged by the hour. Beyond 1,000 pairs of a queue and a task in a minute, the others are
-	// counted as queue "other" and task "other".
+	// counted as queue "other" and task "other". The storages of this module keep a week.
 	History(ctx context.Context, since time.Time) ([]Ends, error)
 }
 
@@ -353,6 +356,7 @@ type Ends struct {
 type Limiter interface {
 	// SetLimit lets at most max jobs of a queue be RUNNING. 0 pauses the queue, a negative max lifts the limit. What
 	// runs goes on. A dead worker's job counts until its lease is taken back. A limited queue is never claimed ahead.
+	// What a worker has claimed ahead when the limit comes, it gives back within its HeartbeatInterval.
 	SetLimit(ctx context.Context, queue string, max int) error
 	// Limits returns the limits by queue.
 	Limits(ctx context.Context) (map[string]int, error)
@@ -360,7 +364,7 @@ type Limiter interface {
 
 // Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set.
 type Filter struct {
-	IDs    []string // any of these
+	IDs    []string // any of these; nil matches every job, and a list without elements none
 	Status Status   // ignored for dead letters, which are all FAILED
 	Queue  string
 	Task   string // without regard to case
@@ -697,26 +701,15 @@ func ofOne(lost, canceled []*Job, err error) error {
 
 // checkDistinct reports a job that is handed to one Enqueue twice.
 func checkDistinct(jobs []*Job) error {
-	if len(jobs) < 2 { // most calls need no map
+	job, found := rules.FindTwice(jobs)
+	if !found || job == nil { // a nil *Job is refused for itself
 		return nil
 	}
-	seen := make(map[*Job]bool, len(jobs))
-	for _, job := range jobs {
-		if job != nil && seen[job] {
-			return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", ErrDuplicate, job.Task)
-		}
-		seen[job] = true
-	}
-	return nil
+	return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", ErrDuplicate, job.Task)
 }
 
 // defaultLease is how long a claim lives without a heartbeat if nobody says otherwise.
 const defaultLease = 10 * time.Second
-
-// reapGap returns how long after its doubt an expired lease is taken back: see Storage.ReapStale.
-func reapGap(lease time.Duration) time.Duration {
-	return min(lease, lease/5+time.Second)
-}
 
 // statsCounter adds up the Stats of a storage, in time that is linear in the number of names.
 type statsCounter struct {
@@ -761,16 +754,8 @@ func (c *Counts) add(o Counts) {
 	c.SuccessHour += o.SuccessHour
 	c.FailedHour += o.FailedHour
 	c.Minute += o.Minute
-	c.Oldest = earlier(c.Oldest, o.Oldest)
-	c.OldestDue = earlier(c.OldestDue, o.OldestDue)
-}
-
-// earlier returns the earlier of two times. The zero time is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
+	c.Oldest = rules.Earlier(c.Oldest, o.Oldest)
+	c.OldestDue = rules.Earlier(c.OldestDue, o.OldestDue)
 }
 
 // processName is the default Name of a worker.

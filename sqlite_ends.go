@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // endCounter counts the ends of jobs by minute, queue and task, in the transactions that end them. So Stats and History
@@ -26,9 +28,8 @@ type endCount struct {
 }
 
 const (
-	maxEndPairs = 1000               // in a minute; further pairs are counted as otherPair
-	endsByHour  = 2 * time.Hour      // how old minutes are merged into hours
-	endsKept    = 7 * 24 * time.Hour // how old hours are deleted
+	maxEndPairs = 1000          // in a minute; further pairs are counted as otherPair
+	endsByHour  = 2 * time.Hour // how old minutes are merged into hours
 )
 
 var otherPair = endPair{"other", "other"}
@@ -110,7 +111,7 @@ func addEnds(q *session, at int64, pair endPair, count endCount) {
 // and takes no lock if there are none.
 func (s *SQLiteStorage) mergeEnds(ctx context.Context, now time.Time) error {
 	minutes := now.Add(-endsByHour).Truncate(time.Hour).Unix() // whole hours, so that an hour is merged once
-	hours := now.Add(-endsKept).Unix()
+	hours := now.Add(-rules.HistoryKept).Unix()
 	choose := fmt.Sprintf(`SELECT at, queue, task FROM pinion_ends WHERE at<? AND (at%%3600<>0 OR at<?) LIMIT %d`,
 		perTransaction)
 	for {

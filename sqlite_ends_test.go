@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const allEnds = `SELECT at, queue, task, succeeded, failed, took FROM pinion_ends ORDER BY at, queue, task`
@@ -80,7 +82,7 @@ func TestOldMinutesAreMergedIntoHoursAndOldHoursForgotten(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		mustReap(t, s, 0, "of an empty queue")
 		o.want("1000|2000|500|17|0", `SELECT sum(succeeded), sum(failed), sum(took), count(*), sum(at%3600) FROM pinion_ends`)
-		time.Sleep(endsKept)
+		time.Sleep(rules.HistoryKept)
 		mustReap(t, s, 0, "a week later")
 		o.want("0", `SELECT count(*) FROM pinion_ends`)
 	})
@@ -95,7 +97,7 @@ func TestDoneEndsTheJobInTheTaskOwnTransaction(t *testing.T) {
 	}
 	o := otherProgram(t, path)
 	for i, want := range []error{nil, nil, ErrLeaseLost} {
-		a := &attempt{job: jobs[i], storage: s}
+		a := &attempt{job: jobs[i], storage: s, counters: new(taskCounters)}
 		ctx := a.begin(t.Context(), 0)
 		if err := SetResult(ctx, i); err != nil {
 			t.Fatal(err)

@@ -410,10 +410,11 @@ var migrations = [...]migration{
 			{"key_until_start", "INTEGER NOT NULL", "0"},
 			{"meta", "TEXT", "NULL"}, // JSON
 			{"run_at", "REAL NOT NULL", "0"},
-			// 1: not ready before run_at. An index cannot look at the clock.
-			{"future", "INTEGER NOT NULL", "0"},
+			// 1: not ready before run_at. An index cannot look at the clock. Claims would not find a job with any
+			// other value, here as in aside, so no program may write one.
+			{"future", "INTEGER NOT NULL CHECK (future IN (0, 1))", "0"},
 			// 1: a worker that does not know the task has set the job aside. Those who know the task find it all the same.
-			{"aside", "REAL NOT NULL", "0"},
+			{"aside", "REAL NOT NULL CHECK (aside IN (0, 1))", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
 			{"worker", "TEXT NOT NULL", "''"},
 			{"lease", "REAL NOT NULL", "0"}, // seconds without a heartbeat; 0: Python's claim
@@ -480,6 +481,10 @@ func (s *SQLiteStorage) inspectSchema(q *session) (version int, err error) {
 	}
 	if err := s.checkTable("dlq", dlq); err != nil {
 		return 0, err
+	}
+	if version > 0 && (len(jobs) == 0 || len(dlq) == 0) {
+		return 0, fmt.Errorf("its PRAGMA user_version is %d, but it lacks a table of a queue: it belongs to another"+
+			" program, or a table was dropped; want a file of the queue's own, or one whose user_version is 0", version)
 	}
 	if version > schemaVersion { // after the tables: other programs count their versions, too
 		return 0, fmt.Errorf("its schema (PRAGMA user_version) is version %d, from a newer Pinion or another"+

@@ -159,6 +159,11 @@ func TestOpenSQLiteRefusesAForeignFileAndLeavesItUnchanged(t *testing.T) {
 		{"a newer version in WAL mode", sqlite(python02 + "PRAGMA user_version=4; PRAGMA journal_mode=WAL;"), "is version 4, from a newer Pinion"},
 		{"jobs of another program", sqlite("CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT); INSERT INTO jobs VALUES (1, 'cook');"), `its table "jobs" belongs to another program: it has no column "func_name"`},
 		{"jobs of another program in WAL mode", sqlite("PRAGMA journal_mode=WAL; CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT);"), `its table "jobs" belongs to another program`},
+		{"another program whose version is one of ours", sqlite("CREATE TABLE notes (title TEXT); PRAGMA user_version=1;"),
+			"its PRAGMA user_version is 1, but it lacks a table of a queue: it belongs to another program"},
+		{"another program whose version is our newest", sqlite("CREATE TABLE notes (title TEXT); PRAGMA user_version=3;"),
+			"its PRAGMA user_version is 3, but it lacks a table of a queue"},
+		{"a queue without its dlq", sqlite(version2 + "DROP TABLE dlq;"), "its PRAGMA user_version is 2, but it lacks a table"},
 		{"a dlq of another program", sqlite("CREATE TABLE dlq (id TEXT PRIMARY KEY, letter TEXT);"), "belongs to another program"},
 		{"another program that counts its versions too", sqlite("CREATE TABLE jobs (id INTEGER PRIMARY KEY, title TEXT); PRAGMA user_version=74;"), `its table "jobs" belongs to another program`},
 	} {
@@ -277,6 +282,19 @@ func TestTheWALOutlivesAProcessThatClosesTheFile(t *testing.T) {
 	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "before sent after" {
 		t.Errorf("the jobs are %q", got)
 	}
+}
+
+func TestEveryConnectionThatWritesCutsAWALThatHasGrown(t *testing.T) {
+	s, _ := newSQLite(t)
+	got, err := s.readValue(t.Context(), "test", "PRAGMA journal_size_limit")
+	if err != nil || integer(got) != maxWAL {
+		t.Errorf("a reader cuts it to %v bytes, %v; want %d", got, err, maxWAL)
+	}
+	inTransaction(t, s, func(tx *transaction) {
+		if got := integer(tx.value("PRAGMA journal_size_limit")); got != maxWAL {
+			t.Errorf("the writer cuts it to %d bytes, want %d", got, maxWAL)
+		}
+	})
 }
 
 func TestClosingEmptiesTheWAL(t *testing.T) {

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // ---- Looking ----
@@ -174,7 +176,7 @@ func (f Filter) where(timeColumn string) conditions {
 	default:
 		c.and("0")
 	}
-	if len(f.IDs) > 0 {
+	if f.IDs != nil {
 		c.and("id IN (SELECT value FROM json_each(?))", jsonStrings(f.IDs))
 	}
 	if f.Queue != "" {
@@ -298,7 +300,7 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 		}
 		runAt, created := fromSeconds(row[2]), fromSeconds(row[3])
 		counts.Pending++
-		counts.Oldest = earlier(counts.Oldest, created)
+		counts.Oldest = rules.Earlier(counts.Oldest, created)
 		if runAt.After(now) {
 			continue
 		}
@@ -307,7 +309,7 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 		if runAt.After(created) {
 			since = runAt
 		}
-		counts.OldestDue = earlier(counts.OldestDue, since)
+		counts.OldestDue = rules.Earlier(counts.OldestDue, since)
 	}
 	for g, counts := range groups {
 		counter.add(g.queue, g.task, *counts)
@@ -384,7 +386,7 @@ func (s *SQLiteStorage) countLastMinute(q *session, now time.Time) (counts [60]i
 	return counts
 }
 
-// History returns the ends of jobs; see [Inspector]. It goes back a week.
+// History returns the ends of jobs; see [Inspector].
 func (s *SQLiteStorage) History(ctx context.Context, since time.Time) ([]Ends, error) {
 	q := s.reader(ctx)
 	all := slices.Collect(s.endsSince(q, since))
@@ -856,7 +858,7 @@ func damage(q *session) (lines []string) {
 
 // unusable returns the unfinished jobs that no worker can run, with the reasons.
 func (s *SQLiteStorage) unusable(q *session) (lines []string) {
-	query := `SELECT seq, ` + jobColumns + `, typeof(queue)` + s.jobs + `
+	query := `SELECT seq, ` + jobColumns + `, typeof(queue), future, aside` + s.jobs + `
 		WHERE seq>? AND status NOT IN ('SUCCESS','FAILED') ORDER BY seq LIMIT 1000`
 	after := int64(math.MinInt64)
 	for {
@@ -879,15 +881,22 @@ func (s *SQLiteStorage) unusable(q *session) (lines []string) {
 	}
 }
 
-// whyUnusable returns the id of an unfinished job and why no worker can run it, or nil. The row ends with
-// the type of the queue, because the index of ready jobs holds only those whose queue is text.
+// whyUnusable returns the id of an unfinished job and why no worker can run it, or nil. The row ends with what the
+// indexes by which claims find jobs go by: the type of the queue, and the columns future and aside.
 func whyUnusable(row []any) (id string, reason error) {
 	_, job, reason := jobOf(row)
-	queueType := text(row[len(row)-1])
-	if job.Status != StatusPending && job.Status != StatusRunning {
+	found := row[len(row)-3:]
+	queueType, future, aside := text(found[0]), text(found[1]), text(found[2])
+	isFlag := func(value string) bool { return value == "0" || value == "1" }
+	switch {
+	case job.Status != StatusPending && job.Status != StatusRunning:
 		reason = fmt.Errorf("its status is %q; want PENDING or RUNNING", job.Status)
-	} else if queueType != "text" {
+	case queueType != "text":
 		reason = fmt.Errorf("its queue %q is of type %s; want text", job.Queue, queueType)
+	case !isFlag(future):
+		reason = fmt.Errorf("its column future is %s; want 0 or 1", future)
+	case !isFlag(aside):
+		reason = fmt.Errorf("its column aside is %s; want 0 or 1", aside)
 	}
 	return job.ID, reason
 }

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // doubt is the first look at a claim whose lease has expired. A storage keeps its own doubts in memory, because only a
@@ -143,7 +145,7 @@ func (s *SQLiteStorage) reapOrDoubt(
 		reaped, doubted = 0, nil
 		waited := tx.now.Sub(called)
 		for i, e := range expired {
-			late := waited > max(maxLockWait, reapGap(e.lease)/4)
+			late := waited > max(maxLockWait, rules.ReapGap(e.lease)/4)
 			switch {
 			case takeBack[i] && !late:
 				if s.reap(tx, e) {
@@ -191,7 +193,7 @@ func (s *SQLiteStorage) isSecondLook(e expiredClaim, now time.Time) bool {
 	own, ok := s.doubts[e.doubt]
 	s.mu.Unlock()
 	if ok {
-		return now.Sub(own) >= reapGap(e.lease)
+		return now.Sub(own) >= rules.ReapGap(e.lease)
 	}
 	age := now.Sub(fromSeconds(e.doubtedAt))
 	return age >= e.lease

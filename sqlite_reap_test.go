@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // mustReap calls ReapStale and wants so many claims taken back.
@@ -25,7 +27,7 @@ func TestAReaperThatWaitedForTheLockLooksAgain(t *testing.T) {
 		jobs := mustDequeue(t, s, 2)
 		time.Sleep(11 * time.Second)
 		mustReap(t, s, 0, "at its first look")
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 
 		// The second look comes while another program holds the lock, for which a heartbeat waits as well.
 		release := otherProgram(t, path).lock()
@@ -37,7 +39,7 @@ func TestAReaperThatWaitedForTheLockLooksAgain(t *testing.T) {
 		if lost, err := s.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
 			t.Fatalf("Heartbeat: %d lost, %v", len(lost), err)
 		}
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 		mustReap(t, s, 1, "at the next look")
 		if got := tasksOf(dueNow(t, s, 9)); got != "dead" {
 			t.Errorf("there is %q to do, want the dead worker's job", got)
@@ -62,7 +64,7 @@ func TestAReaperLetsHeartbeatsThatWaitedForTheLockGoFirst(t *testing.T) {
 				t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
 			}
 		})
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 		others.Go(func() {
 			time.Sleep(100 * time.Millisecond)
 			release()
@@ -80,9 +82,9 @@ func TestTheDoubtOfAnotherProcessCountsAfterAWholeLease(t *testing.T) {
 		mustDequeue(t, s, 1)
 		time.Sleep(11 * time.Second)
 		mustReap(t, other, 0, "of another process, which doubts the claim")
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 		mustReap(t, s, 0, "when the other's doubt is younger than the lease")
-		time.Sleep(defaultLease - reapGap(defaultLease))
+		time.Sleep(defaultLease - rules.ReapGap(defaultLease))
 		mustReap(t, s, 1, "when it is a lease old")
 	})
 }
@@ -100,7 +102,7 @@ func TestAHeartbeatOfPythonVoidsADoubt(t *testing.T) {
 		o.exec(`UPDATE jobs SET heartbeat_at=?`, seconds(time.Now()))
 		time.Sleep(11 * time.Second)
 		mustReap(t, s, 0, "after a heartbeat and another silence")
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 		mustReap(t, s, 1, "at the second look after that")
 	})
 }
@@ -114,7 +116,7 @@ func TestAHeartbeatInTheFutureIsThatOfADeadWorkerToo(t *testing.T) {
 		o.exec(`UPDATE jobs SET heartbeat_at=heartbeat_at+3600 WHERE func_name='dead'`) // then the clock was set back
 		o.exec(`UPDATE jobs SET heartbeat_at=heartbeat_at+9 WHERE func_name='young'`)
 		mustReap(t, s, 0, "at its first look")
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 		mustReap(t, s, 1, "at its second look")
 		if got := tasksOf(dueNow(t, s, 9)); got != "dead" {
 			t.Errorf("there is %q to do, want the dead worker's job", got)
@@ -157,7 +159,7 @@ func TestManyExpiredClaimsAreTakenBackInSmallTransactions(t *testing.T) {
 		mustDequeue(t, s, len(jobs))
 		time.Sleep(11 * time.Second)
 		mustReap(t, s, 0, "at its first look")
-		time.Sleep(reapGap(defaultLease))
+		time.Sleep(rules.ReapGap(defaultLease))
 		before := commits(t, path)
 		mustReap(t, s, len(jobs), "at its second look")
 		if n := commits(t, path) - before; n != 3 {

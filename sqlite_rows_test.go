@@ -319,3 +319,15 @@ func TestNamesOfAnyTextAreStoredUnchanged(t *testing.T) {
 		})
 	}
 }
+
+func TestNoProgramCanHideAJobFromClaims(t *testing.T) {
+	_, path := newSQLite(t)
+	o := otherProgram(t, path)
+	for _, column := range []string{"future", "aside"} {
+		for _, value := range []string{"-1", "2", "0.5", "'x'"} {
+			_, err := o.db.Exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, ` + column + `)
+				VALUES ('1', 'a', '[]', '{}', 'PENDING', 0, 1, ` + value + `)`)
+			wantError(t, err, "CHECK constraint failed: "+column)
+		}
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"iter"
 	"math"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // session runs statements and keeps the first error. After an error the rest do nothing, as with a bufio.Writer, so that
@@ -204,12 +206,13 @@ func integer(v any) int64 {
 	}
 }
 
-// seconds returns a time as the file has it: Unix seconds, in which microseconds are exact. The zero time is 0.
+// seconds returns a time as the file has it: Unix seconds, in which microseconds are exact. The zero time is 0. A time
+// that fromSeconds would not return becomes the nearest that it would.
 func seconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0
 	}
-	return float64(t.UnixMicro()) / 1e6
+	return float64(rules.DueTime(t).UnixMicro()) / 1e6
 }
 
 const (

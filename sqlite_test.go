@@ -27,6 +27,8 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // inTransaction runs f in a transaction of the storage's, where it may look at the writer and the claims.
@@ -67,7 +69,7 @@ func reapAll(t *testing.T, s Storage, visibility time.Duration) int {
 		if n > 0 {
 			return n
 		}
-		time.Sleep(reapGap(visibility))
+		time.Sleep(rules.ReapGap(visibility))
 	}
 	return 0
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Worker claims jobs and runs their tasks.
@@ -62,31 +65,78 @@ type Worker struct {
 // Metrics counts what a Worker has done since it was made. Only Running is a current value. Metrics fits
 // expvar.Func.
 type Metrics struct {
-	Processed    int64 `json:"processed"`     // attempts that ended: Succeeded + Failed + Canceled
-	Succeeded    int64 `json:"succeeded"`     // attempts that succeeded
-	Failed       int64 `json:"failed"`        // attempts that failed, whether or not a retry follows
-	Retried      int64 `json:"retried"`       // failed attempts that a retry follows
-	DeadLettered int64 `json:"dead_lettered"` // jobs that went to the dead-letter queue, run or not
-	Canceled     int64 `json:"canceled"`      // attempts that ended their job as canceled
-	Reaped       int64 `json:"reaped"`        // lost leases, of any worker, that this worker took back
-	Running      int64 `json:"running"`       // tasks that run now
+	Processed    int64         `json:"processed"`       // attempts that ended: Succeeded + Failed + Canceled
+	Succeeded    int64         `json:"succeeded"`       // attempts that succeeded
+	Failed       int64         `json:"failed"`          // attempts that failed, whether or not a retry follows
+	Retried      int64         `json:"retried"`         // failed attempts that a retry follows
+	DeadLettered int64         `json:"dead_lettered"`   // jobs that went to the dead-letter queue, run or not
+	Canceled     int64         `json:"canceled"`        // attempts that ended their job as canceled
+	Reaped       int64         `json:"reaped"`          // lost leases, of any worker, that this worker took back
+	Running      int64         `json:"running"`         // tasks that run now
+	Tasks        []TaskMetrics `json:"tasks,omitempty"` // the same by task, for those that had a job; sorted by name
 }
 
-type counters struct{ succeeded, failed, retried, deadLettered, canceled, reaped, running atomic.Int64 }
+// TaskMetrics are the [Metrics] of one task.
+type TaskMetrics struct {
+	Task         string        `json:"task"` // as it is registered
+	Processed    int64         `json:"processed"`
+	Succeeded    int64         `json:"succeeded"`
+	Failed       int64         `json:"failed"`
+	Retried      int64         `json:"retried"`
+	DeadLettered int64         `json:"dead_lettered"`
+	Canceled     int64         `json:"canceled"`
+	Running      int64         `json:"running"`
+	Took         time.Duration `json:"took"` // by all its calls that have returned, whatever the outcome
+}
 
-// Metrics returns the current counts. It may be called at any time.
-func (w *Worker) Metrics() Metrics {
-	c := &w.metrics
-	m := Metrics{
+// counters are what Metrics returns.
+type counters struct {
+	tasks  sync.Map // *taskCounters by the name of the task
+	reaped atomic.Int64
+}
+
+type taskCounters struct{ succeeded, failed, retried, deadLettered, canceled, running, took atomic.Int64 }
+
+// of returns the counters of a task.
+func (c *counters) of(task string) *taskCounters {
+	kept, found := c.tasks.Load(task)
+	if !found {
+		kept, _ = c.tasks.LoadOrStore(task, new(taskCounters))
+	}
+	return kept.(*taskCounters)
+}
+
+func (c *taskCounters) metrics(task string) TaskMetrics {
+	m := TaskMetrics{
+		Task:         task,
 		Succeeded:    c.succeeded.Load(),
 		Failed:       c.failed.Load(),
 		Retried:      c.retried.Load(),
 		DeadLettered: c.deadLettered.Load(),
 		Canceled:     c.canceled.Load(),
-		Reaped:       c.reaped.Load(),
 		Running:      c.running.Load(),
+		Took:         time.Duration(c.took.Load()),
 	}
 	m.Processed = m.Succeeded + m.Failed + m.Canceled
+	return m
+}
+
+// Metrics returns the current counts. It may be called at any time.
+func (w *Worker) Metrics() Metrics {
+	m := Metrics{Reaped: w.metrics.reaped.Load()}
+	for name, counters := range w.metrics.tasks.Range {
+		m.Tasks = append(m.Tasks, counters.(*taskCounters).metrics(name.(string)))
+	}
+	slices.SortFunc(m.Tasks, func(a, b TaskMetrics) int { return strings.Compare(a.Task, b.Task) })
+	for _, task := range m.Tasks {
+		m.Processed += task.Processed
+		m.Succeeded += task.Succeeded
+		m.Failed += task.Failed
+		m.Retried += task.Retried
+		m.DeadLettered += task.DeadLettered
+		m.Canceled += task.Canceled
+		m.Running += task.Running
+	}
 	return m
 }
 
@@ -223,7 +273,7 @@ func (w *Worker) settings() (settings, error) {
 	}
 	aThird := max(min(s.visibility/3, time.Second), time.Millisecond)
 	s.heartbeat = orDefault(w.HeartbeatInterval, aThird)
-	if gap := reapGap(s.visibility); s.heartbeat >= gap {
+	if gap := rules.ReapGap(s.visibility); s.heartbeat >= gap {
 		return settings{}, fmt.Errorf("HeartbeatInterval is %v; want less than %v, so that a VisibilityTimeout of %v "+
 			"is renewed before others take the lease back", s.heartbeat, gap, s.visibility)
 	}
@@ -385,6 +435,8 @@ func (r *workerRun) work(ctx context.Context) error {
 	others.Go(func() { repeat(background, r.heartbeat, r.sendHeartbeats) })
 	sweep := r.sweepInterval()
 	others.Go(func() { repeat(background, sweep, func(context.Context) { r.giveBack(writes, r.slots.takeOld()) }) })
+	// Not in the sweep, which must not wait for a read: see sweepInterval.
+	others.Go(func() { repeat(background, sweep, func(ctx context.Context) { r.giveBackLimited(ctx, writes) }) })
 
 	r.claimUntilStopped(claims, writes)
 

@@ -188,6 +188,22 @@ func (r *workerRun) sweepInterval() time.Duration {
 	return max(min(r.heartbeat, (r.visibility-r.heartbeat)/2), time.Millisecond)
 }
 
+// giveBackLimited gives back the jobs that wait for a slot and whose queue has got a limit since they were claimed:
+// they count as running, and more of them would start than the limit admits.
+func (r *workerRun) giveBackLimited(ctx, writes context.Context) {
+	limiter, ok := As[Limiter](r.storage)
+	if !ok || !r.slots.areWaiting() {
+		return
+	}
+	limits, err := limiter.Limits(ctx)
+	if err != nil && ctx.Err() == nil {
+		r.trouble.report("reading the limits of queues", err)
+	}
+	if len(limits) > 0 {
+		r.giveBack(writes, r.slots.takeOfQueues(limits))
+	}
+}
+
 // giveBack releases jobs that did not start.
 func (r *workerRun) giveBack(ctx context.Context, jobs []*Job) {
 	if len(jobs) == 0 {

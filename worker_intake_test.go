@@ -1,6 +1,8 @@
 package pinion
 
 import (
+	"context"
+	"slices"
 	"testing"
 	"time"
 )
@@ -86,4 +88,34 @@ func TestThePaceFollowsTheTasks(t *testing.T) {
 	if got := in.mostAhead(); got != 0 {
 		t.Errorf("when tasks have turned out slow %d jobs may wait, want none", got)
 	}
+}
+
+// What was claimed ahead counts as running, and would start although its queue is paused.
+func TestALimitThatComesTakesBackWhatWasClaimedAhead(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		limiter, _ := As[Limiter](t.storage)
+		t.run(&Worker{Concurrency: 2, HeartbeatInterval: time.Second},
+			t.task("quick", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Millisecond) }),
+			t.task("slow", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
+		t.enqueue(slices.Repeat([]string{"quick"}, 50)...) // from which the worker learns to claim ahead
+		t.sleep(1100 * time.Millisecond)
+		t.enqueue(slices.Repeat([]string{"slow"}, 60)...)
+		t.sleep(100 * time.Millisecond)
+		if got := t.statuses("slow")[StatusRunning]; got < 10 {
+			t.Fatalf("%d jobs are claimed, which are not enough to see any go back", got)
+		}
+		if err := limiter.SetLimit(t.Context(), "", 0); err != nil {
+			t.Fatal(err)
+		}
+		t.sleep(900 * time.Millisecond)
+		// The sweep would let those that began to wait since the last one wait for another second.
+		if got := t.statuses("slow")[StatusRunning]; got != 2 {
+			t.Errorf("%d jobs are claimed, want the 2 that run", got)
+		}
+		for job, err := range t.storage.Jobs(t.Context(), Filter{Status: StatusPending}) {
+			if err != nil || job.Attempts != 0 {
+				t.Fatalf("a job that went back: %+v, %v", job, err)
+			}
+		}
+	})
 }

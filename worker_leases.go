@@ -2,7 +2,10 @@ package pinion
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs
@@ -73,7 +76,7 @@ func (r *workerRun) newTender() func(ctx context.Context) {
 // A call that waits for the lock of another program is given up after a while. Heartbeats wait for that lock as
 // well. When it ends they should come first: until then the leases of living workers look expired.
 func (r *workerRun) takeBackLeases(ctx context.Context) {
-	bounded, cancel := context.WithTimeout(ctx, max(reapGap(r.visibility)/2, time.Second))
+	bounded, cancel := context.WithTimeout(ctx, max(rules.ReapGap(r.visibility)/2, time.Second))
 	defer cancel()
 	n, err := r.storage.ReapStale(bounded, r.visibility)
 	if err != nil && ctx.Err() == nil {
@@ -110,15 +113,30 @@ func (r *workerRun) leaseHasExpired(ctx context.Context) bool {
 
 // planPeriodic makes sure that the next run of each Periodic is stored.
 func (r *workerRun) planPeriodic(ctx context.Context) {
-	if err := r.periodics.ensureAll(ctx, r.storage); err != nil && ctx.Err() == nil {
-		r.trouble.report("planning periodic jobs", err)
+	for name := range r.periodics.all {
+		r.reportPlan(ctx, r.periodics.ensure(ctx, r.storage, name))
 	}
 }
 
 // planNext makes sure that a run follows a periodic one that has ended.
 func (r *workerRun) planNext(ctx context.Context, job *Job) {
-	if err := r.periodics.ended(ctx, r.storage, job); err != nil && ctx.Err() == nil {
+	r.reportPlan(ctx, r.periodics.ended(ctx, r.storage, job))
+}
+
+// reportPlan logs why the next run of a Periodic could not be stored. It logs once what is wrong with the Periodic
+// itself, because a look each ReapInterval finds it again.
+func (r *workerRun) reportPlan(ctx context.Context, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	wrong, ok := errors.AsType[*planError](err)
+	if !ok {
 		r.trouble.report("planning periodic jobs", err)
+		return
+	}
+	if r.warned.first("periodic " + wrong.name) {
+		r.log.Error("periodic job not planned: its Schedule or Job is wrong", "periodic", wrong.name,
+			"error", ErrorText(wrong.err))
 	}
 }
 

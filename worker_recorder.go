@@ -125,7 +125,7 @@ func (r *workerRun) recordBatch(ctx context.Context, batch []*attempt) {
 			r.ended(ctx, batch[i], OutcomeLost, nil)
 			continue
 		}
-		r.metrics.succeeded.Add(1)
+		batch[i].counters.succeeded.Add(1)
 		r.ended(ctx, batch[i], OutcomeSucceeded, nil)
 	}
 }
@@ -178,7 +178,7 @@ func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool 
 		r.log.Error("task returned an error after its transaction had made the job SUCCESS", "task", a.job.Task,
 			"job", a.job.ID, "error", oneLine(err))
 	}
-	r.metrics.succeeded.Add(1)
+	a.counters.succeeded.Add(1)
 	r.ended(ctx, a, OutcomeSucceeded, nil)
 	r.slots.settled(1)
 	return true
@@ -225,7 +225,7 @@ func (r *workerRun) retryOrGiveUp(ctx context.Context, a *attempt, err error) {
 		// The text alone: an ErrAttemptsUsedUp that the task returned would tell the storage that it was not run.
 		stored := errors.New(ErrorText(err))
 		if r.giveUp(ctx, a, stored, err) {
-			r.metrics.failed.Add(1)
+			a.counters.failed.Add(1)
 		}
 		return
 	}
@@ -241,8 +241,8 @@ func (r *workerRun) retryOrGiveUp(ctx context.Context, a *attempt, err error) {
 	if !recorded {
 		return
 	}
-	r.metrics.failed.Add(1)
-	r.metrics.retried.Add(1)
+	a.counters.failed.Add(1)
+	a.counters.retried.Add(1)
 	r.log.Warn("job failed, will be retried", "task", a.job.Task, "job", a.job.ID, "attempt", a.job.Attempts,
 		"in", readable(due.Sub(now)), "error", oneLine(err))
 }
@@ -261,7 +261,7 @@ func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (
 		return r.storage.DeadLetter(ctx, job, stored)
 	})
 	if recorded {
-		r.metrics.deadLettered.Add(1)
+		a.counters.deadLettered.Add(1)
 		r.log.Error("job dead-lettered", "task", job.Task, "job", job.ID, "attempts", job.Attempts, "error", oneLine(err))
 	}
 	return recorded
@@ -291,7 +291,7 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outc
 		r.ended(ctx, a, OutcomeLost, cause)
 	case canceled:
 		r.retries.remove(a.job)
-		r.metrics.canceled.Add(1)
+		a.counters.canceled.Add(1)
 		r.log.Info("job canceled", "task", a.job.Task, "job", a.job.ID, "attempt", a.job.Attempts)
 		r.ended(ctx, a, OutcomeCanceled, cause)
 	default:

@@ -830,6 +830,43 @@ func TestAWorkerMayRunAgainWhileATaskOfItsLastRunStillHangs(t *testing.T) {
 	})
 }
 
+func TestDurationsThatMeanForEverDoNotOverflow(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		run := t.run(&Worker{
+			TaskTimeout:       math.MaxInt64,
+			VisibilityTimeout: math.MaxInt64,
+			HeartbeatInterval: math.MaxInt64 / 6, // it must be shorter than a fifth of the lease
+			ReapInterval:      math.MaxInt64,
+			ShutdownTimeout:   math.MaxInt64,
+			Retry:             &RetryPolicy{MaxRetries: math.MaxInt, BaseDelay: math.MaxInt64, Cap: math.MaxInt64},
+		},
+			t.task("works", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Hour) }),
+			t.task("fails", func(context.Context, *Job) error { return errTask }),
+			t.task("snoozes", func(context.Context, *Job) error { return Snooze(math.MaxInt64) }))
+		ids := t.enqueue("works", "fails", "snoozes")
+		t.sleep(time.Minute)
+		if until := t.get(ids[0]).LeaseUntil; until.Before(time.Now().AddDate(100, 0, 0)) {
+			t.Errorf("the lease ends at %v, want centuries from now", until)
+		}
+		if n, err := t.storage.ReapStale(t.Context(), math.MaxInt64); n != 0 || err != nil {
+			t.Errorf("%d leases were taken back, %v", n, err)
+		}
+		t.sleep(time.Hour)
+		if got := t.get(ids[0]); got.Status != StatusSuccess || got.Attempts != 1 {
+			t.Errorf("the job is %s after %d attempts, want SUCCESS after one", got.Status, got.Attempts)
+		}
+		for _, id := range ids[1:] {
+			if got := t.get(id); got.Status != StatusPending || got.RunAt.Before(time.Now().AddDate(100, 0, 0)) {
+				t.Errorf("%s is %s and due at %v, want PENDING and centuries from now", got.Task, got.Status, got.RunAt)
+			}
+		}
+		run.stop()
+		if err := run.wait(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestAShutdownTimeoutForEverIsNotOneAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))

@@ -200,6 +200,41 @@ func (s *slots) takeOld() []*Job {
 	return old
 }
 
+// areWaiting reports whether more jobs wait than there are free slots.
+func (s *slots) areWaiting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.startingLocked() < len(s.waiting)
+}
+
+// startingLocked returns how many of the waiting jobs have a free slot and are about to start. They are the first.
+func (s *slots) startingLocked() int {
+	running := s.intake.held - len(s.waiting)
+	return min(max(s.intake.slots-running, 0), len(s.waiting))
+}
+
+// takeOfQueues removes and returns the jobs of some queues that wait for a slot, but for those that are about to start.
+func (s *slots) takeOfQueues(queues map[string]int) (taken []*Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	starting := s.startingLocked()
+	firstFresh := len(s.waiting) - s.fresh
+	var kept []*Job
+	for i, job := range s.waiting {
+		_, isOne := queues[job.Queue]
+		if !isOne || i < starting {
+			kept = append(kept, job)
+			continue
+		}
+		taken = append(taken, job)
+		if i >= firstFresh {
+			s.fresh--
+		}
+	}
+	s.waiting = kept
+	return taken
+}
+
 // takeAll removes and returns the jobs that wait for a slot.
 func (s *slots) takeAll() []*Job {
 	s.mu.Lock()
@@ -256,8 +291,12 @@ func (r *workerRun) runSlot(tasks, writes context.Context, running *sync.WaitGro
 
 // newAttempt returns an attempt at job and the context of its task. The task's own settings win over the worker's.
 func (r *workerRun) newAttempt(tasks context.Context, job *Job) (context.Context, *attempt) {
-	task, _ := r.registry.lookup(job.Task)
+	task, known := r.registry.lookup(job.Task)
 	a := &attempt{job: job, storage: r.storage, log: r.log, retry: r.retry, started: time.Now()}
+	a.counters = new(taskCounters) // of an unknown task nothing counts, and its name could be any
+	if known {
+		a.counters = r.metrics.of(task.name)
+	}
 	if task.retry != nil {
 		a.retry = *task.retry
 	}
@@ -306,10 +345,11 @@ func usedUp(a *attempt) error {
 
 // timed calls the task and measures how long it takes, also when it ends by runtime.Goexit.
 func (r *workerRun) timed(ctx context.Context, a *attempt) error {
-	r.metrics.running.Add(1)
+	a.counters.running.Add(1)
 	defer func() {
 		a.took = max(time.Since(a.started), 1)
-		r.metrics.running.Add(-1)
+		a.counters.took.Add(int64(a.took))
+		a.counters.running.Add(-1)
 	}()
 	return r.call(ctx, a.job)
 }

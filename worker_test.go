@@ -225,6 +225,27 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 	})
 }
 
+// In a rolling deploy two versions of a program share a queue, and each knows a task that the other does not.
+func TestWorkersOfTwoVersionsDoNotHurtEachOthersJobs(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		t.run(&Worker{}, t.task("both", nothingToDo), t.task("removed", nothingToDo))
+		t.run(&Worker{}, t.task("both", nothingToDo), t.task("added", nothingToDo))
+		for range 20 {
+			t.enqueue("added", "removed", "both")
+			t.sleep(100 * time.Millisecond)
+		}
+		t.sleep(time.Minute)
+		for job, err := range t.storage.Jobs(t.Context(), Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if job.Status != StatusSuccess || job.Attempts != 1 || job.Claim == 0 {
+				t.Errorf("%s is %s after %d attempts: %s", job.Task, job.Status, job.Attempts, job.Error)
+			}
+		}
+	})
+}
+
 func TestATaskThatIsRegisteredLaterRunsWithinAMinute(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		w := workerOf(s)
@@ -357,6 +378,19 @@ func TestDrainWaitsForItsOwnRetriesWhileOtherJobsRun(t *testing.T) {
 			wantEnd(t, in, longer, ending{StatusSuccess, 1, ""})
 		})
 	}
+}
+
+func TestDrainDoesNotWaitForARetryThatIsNotDueSoon(t *testing.T) {
+	overEach(t, func(t *testing.T, s Storage, in Inspector) {
+		w := workerOf(s, taskOf("fails", func(context.Context) error { return errTask }))
+		w.Retry.BaseDelay = 6 * time.Second
+		job := NewJob("fails")
+		mustEnqueue(t, s, job)
+		start := time.Now()
+		mustDrain(t, w)
+		wantElapsed(t, start, 0)
+		wantEnd(t, in, job, ending{StatusPending, 1, "it failed"})
+	})
 }
 
 // All slots may become free after it was decided to claim ahead of them. A job that was claimed before is not
@@ -788,9 +822,35 @@ func TestMetricsCountEveryAttemptOnce(t *testing.T) {
 		stop()
 		wantMetrics(t, w, Metrics{Processed: 14, Succeeded: 5, Failed: 9, Retried: 6, DeadLettered: 4})
 
-		const want = `{"processed":14,"succeeded":5,"failed":9,"retried":6,"dead_lettered":4,"canceled":0,"reaped":0,"running":0}`
-		if got := expvar.Func(func() any { return w.Metrics() }).String(); got != want {
-			t.Errorf("expvar shows %s, want %s", got, want)
+		const want = `{"processed":14,"succeeded":5,"failed":9,"retried":6,"dead_lettered":4,"canceled":0,"reaped":0,"running":0,"tasks":[{"task":"exits",`
+		if got := expvar.Func(func() any { return w.Metrics() }).String(); !strings.HasPrefix(got, want) {
+			t.Errorf("expvar shows %s, want %s …", got, want)
+		}
+	})
+}
+
+func TestMetricsAreKeptByTask(t *testing.T) {
+	overMemory(t, func(t *testing.T, s *MemoryStorage) {
+		w := workerOf(s,
+			taskOf("Sleeps", func(context.Context) error { time.Sleep(2 * time.Second); return nil }),
+			taskOf("fails", func(context.Context) error { return errTask }),
+			taskOf("idle", func(context.Context) error { return nil }))
+		w.Retry.MaxRetries = 1
+		// A name in another case is the same task. A task that the worker does not know is not counted.
+		mustEnqueue(t, s, NewJob("sleeps"), NewJob("SLEEPS"), NewJob("fails"), NewJob("unknown"))
+		stop := started(t, w)
+		time.Sleep(time.Second)
+		if running := w.Metrics().Tasks[0].Running; running != 2 {
+			t.Errorf("%d run, want 2", running)
+		}
+		time.Sleep(10 * time.Second)
+		stop()
+		want := []TaskMetrics{
+			{Task: "Sleeps", Processed: 2, Succeeded: 2, Took: 4 * time.Second},
+			{Task: "fails", Processed: 2, Failed: 2, Retried: 1, DeadLettered: 1, Took: 2}, // a nanosecond at least
+		}
+		if diff := cmp.Diff(want, w.Metrics().Tasks); diff != "" {
+			t.Errorf("by task (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -926,6 +986,7 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 		set  func(w *Worker)
 	}{
 		{"field Storage is not set", func(w *Worker) { w.Storage = nil }},
+		{"field Registry has no tasks; register at least one", func(w *Worker) { w.Registry = new(Registry) }},
 		{"field Concurrency is -1; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = -1 }},
 		{"field Concurrency is 9223372036854775807; want 0 (default 10) to 100000", func(w *Worker) { w.Concurrency = math.MaxInt }},
 		{`field Name is "\xff"; want valid UTF-8 of at most 255 bytes`, func(w *Worker) { w.Name = "\xff" }},
@@ -947,7 +1008,7 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 			w := workerOf(s, taskOf("works", func(context.Context) error { return nil }))
 			job := NewJob("works")
 			mustEnqueue(t, s, job)
-			right := w.Retry
+			right, registry := w.Retry, w.Registry
 			c.set(w)
 			ended, cancel := context.WithCancel(t.Context()) // so that a field that is not checked does no harm
 			cancel()
@@ -959,7 +1020,7 @@ func TestAFieldThatCannotBeMeantIsAnErrorOfRunAndDrain(t *testing.T) {
 			wantEnd(t, s, job, ending{StatusPending, 0, ""})
 
 			// Set right, the worker works.
-			w.Storage, w.Name, w.Retry, w.Concurrency, w.Middleware = s, "", right, 0, nil
+			w.Storage, w.Registry, w.Name, w.Retry, w.Concurrency, w.Middleware = s, registry, "", right, 0, nil
 			w.TaskTimeout, w.VisibilityTimeout, w.HeartbeatInterval, w.ReapInterval, w.ShutdownTimeout = 0, 0, 0, 0, 0
 			mustDrain(t, w)
 			wantEnd(t, s, job, ending{StatusSuccess, 1, ""})
@@ -1106,9 +1167,12 @@ func wantResult(t *testing.T, in Inspector, job *Job, want string) {
 	}
 }
 
+// wantMetrics compares the sums over all tasks.
 func wantMetrics(t *testing.T, w *Worker, want Metrics) {
 	t.Helper()
-	if diff := cmp.Diff(want, w.Metrics()); diff != "" {
+	got := w.Metrics()
+	got.Tasks = nil
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
 	}
 }

@@ -51,7 +51,9 @@ func dlqList(c *call) func(context.Context) error {
 func dlqReplay(c *call) func(context.Context) error {
 	filter := c.filterFlags()
 	return func(ctx context.Context) error {
-		filter.IDs = c.operands
+		if len(c.operands) > 0 {
+			filter.IDs = c.operands
+		}
 		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
 			chosen, err := countDeadLetters(ctx, storage, *filter)
 			if err != nil {
@@ -98,7 +100,9 @@ func dlqPurge(c *call) func(context.Context) error {
 	filter := c.filterFlags()
 	yes := c.flags.Bool("yes", false, "delete without asking")
 	return func(ctx context.Context) error {
-		filter.IDs = c.operands
+		if len(c.operands) > 0 {
+			filter.IDs = c.operands
+		}
 		return c.inspect(ctx, changes, func(storage pinion.Inspector) error {
 			chosen, err := countDeadLetters(ctx, storage, *filter)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
@@ -47,9 +48,6 @@ const (
 	pruneEndsSQL = `DELETE FROM @ends WHERE span=2 AND at<statement_timestamp()-$1::interval`
 )
 
-// historyKept is how long ends stay.
-const historyKept = 30 * 24 * time.Hour
-
 // History implements [pinion.Inspector].
 func (s *Storage) History(ctx context.Context, since time.Time) (history []pinion.Ends, err error) {
 	err = s.browse(ctx, "history", func(ctx context.Context, conn *pgx.Conn) error {
@@ -78,7 +76,7 @@ func (s *Storage) mergeEnds(ctx context.Context) error {
 	if err := s.mergeSpan(ctx, 1, 2*time.Hour, "hour"); err != nil {
 		return err
 	}
-	_, err := s.change(ctx, "reap", pruneEndsSQL, []any{interval(historyKept)})
+	_, err := s.change(ctx, "reap", pruneEndsSQL, []any{interval(rules.HistoryKept)})
 	return err
 }
 

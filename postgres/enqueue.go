@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
@@ -110,17 +111,11 @@ func encode(job *pinion.Job) (n newJob, err error) {
 
 // checkDistinct returns an error for a job that is passed to one Enqueue twice.
 func checkDistinct(jobs []*pinion.Job) error {
-	if len(jobs) < 2 { // most calls need no map
+	job, found := rules.FindTwice(jobs)
+	if !found || job == nil { // a nil *Job is refused for itself
 		return nil
 	}
-	seen := make(map[*pinion.Job]bool, len(jobs))
-	for _, job := range jobs {
-		if seen[job] {
-			return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", pinion.ErrDuplicate, job.Task)
-		}
-		seen[job] = true
-	}
-	return nil
+	return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", pinion.ErrDuplicate, job.Task)
 }
 
 // accept sets the fields of the callers' jobs, once they are stored.

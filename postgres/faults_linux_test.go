@@ -105,6 +105,21 @@ func (s *server) url() string {
 	return fmt.Sprintf("postgres://pinion@127.0.0.1:%d/postgres?sslmode=disable", s.port)
 }
 
+// awaitCaller waits until somebody tries to reach the server, which is stopped, and hangs up.
+func (s *server) awaitCaller() {
+	s.t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	conn.Close()
+}
+
 // start starts the server and waits until it answers.
 func (s *server) start() {
 	s.t.Helper()
@@ -355,7 +370,7 @@ func TestTwentyProcessesOutliveRestartsOfTheServer(t *testing.T) {
 		load.more(500)
 		server.stop(how)
 		if i%2 == 1 {
-			time.Sleep(300 * time.Millisecond) // so that some try while there is none
+			server.awaitCaller()
 		}
 		server.start()
 	}
@@ -629,7 +644,7 @@ func TestWithoutAServerAVerbEndsWithItsContextOrTheStorage(t *testing.T) {
 	}
 	ended := make(chan error)
 	go func() { ended <- s.Enqueue(t.Context(), pinion.NewJob("a")) }()
-	time.Sleep(20 * time.Millisecond)
+	server.awaitCaller()
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
@@ -66,7 +67,7 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 	default:
 		c.sql += " AND false"
 	}
-	if len(f.IDs) > 0 {
+	if f.IDs != nil {
 		c.bind("j.id=ANY($%d::text[])", storableAll(f.IDs))
 	}
 	if f.Queue != "" {
@@ -82,17 +83,17 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 		c.bind("strpos(j.error, $%d)>0", storable(f.Text))
 	}
 	if !f.After.IsZero() {
-		c.bind(when+">=$%d", f.After)
+		c.bind(when+">=$%d", rules.DueTime(f.After))
 	}
 	if !f.Before.IsZero() {
-		c.bind(when+"<$%d", f.Before)
+		c.bind(when+"<$%d", rules.DueTime(f.Before))
 	}
 	return c
 }
 
 // isNarrow reports whether only few jobs match, which an index finds.
 func isNarrow(f pinion.Filter) bool {
-	return f.Status == pinion.StatusRunning || len(f.IDs) > 0 || f.Key != ""
+	return f.Status == pinion.StatusRunning || f.IDs != nil || f.Key != ""
 }
 
 const pageSize = 200 // jobs that a listing reads at a time

@@ -25,6 +25,7 @@ func TestALimitHoldsOverProcessesWhileItChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	var running, limited, done atomic.Int64
+	progress := make(chan struct{}, 1) // receives when the counts have changed
 	var workers sync.WaitGroup
 	for range 4 {
 		s := open(t, url, nil)
@@ -52,11 +53,15 @@ func TestALimitHoldsOverProcessesWhileItChanges(t *testing.T) {
 					return
 				}
 				done.Add(int64(len(claimed)))
+				select {
+				case progress <- struct{}{}:
+				default:
+				}
 			}
 		})
 	}
 	for limited.Load() < 20 {
-		time.Sleep(time.Millisecond)
+		<-progress
 	}
 	if err := admin.SetLimit(ctx, "q", 0); err != nil {
 		t.Fatal(err)
@@ -78,7 +83,7 @@ func TestALimitHoldsOverProcessesWhileItChanges(t *testing.T) {
 	paused := newest()
 	ended := done.Load()
 	for done.Load() < min(ended+50, 2*jobs-waitingInQ()) { // while the other queue goes on
-		time.Sleep(time.Millisecond)
+		<-progress
 	}
 	if newest() != paused {
 		t.Error("a job of the queue was claimed while it was paused")

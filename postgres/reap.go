@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // A lease is taken back at the second look. The first one stores a doubt in the row, which a heartbeat clears.
@@ -145,9 +147,6 @@ func (s *Storage) keepDoubts(doubts map[doubt]time.Duration) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for d, lease := range doubts {
-		s.doubts[d] = now.Add(reapGap(lease))
+		s.doubts[d] = now.Add(rules.ReapGap(lease))
 	}
 }
-
-// reapGap returns how long after its doubt a lease is taken back.
-func reapGap(lease time.Duration) time.Duration { return min(lease, lease/5+time.Second) }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // jobColumns are the columns that scanRow reads, behind a number.
@@ -136,7 +137,7 @@ func timeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
-	return new(microTime(t))
+	return new(rules.DueTime(t))
 }
 
 func timeOf(t *time.Time) time.Time {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
@@ -119,8 +120,8 @@ func (c *counter) add(queue, task string, counts pinion.Counts) {
 		sum.SuccessHour += counts.SuccessHour
 		sum.FailedHour += counts.FailedHour
 		sum.Minute += counts.Minute
-		sum.Oldest = earlier(sum.Oldest, counts.Oldest)
-		sum.OldestDue = earlier(sum.OldestDue, counts.OldestDue)
+		sum.Oldest = rules.Earlier(sum.Oldest, counts.Oldest)
+		sum.OldestDue = rules.Earlier(sum.OldestDue, counts.OldestDue)
 	}
 }
 
@@ -129,14 +130,6 @@ func countsOf(by map[string]*pinion.Counts, name string) *pinion.Counts {
 		by[name] = new(pinion.Counts)
 	}
 	return by[name]
-}
-
-// earlier returns the earlier of two times. The zero time is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
 }
 
 func (c *counter) stats() pinion.Stats {

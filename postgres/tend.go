@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // tendSize is how many jobs a verb over a filter changes in a transaction. It chooses them before, without locks.
@@ -159,7 +160,7 @@ func (s *Storage) PruneWhere(ctx context.Context, f pinion.Filter) (int, error) 
 
 // Prune implements [pinion.Inspector].
 func (s *Storage) Prune(ctx context.Context, before time.Time) (int, error) {
-	return s.prune(ctx, "$1::timestamptz", microTime(before))
+	return s.prune(ctx, "$1::timestamptz", rules.DueTime(before))
 }
 
 // prune deletes the jobs that finished before a time, an SQL expression over $1. It goes by an index of what

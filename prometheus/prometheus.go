@@ -1,8 +1,9 @@
 // Package pinionprom exports what Pinion's workers do and what waits in a storage as metrics for Prometheus, with the
 // official client library.
 //
-// [Jobs] counts the ends of attempts in this process, and is fed by a worker's OnEnd. [Queues] reads a storage at each
-// scrape, so only one process of those that share a storage needs it. The zero values work. Register both:
+// [Jobs] counts the ends of attempts in this process, and is fed by a worker's OnEnd. [Workers] shows what runs now.
+// [Queues] reads a storage at each scrape, so only one process of those that share a storage needs it. Their zero values
+// work. Register them:
 //
 //	var jobs pinionprom.Jobs
 //	prometheus.MustRegister(&jobs, &pinionprom.Queues{Storage: storage})

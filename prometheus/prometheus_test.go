@@ -298,3 +298,39 @@ func TestJobsMayBeScrapedBeforeTheFirstEnd(t *testing.T) {
 		t.Errorf("there are metrics of %d names, want none", len(families))
 	}
 }
+
+func TestAScrapeShowsWhatTheWorkersAreDoing(t *testing.T) {
+	release := make(chan struct{})
+	running := make(chan struct{})
+	registry := new(pinion.Registry)
+	registry.Add(
+		pinion.Task[struct{}]{Name: "waits", Run: func(context.Context, struct{}) error {
+			running <- struct{}{}
+			<-release
+			return nil
+		}},
+		pinion.Task[struct{}]{Name: "returns", Run: func(context.Context, struct{}) error { return nil }},
+	)
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	enqueue(t, storage, pinion.NewJob("returns"), pinion.NewJob("waits"), pinion.NewJob("waits"))
+	var workers pinionprom.Workers
+	ended := make(chan error)
+	for range 2 { // each has one slot, and so one of the jobs that wait
+		worker := &pinion.Worker{Storage: storage, Registry: registry, Concurrency: 1, Logger: quiet}
+		workers = append(workers, worker)
+		go func() { ended <- worker.Drain(t.Context()) }()
+	}
+	<-running
+	<-running
+	families := scrape(t, workers)
+	check(t, families, "pinion_jobs_running", map[string]float64{"task=waits": 2, "task=returns": 0})
+	check(t, families, "pinion_leases_taken_back_total", map[string]float64{"": 0})
+	close(release)
+	for range workers {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	check(t, scrape(t, workers), "pinion_jobs_running", map[string]float64{"task=waits": 0, "task=returns": 0})
+}

@@ -38,6 +38,8 @@ type childConfig struct {
 	Death         plannedDeath
 	DrainFor      time.Duration // how long a Drain may last; 0: until nothing is due
 	Lock          lockPlan
+	ClockPath     string // a file for openClock; "": the child goes by the machine's clock
+	SQL           SQL    // of a Swarm
 }
 
 type role string
@@ -94,6 +96,14 @@ func (c *child) run() error {
 	c.log, err = openLog(c.LogPath, c.Number)
 	if err != nil {
 		return err
+	}
+	if c.ClockPath != "" {
+		clock, err := openClock(c.ClockPath)
+		if err != nil {
+			return err
+		}
+		setTimeShift(clock)
+		c.log.clock = clock
 	}
 	if c.Role == roleLock {
 		return c.holdLock(ctx)

@@ -21,6 +21,7 @@ var (
 	crashSeed   = flag.Uint64("crash.seed", 0, "the random seed of the crash and power laboratories [a new one]")
 	crashLocks  = flag.Int("crash.locks", -1, "times at which another program holds the write lock [1 for 25 kills]")
 	crashFreeze = flag.Int("crash.freezes", -1, "times at which all processes are stopped together [1 for 25 kills]")
+	crashClocks = flag.Int("crash.clocks", 0, "how often TestCrashWhileTheClockIsSet sets the clock; 0 skips it")
 	crashDrains = flag.Int("crash.drains", 1, "how many processes with a short Drain run at any time, beside the workers")
 	crashLease  = flag.Duration("crash.visibility", 0, "VisibilityTimeout of the workers [600ms; 1s from 100 kills on]")
 	crashStress = flag.Duration("crash.stress", 2*time.Second, "how long TestCrashStress enqueues")

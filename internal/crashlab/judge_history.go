@@ -298,6 +298,8 @@ func (ev *evidence) findDisturbances() {
 			lockedAt = line.at
 		case logUnlock:
 			ev.disturbances = append(ev.disturbances, span{lockedAt, line.at})
+		case logClock:
+			ev.clocks = append(ev.clocks, span{line.at, line.at})
 		}
 	}
 	for _, from := range stoppedAt {

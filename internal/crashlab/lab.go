@@ -41,6 +41,7 @@ type Lab struct {
 	// These faults concern all children at once. They are spread over the kills.
 	Locks   int           // another program holds the write lock; DSN must be the path of a SQLite file
 	Freezes int           // all children are stopped together
+	Clocks  int           // their clock is set, forward or back by up to an hour; needs Program
 	Longest time.Duration // the longest lock and freeze [3s]
 
 	// Strict lowers the limits on time: a call may wait two seconds for the storage, and a lost lease must be
@@ -48,6 +49,8 @@ type Lab struct {
 	// machine says little about time. Strict also forbids shutdowns that are not clean and calls that run out
 	// of time, except around a stop.
 	Strict bool
+
+	Program string // which the children run, of BuildWithClock if there are Clocks [this one]
 
 	Owed map[string]string // jobs that are stored beforehand: their tasks by id
 	Logf func(format string, args ...any)
@@ -108,6 +111,7 @@ type experiment struct {
 	random  *rand.Rand
 	log     *logFile
 	storage pinion.Storage
+	sql     SQL // of a Swarm
 
 	children []*process     // those that have not ended
 	born     int            // how many children were ever started
@@ -119,6 +123,8 @@ type experiment struct {
 	disturbances []disturbance // those to come
 	locker       *process      // not nil: it holds the write lock, or is about to
 	thawTimer    *time.Timer   // not nil: all children are stopped, until this fires
+	clock        wallClock     // of the children
+	latest       time.Duration // by how much their clock was ahead at most
 
 	ending bool // no child has a planned death any more, and only these are replaced:
 	runner role // children with this role
@@ -178,6 +184,12 @@ func (e *experiment) run(ctx context.Context) error {
 		return err
 	}
 	defer e.log.file.Close()
+	if e.Clocks > 0 {
+		e.clock, err = openClock(e.clockPath())
+		if err != nil {
+			return err
+		}
+	}
 	if err := e.startAll(ctx); err != nil {
 		return err
 	}
@@ -202,6 +214,8 @@ func (e *experiment) run(ctx context.Context) error {
 }
 
 func (e *experiment) logPath() string { return filepath.Join(e.Dir, "log") }
+
+func (e *experiment) clockPath() string { return filepath.Join(e.Dir, "clock") }
 
 // KillOpening starts n processes that open a storage, which may have to be migrated, and that kill themselves
 // at a random moment soon after they began. It returns when all are dead. Dir is for the log.

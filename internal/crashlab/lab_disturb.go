@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -16,10 +17,14 @@ import (
 type disturbance struct {
 	afterKills int           // it begins after so many kills
 	lock       *lockPlan     // another program holds the write lock; or, if this is nil:
-	freeze     time.Duration // all children are stopped together for so long
+	freeze     time.Duration // all children are stopped together for so long; or, if this is 0:
+	clock      time.Duration // their clock is set so far ahead of the machine's, or behind it
 }
 
-// planDisturbances spreads the Lab's locks and freezes evenly over its kills, in a random order.
+// mostAhead is by how much the clock of the children is ahead of the machine's at most, or behind it.
+const mostAhead = time.Hour
+
+// planDisturbances spreads the Lab's locks, freezes and settings of the clock evenly over its kills, in a random order.
 func (e *experiment) planDisturbances() error {
 	if e.Locks > 0 {
 		if _, err := os.Stat(e.DSN); err != nil {
@@ -32,6 +37,10 @@ func (e *experiment) planDisturbances() error {
 	for range e.Freezes {
 		d := logUniform(e.random, 300*time.Millisecond, e.Longest)
 		e.disturbances = append(e.disturbances, disturbance{freeze: d})
+	}
+	for range e.Clocks {
+		ahead := randomTime(e.random, 2*mostAhead) - mostAhead
+		e.disturbances = append(e.disturbances, disturbance{clock: ahead})
 	}
 	n := len(e.disturbances)
 	e.random.Shuffle(n, func(i, j int) {
@@ -55,10 +64,15 @@ func (e *experiment) isDisturbanceDue() bool {
 func (e *experiment) beginDisturbance(ctx context.Context) error {
 	next := e.disturbances[0]
 	e.disturbances = e.disturbances[1:]
-	if next.lock != nil {
+	switch {
+	case next.lock != nil:
 		return e.startLock(ctx, *next.lock)
+	case next.freeze > 0:
+		e.freeze(next.freeze)
+	default:
+		e.report.Clocks++
+		e.setClock(next.clock)
 	}
-	e.freeze(next.freeze)
 	return nil
 }
 
@@ -119,6 +133,20 @@ func (e *experiment) thawIfDue() {
 	default:
 	}
 }
+
+// ---- The clock ----
+
+// setClock sets the clock of all children.
+func (e *experiment) setClock(ahead time.Duration) {
+	ahead = ahead.Truncate(time.Second)
+	e.log.write(logClock, strconv.FormatInt(int64(ahead/time.Second), 10))
+	e.clock.set(ahead)
+	e.latest = max(e.latest, ahead)
+	e.lastDisturbed = time.Now().Add(ahead)
+}
+
+// childTime returns what the clock of the children says.
+func (e *experiment) childTime() time.Time { return time.Now().Add(e.clock.ahead()) }
 
 // signalAll sends a signal to all children, in a random order.
 func (e *experiment) signalAll(signal syscall.Signal) {

@@ -19,6 +19,9 @@ func (e *experiment) finish(ctx context.Context) error {
 	if e.Workers == 0 && e.Drains > 0 {
 		runner, n = roleDrain, e.Drains
 	}
+	if e.Clocks > 0 {
+		e.setClock(e.latest) // or what is due by a clock that was ahead would not be due for an hour
+	}
 	e.ending = true
 	e.runner = runner
 	e.starts = slices.DeleteFunc(e.starts, func(next delayedStart) bool { return next.role != runner })
@@ -26,12 +29,49 @@ func (e *experiment) finish(ctx context.Context) error {
 		e.starts = append(e.starts, delayedStart{role: runner})
 	}
 	e.terminateAll(func(p *process) bool { return p.role != runner })
-	patience := 10*time.Second + 20*e.longestVisibility()
-	giveUp := time.NewTimer(patience) // fires if no job ends for that long
-	defer giveUp.Stop()
-	look := time.NewTicker(reapInterval(e.Visibility) / 2)
-	defer look.Stop()
+	patience := newPatience(10*time.Second + 20*e.longestVisibility())
 	fewest := math.MaxInt
+	err := e.watch(ctx, reapInterval(e.Visibility)/2, func() (over bool, err error) {
+		if err := e.checkLeases(ctx); err != nil {
+			return false, err
+		}
+		left, err := e.countUnfinished(ctx)
+		if err != nil {
+			return false, err
+		}
+		if left < fewest {
+			fewest = left
+			patience.renew()
+		}
+		onlyRunners := e.count(runner) == len(e.children)
+		// If patience is over, the judge reports which jobs have not ended.
+		return left == 0 && onlyRunners || patience.isOver(), nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.stopAll(ctx, patience.limit)
+}
+
+// stopAll tells the children that are left to stop and waits until they have ended.
+func (e *experiment) stopAll(ctx context.Context, limit time.Duration) error {
+	e.ending = true
+	e.runner = ""
+	e.starts = nil
+	e.terminateAll(func(*process) bool { return true })
+	patience := newPatience(limit)
+	return e.watch(ctx, reapInterval(e.Visibility)/2, func() (over bool, err error) {
+		if patience.isOver() {
+			return false, errors.New("crashlab: a child does not end after SIGTERM")
+		}
+		return len(e.children) == 0, nil
+	})
+}
+
+// watch tends the children until look, which it calls again and again, reports that it is over or returns an error.
+func (e *experiment) watch(ctx context.Context, every time.Duration, look func() (over bool, err error)) error {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
 	for {
 		if err := e.startDelayed(ctx); err != nil {
 			return err
@@ -39,50 +79,29 @@ func (e *experiment) finish(ctx context.Context) error {
 		select {
 		case p := <-e.exits:
 			e.childEnded(p)
-		case <-look.C:
+		case <-ticker.C:
 			e.resumeStopped()
-			if err := e.checkLeases(ctx); err != nil {
+			over, err := look()
+			if over || err != nil {
 				return err
 			}
-			left, err := e.countUnfinished(ctx)
-			if err != nil {
-				return err
-			}
-			if left < fewest {
-				fewest = left
-				giveUp.Reset(patience)
-			}
-			if left == 0 && e.count(runner) == len(e.children) {
-				return e.stopAll(patience)
-			}
-		case <-giveUp.C:
-			return e.stopAll(patience) // the judge reports which jobs have not ended
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// stopAll tells the children that are left to stop and waits until they have ended.
-func (e *experiment) stopAll(patience time.Duration) error {
-	e.runner = ""
-	e.terminateAll(func(*process) bool { return true })
-	giveUp := time.NewTimer(patience)
-	defer giveUp.Stop()
-	look := time.NewTicker(reapInterval(e.Visibility) / 2)
-	defer look.Stop()
-	for len(e.children) > 0 {
-		select {
-		case p := <-e.exits:
-			e.childEnded(p)
-		case <-look.C:
-			e.resumeStopped()
-		case <-giveUp.C:
-			return errors.New("crashlab: a child does not end after SIGTERM")
-		}
-	}
-	return nil
+// patience is over if it is not renewed for as long as its limit.
+type patience struct {
+	limit time.Duration
+	since time.Time
 }
+
+func newPatience(limit time.Duration) *patience { return &patience{limit, time.Now()} }
+
+func (p *patience) renew() { p.since = time.Now() }
+
+func (p *patience) isOver() bool { return time.Since(p.since) > p.limit }
 
 func (e *experiment) terminateAll(which func(*process) bool) {
 	for _, p := range e.children {
@@ -115,7 +134,7 @@ func (e *experiment) countUnfinished(ctx context.Context) (int, error) {
 
 // checkLeases notes by how long leases have expired that nobody has taken back.
 func (e *experiment) checkLeases(ctx context.Context) error {
-	now := time.Now() // before the rows are read, so that no lease looks older than it is
+	now := e.childTime() // before the rows are read, so that no lease looks older than it is
 	if e.isDisturbed() {
 		e.lastDisturbed = now
 	}

@@ -67,6 +67,10 @@ func (e *experiment) start(ctx context.Context, role role) error {
 		Visibility:    e.visibilities()[e.random.IntN(len(e.visibilities()))],
 		Grace:         e.Grace,
 		PoisonRetries: e.PoisonRetries,
+		SQL:           e.sql,
+	}
+	if e.Clocks > 0 {
+		config.ClockPath = e.clockPath()
 	}
 	switch role {
 	case roleBoth:
@@ -89,11 +93,14 @@ func (e *experiment) startProcess(ctx context.Context, config childConfig) (*pro
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
+	program := e.Program
+	if program == "" {
+		program, err = os.Executable()
+	}
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self)
+	cmd := exec.CommandContext(ctx, program)
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	cmd.Stdout = &e.stderr
 	cmd.Stderr = &e.stderr
@@ -149,7 +156,7 @@ func (e *experiment) resumeStopped() {
 		if p.stopTimer == nil {
 			continue
 		}
-		e.lastDisturbed = time.Now()
+		e.lastDisturbed = e.childTime()
 		select {
 		case <-p.stopTimer.C:
 			p.stopTimer = nil

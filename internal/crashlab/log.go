@@ -22,6 +22,7 @@ const (
 	logResume = "resume" // child: it got SIGCONT, or died while it was stopped
 	logFreeze = "freeze" // all children are about to get SIGSTOP
 	logThaw   = "thaw"   // they are about to get SIGCONT
+	logClock  = "clock"  // seconds: their clock is about to be so far ahead of the machine's
 
 	// The process that holds the write lock of the file writes these.
 	logLocked = "locked" // it has the lock
@@ -68,7 +69,8 @@ const (
 // the consequences.
 type logFile struct {
 	file  *os.File
-	child int // the number of the child that writes; 0 is the parent
+	child int       // the number of the child that writes; 0 is the parent
+	clock wallClock // that this process heeds; the log has the machine's time
 }
 
 func openLog(path string, child int) (*logFile, error) {
@@ -76,7 +78,7 @@ func openLog(path string, child int) (*logFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &logFile{file, child}, nil
+	return &logFile{file: file, child: child}, nil
 }
 
 // terminator ends a complete line. A kill can cut a write short; the reader skips lines without a terminator.
@@ -86,7 +88,7 @@ const terminator = "."
 // cut short.
 func (l *logFile) write(verb string, words ...string) {
 	line := fmt.Sprintf("\n%d %d %s\t%s\t%s\n",
-		time.Now().UnixMicro(), l.child, verb, strings.Join(words, "\t"), terminator)
+		l.clock.machineTime().UnixMicro(), l.child, verb, strings.Join(words, "\t"), terminator)
 	if _, err := l.file.WriteString(line); err != nil {
 		fmt.Fprintf(os.Stderr, "child %d: write to the log: %v\n", l.child, err)
 	}

@@ -297,6 +297,9 @@ func (d dice) filter() pinion.Filter {
 		f.Limit = pick(d, 0, 1, 2)
 		return f
 	}
+	if d.oneIn(20) {
+		f.IDs = []string{}
+	}
 	for d.oneIn(5) {
 		f.IDs = append(f.IDs, d.id())
 	}

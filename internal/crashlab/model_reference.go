@@ -515,7 +515,7 @@ func (e *entry) matches(f pinion.Filter) bool { return e.matchesAt(f, e.CreatedA
 
 // matchesAt is matches for a filter whose After and Before are about the time at.
 func (e *entry) matchesAt(f pinion.Filter, at time.Time) bool {
-	return (len(f.IDs) == 0 || slices.Contains(f.IDs, e.ID)) &&
+	return (f.IDs == nil || slices.Contains(f.IDs, e.ID)) &&
 		(f.Queue == "" || f.Queue == e.Queue) &&
 		(f.Task == "" || strings.EqualFold(f.Task, e.Task)) &&
 		(f.Key == "" || f.Key == e.Key) &&

@@ -4,8 +4,11 @@ package crashlab
 
 import (
 	"context"
-	"errors"
+	"database/sql"
 	"fmt"
+	"maps"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,219 +16,299 @@ import (
 )
 
 // Swarm is a smaller experiment than [Lab], for one promise at a time. Processes of one kind work on a queue until a
-// number of jobs are done, and meanwhile some are killed or stopped and replaced. The test judges what they left.
+// number of jobs are done. Meanwhile some of them are killed, or stopped until they have lost their leases, and replaced.
 type Swarm struct {
-	DSN        string
-	Dir        string // an empty folder for the log
-	Seed       uint64
-	Proof      Proof
-	Processes  int
-	Slots      int           // of each worker
-	Visibility time.Duration // of the workers; of some it is twice as long
-	Kills      int           // spread over the jobs; after every fourth, a worker is stopped until it has lost its leases
-	Total      int           // how many jobs there are to do
-
-	// Done returns how many jobs are done. It is called often, and must not wait for the file's write lock, because the
-	// process that holds it may be stopped.
-	Done func(ctx context.Context) (int, error)
+	DSN   string // for pinion.Open in every process; the queue must be empty
+	SQL   SQL    // the same queue, for database/sql
+	Dir   string // an empty folder for the log
+	Seed  uint64
+	Proof Proof
+	Jobs  int // how many jobs to enqueue, or for how many runs of a periodic job to wait
+	Kills int // spread over the jobs; for every fourth, a worker is stopped
 }
 
 // Proof is what a Swarm is to prove, and so what its workers do.
 type Proof = role
 
-// The proofs, with the tasks that their workers know.
+// The proofs.
 const (
-	ProofExactlyOnce Proof = "exactly once" // ExactTask
-	ProofLimit       Proof = "limit"        // ShortTask
-	ProofPeriodic    Proof = "periodic"     // PeriodicName, in two versions
+	// ProofExactlyOnce has four processes with four slots. Each job adds 1 to a row, and enqueues a second job that does
+	// the same, in the transaction that ends the job. The sum must be exact.
+	ProofExactlyOnce Proof = "exactly once"
+	// ProofLimit has eight processes with eight slots, which share a queue with a limit of three.
+	ProofLimit Proof = "limit"
+	// ProofPeriodic has three processes of two versions of a program, which differ in the schedule of a periodic job.
+	ProofPeriodic Proof = "periodic"
 )
+
+// SQL says how database/sql reaches the tables of a queue.
+type SQL struct {
+	Driver string
+	Source string // the driver's data source name
+	Schema string // what stands in front of the name of a table, with its dot; "": nothing
+}
+
+// SQLOfFile is the SQL of a queue in a SQLite file, as an application opens it that keeps its own tables there.
+func SQLOfFile(path string) SQL {
+	return SQL{Driver: "sqlite", Source: path + "?_txlock=immediate&_pragma=busy_timeout(20000)"}
+}
+
+func (s SQL) open() (*sql.DB, error) { return sql.Open(s.Driver, s.Source) }
+
+// text puts the Schema in the place of each @.
+func (s SQL) text(statement string) string { return strings.ReplaceAll(statement, "@", s.Schema) }
 
 // SwarmReport is what a Swarm did.
 type SwarmReport struct {
-	Kills, Stops int
-	Runs         []Run // in the order in which they started
-	MostAtOnce   int   // how many of them ran at the same time
+	Seed       uint64
+	Jobs       int // that are done
+	Kills      int
+	Stops      int
+	Runs       int           // of tasks
+	MostAtOnce int           // how many of them ran at the same time
+	LongestGap time.Duration // of ProofPeriodic: how long no next run was stored
+
+	Violations []string // promises that were not kept
 }
 
-// Run is one run of a task.
-type Run struct {
-	ID    string // of the job
-	Slot  string // of a periodic job: its time
-	Ended bool   // the task returned before its process was killed or stopped
+// String returns a summary without the violations.
+func (r SwarmReport) String() string {
+	text := fmt.Sprintf("seed %d: %d jobs, %d runs, at most %d at the same time; %d kills, %d processes stopped alone",
+		r.Seed, r.Jobs, r.Runs, r.MostAtOnce, r.Kills, r.Stops)
+	if r.LongestGap > 0 {
+		text += fmt.Sprintf("; no next run for at most %v", r.LongestGap.Round(time.Millisecond))
+	}
+	return text
 }
 
-// Run runs the processes until the jobs are done. Those that are left are told to stop.
+// swarmVisibility is the VisibilityTimeout of the workers of a Swarm; of some it is twice as long.
+const swarmVisibility = 600 * time.Millisecond
+
+// swarm is a Swarm while it runs.
+type swarm struct {
+	Swarm
+	*experiment
+	storage Storage
+	db      *sql.DB
+	proof   proof
+	total   int // how many jobs there are to do
+}
+
+// proof is the parent's part of a Proof.
+type proof interface {
+	size() (processes, slots int)
+	// prepare stores what the workers find, and sets the total of the swarm.
+	prepare(ctx context.Context, w *swarm) error
+	// look looks at the queue while the workers work. It is called often.
+	look(ctx context.Context, w *swarm) error
+	// judge adds violations to the report.
+	judge(ctx context.Context, w *swarm, report *SwarmReport, left leftovers) error
+}
+
+// leftovers is what a swarm leaves.
+type leftovers struct {
+	runs []run
+	jobs map[string]*pinion.Job // every job that is stored, by id
+}
+
+// Run runs the processes until the jobs are done, and judges what they left. An error means that the experiment itself
+// went wrong; broken promises are in the report.
 func (s Swarm) Run(ctx context.Context) (SwarmReport, error) {
-	lab := Lab{DSN: s.DSN, Dir: s.Dir, Seed: s.Seed, Slots: s.Slots, Visibility: s.Visibility}
-	e := newExperiment(lab.withDefaults())
+	proof := newProof(s.Proof)
+	_, slots := proof.size()
+	e := newExperiment(Lab{DSN: s.DSN, Dir: s.Dir, Seed: s.Seed, Slots: slots, Visibility: swarmVisibility}.withDefaults())
+	e.sql = s.SQL
+	w := &swarm{Swarm: s, experiment: e, proof: proof}
+	opened, err := pinion.Open(ctx, s.DSN)
+	if err != nil {
+		return SwarmReport{}, err
+	}
+	defer opened.Close()
+	w.storage = opened.(Storage)
+	w.db, err = s.SQL.open()
+	if err != nil {
+		return SwarmReport{}, err
+	}
+	defer w.db.Close()
+	return w.run(ctx)
+}
+
+func (w *swarm) run(ctx context.Context) (SwarmReport, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	err := s.run(ctx, e)
-	e.ending = true
-	cancel()
-	e.killAll() // after an error; otherwise none is left
+	err := w.proof.prepare(ctx, w)
+	if err == nil {
+		err = w.workUntilDone(ctx)
+	}
 	if err != nil {
+		cancel()
+		w.killAll()
 		return SwarmReport{}, err
 	}
-	if printed := e.stderr.String(); printed != "" || len(e.problems) > 0 {
-		return SwarmReport{}, fmt.Errorf("crashlab: %s\n%s", strings.Join(e.problems, "\n"), printed)
-	}
-	lines, err := readLog(e.logPath())
-	if err != nil {
-		return SwarmReport{}, err
-	}
-	report := judgeRuns(lines)
-	report.Kills = e.report.Kills
-	report.Stops = e.report.Stops
-	return report, nil
+	return w.judge(ctx)
 }
 
-func (s Swarm) run(ctx context.Context, e *experiment) error {
+// workUntilDone starts the processes, and tells them to stop when all jobs are done.
+func (w *swarm) workUntilDone(ctx context.Context) error {
 	var err error
-	e.log, err = openLog(e.logPath(), 0)
+	w.log, err = openLog(w.logPath(), 0)
 	if err != nil {
 		return err
 	}
-	defer e.log.file.Close()
-	for range s.Processes {
-		if err := e.start(ctx, s.Proof); err != nil {
+	defer w.log.file.Close()
+	processes, _ := w.proof.size()
+	for range processes {
+		if err := w.start(ctx, w.Proof); err != nil {
 			return err
 		}
 	}
-	patience := time.Minute + 20*e.longestVisibility()
-	giveUp := time.NewTimer(patience) // fires if no job is done for that long
-	defer giveUp.Stop()
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
+	patience := newPatience(time.Minute + 20*w.longestVisibility())
 	most := 0
-	for {
-		if err := e.startDelayed(ctx); err != nil {
+	err = w.watch(ctx, 10*time.Millisecond, func() (over bool, err error) {
+		if err := w.proof.look(ctx, w); err != nil {
+			return false, err
+		}
+		done, err := w.count(ctx, `SELECT count(*) FROM @jobs WHERE status='SUCCESS'`)
+		if err != nil {
+			return false, err
+		}
+		if done > most {
+			most = done
+			patience.renew()
+		}
+		if done >= w.total && !w.isAnyStopped() {
+			return true, nil
+		}
+		if patience.isOver() {
+			return false, fmt.Errorf("none was done for %v", patience.limit)
+		}
+		w.harmOne(done)
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("crashlab: %d of %d jobs are done: %w", most, w.total, err)
+	}
+	return w.stopAll(ctx, patience.limit)
+}
+
+// count returns the number that a query returns. A query must not wait for the write lock of a file, because a process
+// that is stopped may hold it.
+func (w *swarm) count(ctx context.Context, query string) (n int, err error) {
+	err = w.db.QueryRowContext(ctx, w.SQL.text(query)).Scan(&n)
+	return n, err
+}
+
+// enqueueAll enqueues as many jobs as the Swarm asks for.
+func (w *swarm) enqueueAll(ctx context.Context, newJob func() *pinion.Job) error {
+	for left := w.Jobs; left > 0; {
+		jobs := make([]*pinion.Job, min(left, 1000))
+		for i := range jobs {
+			jobs[i] = newJob()
+		}
+		if err := w.storage.Enqueue(ctx, jobs...); err != nil {
 			return err
 		}
-		select {
-		case p := <-e.exits:
-			e.childEnded(p)
-		case <-look.C:
-			e.resumeStopped()
-			done, err := s.Done(ctx)
-			if err != nil {
-				return err
-			}
-			if done > most {
-				most = done
-				giveUp.Reset(patience)
-			}
-			if done >= s.Total && !e.isAnyStopped() {
-				return e.stopAll(patience)
-			}
-			s.harmOne(e, done)
-		case <-giveUp.C:
-			return fmt.Errorf("crashlab: no job was done for %v; %d of %d are", patience, most, s.Total)
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), fmt.Errorf("crashlab: %d of %d jobs are done", most, s.Total))
-		}
+		left -= len(jobs)
 	}
+	return nil
 }
 
 // harmOne kills a process, or stops one, if enough jobs are done since the last time.
-func (s Swarm) harmOne(e *experiment, done int) {
-	isDue := done*(s.Kills+1) > e.report.Kills*s.Total
-	if !isDue || e.report.Kills >= s.Kills || len(e.children) == 0 {
+func (w *swarm) harmOne(done int) {
+	kills := w.Swarm.Kills
+	isDue := done*(kills+1) > w.report.Kills*w.total
+	if !isDue || w.report.Kills >= kills || len(w.children) == 0 {
 		return
 	}
-	p := e.children[e.random.IntN(len(e.children))]
+	p := w.children[w.random.IntN(len(w.children))]
 	switch {
 	case p.killed || p.stopTimer != nil || time.Now().Before(p.sparedTill):
-	case e.report.Stops < e.report.Kills/4 && !e.isAnyStopped():
-		e.stop(p)
+	case w.report.Stops < w.report.Kills/4 && !w.isAnyStopped():
+		w.stop(p)
 	default:
-		e.kill(p)
+		w.kill(p)
 	}
 }
 
-// judgeRuns finds the runs of tasks, and how many there were at a time. A task runs no more once its process is killed
-// or stopped: a process that goes on has lost the lease, and learns that with its next heartbeat.
-func judgeRuns(lines []logLine) SwarmReport {
+// ---- The judgement ----
+
+func (w *swarm) judge(ctx context.Context) (SwarmReport, error) {
+	lines, err := readLog(w.logPath())
+	if err != nil {
+		return SwarmReport{}, err
+	}
+	report := SwarmReport{Seed: w.Seed, Kills: w.report.Kills, Stops: w.report.Stops, Violations: w.problems}
+	if printed := w.stderr.String(); printed != "" {
+		report.violation("the children printed:\n%.4000s", printed)
+	}
+	left := leftovers{jobs: make(map[string]*pinion.Job)}
+	left.runs, report.MostAtOnce = findRuns(lines)
+	report.Runs = len(left.runs)
+	for job, err := range w.storage.Jobs(ctx, pinion.Filter{}) {
+		if err != nil {
+			return SwarmReport{}, err
+		}
+		left.jobs[job.ID] = job
+		if job.Status == pinion.StatusSuccess {
+			report.Jobs++
+		}
+	}
+	err = w.proof.judge(ctx, w, &report, left)
+	return report, err
+}
+
+func (r *SwarmReport) violation(format string, args ...any) {
+	r.Violations = append(r.Violations, fmt.Sprintf(format, args...))
+}
+
+// judgeAllDone checks that every job succeeded, and that there are no others.
+func (w *swarm) judgeAllDone(report *SwarmReport, jobs map[string]*pinion.Job) {
+	for _, job := range jobs {
+		if job.Status != pinion.StatusSuccess {
+			report.violation("job %s is %s after %d attempts: %s", job.ID, job.Status, job.Attempts, job.Error)
+		}
+	}
+	if len(jobs) != w.total {
+		report.violation("there are %d jobs, want %d", len(jobs), w.total)
+	}
+}
+
+// run is one run of a task.
+type run struct {
+	id   string // of the job
+	slot string // of a periodic job: its time
+}
+
+// findRuns finds the runs of tasks, and how many there were at a time. What a process has claimed runs no more once the
+// process is killed or stopped: one that goes on has lost those leases, and learns that with its next heartbeat. It may
+// even start jobs that it had claimed before it was stopped.
+func findRuns(lines []logLine) (runs []run, mostAtOnce int) {
 	type key struct {
 		child int
 		claim string
 	}
-	var report SwarmReport
-	running := make(map[key]int) // indexes of report.Runs
+	running := make(map[key]bool)
+	lost := make(map[int]int64) // by child: its claims up to this one have lost their leases
 	for _, line := range lines {
 		switch line.verb {
 		case logStart:
-			id, _, _ := strings.Cut(line.words[0], ":")
-			running[key{line.child, line.words[0]}] = len(report.Runs)
-			report.Runs = append(report.Runs, Run{ID: id, Slot: line.words[1]})
-			report.MostAtOnce = max(report.MostAtOnce, len(running))
+			id, claim, _ := strings.Cut(line.words[0], ":")
+			runs = append(runs, run{id: id, slot: line.words[1]})
+			number, _ := strconv.ParseInt(claim, 10, 64) // the time of the claim in Unix microseconds
+			if number > lost[line.child] {
+				running[key{line.child, line.words[0]}] = true
+			}
+			mostAtOnce = max(mostAtOnce, len(running))
 		case logEnd:
-			k := key{line.child, line.words[0]}
-			if at, ok := running[k]; ok {
-				report.Runs[at].Ended = true
-				delete(running, k)
-			}
+			delete(running, key{line.child, line.words[0]})
 		case logKill, logStop:
-			for k := range running {
-				if fmt.Sprint(k.child) == line.words[0] {
-					delete(running, k)
-				}
-			}
+			child, _ := strconv.Atoi(line.words[0])
+			lost[child] = math.MaxInt64
+			maps.DeleteFunc(running, func(k key, _ bool) bool { return k.child == child })
+		case logResume:
+			child, _ := strconv.Atoi(line.words[0])
+			lost[child] = line.at
 		}
 	}
-	return report
-}
-
-// ---- The children ----
-
-// The tasks of the proofs.
-const (
-	ShortTask = "short" // takes 5 to 25 ms
-
-	// ExactTask adds 1 to the only row of the table sums, in a transaction of its own that also ends the job. If its
-	// argument is true it enqueues another job, with false, in the same transaction.
-	ExactTask = "exact"
-
-	// PeriodicName is the name of a periodic job. Half of the workers make it each 200 ms and the others each 300 ms.
-	PeriodicName = "tick"
-)
-
-// prove runs a worker of a Swarm until ctx ends.
-func (c *child) prove(ctx context.Context, storage pinion.Storage) error {
-	worker := c.worker()
-	worker.Storage = storage
-	worker.Registry = new(pinion.Registry)
-	worker.Retry = &pinion.RetryPolicy{MaxRetries: 1000, BaseDelay: time.Millisecond, Cap: 20 * time.Millisecond}
-	switch c.Role {
-	case ProofExactlyOnce:
-		db, err := openForTransactions(c.DSN)
-		if err != nil {
-			return err
-		}
-		defer db.Close()
-		p := exactly{child: c, db: db, storage: storage.(*pinion.SQLiteStorage)}
-		worker.Registry.Add(pinion.Task[exactArgs]{Name: ExactTask, Run: p.run})
-	case ProofLimit:
-		worker.Registry.Add(pinion.Task[slotArgs]{Name: ShortTask, Run: c.short})
-	case ProofPeriodic:
-		worker.Registry.Add(pinion.Task[slotArgs]{Name: ShortTask, Run: c.short})
-		worker.Periodic = []pinion.Periodic{{
-			Name:     PeriodicName,
-			Schedule: pinion.Every([]time.Duration{200 * time.Millisecond, 300 * time.Millisecond}[c.Number%2]),
-			Job:      func(at time.Time) *pinion.Job { return pinion.NewJob(ShortTask, at.Format(time.RFC3339Nano)) },
-		}}
-	}
-	return worker.Run(ctx)
-}
-
-// slotArgs are the arguments of ShortTask.
-type slotArgs struct {
-	Slot string `json:"slot,omitempty"` // of a periodic job
-}
-
-func (c *child) short(ctx context.Context, args slotArgs) error {
-	job, _ := pinion.JobFromContext(ctx)
-	c.log.write(logStart, claimName(job), "slot "+args.Slot)
-	defer c.log.write(logEnd, claimName(job))
-	return sleep(ctx, 5*time.Millisecond+randomTime(c.newRandom(job), 20*time.Millisecond))
+	return runs, mostAtOnce
 }

@@ -1,0 +1,50 @@
+// Package rules holds what every storage of Pinion does alike, as far as it needs no type of package pinion.
+package rules
+
+import "time"
+
+// HistoryKept is how long the counts of History stay.
+const HistoryKept = 7 * 24 * time.Hour
+
+// ReapGap returns how long after its doubt an expired lease is taken back; see pinion.Storage.ReapStale.
+func ReapGap(lease time.Duration) time.Duration {
+	return min(lease, lease/5+time.Second)
+}
+
+// lastTime is the latest due time. JSON has no year of five digits.
+var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// DueTime returns a due time as it is stored: in whole microseconds, not after the year 9999, and not before the year 1,
+// where it is the zero time.
+func DueTime(t time.Time) time.Time {
+	switch {
+	case t.Before(time.Time{}):
+		return time.Time{}
+	case t.After(lastTime):
+		return lastTime
+	}
+	return t.UTC().Truncate(time.Microsecond)
+}
+
+// Earlier returns the earlier of two times. The zero time is none.
+func Earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// FindTwice returns an element that is in a list twice.
+func FindTwice[E comparable](list []E) (element E, found bool) {
+	if len(list) < 2 { // most lists need no map
+		return element, false
+	}
+	seen := make(map[E]bool, len(list))
+	for _, element := range list {
+		if seen[element] {
+			return element, true
+		}
+		seen[element] = true
+	}
+	return element, false
+}
