@@ -126,9 +126,10 @@ func (c *rawConn) transaction(body func()) {
 
 func (c *rawConn) insert() {
 	now := seconds()
-	c.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, run_at, key, future)
-		VALUES (?, ?, ?, ?, 'PENDING', 0, ?, ?, ?, ?, ?, ?)`,
-		pinion.NewID(), "task", `["`+payload(c.number)+`"]`, "{}", now, "default", 0, 0.0, nil, false)
+	c.exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, priority, run_at, key,
+			key_until_start, meta, future)
+		VALUES (?, ?, ?, ?, 'PENDING', 0, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		pinion.NewID(), "task", `["`+payload(c.number)+`"]`, "{}", now, "default", 0, 0.0, nil, false, nil, false)
 	c.number++
 }
 
@@ -166,12 +167,14 @@ func (c *rawConn) claim(limit int) (jobs []claimed) {
 	const perStatement = 8
 	token := time.Now().UnixMicro()
 	for from := 0; from < len(jobs); from += perStatement {
-		args := make([]any, 0, 2+perStatement)
-		args = append(args, token, float64(token)/1e6)
+		args := make([]any, 0, 4+perStatement)
+		args = append(args, token, float64(token)/1e6, "raw", 10.0)
 		for i := range perStatement {
 			args = append(args, jobs[min(from+i, len(jobs)-1)].rowid)
 		}
-		c.exec(`UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?
+		c.exec(`UPDATE jobs SET status='RUNNING', attempts=attempts+1, claim=max(claim+1, ?), heartbeat_at=?, worker=?,
+				lease=?, doubted_at=NULL, started_at=NULL, result=NULL, aside=0,
+				key_until_start=iif(key_until_start=1, 2, key_until_start)
 			WHERE rowid IN (?`+strings.Repeat(", ?", perStatement-1)+`)`, args...)
 	}
 	for i := range jobs {
@@ -182,11 +185,18 @@ func (c *rawConn) claim(limit int) (jobs []claimed) {
 }
 
 func (c *rawConn) finish(jobs []claimed) {
+	if len(jobs) == 0 {
+		return
+	}
 	now := seconds()
 	for _, j := range jobs {
-		c.exec(`UPDATE jobs SET status='SUCCESS', finished_at=?, result=? WHERE id=? AND status='RUNNING' AND claim=? AND attempts=?`,
+		c.exec(`UPDATE jobs SET status='SUCCESS', finished_at=?, result=?, lease=0, doubted_at=NULL, started_at=NULL
+			WHERE id=? AND status='RUNNING' AND claim=? AND attempts=?`,
 			now, nil, j.id, j.claim, j.attempts)
 	}
+	c.exec(`INSERT INTO pinion_ends (at, queue, task, succeeded, took) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (at, queue, task) DO UPDATE SET succeeded=succeeded+excluded.succeeded, took=took+excluded.took`,
+		int64(now)/60*60, "default", "task", len(jobs), 0.001)
 }
 
 // enqueue is one job a transaction.

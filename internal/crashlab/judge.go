@@ -226,7 +226,7 @@ func (ev *evidence) judgeEnd(h *history) {
 	case row.Status == pinion.StatusFailed && letter == nil:
 		ev.violation(h, "it is FAILED, but not in the dead-letter queue")
 	case row.Status == pinion.StatusFailed:
-		ev.judgeDead(h, letter)
+		ev.judgeDead(h, row, letter)
 	default:
 		ev.violation(h, "it never ended")
 	}
@@ -247,7 +247,7 @@ func (ev *evidence) judgeEnd(h *history) {
 }
 
 // judgeDead checks that a dead job had to die.
-func (ev *evidence) judgeDead(h *history, letter *pinion.Job) {
+func (ev *evidence) judgeDead(h *history, row, letter *pinion.Job) {
 	ev.report.Dead++
 	if !neverSucceeds(h.kind) {
 		ev.report.Innocent++
@@ -259,7 +259,7 @@ func (ev *evidence) judgeDead(h *history, letter *pinion.Job) {
 		ev.violation(h, "it was dead-lettered, but it never ran and kills no process")
 	}
 	allowed := ev.attemptsAllowed(h)
-	tooMany := letter.Attempts > allowed+h.diedBurying()
+	tooMany := letter.Attempts > allowed+h.diedUnstarted(row.Reaped)
 	tooFew := letter.Attempts < allowed && h.kind != "hopeless"
 	if tooMany || tooFew {
 		ev.violation(h, "it was dead-lettered after %d attempts, want %d", letter.Attempts, allowed)

@@ -67,17 +67,16 @@ func (h *history) hadToRunAgain(s start) bool {
 	return h.ended[s.claim] == "failed" || h.endings[s.claim].call == "release"
 }
 
-// diedBurying returns how many workers died when they had claimed the job only to dead-letter it. The next one cannot
-// know that, and their claims stay counted as attempts.
-func (h *history) diedBurying() int {
-	n := 0
-	for claim, ending := range h.endings {
-		_, ran := h.startLines[claim]
-		if ending.call == "dead" && h.ended[claim] == "" && !ran {
-			n++
+// diedUnstarted returns how many workers died, or lost their lease, between the claim and the start of the task, by how
+// many leases in a row the row says were lost. They may have been about to dead-letter the job or to give it back, or
+// died before they could log the claim. The next worker cannot know that, and their claims stay counted as attempts.
+func (h *history) diedUnstarted(reaped int) int {
+	for _, s := range h.starts {
+		if h.ended[s.claim] == "" {
+			reaped--
 		}
 	}
-	return n
+	return max(reaped, 0)
 }
 
 // history returns the history of a job. It begins one if there is none.

@@ -48,6 +48,12 @@ func dead(task string, attempts int, err error) *pinion.Job {
 	}
 }
 
+// reaped returns a job with a number of leases that were lost in a row.
+func reaped(leases int, job *pinion.Job) *pinion.Job {
+	job.Reaped = leases
+	return job
+}
+
 // judged is a change to the good life, and what the judge must say about it.
 type judged struct {
 	name     string
@@ -85,6 +91,11 @@ func TestTheJudgeAcceptsWhatIsAllowed(t *testing.T) {
 			name: "a job used up its attempts because processes died",
 			old:  "5000003 3 ended\tdone", new: "5000003 3 ended\tdead",
 			row: dead("flaky", 4, usedUp), letter: dead("flaky", 4, usedUp),
+		},
+		{
+			name: "the dead letter counts a claim whose worker died before the task started",
+			old:  "5000003 3 ended\tdone", new: "5000003 3 ended\tdead",
+			row: reaped(2, dead("flaky", 5, usedUp)), letter: dead("flaky", 5, usedUp),
 		},
 		{
 			name: "calls failed while another program held the lock",
