@@ -1005,7 +1005,12 @@ func (sc *scene) run(w *Worker, tasks ...AnyTask) *runningWorker {
 	return sc.begin(w, w.Run, tasks...)
 }
 
-func (r *runningWorker) metrics() Metrics { return r.worker.Metrics() }
+// metrics returns the sums over all tasks.
+func (r *runningWorker) metrics() Metrics {
+	m := r.worker.Metrics()
+	m.Tasks = nil
+	return m
+}
 
 func (r *runningWorker) wait() error { <-r.ended; return r.err }
 

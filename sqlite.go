@@ -169,12 +169,12 @@ type newRow struct {
 	runAt        float64
 }
 
-func newRows(jobs []*Job) ([]*newRow, error) {
+func newRows(jobs []*Job, now time.Time) ([]*newRow, error) {
 	if err := checkDistinct(jobs); err != nil {
 		return nil, err
 	}
 	rows := make([]*newRow, len(jobs))
-	created := microTime(time.Now())
+	created := microTime(now)
 	for i, job := range jobs {
 		args, kwargs, err := job.EncodeArgs()
 		if err != nil {
@@ -243,7 +243,8 @@ func accept(rows []*newRow) {
 
 // Enqueue stores the jobs; see [Storage].
 func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
-	rows, err := newRows(jobs)
+	now := time.Now()
+	rows, err := newRows(jobs, now)
 	if err != nil {
 		return err
 	}
@@ -257,7 +258,7 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		return wrap("enqueue", errReadOnly)
 	}
 	var duplicate error
-	giveUp := rows[0].created.Add(busyPatience)
+	giveUp := now.Add(busyPatience) // by the monotonic clock, which CreatedAt has not
 	err = s.w.doInline(ctx, giveUp, func(tx *transaction) {
 		duplicate = findDuplicate(&tx.session, rows)
 		if duplicate == nil {
@@ -387,7 +388,7 @@ type sqliteTx struct {
 
 // Enqueue implements [Enqueuer].
 func (t sqliteTx) Enqueue(ctx context.Context, jobs ...*Job) error {
-	rows, err := newRows(jobs)
+	rows, err := newRows(jobs, time.Now())
 	if err != nil {
 		return err
 	}

@@ -360,7 +360,7 @@ func claimBriefly(t *testing.T, s Storage, n int) []*Job {
 // A claim that comes with the transaction that is rolled back joins the next one with nothing in its hands.
 func TestARollbackTakesBackWhatAClaimOfTheSameTransactionHad(t *testing.T) {
 	s := sqliteStorage(t, filepath.Join(t.TempDir(), "jobs.db"), nil)
-	rows, err := newRows([]*Job{NewJob("t")})
+	rows, err := newRows([]*Job{NewJob("t")}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

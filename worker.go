@@ -86,7 +86,7 @@ type TaskMetrics struct {
 	DeadLettered int64         `json:"dead_lettered"`
 	Canceled     int64         `json:"canceled"`
 	Running      int64         `json:"running"`
-	Took         time.Duration `json:"took"` // by all its calls that have returned, whatever the outcome
+	Took         time.Duration `json:"took"` // by all its calls that have returned; in JSON, nanoseconds
 }
 
 // counters are what Metrics returns.

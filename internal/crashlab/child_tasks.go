@@ -115,7 +115,7 @@ func (c *child) tasks() *pinion.Registry {
 // it ran.
 func (c *child) attempt(ctx context.Context, kind string, args taskArgs, run taskFunc) error {
 	job, _ := pinion.JobFromContext(ctx)
-	claimed := strconv.FormatInt(job.HeartbeatAt.Add(-c.log.clock.ahead()).UnixMicro(), 10)
+	claimed := strconv.FormatInt(job.HeartbeatAt.UnixMicro(), 10)
 	c.log.write(logStart, claimName(job), strconv.Itoa(job.Attempts), claimed, kind)
 	if err := pinion.SetResult(ctx, job.Claim); err != nil {
 		return err

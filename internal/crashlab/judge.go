@@ -92,7 +92,7 @@ type evidence struct {
 	inOrder      []*history            // the same, in the order in which the log first names the jobs
 	stops        []span                // times in which a process was stopped alone
 	disturbances []span                // times in which all were stopped together or another program held the lock
-	clocks       []span                // when the clock of the processes was set
+	clockWasSet  bool                  // of the processes, so that times of claims say nothing
 	harms        map[int][]harm        // by child
 	leases       map[int]time.Duration // the VisibilityTimeout of a child's worker
 
@@ -306,7 +306,7 @@ func (ev *evidence) judgeRepeats(h *history) {
 				"came to no harm and was not told that it lost the lease", s.claim, s.child)
 		}
 		// A process that is frozen between looking at the clock and claiming stores a time that is too early.
-		timesAreRight := !isNear(ev.disturbances, s.claimedAt, next.at) && !isNear(ev.clocks, s.claimedAt, next.at)
+		timesAreRight := !ev.clockWasSet && !isNear(ev.disturbances, s.claimedAt, next.at)
 		lasted := time.Duration(next.claimedAt-s.claimedAt) * time.Microsecond
 		early := ev.leaseOf(s.child) - lasted
 		if early > time.Millisecond && timesAreRight && h.endings[s.claim].call != "failed" {

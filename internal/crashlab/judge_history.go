@@ -297,7 +297,7 @@ func (ev *evidence) findDisturbances() {
 		case logUnlock:
 			ev.disturbances = append(ev.disturbances, span{lockedAt, line.at})
 		case logClock:
-			ev.clocks = append(ev.clocks, span{line.at, line.at})
+			ev.clockWasSet = true
 		}
 	}
 	for _, from := range stoppedAt {

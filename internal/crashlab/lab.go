@@ -122,7 +122,8 @@ type experiment struct {
 	locker       *process      // not nil: it holds the write lock, or is about to
 	thawTimer    *time.Timer   // not nil: all children are stopped, until this fires
 	clock        wallClock     // of the children
-	latest       time.Duration // by how much their clock was ahead at most
+	clockSet     time.Time     // when it was last set
+	latest       time.Duration // by how much it was ahead at most
 
 	ending bool // no child has a planned death any more, and only these are replaced:
 	runner role // children with this role

@@ -50,7 +50,10 @@ func (e *experiment) planDisturbances() error {
 }
 
 // isDisturbed reports whether a disturbance is under way.
-func (e *experiment) isDisturbed() bool { return e.locker != nil || e.thawTimer != nil }
+func (e *experiment) isDisturbed() bool {
+	clockWasSet := time.Since(e.clockSet) < e.longestVisibility()
+	return e.locker != nil || e.thawTimer != nil || clockWasSet
+}
 
 // isDisturbanceDue reports whether the next disturbance should begin.
 func (e *experiment) isDisturbanceDue() bool {
@@ -133,11 +136,13 @@ func (e *experiment) thawIfDue() {
 
 // ---- The clock ----
 
-// setClock sets the clock of all children.
+// setClock sets the clock of all children. It is not set again before the workers have sent heartbeats: the age of a doubt
+// that another process has stored is measured by this clock, so a setting right after the doubt would make it count.
 func (e *experiment) setClock(ahead time.Duration) {
 	ahead = ahead.Truncate(time.Second)
 	e.log.write(logClock, strconv.FormatInt(int64(ahead/time.Second), 10))
 	e.clock.set(ahead)
+	e.clockSet = time.Now()
 	e.latest = max(e.latest, ahead)
 	e.lastDisturbed = time.Now().Add(ahead)
 }
