@@ -144,7 +144,7 @@ func TestAProgramThatDoesNotCallCheckStorageDoesNotLinkTheRules(t *testing.T) {
 			t.Fatal(err)
 		}
 		binary := filepath.Join(t.TempDir(), program.name)
-		build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./"+file)
+		build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-w", "-o", binary, "./"+file)
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", build, err, out)
 		}

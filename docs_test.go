@@ -35,7 +35,7 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 				source := filepath.Join(root, "docs", fmt.Sprint("program", i+1), "main.go")
 				overlay := overlayFile(t, map[string]string{source: program[1]})
 				binary := filepath.Join(dir, "program.exe") // Windows runs no other
-				goCommand(t, "build", "-overlay", overlay, "-o", binary, filepath.Dir(source))
+				goCommand(t, "build", "-ldflags=-w", "-overlay", overlay, "-o", binary, filepath.Dir(source))
 				cmd := exec.CommandContext(t.Context(), binary)
 				cmd.Dir = dir
 				cmd.Stderr = new(bytes.Buffer)
@@ -109,7 +109,7 @@ func TestTheProgramsInTheGuidesRun(t *testing.T) {
 			for name, text := range goFiles(t, guide) {
 				texts[filepath.Join(root, "docs", name)] = text
 			}
-			out := string(goCommand(t, "test", "-v", "-overlay", overlayFile(t, texts), "./docs"))
+			out := string(goCommand(t, "test", "-v", "-ldflags=-w", "-overlay", overlayFile(t, texts), "./docs"))
 			for _, test := range tests {
 				if !strings.Contains(out, "--- PASS: "+test+" ") {
 					t.Errorf("%s has not passed:\n%s", test, out)

@@ -167,7 +167,7 @@ func TestTheProgramInTheREADMERuns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "run", "-mod=mod", ".")
+	cmd := exec.CommandContext(t.Context(), "go", "run", "-mod=mod", "-ldflags=-w", ".")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	cmd.Stderr = new(bytes.Buffer)
