@@ -16,65 +16,34 @@ import (
 )
 
 const workerDetail = `
---import: the tasks are those that Go packages register. PACKAGE is an import path,
-or a ./path in the Go module around the current directory; it may be internal. The
-module must require Pinion, and its version of Pinion is the one that runs. A
-package may also register a storage backend, whose addresses --db then takes, so
-every command with --db has --import. Compiling needs the go command. --build FILE
-writes a program that is the whole command with the packages, and the tasks of
---exec, built in; it needs no go command.
+The tasks are those that Go packages register, with --import, and programs, with
+--exec; see "pinion help import", "pinion help exec" and "pinion help shell". The
+worker claims the jobs of these tasks and leaves the others alone.
 
---exec: the task NAME is a program. {0}, {1} and {name} in COMMAND, also as part of
-a word, stand for the arguments of the job: strings as they are, anything else as
-JSON. If one is missing, the job fails for good. {{0}} means {0}. A word stays one
-word, whatever the argument is, but an argument that begins with - may look like an
-option: write -- before it if the program knows that. There is no shell. Quotes
-work as in a shell; | > * $X and the like need --shell. With --shell ${x} is a
-variable of the shell, and arguments stay data, but do not pass them to eval, and
-do not calculate with them: bash runs the command in a[$(…)]. There is no terminal.
-The program also gets:
+It logs to standard error and prints its metrics when it ends. SIGINT, SIGTERM or
+SIGHUP stops it gracefully; see "pinion help stopping". --drain ends it when there is
+nothing more to do: it stays for retries that are due within seconds and for the jobs
+of dead workers, and runs them. --every is in "pinion help schedules".
 
-  standard input    {"args": [...], "kwargs": {...}}; it need not read it
-  environment       PINION_JOB_ID, PINION_TASK, PINION_ATTEMPT, PINION_QUEUE, and
-                    PINION_DB, so that it can enqueue jobs
-
-Its exit status decides what becomes of the job:
-
-  0                 success; standard output is the result: as JSON if it is one
-                    JSON value, else as a string; it is cut off after 64 KiB
-  $PINION_NO_RETRY  (100) failure for good: the job becomes a dead letter
-  $PINION_RETRY     (75, EX_TEMPFAIL) failure; if the last line on standard output
-                    is a TIME, the retry comes after it
-  any other         failure; retried as the flags say
-
-The error of the job is the exit status and the last KiB of standard error. When a
-job times out, is canceled or is lost to another worker, the process group of its
-program gets SIGTERM, and after --kill-after SIGKILL; the job has failed, whatever
-the exit status. Processes that a program leaves running have a second to end. On
-Linux no process that a program starts outlives the worker, even a worker that is
-killed, unless it leaves its session and also clears its environment. Elsewhere
-programs of a killed worker may live on.
-
-SIGINT or SIGTERM stops the worker gracefully: it takes no more jobs, gives back
-those that have not started, and waits for the others. After --shutdown-timeout, or
-at a second signal, it stops at once. Under systemd set KillMode=mixed, or systemd
-stops the programs too. The worker logs to standard error and prints its metrics
-when it ends.
-
---every runs a task at the multiples of TIME since 1970 in UTC: 24h is midnight. The
-next run is one job in the queue, so any number of workers may have the same --every.
-Runs never overlap, and those that are missed while there is no worker happen once,
-late. To end a schedule, stop the workers that have it and cancel the job that waits.
-
-TIME is "1m30s" or plain seconds.
+A job that fails is tried again after --base-delay, then after twice that, and so on
+up to --cap. After --max-retries it becomes a dead letter. To change how many jobs
+run at once while workers run, use "pinion limit".
 `
 
-const workerExamples = `pinion worker --import ./internal/tasks --db q.db --concurrency 8
-pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
-pinion worker --import ./tasks --build ./work && ./work worker --db q.db
+const workerExamples = `# Run the tasks of a Go package, eight at a time.
+pinion worker --import ./internal/tasks --db q.db --concurrency 8
+# Run programs.
 pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
-pinion worker --exec 'tidy=find cache -mtime +7 -delete' --every tidy=1h --db q.db
-pinion worker --shell --exec 'count=sort -u -- {0} | wc -l' --task-timeout 60 --db q.db`
+# Run a pipe of the shell.
+pinion worker --shell --exec 'count=sort -u -- "$1" | wc -l' --task-timeout 60 --db q.db
+# Run the jobs of two queues until there are none.
+pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
+# Run something each hour.
+pinion worker --exec 'tidy=find /tmp/cache -mtime +7 -delete' --every tidy=1h --db q.db
+# Build a program that is the command and the tasks.
+pinion worker --import ./tasks --build ./work && ./work worker --db q.db
+# Keep what programs print, and try one of them only once.
+pinion worker --exec 'pack=gzip -k -- {0}' --exec-opt pack:retries=0,timeout=30s --logs --db q.db`
 
 // nameTasks says how to name tasks.
 const nameTasks = "name Go packages that register tasks, as in --import ./tasks, " +
