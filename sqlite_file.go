@@ -36,8 +36,7 @@ func (s *SQLiteStorage) open(ctx context.Context, path string) error {
 		}
 		return s.rememberFiles("")
 	}
-	// The readers come first: they refuse a file that is not ours before anything is written to it.
-	if err := s.openReaders(ctx, "rw"); err != nil {
+	if err := s.openReaders("rw"); err != nil {
 		return err
 	}
 	if err := s.openWriter(ctx); err != nil {
@@ -134,7 +133,7 @@ func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
 		mode = "rw"
 	}
 	atRest := mode == "rw" || err == nil && wal.Size() == 0
-	err = s.openReaders(ctx, mode)
+	err = s.openAndInspect(ctx, mode)
 	denied := isCode(err, codeReadOnly) || isCode(err, codeCantOpen)
 	if !denied || !atRest {
 		return err
@@ -143,13 +142,22 @@ func (s *SQLiteStorage) openReadOnly(ctx context.Context) error {
 	// SQLite can read the file without locks.
 	s.readers.Close()
 	s.leases.Close()
-	return s.openReaders(ctx, "ro&immutable=1")
+	return s.openAndInspect(ctx, "ro&immutable=1")
 }
 
-// openReaders opens the connections that read, and refuses a file that is not ours. The mode is SQLite's:
-// ro or rw.
-func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
-	c, err := s.connector("mode="+mode+"&_pragma=busy_timeout(5000)&_pragma=query_only(1)", false)
+// openAndInspect opens the readers, and refuses a file that is not ours.
+func (s *SQLiteStorage) openAndInspect(ctx context.Context, mode string) error {
+	if err := s.openReaders(mode); err != nil {
+		return err
+	}
+	_, err := s.inspectSchema(s.reader(ctx))
+	return err
+}
+
+// openReaders prepares the connections that read. Each is opened when it is first needed, because a program that
+// only enqueues needs none. The mode is SQLite's: ro or rw.
+func (s *SQLiteStorage) openReaders(mode string) error {
+	c, err := s.connector("mode=" + mode + "&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
 	if err != nil {
 		return err
 	}
@@ -157,14 +165,14 @@ func (s *SQLiteStorage) openReaders(ctx context.Context, mode string) error {
 	s.readers.SetMaxOpenConns(4)
 	s.leases = sql.OpenDB(c)
 	s.leases.SetMaxOpenConns(1)
-	_, err = s.inspectSchema(s.reader(ctx))
-	return err
+	return nil
 }
 
-// openWriter opens the connection that writes, and migrates the file in one transaction.
+// openWriter opens the connection that writes, refuses a file that is not ours before anything is written to it,
+// and migrates the file in one transaction.
 func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	// SQLite's own busy_timeout starves: its sleeps grow while others take the lock. The retries are ours.
-	c, err := s.connector("mode=rw&_pragma=busy_timeout(0)", true)
+	c, err := s.connector("mode=rw&_pragma=busy_timeout(0)")
 	if err != nil {
 		return err
 	}
@@ -174,14 +182,28 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	}
 	s.w = newWriter(conn)
 	q := &s.w.tx.session
+	version := 0
+	err = patiently(ctx, q, func() {
+		version, err = s.inspectSchema(q)
+		q.err = err
+	})
+	if err != nil {
+		return err
+	}
+	if err := keepWAL(conn); err != nil {
+		return err
+	}
 	for _, statement := range []string{
 		"PRAGMA journal_mode=WAL",
 		"PRAGMA synchronous=" + s.opts.Synchronous,
 		"BEGIN IMMEDIATE",
 	} {
-		if err := execPatiently(ctx, q, statement); err != nil {
+		if err := patiently(ctx, q, func() { q.exec(statement) }); err != nil {
 			return err
 		}
+	}
+	if version == schemaVersion && int(integer(q.value("PRAGMA user_version"))) == schemaVersion {
+		return checkWritable(q)
 	}
 	if err := s.migrate(q); err != nil {
 		return err
@@ -190,10 +212,10 @@ func (s *SQLiteStorage) openWriter(ctx context.Context) error {
 	return q.err
 }
 
-// execPatiently runs a statement again and again while another process holds the lock that it needs.
-func execPatiently(ctx context.Context, q *session, statement string) error {
+// patiently calls f, which uses q, again and again while another process holds the lock that it needs.
+func patiently(ctx context.Context, q *session, f func()) error {
 	for {
-		q.exec(statement)
+		f()
 		if !isCode(q.err, codeBusy) {
 			return q.err
 		}
@@ -209,14 +231,15 @@ func execPatiently(ctx context.Context, q *session, statement string) error {
 // such a connection closes the file last. Otherwise a process whose locks are gone (because it read the
 // file itself, and POSIX drops a process's locks when it closes any descriptor of a file) would go on
 // writing into a -wal that is removed.
+//
+// A connection to a file without a -wal leaves none behind, unless keepWAL is called for it.
 type connector struct {
-	driver  driver.Driver
-	dsn     string
-	wal     string // the name of the -wal
-	keepWAL bool   // also if there was none; connections that only read leave nothing behind
+	driver driver.Driver
+	dsn    string
+	wal    string // the name of the -wal
 }
 
-func (s *SQLiteStorage) connector(settings string, keepWAL bool) (connector, error) {
+func (s *SQLiteStorage) connector(settings string) (connector, error) {
 	db, err := sql.Open("sqlite", "") // connects to nothing
 	if err != nil {
 		return connector{}, err
@@ -224,10 +247,9 @@ func (s *SQLiteStorage) connector(settings string, keepWAL bool) (connector, err
 	defer db.Close()
 	path := (&url.URL{Path: s.path}).EscapedPath() // a path may hold the characters ? and #
 	return connector{
-		driver:  db.Driver(),
-		dsn:     "file:" + path + "?" + settings + fmt.Sprintf("&_pragma=journal_size_limit(%d)", maxWAL),
-		wal:     s.path + "-wal",
-		keepWAL: keepWAL,
+		driver: db.Driver(),
+		dsn:    "file:" + path + "?" + settings + fmt.Sprintf("&_pragma=journal_size_limit(%d)", maxWAL),
+		wal:    s.path + "-wal",
 	}, nil
 }
 
@@ -244,13 +266,19 @@ func (c connector) Connect(context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !c.keepWAL && notThere != nil {
+	if notThere != nil {
 		return conn, nil
 	}
-	if _, err := conn.(sqlite.FileControl).FileControlPersistWAL("main", 1); err != nil {
+	if err := keepWAL(conn); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
+}
+
+// keepWAL makes a connection leave the -wal where it is when it closes the file last.
+func keepWAL(conn driver.Conn) error {
+	_, err := conn.(sqlite.FileControl).FileControlPersistWAL("main", 1)
+	return err
 }
 
 // disconnect closes what open has opened. The writer comes last, because it keeps the -wal.
@@ -470,8 +498,13 @@ var migrations = [...]migration{
 // inspectSchema refuses a file that is not ours and returns its version. It notes what listings select
 // from: the tables, with the initial values of the columns that an older file lacks.
 func (s *SQLiteStorage) inspectSchema(q *session) (version int, err error) {
-	jobs, dlq := columnsOf(q, "jobs"), columnsOf(q, "dlq")
 	version = int(integer(q.value("PRAGMA user_version")))
+	if version == schemaVersion && hasOwnTables(q) { // asking for the columns takes long where a program only enqueues
+		s.indexed = true
+		s.jobs, s.letters = listingFrom("jobs", nil), listingFrom("dlq", nil)
+		return version, nil
+	}
+	jobs, dlq := columnsOf(q, "jobs"), columnsOf(q, "dlq")
 	if q.err != nil {
 		return 0, q.err
 	}
@@ -495,6 +528,13 @@ func (s *SQLiteStorage) inspectSchema(q *session) (version int, err error) {
 	s.jobs = listingFrom("jobs", missingJobs)
 	s.letters = listingFrom("dlq", missingDLQ)
 	return version, nil
+}
+
+// hasOwnTables reports whether the file has the tables of a queue, among them those that only Pinion makes.
+func hasOwnTables(q *session) bool {
+	n := q.value(`SELECT count(*) FROM sqlite_master
+		WHERE type='table' AND name IN ('jobs', 'dlq', 'pinion_limits', 'pinion_ends')`)
+	return integer(n) == 4
 }
 
 // columnsOf returns the names of the columns of a table, none if there is no such table.
@@ -544,7 +584,7 @@ func (s *SQLiteStorage) migrate(q *session) error {
 		return err
 	}
 	if version == schemaVersion {
-		return checkWritable(q)
+		return nil
 	}
 	for _, m := range migrations[max(version+1-firstVersion, 0):] {
 		for _, statement := range m.tables {
@@ -564,12 +604,16 @@ func (s *SQLiteStorage) migrate(q *session) error {
 	return err
 }
 
-// checkWritable returns an error if this user may not write the file. BEGIN IMMEDIATE alone returns none.
+// checkWritable ends a transaction that has nothing to do, and returns an error if this user may not write the
+// file. BEGIN IMMEDIATE alone returns none. A COMMIT would write a page, and wait for the disk.
 func checkWritable(q *session) error {
-	q.exec("SAVEPOINT writable")
 	q.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion))
-	q.exec("ROLLBACK TO writable")
-	q.exec("RELEASE writable")
+	err := q.err
+	q.err = nil
+	q.exec("ROLLBACK")
+	if err != nil {
+		return err
+	}
 	return q.err
 }
 

@@ -761,7 +761,7 @@ func (s *SQLiteStorage) backup(ctx context.Context, path string) error {
 // vacuumInto copies the file. It has a connection of its own, because the readers' cannot write, not even
 // elsewhere.
 func (s *SQLiteStorage) vacuumInto(ctx context.Context, path string) error {
-	c, err := s.connector("mode=ro&_pragma=busy_timeout(5000)", false)
+	c, err := s.connector("mode=ro&_pragma=busy_timeout(5000)")
 	if err != nil {
 		return err
 	}

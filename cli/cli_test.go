@@ -70,6 +70,7 @@ var commandSeeds = []struct{ line, db string }{
 	{"enqueue\nadd\n--wait\n--timeout\n0.001", "q.db"},
 	{"enqueue\nadd\n-", "q.db"}, {"enqueue\nadd\n-\n--lines\n--ids", "q.db"},
 	{"enqueue\nadd\n-0\n-\n--key\n{0}\n--json", "q.db"}, {"enqueue\nadd\n-\n--atomic\n--wait", "q.db"},
+	{"logs\nodd\n--attempt\n1", "q.db"}, {"logs\n\x1b\n--follow", "q.db"},
 	{"wait\nodd", "q.db"}, {"wait\nodd\n\x1b\n--json\n--timeout\n0.01", "q.db"},
 	{"cancel\nodd\nid", "q.db"}, {"cancel\n\x1b\n--json", "q.db"}, {"cancel", "no.db"},
 	{"pause\n\x1b", "q.db"}, {"resume\n", "q.db"},
@@ -158,7 +159,7 @@ func fuzzCall(t *testing.T, template []byte, args []string, stdin, stored string
 }
 
 // dangerous matches arguments that start programs or touch files outside the fuzzer's folder.
-var dangerous = regexp.MustCompile(`^--?(import|build|exec)\b|@[^@]*(/|\.\.)|^__(update|built-in)$`)
+var dangerous = regexp.MustCompile(`^--?(import|build|exec|logs-dir)\b|@[^@]*(/|\.\.)|^__(update|built-in)$`)
 
 // harmless reports whether args may be run, and returns them with a --db in the fuzzer's folder at the end.
 func harmless(args []string, db string) ([]string, bool) {

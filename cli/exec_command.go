@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
@@ -23,7 +24,13 @@ import (
 type template []string
 
 // placeholder matches {name}, which stands for an argument, and {{name}}, which means {name}.
-var placeholder = regexp.MustCompile(`\{\{(?:\d+|[\pL_][\pL\pN_-]*)\}\}|\{(?:\d+|[\pL_][\pL\pN_-]*)\}`)
+var placeholder = lazy(`\{\{(?:\d+|[\pL_][\pL\pN_-]*)\}\}|\{(?:\d+|[\pL_][\pL\pN_-]*)\}`)
+
+// lazy returns a function that compiles a regular expression once. Most commands use none of these, and should
+// not wait for them.
+func lazy(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // parseProgram reads NAME=COMMAND.
 func parseProgram(spec string, shell bool) (*program, error) {
@@ -60,7 +67,7 @@ func parseProgram(spec string, shell bool) (*program, error) {
 // usesArguments reports whether the command can have arguments of the job in it.
 func (p *program) usesArguments() bool {
 	if p.shell {
-		return parameter.MatchString(p.command)
+		return parameter().MatchString(p.command)
 	}
 	return slices.ContainsFunc(p.words, func(word template) bool { return len(word) > 1 })
 }
@@ -69,10 +76,10 @@ func (p *program) usesArguments() bool {
 
 var (
 	// besideArgument matches what may stand beside an argument in a word.
-	besideArgument = regexp.MustCompile(`^[\pL\pN./:=,+@%_-]*$`)
+	besideArgument = lazy(`^[\pL\pN./:=,+@%_-]*$`)
 	// takesText matches options such as -c, -ec and --execute, behind which many programs take text to run.
-	takesText = regexp.MustCompile(`(?s)^-.*[ce]$`)
-	isOption  = regexp.MustCompile(`^[-+]`)
+	takesText = lazy(`(?s)^-.*[ce]$`)
+	isOption  = lazy(`^[-+]`)
 )
 
 // checkWords refuses an argument where a program is likely to take it for text to run: in a word that says
@@ -81,18 +88,18 @@ var (
 func (p *program) checkWords() error {
 	textOption := "" // the last option that may take text, if only options have come since
 	for _, word := range p.words[1:] {
-		if takesText.MatchString(word[0]) { // also perl -e{0}
+		if takesText().MatchString(word[0]) { // also perl -e{0}
 			textOption = word[0]
 		}
 		if len(word) > 1 && textOption != "" {
 			return p.refuseText(word, textOption)
 		}
-		if len(word) > 1 && !besideArgument.MatchString(word.literal()) {
+		if len(word) > 1 && !besideArgument().MatchString(word.literal()) {
 			return usagef("--exec %s: the word %s says more than an argument, so a program may run it; "+
 				"beside {%s} write only letters, digits and ./:=,+@%%_-, or give it a word of its own, "+
 				"as in sh -c 'cat \"$1\"' sh {0}", p.name, strconv.Quote(word.String()), word[1])
 		}
-		if !isOption.MatchString(word[0]) {
+		if !isOption().MatchString(word[0]) {
 			textOption = ""
 		}
 	}
@@ -136,7 +143,7 @@ func (t template) String() string {
 // newTemplate finds the placeholders in a word.
 func newTemplate(text string) (t template) {
 	last, end := "", 0
-	for _, at := range placeholder.FindAllStringIndex(text, -1) {
+	for _, at := range placeholder().FindAllStringIndex(text, -1) {
 		found := text[at[0]:at[1]]
 		inner := found[1 : len(found)-1]
 		last += text[end:at[0]]
@@ -154,12 +161,12 @@ func newTemplate(text string) (t template) {
 var (
 	blanks = " \t\n"
 	// wordPart matches blanks, a quotation, an escape or plain text at the beginning of a command line.
-	wordPart = regexp.MustCompile(
+	wordPart = lazy(
 		`(?s)^(?:[ \t\n]+|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|\$|[^ \t\n'"\\$|&;<>()*` + "`]+)")
 	// quotedEscape matches a backslash that escapes a character between double quotes.
-	quotedEscape = regexp.MustCompile("(?s)" + `\\(?:\n|(["\\$` + "`]))")
-	anyEscape    = regexp.MustCompile(`(?s)\\.`)
-	expansion    = regexp.MustCompile(`\$[\w{(*@#?!-]|` + "`")
+	quotedEscape = lazy("(?s)" + `\\(?:\n|(["\\$` + "`]))")
+	anyEscape    = lazy(`(?s)\\.`)
+	expansion    = lazy(`\$[\w{(*@#?!-]|` + "`")
 )
 
 // splitWords splits a command line as a shell would, and refuses what only a shell could do.
@@ -168,7 +175,7 @@ func splitWords(line string) (words []string, err error) {
 	inWord := false // also in an empty word, ""
 	line = strings.Trim(line, blanks)
 	for line != "" {
-		part := wordPart.FindString(line)
+		part := wordPart().FindString(line)
 		if part == "" && line == `\` {
 			return nil, errors.New("the COMMAND ends in a backslash, which quotes nothing")
 		}
@@ -180,10 +187,10 @@ func splitWords(line string) (words []string, err error) {
 		case part == "":
 			special = line[:1]
 		case part[0] == '"':
-			special = expansion.FindString(anyEscape.ReplaceAllString(part, ""))
-			word.WriteString(quotedEscape.ReplaceAllString(part[1:len(part)-1], "$1"))
+			special = expansion().FindString(anyEscape().ReplaceAllString(part, ""))
+			word.WriteString(quotedEscape().ReplaceAllString(part[1:len(part)-1], "$1"))
 		case part[0] == '$':
-			special = expansion.FindString(line[:min(2, len(line))])
+			special = expansion().FindString(line[:min(2, len(line))])
 			word.WriteString(part)
 		case part[0] == '\'':
 			word.WriteString(part[1 : len(part)-1])
@@ -241,15 +248,15 @@ const (
 )
 
 var (
-	argVariable = regexp.MustCompile(argPrefix + `([A-Za-z0-9_]+)`)
-	asVariable  = regexp.MustCompile(`^[A-Za-z0-9_]+$`)
-	parameter   = regexp.MustCompile(`\$\{?[1-9@*#]|` + argPrefix)
+	argVariable = lazy(argPrefix + `([A-Za-z0-9_]+)`)
+	asVariable  = lazy(`^[A-Za-z0-9_]+$`)
+	parameter   = lazy(`\$\{?[1-9@*#]|` + argPrefix)
 )
 
 // checkShellText refuses a placeholder in the text of a shell, which would stay as it is. A $ before it makes
 // it a variable of the shell, a backslash or another brace makes it text.
 func (p *program) checkShellText() error {
-	for _, at := range placeholder.FindAllStringIndex(p.command, -1) {
+	for _, at := range placeholder().FindAllStringIndex(p.command, -1) {
 		found := p.command[at[0]:at[1]]
 		escaped := at[0] > 0 && strings.ContainsRune(`$\{`, rune(p.command[at[0]-1]))
 		if escaped || strings.HasPrefix(found, "{{") {
@@ -259,7 +266,7 @@ func (p *program) checkShellText() error {
 		return usagef("--exec %s: with --shell the text stays as it is, so %s is not an argument in it; "+
 			"for the argument write %s, for the text { %s}", p.name, found, shellForm(name), name)
 	}
-	for _, found := range argVariable.FindAllStringSubmatch(p.command, -1) {
+	for _, found := range argVariable().FindAllStringSubmatch(p.command, -1) {
 		if !slices.Contains(p.names, found[1]) {
 			p.names = append(p.names, found[1])
 		}
@@ -275,7 +282,7 @@ func shellForm(name string) string {
 		return fmt.Sprintf(`"$%d"`, n+1)
 	case err == nil:
 		return fmt.Sprintf(`"${%d}"`, n+1)
-	case asVariable.MatchString(name):
+	case asVariable().MatchString(name):
 		return `"$` + argPrefix + name + `"`
 	}
 	return `"$1", and enqueue it by position`

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -80,10 +79,10 @@ func (h *head) set(ctx context.Context) error {
 // cutMark is the last line of a result that was cut off. Whatever shows the result shows it.
 const cutMark = "\n[pinion: cut off after %d of %d bytes]"
 
-var cutPattern = regexp.MustCompile(`\n\[pinion: cut off after \d+ of \d+ bytes\]$`)
+var cutPattern = lazy(`\n\[pinion: cut off after \d+ of \d+ bytes\]$`)
 
 // wasCut reports whether a result was cut off.
-func wasCut(result json.RawMessage) bool { return cutPattern.MatchString(textOf(result)) }
+func wasCut(result json.RawMessage) bool { return cutPattern().MatchString(textOf(result)) }
 
 // trimPartialRune removes the first bytes of a character that was cut off at the end of text.
 func trimPartialRune(text []byte) []byte {

@@ -91,7 +91,7 @@ Elsewhere programs of a killed worker may live on.
 `
 
 const execTopicExamples = `# Arguments by their places and by name.
-pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --drain --db q.db
+pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo Hello, {name}' --drain --db q.db
 # One task is not tried again and has 30 seconds; all keep their logs.
 pinion worker --exec 'pack=gzip -k -- {0}' --exec-opt pack:retries=0,timeout=30s --logs --drain --db q.db`
 

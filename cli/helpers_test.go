@@ -421,5 +421,8 @@ func exampleFolder(t *testing.T) string {
 	if _, err := storage.MarkDone(t.Context(), claimed[1]); err != nil {
 		t.Fatal(err)
 	}
+	for _, id := range []string{exampleID, exampleDone} {
+		write(t, filepath.Join(dir, "q.db.logs", id, "1.log"), "hello\n")
+	}
 	return dir
 }

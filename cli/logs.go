@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,24 +43,27 @@ func (c *call) logsFlag() {
 func (c *call) logsOf() (dir string, err error) {
 	base := cmp.Or(c.logsDir, os.Getenv(logsVariable))
 	scheme := schemeOf(c.db)
-	isFile := scheme == "" || strings.EqualFold(scheme, "sqlite:")
-	if base == "" && isFile {
-		return c.db[len(scheme):] + ".logs", nil
+	if scheme != "" && !strings.EqualFold(scheme, "sqlite:") {
+		if base == "" {
+			return "", usagef("a database that is not a file has no place for logs; name one with --logs-dir")
+		}
+		return filepath.Join(base, ownName(strings.TrimSuffix(scheme, ":"), c.db)), nil
+	}
+	path := c.db[len(scheme):]
+	if file, err := filepath.EvalSymlinks(path); err == nil { // whatever name the queue is given
+		path = file
 	}
 	if base == "" {
-		return "", usagef("a database that is not a file has no place for logs; name one with --logs-dir")
+		return path + ".logs", nil
 	}
-	db, err := absoluteDB(c.db)
-	if err != nil {
-		return "", err
-	}
-	name := strings.TrimSuffix(scheme, ":")
-	if isFile {
-		name = filepath.Base(db)
-		db = db[len(scheme):]
-	}
-	sum := sha256.Sum256([]byte(db))
-	return filepath.Join(base, fmt.Sprintf("%s.%x.logs", name, sum[:4])), nil
+	whole, err := filepath.Abs(path)
+	return filepath.Join(base, ownName(filepath.Base(path), whole)), err
+}
+
+// ownName returns a name for the logs of the queue with this address that no other queue has.
+func ownName(name, address string) string {
+	sum := sha256.Sum256([]byte(address))
+	return fmt.Sprintf("%s.%x.logs", name, sum[:4])
 }
 
 // ---- Writing ----
@@ -172,7 +174,7 @@ func (a *attemptLog) end() {
 // logFolder returns the name of the directory of a job's logs. An id may be any text, such as "..".
 func logFolder(id string) string { return strings.ReplaceAll(url.QueryEscape(id), ".", "%2E") }
 
-var logPattern = regexp.MustCompile(`^(\d+)\.log$`)
+var logPattern = lazy(`^(\d+)\.log$`)
 
 // attemptFile is the log of an attempt.
 type attemptFile struct {
@@ -187,7 +189,7 @@ func logsOfJob(dir, id string) (files []attemptFile, err error) {
 	entries, err := readDir(dir)
 	written := make(map[int]time.Time)
 	for _, entry := range entries {
-		found := logPattern.FindStringSubmatch(entry.Name())
+		found := logPattern().FindStringSubmatch(entry.Name())
 		if found == nil {
 			continue
 		}

@@ -56,10 +56,20 @@ func status(c *call) func(context.Context) error {
 			for _, line := range c.statusLines(&s, 0) {
 				fmt.Fprintln(c.stdout, line)
 			}
-			fmt.Fprintf(c.stdout, "database: %s\n", printable(databaseName(c.db), ""))
+			fmt.Fprintln(c.stdout, c.databaseLine())
 			return nil
 		})
 	}
+}
+
+// databaseLine returns the line that says which database this is.
+func (c *call) databaseLine() string {
+	line := "database: " + printable(databaseName(c.db), "")
+	width, _ := c.screenSize()
+	if width > 0 {
+		line = cut(line, width)
+	}
+	return line
 }
 
 // encodeStats prints empty lists as [], not as null, so that jq .queues[] accepts them.

@@ -33,7 +33,7 @@ run at once while workers run, use "pinion limit".
 const workerExamples = `# Run the tasks of a Go package, eight at a time.
 pinion worker --import ./internal/tasks --db q.db --concurrency 8
 # Run programs.
-pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo "Hello, {name}"' --db q.db
+pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo Hello, {name}' --db q.db
 # Run a pipe of the shell.
 pinion worker --shell --exec 'count=sort -u -- "$1" | wc -l' --task-timeout 60 --db q.db
 # Run the jobs of two queues until there are none.
