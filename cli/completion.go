@@ -284,8 +284,11 @@ func (c *call) completeValue(ctx context.Context, prefix, typed, kind string) {
 		fmt.Fprintln(c.stdout, completeDirectories)
 	case "-":
 		offer("-", "a job for each line of standard input")
-	case "COMMAND":
+	case "COMMAND": // of help, which also has topics
 		c.completeCommand(typed)
+		for _, t := range topics() {
+			offer(t.name, t.summary)
+		}
 	case "STATUS":
 		for _, status := range c.statuses {
 			offer(status, "")

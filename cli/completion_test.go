@@ -40,6 +40,7 @@ func TestShellsComplete(t *testing.T) {
 				{"pinion enqueue add --no-such --key x --pr", `(?m)^--priority\b`},
 				{"pinion completion z", `(?m)^zsh\b`},
 				{"pinion help st", `(?m)^status\b`},
+				{"pinion help exit", `(?m)^exit-status\b`},
 				{"pinion dlq-replay --db q.db 0199", exampleID},
 				{"pinion show --db=q.db 0199", exampleID},
 				{"pinion dlq-list --db q.db --task m", `(?m)^mail\b`},
