@@ -24,7 +24,9 @@ not among them.
 The exit status is 1 if a job was not found or had already ended.
 `
 
-const cancelExamples = `pinion cancel 0199c2b4a1f07000b3c1d2e3f4a5b6c9 --db q.db
+const cancelExamples = `# One job.
+pinion cancel 0199c2b4a1f07000b3c1d2e3f4a5b6c9 --db q.db
+# The mails of this morning that have not been sent.
 pinion cancel --task mail --status pending --since 9:00 --yes --db q.db`
 
 // Outcomes of a cancellation.
@@ -168,7 +170,9 @@ choose among them; --since and --before are then about when the jobs finished, a
 without --yes it asks on a terminal.
 `
 
-const pruneExamples = `pinion prune --older-than 24h --db q.db
+const pruneExamples = `# What finished before yesterday.
+pinion prune --older-than 24h --db q.db
+# What a task has finished.
 pinion prune --status success --task mail --yes --db q.db`
 
 func prune(c *call) func(context.Context) error {

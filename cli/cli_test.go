@@ -81,6 +81,12 @@ var commandSeeds = []struct{ line, db string }{
 	{"dlq-purge\n--yes", "q.db"}, {"dlq-purge", "q.db"},
 	{"prune\n--older-than\n0", "q.db"}, {"prune\n--older-than\n1e99", "q.db"},
 	{"doctor", "q.db"}, {"doctor\n--json\n--visibility-timeout\n0.001", "q.db"}, {"doctor", "no.db"},
+	{"list", "q.db"}, {"list\n--json\n--status\nfailed\n--since\n2h", "q.db"}, {"list\n--error\n\x1b\n--key=\u202e", "q.db"},
+	{"cancel\n--task\nadd\n--yes", "q.db"}, {"cancel\n--all\n--yes\n--json", "q.db"}, {"cancel\n--all", "q.db"},
+	{"reschedule\n--all\n--yes\n--at\ntomorrow 9:00", "q.db"}, {"prune\n--status\nsuccess\n--yes", "q.db"},
+	{"show\nabcdef01", "q.db"}, {"help\ntimes", ""}, {"help\n--man", ""}, {"help\n--man\nworker", ""},
+	{"enqueue\nadd\n--at\n@1e9", "q.db"}, {"enqueue\nadd\n--at\n5pm\n--delay=0", "q.db"},
+	{"__complete-bash\npinion show \"\x1b\n:=", "q.db"}, {"__complete-bash\npinion list --queue 'a\n:=", "q.db"},
 	{"tasks", ""}, {"tasks\n--json\n--shell", ""}, {"completion\nbash", ""},
 	{"__complete\nshow\n", "q.db"}, {"__complete\nenqueue\n\x1b", "q.db"}, {"__complete\n", ""},
 	{"worker\n--drain\n--max-retries\n1\n--base-delay\n0.001", "q.db"},
@@ -120,8 +126,8 @@ func FuzzStdin(f *testing.F) {
 
 // readers are the commands that write nothing.
 var readers = []string{
-	"", "status", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion",
-	"__complete", "tasks", "doctor",
+	"", "status", "list", "running", "pending", "show", "wait", "dlq-list", "help", "version", "demo", "completion",
+	"__complete", "__complete-bash", "tasks", "doctor",
 }
 
 // fuzzCall runs a command on a fuzzed queue and checks what is promised of every call.

@@ -98,6 +98,7 @@ fi
 				printf '%s\n' "$flag"(__fish_complete_path "$begun")
 			case :directories
 				printf '%s\n' "$flag"(__fish_complete_directories "$begun")
+			case '~*' # fish leaves a ~ at the beginning unquoted
 			case '*'
 				printf '%s\n' $line
 		end
@@ -131,11 +132,11 @@ func (c *call) completeBash(ctx context.Context, operands []string) error {
 	if len(words) == 0 {
 		return nil // still the name of the command
 	}
-	end := current.lastBreak(operands[1])
+	_, before, open := current.replaced(operands[1])
 	c.show = func(word, _ string) {
-		rest, ok := strings.CutPrefix(word, end.before)
+		rest, ok := strings.CutPrefix(word, before)
 		if ok {
-			fmt.Fprintln(c.stdout, quoteBash(rest, end.quote))
+			fmt.Fprintln(c.stdout, insertBash(rest, open))
 		}
 	}
 	return c.complete(ctx, append(words[1:], current.text))
@@ -283,8 +284,11 @@ func (c *call) completeValue(ctx context.Context, prefix, typed, kind string) {
 		fmt.Fprintln(c.stdout, completeDirectories)
 	case "-":
 		offer("-", "a job for each line of standard input")
-	case "COMMAND":
+	case "COMMAND": // of help, which also has topics
 		c.completeCommand(typed)
+		for _, t := range topics() {
+			offer(t.name, t.summary)
+		}
 	case "STATUS":
 		for _, status := range c.statuses {
 			offer(status, "")

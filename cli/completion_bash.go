@@ -84,29 +84,34 @@ func (w *bashWord) add(b byte) {
 	w.bytes = append(w.bytes, next)
 }
 
-// wordEnd is the part of an unfinished word that bash replaces.
-type wordEnd struct {
-	before string // the text before it, which stays
-	quote  byte   // that is open where it begins, or 0
-}
-
-// lastBreak finds the part that bash replaces. It begins behind the quote that is open or, if none is, behind
-// the last character of COMP_WORDBREAKS that is not quoted, or behind the last quote.
-func (w *bashWord) lastBreak(breaks string) wordEnd {
-	open := w.open()
+// replaced finds the part of the word that bash replaces. It begins behind the quote that is open or, if none
+// is, behind the last character of COMP_WORDBREAKS that is not quoted, or behind the last quote. It returns how
+// many bytes before it stay, what text they are, and the quote that is open there, or 0.
+func (w *bashWord) replaced(breaks string) (stay int, before string, open byte) {
+	open = w.open()
 	for i, b := range slices.Backward(w.bytes) {
 		begins := b.open != 0 && (i == 0 || w.bytes[i-1].open == 0)
 		closes := b.open == 0 && i > 0 && w.bytes[i-1].open != 0
 		breaks := open == 0 && !b.isQuoted && strings.IndexByte(breaks, b.value) >= 0
 		if begins || closes || breaks {
-			return wordEnd{w.text[:b.length], open}
+			return i + 1, w.text[:b.length], open
 		}
 	}
-	return wordEnd{}
+	return 0, "", 0
 }
 
 // plainBash are the ASCII characters that mean nothing to bash within a word.
 const plainBash = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=@%+,-"
+
+// insertBash returns the candidate for a text that goes behind a quote that is open, or 0. If it begins with that
+// quote, bash takes it for one that replaces the open one, so it needs both.
+func insertBash(text string, open byte) string {
+	quoted := quoteBash(text, open)
+	if open != 0 && strings.HasPrefix(quoted, string(rune(open))) {
+		return string(rune(open)) + quoted
+	}
+	return quoted
+}
 
 // quoteBash quotes text so that bash takes it as it is, within the quote that is open where it is inserted. bash
 // closes that quote itself.

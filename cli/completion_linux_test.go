@@ -13,15 +13,6 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// hostileNames are names of queues that shells would obey, split or change. FuzzBashTakesACandidateAsItIs begins with
-// them.
-var hostileNames = []string{
-	"$(touch${IFS}PWNED)x", "x$(touch PWNED)", "`touch PWNED`y", "x`touch PWNED`", "two words", " lead", "trail ",
-	`back\slash`, `end\`, `\`, "quo'te", `dou"ble`, `a\'b"c$d`, "semi;touch PWNED", "amp&touch PWNED", "x|touch PWNED",
-	"x>PWNED", "<x", "bang!x", "!!", "# x", "x#y", "~root", "~", "star*", "q?", "[a-z]*", "{a,b}", "a:b", "a:b c:d", "a=b",
-	"=ls", "日本 語", "$HOME", "${HOME}", "$((1+1))", "^x^y", "%s%d%%", "x=$(touch PWNED)", "a,b;c", "(x)", "é'\"",
-}
-
 // TestShellsInsertNamesAsTheyAre types a line on a terminal up to the name of a queue, then TAB and Enter, and looks at
 // the arguments that the command gets.
 func TestShellsInsertNamesAsTheyAre(t *testing.T) {
@@ -37,8 +28,12 @@ func TestShellsInsertNamesAsTheyAre(t *testing.T) {
 			}
 			sh := startShell(t, dir, name, args)
 			for i, name := range hostileNames {
+				if sh.name == "fish" && strings.HasPrefix(name, "~") {
+					continue // not offered
+				}
 				first, _, _ := strings.Cut(name, strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz"))
-				for _, typed := range []string{"--queue ", "--queue=", `--queue '`, `--queue "`, "--queue " + first} {
+				styles := []string{"--queue=", `--queue '`, `--queue "`, "--queue " + first}
+				for _, typed := range []string{"--queue ", styles[i%len(styles)]} {
 					if strings.HasPrefix(typed, "--queue=") && strings.HasPrefix(name, "~") && sh.name != "bash" {
 						continue // they leave a ~ in the middle of a word as it is, quoted or not
 					}

@@ -4,9 +4,12 @@ package cli
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // Each shell is asked to complete a line in the folder of the examples. For zsh see completion_linux_test.go.
@@ -37,6 +40,7 @@ func TestShellsComplete(t *testing.T) {
 				{"pinion enqueue add --no-such --key x --pr", `(?m)^--priority\b`},
 				{"pinion completion z", `(?m)^zsh\b`},
 				{"pinion help st", `(?m)^status\b`},
+				{"pinion help exit", `(?m)^exit-status\b`},
 				{"pinion dlq-replay --db q.db 0199", exampleID},
 				{"pinion show --db=q.db 0199", exampleID},
 				{"pinion dlq-list --db q.db --task m", `(?m)^mail\b`},
@@ -70,4 +74,68 @@ func runProgramIn(t *testing.T, dir, program string, args ...string) string {
 	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	stdout, _ := finish(t, cmd, 0)
 	return stdout
+}
+
+// hostileNames are names of queues that shells would obey, split or change. FuzzBashTakesACandidateAsItIs begins with
+// them.
+var hostileNames = []string{
+	"$(touch${IFS}PWNED)x", "x$(touch PWNED)", "`touch PWNED`y", "x`touch PWNED`", "two words", " lead", "trail ",
+	"'lead", `"lead`, `back\slash`, `end\`, `\`, "quo'te", `dou"ble`, `a\'b"c$d`, "semi;touch PWNED", "amp&touch PWNED", "x|touch PWNED",
+	"x>PWNED", "<x", "bang!x", "!!", "# x", "x#y", "~root", "~", "star*", "q?", "[a-z]*", "{a,b}", "a:b", "a:b c:d", "a=b",
+	"=ls", "日本 語", "$HOME", "${HOME}", "$((1+1))", "^x^y", "%s%d%%", "x=$(touch PWNED)", "a,b;c", "(x)", "é'\"",
+}
+
+// wordBreaks are the COMP_WORDBREAKS that bash begins with.
+const wordBreaks = " \t\n\"'><=;|&(:"
+
+// FuzzBashTakesACandidateAsItIs types a part of a name, within quotes or not, puts the candidate where bash puts it, and
+// asks bash what the word then is.
+func FuzzBashTakesACandidateAsItIs(f *testing.F) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		f.Skip("bash is not installed")
+	}
+	for _, name := range hostileNames {
+		for _, open := range []string{"", "'", `"`} {
+			f.Add(name, open, byte(0))
+			f.Add(name, open, byte(3))
+		}
+	}
+	f.Fuzz(func(t *testing.T, name, open string, n byte) {
+		isQuote := open == "" || open == "'" || open == `"`
+		if !isQuote || name == "" || printable(name, "") != name {
+			t.Skip("never offered")
+		}
+		cut := int(n) % (len(name) + 1)
+		for cut < len(name) && !utf8.RuneStart(name[cut]) {
+			cut++
+		}
+		quote := byte(0)
+		if open != "" {
+			quote = open[0]
+		}
+		typed := open + quoteBash(name[:cut], quote)
+		words, current, isFile := splitBash("pinion list --queue " + typed)
+		want := []string{"pinion", "list", "--queue"}
+		if isFile || !slices.Equal(words, want) || current.text != name[:cut] {
+			t.Fatalf("typed %s: read %q, then %q, a file: %t; want the text %q", typed, words, current.text, isFile, name[:cut])
+		}
+		stay, before, stillOpen := current.replaced(wordBreaks)
+		rest, ok := strings.CutPrefix(name, before)
+		if !ok {
+			t.Fatalf("typed %s: %q stays, which %q does not begin with", typed, before, name)
+		}
+		candidate := insertBash(rest, stillOpen)
+		if stillOpen != 0 && candidate != "" && candidate[0] == stillOpen {
+			stay-- // bash takes the quote for the one that is open
+		}
+		word := typed[:stay] + candidate
+		if stillOpen != 0 {
+			word += string(rune(stillOpen)) // bash closes it
+		}
+		output, err := exec.Command(bash, "--norc", "-c", "printf '<%s>' "+word).CombinedOutput()
+		if err != nil || string(output) != "<"+name+">" {
+			t.Errorf("typed %s, which becomes %s: bash takes it for %s, %v; want %q", typed, word, output, err, name)
+		}
+	})
 }

@@ -11,25 +11,33 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-const dlqListExamples = `pinion dlq-list --db q.db --json | jq .error`
+const dlqListExamples = `# Those of the last day.
+pinion dlq-list --since 24h --db q.db
+# Their whole errors.
+pinion dlq-list --db q.db --json | jq -r .error`
 
 const dlqReplayDetail = `
-Without an ID it replays all dead letters, oldest first, or those that --task and
---limit choose. The jobs start again: due at once, with no attempts. A dead letter
+Without an ID it replays all dead letters, oldest first, or those that flags choose;
+see "pinion help choosing". The jobs start again: due at once, with no attempts. A dead letter
 whose key is held by an unfinished job stays, and the exit status is then 1.
 `
 
-const dlqReplayExamples = `pinion dlq-replay --db q.db
+const dlqReplayExamples = `# All.
+pinion dlq-replay --db q.db
+# The first ten of a task.
 pinion dlq-replay --task mail --limit 10 --db q.db
+# One.
 pinion dlq-replay 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db`
 
 const dlqPurgeDetail = `
-Without an ID it deletes all dead letters, or those that --task and --limit choose.
-Without --yes it asks on a terminal. Elsewhere it only says how many it would
-delete.
+Without an ID it deletes all dead letters, or those that flags choose; see "pinion
+help choosing". Without --yes it asks on a terminal. Elsewhere it only says how many
+it would delete.
 `
 
-const dlqPurgeExamples = `pinion dlq-purge --task mail --yes --db q.db
+const dlqPurgeExamples = `# Those of a task.
+pinion dlq-purge --task mail --yes --db q.db
+# One.
 pinion dlq-purge 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --yes --db q.db`
 
 func dlqList(c *call) func(context.Context) error {

@@ -12,6 +12,7 @@ func TestPurgingAsksOnATerminal(t *testing.T) {
 		{"\n", "1 dead letter is not deleted; add --yes", 1},
 		{"no\n", "1 dead letter is not deleted", 1},
 		{"\x04", "1 dead letter is not deleted", 1},
+		{"\x03", "pinion: interrupted", -1}, // it dies of the signal
 		{"y\n", "purged 1", 0},
 	} {
 		cmd := process(t, dir, "dlq-purge", "--db", "q.db")

@@ -18,42 +18,32 @@ import (
 )
 
 const enqueueDetail = `
-The arguments are JSON: an array in the order in which the task declares them, an
-object by their names, or both. @FILE reads either from a file and - from standard
-input. A job takes up to 1 MiB of arguments.
+It prints the id of the job. Any TASK is accepted, because its worker may be
+elsewhere; see "pinion help arguments". If an unfinished job holds the --key, enqueue
+adds nothing, prints the id of that job and succeeds. "pinion help times" explains
+--at and --delay; a time that has passed means now.
 
-Any TASK is accepted, because its worker may be elsewhere. With --import only the
-tasks that the packages register are, with arguments that fit them, and the job goes
-to the queue of its task unless --queue names another. If an unfinished job holds the
---key, enqueue adds nothing, prints the id of that job and succeeds. --at takes
-"15:04", which is today or tomorrow, "2026-01-31 15:04" on the local clock, or
-RFC 3339; a time that has passed means now. --wait prints the result of the job
-instead of its id, as "pinion wait" does. The task does not get --meta: the middleware
-of a worker reads it, a trace id for example. The program of a worker with --exec runs
-in the directory in which the job was enqueued, unless --no-chdir is set here or there.
+With - as the second operand, each line of standard input is a job; see "pinion help
+lines".
 
-With - as the second operand, each line of standard input is a job: a JSON array
-or object or, with --lines, a string that is its first argument. -0 takes such
-strings as find -print0 prints them. --args and --kwargs then go to every job, in
-front of its own. Lines may end in CRLF, and the last one need not end. Empty lines
-are skipped, except with -0. Jobs are stored a thousand at a time, or as many as
-there are when the input pauses, so tail -f can feed it.
-
-A line that is not such JSON, not UTF-8 or too long is reported with its number.
-The other lines are enqueued, and the exit status is 1. With --atomic either all
-lines are enqueued or, after a bad line or a held key, none; all jobs stay in
-memory until the end, about 1.5 KB a line beside its text. In a --key, {0} and
-{name} stand for arguments, so that each job has its own key. --ids prints the ids,
-and --json each id with its line.
+--wait prints the result of the job instead of its id, and the exit status is that of
+"pinion wait". The task does not get --meta: the middleware of a worker reads it, a
+trace id for example. The program of a worker with --exec runs in the directory in
+which the job was enqueued, unless --no-chdir is set here or there.
 `
 
-const enqueueExamples = `pinion enqueue add --args '[1, 2]' --db q.db
+const enqueueExamples = `# Arguments in order.
+pinion enqueue add --args '[1, 2]' --db q.db
+# Arguments by name, in a queue of its own, later.
 pinion enqueue mail --kwargs '{"to": "ada@example.com"}' --queue mail --delay 1h30m --db q.db
+# At most one such job at a time, tonight.
 pinion enqueue report --key report-today --at 23:30 --db q.db
+# Arguments from a file, and a text for the middleware.
 pinion enqueue import --args @rows.json --meta tenant=7 --db q.db
+# A job for each line of a file.
 pinion enqueue add - --db q.db < rows.jsonl
-find . -name '*.png' | pinion enqueue thumb --lines - --kwargs '{"width": 200}' --db q.db
-find . -name '*.png' -print0 | pinion enqueue thumb -0 - --key 'thumb {0}' --db q.db`
+# A job for each file that find finds.
+find . -name '*.png' -print0 | pinion enqueue thumb -0 - --kwargs '{"width": 200}' --key 'thumb {0}' --db q.db`
 
 // enqueueCall is a call of enqueue.
 type enqueueCall struct {
@@ -259,16 +249,23 @@ func (e *enqueueCall) enqueueOne(ctx context.Context) error {
 		fmt.Fprintf(e.stderr, "pinion: nothing added: the unfinished job %s holds the key %q\n",
 			printable(duplicate.ID, ""), duplicate.Key)
 		job.ID = duplicate.ID
-	} else if err = signalOr(ctx, err); errors.Is(err, context.Canceled) {
-		return err
 	} else if err != nil {
-		return err
+		return notAdded(ctx, err)
 	}
 	e.did("job %s is in the queue; do not enqueue it again", job.ID)
 	if e.wait {
 		return e.waitForEnqueued(ctx, false, job.ID)
 	}
 	return e.printID(job.ID)
+}
+
+// notAdded returns the error of an Enqueue, which says so if a signal has ended it.
+func notAdded(ctx context.Context, err error) error {
+	err = signalOr(ctx, err)
+	if _, ok := errors.AsType[*signalError](err); ok {
+		return fmt.Errorf("%w; the job was not added", err)
+	}
+	return err
 }
 
 func (e *enqueueCall) printID(id string) error {

@@ -29,10 +29,10 @@ func TestASuggestionIsCloseToTheWordOrNone(t *testing.T) {
 	without := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == "pause" })
 	for word, want := range map[string]string{
 		"statsu": `"status"`, "enqeue": `"enqueue"`, "enque": `"enqueue"`, "shwo": `"show"`, "lits": `"list"`,
-		"complete": `"completion"`, "PENDNIG": `"pending"`, "dlq": `"dlq-list" or "dlq-replay" or "dlq-purge"`,
+		"PENDNIG": `"pending"`, "dlq": `"dlq-list" or "dlq-replay" or "dlq-purge"`,
 		"purge": `"dlq-purge"`, "ls": `"list"`, "kill": `"cancel"`, "retry": `"dlq-replay"`, "wiat": `"wait"`,
-		"pause": "", "nonsense": "", "sow": `"show"`, "x": "", "": "", "limt": `"limit"`, "reprune": "", "stop": "",
-		"raise": "", "dome": `"demo"`,
+		"pause": "", "nonsense": "", "sow": `"show"`, "x": "", "": "", "lmit": `"limit"`, "stop": "",
+		"raise": "", "completoin": `"completion"`,
 	} {
 		got := strings.TrimSuffix(strings.TrimPrefix(didYouMean(word, without), "; did you mean "), "?")
 		if got != want {

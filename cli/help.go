@@ -13,7 +13,7 @@ import (
 // Operands are words as in "TASK [-]": X is required, [X] may be missing, X... is one or more and [X...] any
 // number; the last two come at the end. FILE, PACKAGE, TASK, QUEUE, ID, COMMAND and SHELL, as an operand or as
 // the name of a flag's value, are completed accordingly, and so are the values of --task and --queue. Tests run
-// every line of the examples in a shell.
+// every line of the examples in a shell, but those with #, which say what the next line is for.
 type command struct {
 	name     string
 	operands string
@@ -59,7 +59,7 @@ func commands() []command {
 		{"version", "", "print the version", "", "pinion --version", version},
 		{"completion", "SHELL", "print the script that makes a shell complete commands",
 			completionDetail, completionExamples, completion},
-		{"help", "[COMMAND]", "explain a command", "", "pinion help enqueue", help},
+		{"help", "[COMMAND]", "explain a command or a topic", helpDetail, helpExamples, help},
 	}
 }
 
@@ -77,10 +77,21 @@ Commands:
 `
 
 const guideEnd = `
-` + "`pinion help COMMAND`" + ` explains a command and its flags. PINION_DB names the database
-where --db does not. On a terminal pinion looks for a newer version once a day, unless
---no-update-check or PINION_NO_UPDATE_CHECK=1 is set.
+` + "`pinion help NAME`" + ` explains a command and its flags, or a topic. PINION_DB names the
+database where --db does not. On a terminal pinion looks for a newer version once a
+day, unless --no-update-check or PINION_NO_UPDATE_CHECK=1 is set.
 `
+
+const helpDetail = `
+COMMAND may also be a topic. --man prints a manual page: of everything, or of the
+command or topic.
+`
+
+const helpExamples = `# A command, and a topic.
+pinion help enqueue
+pinion help times
+# Install the manual page.
+pinion help --man > pinion.1`
 
 // guide prints the output of pinion without arguments.
 func (c *call) guide() error {
@@ -88,6 +99,10 @@ func (c *call) guide() error {
 	w := c.tabbed()
 	for _, cmd := range commands() {
 		fmt.Fprintf(w, "  %s\t%s\n", cmd.name, cmd.summary)
+	}
+	fmt.Fprint(w, "\nTopics:\n")
+	for _, t := range topics() {
+		fmt.Fprintf(w, "  %s\t%s\n", t.name, t.summary)
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -98,34 +113,78 @@ func (c *call) guide() error {
 
 // help is `pinion help [COMMAND]`.
 func help(c *call) func(context.Context) error {
+	man := c.flags.Bool("man", false, "print a manual page")
 	return func(context.Context) error {
-		if len(c.operands) == 0 {
+		name := strings.Join(c.operands, " ")
+		switch {
+		case *man:
+			return c.manual(name)
+		case name == "":
 			return c.guide()
 		}
-		if _, err := c.prepare(strings.Join(c.operands, " ")); err != nil {
-			c.command = command{} // so that the error mentions the list of commands, not the usage of help
+		for _, t := range topics() {
+			if t.name == name {
+				return c.explain(&t)
+			}
+		}
+		if err := c.prepareHelp(name); err != nil {
 			return err
 		}
 		return c.describe()
 	}
 }
 
-// describe prints the help of one command.
+// prepareHelp makes c a call of the named command, whose help is asked for.
+func (c *call) prepareHelp(name string) error {
+	_, err := c.prepare(name)
+	if err == nil {
+		return nil
+	}
+	c.command = command{} // so that the error mentions the list of commands, not the usage of help
+	var names []string
+	for _, cmd := range commands() {
+		names = append(names, cmd.name)
+	}
+	for _, t := range topics() {
+		names = append(names, t.name)
+	}
+	return usagef("unknown command or topic %q%s", name, didYouMean(name, names))
+}
+
+// describe prints the help of one command: what it is called like, what it is for, examples, and then more.
 func (c *call) describe() error {
-	summary := strings.ToUpper(c.command.summary[:1]) + c.command.summary[1:] + "."
-	fmt.Fprintf(c.stdout, "usage: %s\n\n%s\n%s", c.usage(), summary, c.command.detail)
+	fmt.Fprintf(c.stdout, "usage: %s\n\n%s\n", c.usage(), sentence(c.command.summary))
+	c.printExamples(c.command.examples)
+	fmt.Fprint(c.stdout, c.command.detail)
 	w := c.tabbed()
-	end := "\n"
+	title := "\nFlags:\n"
 	c.eachFlag(func(f *flag.Flag) {
 		value, usage := flag.UnquoteUsage(f)
-		fmt.Fprintf(w, "\n  %s\t%s", strings.TrimSpace(dashed(f)+" "+value), usage)
-		end = "\n\n"
+		fmt.Fprintf(w, "%s  %s\t%s\n", title, strings.TrimSpace(dashed(f)+" "+value), usage)
+		title = ""
 	})
-	fmt.Fprint(w, end+"For example:\n")
-	for line := range strings.Lines(c.command.examples) {
-		fmt.Fprintf(w, "  %s\n", strings.TrimSpace(line))
-	}
 	return w.Flush()
+}
+
+// explain prints a topic.
+func (c *call) explain(t *topic) error {
+	fmt.Fprintf(c.stdout, "%s: %s.\n%s", t.name, t.summary, t.text)
+	c.printExamples(t.examples)
+	return nil
+}
+
+// sentence makes a sentence of a summary.
+func sentence(summary string) string { return strings.ToUpper(summary[:1]) + summary[1:] + "." }
+
+// printExamples prints examples with what they are for.
+func (c *call) printExamples(examples string) {
+	if examples == "" {
+		return
+	}
+	fmt.Fprint(c.stdout, "\nFor example:\n")
+	for line := range strings.Lines(examples) {
+		fmt.Fprintf(c.stdout, "  %s\n", strings.TrimSpace(line))
+	}
 }
 
 // usage returns the form of the command in one line.

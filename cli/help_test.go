@@ -18,18 +18,59 @@ var endless = regexp.MustCompile(`^pinion ((worker|web)\b.*|.*--watch\b.*)`)
 // finds this command as pinion.
 func TestEveryExampleOfTheHelpWorks(t *testing.T) {
 	t.Parallel()
+	var all []string
 	for _, cmd := range commands() {
 		if cmd.examples == "" {
 			t.Errorf("%s has no example", cmd.name)
 		}
-		for line := range strings.Lines(cmd.examples) {
-			line = strings.TrimSuffix(line, "\n")
-			t.Run(line, func(t *testing.T) {
-				t.Parallel()
-				runExample(t, line)
-			})
+		all = append(all, cmd.examples)
+	}
+	for _, topic := range topics() {
+		all = append(all, topic.examples)
+	}
+	for line := range strings.Lines(strings.Join(all, "\n")) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			runExample(t, line)
+		})
+	}
+}
+
+// The help is read on terminals of 80 columns and more.
+func TestTheTextsOfTheHelpAreNotTooWide(t *testing.T) {
+	texts := map[string]string{"the guide": guideText + guideEnd}
+	for _, cmd := range commands() {
+		texts[cmd.name] = cmd.detail
+	}
+	for _, topic := range topics() {
+		texts[topic.name] = topic.text
+	}
+	for name, text := range texts {
+		for line := range strings.Lines(text) {
+			if columns(strings.TrimSuffix(line, "\n")) > 90 {
+				t.Errorf("%s: %s", name, line)
+			}
 		}
 	}
+}
+
+// The first job of the recipe enqueues the second, whose worker is the same.
+func TestARecipeRunsOneJobAfterAnother(t *testing.T) {
+	t.Parallel()
+	dir := exampleFolder(t)
+	var recipe string
+	for line := range strings.Lines(afterTopicExamples) {
+		if strings.Contains(line, "pinion enqueue second --key") {
+			recipe = line
+		}
+	}
+	line := "pinion enqueue first --db q.db && " + recipe + "pinion list --task second --json --db q.db"
+	stdout := runProgramIn(t, dir, "/bin/sh", "-c", line)
+	wantText(t, stdout, `"task":"second".*"status":"SUCCESS".*"result":"shipped`)
 }
 
 func runExample(t *testing.T, line string) {

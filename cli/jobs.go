@@ -17,7 +17,9 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-const showExamples = `pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db`
+const showExamples = `# A job, by its id or the end of that.
+pinion show 0199c2b4a1f07000b3c1d2e3f4a5b6c7 --db q.db
+pinion show f4a5b6c7 --db q.db`
 
 // workerOf returns the worker of a running job, and whether it has been told to cancel the job.
 func workerOf(job *pinion.Job) string {

@@ -26,8 +26,11 @@ and a dead letter until it is replayed or purged. ENDED is when it ended, and ER
 that of its last attempt, if that failed.
 `
 
-const listExamples = `pinion list --db q.db
+const listExamples = `# The last 50.
+pinion list --db q.db
+# What failed lately.
 pinion list --status failed --task mail --since 2h --db q.db
+# For a program.
 pinion list --json --db q.db | jq -r 'select(.attempts > 3) | .id'`
 
 func running(c *call) func(context.Context) error {
@@ -163,9 +166,9 @@ func (c *call) printJobs(
 		n++
 		if n%1000 == 0 || t.size > 1<<20 { // the table keeps them in memory until then
 			c.print(t)
-		}
-		if err := c.stdout.Flush(); n%1000 == 0 && err != nil {
-			return err
+			if err := c.stdout.Flush(); err != nil {
+				return err
+			}
 		}
 	}
 	if n == 0 {

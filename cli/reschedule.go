@@ -19,8 +19,10 @@ elsewhere it only says how many it would reschedule.
 The exit status is 1 if a job was not found or is not pending.
 `
 
-const rescheduleExamples = `pinion reschedule 0199c2b4a1f07000b3c1d2e3f4a5b6c9 --delay 0 --db q.db
+const rescheduleExamples = `# Now, and tonight.
+pinion reschedule 0199c2b4a1f07000b3c1d2e3f4a5b6c9 --delay 0 --db q.db
 pinion reschedule 0199c2b4a1f07000b3c1d2e3f4a5b6c9 --at 23:30 --db q.db
+# What waits for a retry because of a timeout.
 pinion reschedule --task public --error timeout --delay 0 --yes --db q.db`
 
 // rescheduling is the result of rescheduling a job.

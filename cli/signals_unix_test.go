@@ -4,7 +4,9 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -188,5 +190,15 @@ func TestAWorkerWhoseLogNobodyReadsStopsGracefully(t *testing.T) {
 	w.Close()
 	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stdout.String(), "processed") {
 		t.Errorf("it ended with %v\n%s", cmd.ProcessState, &stdout)
+	}
+}
+
+func TestAVerbThatASignalEndsSaysHowMuchIsDone(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(&signalError{os.Interrupt})
+	err := incomplete(ctx, fmt.Errorf("cancel: %w", context.Canceled), "500 jobs are", "canceled")
+	ended, ok := errors.AsType[*signalError](err)
+	if !ok || ended.status() != 130 || err.Error() != "interrupted; 500 jobs are canceled" {
+		t.Error(err)
 	}
 }

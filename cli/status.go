@@ -22,8 +22,11 @@ and the jobs that have been running longest. Where standard output is not a
 terminal it prints a line each time. It looks at a big queue less often.
 `
 
-const statusExamples = `pinion status --db q.db
+const statusExamples = `# Once.
+pinion status --db q.db
+# On a live screen.
 pinion status --watch --db q.db
+# For a program.
 pinion status --json --db q.db | jq .total.pending`
 
 func status(c *call) func(context.Context) error {

@@ -30,7 +30,8 @@ If several hold, the exit status is the first of these. ^C ends the waiting, not
 jobs, and a script that waits ends too.
 `
 
-const waitExamples = `pinion wait --timeout 5m 0199c2b4a1f07000b3c1d2e3f4a5b6c8 --db q.db`
+const waitExamples = `# Print the result, and give up after five minutes.
+pinion wait --timeout 5m 0199c2b4a1f07000b3c1d2e3f4a5b6c8 --db q.db`
 
 // The exit statuses of wait, beside 0 and 1.
 const (

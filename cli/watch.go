@@ -183,9 +183,13 @@ func (c *call) write(text string) error {
 // nothing flickers.
 func (c *call) frame(s *snapshot) string {
 	width, height := c.screenSize()
+	return frameOf(c.screenLines(s, width, height))
+}
+
+// frameOf returns the text that draws lines.
+func frameOf(lines []string) string {
 	var b strings.Builder
 	b.WriteString("\x1b[H")
-	lines := c.screenLines(s, width, height)
 	for i, line := range lines {
 		if i > 0 {
 			b.WriteString("\r\n")

@@ -16,82 +16,33 @@ import (
 )
 
 const workerDetail = `
---import: the tasks are those that Go packages register. PACKAGE is an import path,
-or a ./path in the Go module around the current directory; it may be internal. The
-module must require Pinion, and its version of Pinion is the one that runs. A
-package may also register a storage backend, whose addresses --db then takes, so
-every command with --db has --import. Compiling needs the go command. --build FILE
-writes a program that is the whole command with the packages, and the tasks of
---exec, built in; it needs no go command.
+The tasks are those that Go packages register, with --import, and programs, with
+--exec; see "pinion help import", "pinion help exec" and "pinion help shell". The
+worker claims the jobs of these tasks and leaves the others alone.
 
---exec: the task NAME is a program. {0}, {1} and {name} in COMMAND, also as part of
-a word, stand for the arguments of the job: strings as they are, anything else as
-JSON. If one is missing, the job fails for good. {{0}} means {0}. A word stays one
-word, whatever the argument is. There is no shell: quotes work as in one, and
-| > * $X and the like need --shell.
+It logs to standard error and prints its metrics when it ends. SIGINT, SIGTERM or
+SIGHUP stops it gracefully; see "pinion help stopping". --drain ends it when there is
+nothing more to do: it stays for retries that are due within seconds and for the jobs
+of dead workers, and runs them. --every is in "pinion help schedules".
 
-No argument becomes a command. Beside {0} a word may have letters, digits and
-./:=,+@%_- only, and {0} may not stand behind an option that ends in c or e, as in
-sh -c {0}. What a program itself makes of an argument only you can know: in
-ssh host {0} it is a command. An argument that begins with - may look like an
-option: write -- before it if the program knows that, as in tar -xf a.tar -- {0}.
-
---shell: COMMAND is a text for /bin/sh, and it never changes. The arguments are
-"$1", "$2" and so on, "$@" are all, and "$PINION_ARG_to" is the one with the name
-"to". Write "${1:?}" for one that must be there. Keep the quotes, do not pass
-arguments to eval, and do not calculate with them: bash runs the command in a[$(…)].
-
-A program is found when the worker starts. It runs in the directory in which its job
-was enqueued; if that is gone, the attempt fails. With --no-chdir, or if the job has
-none, it runs in the worker's own. So write whole paths of files that are the
-worker's, such as the script in sh /srv/convert.sh {0}. The program has:
-
-  standard input    nothing; with --stdin {"args": [...], "kwargs": {...}}
-  environment       PINION_JOB_ID, PINION_TASK, PINION_ATTEMPT, PINION_QUEUE, and
-                    PINION_DB, so that it can enqueue jobs
-
-There is no terminal. The exit status decides what becomes of the job:
-
-  0                 success; standard output is the result: as JSON if it is one
-                    JSON value, else as a string; after 64 KiB it is cut off,
-                    which its last line says
-  $PINION_NO_RETRY  (100) failure for good: the job becomes a dead letter
-  $PINION_RETRY     (75, EX_TEMPFAIL) failure; if the last line on standard output
-                    is a TIME, the retry comes after it
-  any other         failure; retried as the flags say
-
---exec-opt thumb:retries=0,timeout=30s is for the jobs of the task thumb alone. The
-error of a job is the exit status and the last KiB of both streams; --logs keeps
-more, for "pinion logs". If the machine has no room for another process, the job
-waits, and the attempt does not count.
-
-When a job times out, is canceled or is lost to another worker, the process group of
-its program gets SIGTERM, and after --kill-after SIGKILL; the job has failed,
-whatever the exit status. Processes that a program leaves running have a second to
-end. On Linux no process that a program starts outlives the worker, even a worker
-that is killed, unless it leaves its session and also clears its environment.
-Elsewhere programs of a killed worker may live on.
-
-SIGINT or SIGTERM stops the worker gracefully: it takes no more jobs, gives back
-those that have not started, and waits for the others. After --shutdown-timeout, or
-at a second signal, it stops at once. Under systemd set KillMode=mixed, or systemd
-stops the programs too. The worker logs to standard error and prints its metrics
-when it ends. --drain stays for the jobs of dead workers, and runs them.
-
---every runs a task at the multiples of TIME since 1970 in UTC: 24h is midnight. The
-next run is one job in the queue, so any number of workers may have the same --every.
-Runs never overlap, and those that are missed while there is no worker happen once,
-late. To end a schedule, stop the workers that have it and cancel the job that waits.
-
-TIME is "1m30s" or plain seconds.
+A job that fails is tried again after --base-delay, then after twice that, and so on
+up to --cap. After --max-retries it becomes a dead letter. To change how many jobs
+run at once while workers run, use "pinion limit".
 `
 
-const workerExamples = `pinion worker --import ./internal/tasks --db q.db --concurrency 8
-pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
-pinion worker --import ./tasks --build ./work && ./work worker --db q.db
+const workerExamples = `# Run the tasks of a Go package, eight at a time.
+pinion worker --import ./internal/tasks --db q.db --concurrency 8
+# Run programs.
 pinion worker --exec 'pack=gzip -k -- {0}' --exec 'greet=echo Hello, {name}' --db q.db
-pinion worker --exec 'tidy=find /tmp/cache -mtime +7 -delete' --every tidy=1h --db q.db
+# Run a pipe of the shell.
 pinion worker --shell --exec 'count=sort -u -- "$1" | wc -l' --task-timeout 60 --db q.db
+# Run the jobs of two queues until there are none.
+pinion worker --import ./tasks --db q.db --queue mail --queue default --drain
+# Run something each hour.
+pinion worker --exec 'tidy=find /tmp/cache -mtime +7 -delete' --every tidy=1h --db q.db
+# Build a program that is the command and the tasks.
+pinion worker --import ./tasks --build ./work && ./work worker --db q.db
+# Keep what programs print, and try one of them only once.
 pinion worker --exec 'pack=gzip -k -- {0}' --exec-opt pack:retries=0,timeout=30s --logs --db q.db`
 
 // nameTasks says how to name tasks.
