@@ -90,7 +90,7 @@ func (h *house) age(t *testing.T) {
 				done, failed = done/3, 24+minute%5
 			}
 			begin := at.Truncate(time.Minute)
-			if minute > 120 { // as a storage merges them
+			if at.Before(now.Add(-2 * time.Hour).Truncate(time.Hour)) { // as a storage merges them
 				begin = at.Truncate(time.Hour)
 			}
 			change(`INSERT INTO pinion_ends (at, queue, task, succeeded, failed, took) VALUES (?1, ?2, ?3, ?4, ?5, ?6)

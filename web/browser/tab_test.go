@@ -20,6 +20,8 @@ type tab struct {
 	t       *testing.T
 	ctx     context.Context
 	view    chromium.View
+
+	expected string // the browser may complain of this
 }
 
 // browser starts a browser for a test. Without the variable PINION_TEST_BROWSER, which .ci/run sets, the test is skipped.
@@ -50,10 +52,12 @@ func newTab(t *testing.T, b *chromium.Browser, view chromium.View, address strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &tab{page, b, t, ctx, view}
+	p := &tab{Page: page, browser: b, t: t, ctx: ctx, view: view}
 	t.Cleanup(func() {
 		for _, problem := range p.Problems() {
-			t.Errorf("%v: the browser complains: %s", view, problem)
+			if p.expected == "" || !strings.Contains(problem, p.expected) {
+				t.Errorf("%v: the browser complains: %s", view, problem)
+			}
 		}
 		err := page.Close(context.WithoutCancel(ctx)) // or it would go on refreshing
 		if err != nil {

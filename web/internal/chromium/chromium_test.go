@@ -1,6 +1,7 @@
 package chromium_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,14 +15,17 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 	if os.Getenv("PINION_TEST_BROWSER") == "" {
 		t.Skip("set PINION_TEST_BROWSER=1 to run a Chromium")
 	}
+	const head = `<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">`
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/":
-			w.Write([]byte(`<title>one</title><form action="two"><input name="q" value="old"><button>Go</button></form>
-				<script>document.title = 'scripted'</script>`))
+			io.WriteString(w, head+`<title>one</title>
+				<form action="two"><input name="q" value="old"><button>Go</button></form>
+				<script>document.title = 'scripted'</script>`)
 		case "/two":
-			w.Write([]byte(`<title>two</title><p></p><script>document.querySelector('p').textContent = 'q is ' +
-				new URLSearchParams(location.search).get('q')</script>`))
+			io.WriteString(w, head+`<title>two</title><p></p><script>
+				document.querySelector('p').textContent = 'q is ' + new URLSearchParams(location.search).get('q')
+				</script>`)
 		default:
 			http.NotFound(w, r)
 		}
@@ -33,7 +37,7 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer browser.Close()
-	for _, view := range []chromium.View{{}, {Width: 390, Dark: true, NoScript: true}} {
+	for _, view := range []chromium.View{{Width: 1280}, {Width: 390, Dark: true, NoScript: true}} {
 		page, err := browser.NewPage(ctx, view)
 		if err != nil {
 			t.Fatal(err)
@@ -41,19 +45,19 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 		must := func(err error) {
 			t.Helper()
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%v: %v", view, err)
 			}
 		}
 		must(page.Open(ctx, server.URL))
 		must(page.Type(ctx, "input", "new"))
 		must(page.Follow(ctx, "button", "Go"))
+		if page.Clicks() != 2 {
+			t.Errorf("%v: %d clicks, want one into the field and one on the button", view, page.Clicks())
+		}
 		address, err := page.Address(ctx)
 		must(err)
 		if address != server.URL+"/two?q=new" {
 			t.Errorf("%v: the form leads to %s", view, address)
-		}
-		if !view.NoScript {
-			must(page.Until(ctx, `text => document.body.innerText.includes(text)`, "q is new"))
 		}
 		text, err := page.Text(ctx)
 		must(err)
@@ -62,8 +66,25 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 		}
 		var width int
 		must(page.Eval(ctx, &width, `() => innerWidth`))
+		if width != view.Width {
+			t.Errorf("%v: the page is %d pixels wide", view, width)
+		}
 		var dark bool
 		must(page.Eval(ctx, &dark, `() => matchMedia('(prefers-color-scheme: dark)').matches`))
-		t.Log(view, width, dark, page.Clicks(), page.Responses(), page.Problems())
+		if dark != view.Dark {
+			t.Errorf("%v: dark is %v", view, dark)
+		}
+		if problems := page.Problems(); len(problems) != 0 {
+			t.Errorf("%v: %q", view, problems)
+		}
+		must(page.Open(ctx, "/none"))
+		if problems := page.Problems(); len(problems) != 1 || !strings.Contains(problems[0], "404") {
+			t.Errorf("%v: %q, want a complaint of 404", view, problems)
+		}
+		err = page.Click(ctx, "button", "")
+		if err == nil || !strings.Contains(err.Error(), "no such element") {
+			t.Errorf("%v: a click on nothing returns %v", view, err)
+		}
+		must(page.Close(ctx))
 	}
 }
