@@ -451,8 +451,3 @@ func (p *Page) Screenshot(ctx context.Context) ([]byte, error) {
 func (p *Page) Before(ctx context.Context, script string) error {
 	return p.call(ctx, "Page.addScriptToEvaluateOnNewDocument", map[string]any{"source": script}, nil)
 }
-
-// Scripts switches JavaScript on, so that a tool can run in a document that was loaded without, or back off.
-func (p *Page) Scripts(ctx context.Context, on bool) error {
-	return p.call(ctx, "Emulation.setScriptExecutionDisabled", map[string]any{"value": !on}, nil)
-}
