@@ -52,7 +52,6 @@ const (
 var leftOut []string
 
 func TestMain(m *testing.M) {
-	os.Unsetenv("PINION_DB")
 	// With the race detector each process here would take a second to exit.
 	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	// On a busy machine anything may take long.
@@ -64,6 +63,7 @@ func TestMain(m *testing.M) {
 		}
 		Main()
 	}
+	os.Unsetenv("PINION_DB")
 	if len(leftOut) > 0 {
 		flag.Set("test.skip", "^("+strings.Join(leftOut, "|")+")$")
 	}
