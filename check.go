@@ -1162,8 +1162,9 @@ func filterRules() []storageRule {
 func pageRules() []storageRule {
 	return []storageRule{
 		{"Error matches all of the error but a panic's stack", optional(func(c *checker, in Inspector) {
-			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"))
-			for i, text := range []string{"boom", "boom\n\nstack 1", "boom 2", "boom\nmore\n\nstack 2"} {
+			texts := []string{"boom", "boom\n\nstack 1", "boom 2", "boom\nmore\n\nstack 2", "boom\n", "", "\n\nstack 3", "\n"}
+			for i, text := range texts {
+				c.enqueue(NewJob(string(rune('a' + i))))
 				c.must(c.DeadLetter(c.ctx, c.claim(1)[0], errors.New(text)))
 				c.wantEqual("dead letters", i+1, len(c.list(in.DeadLetters(c.ctx, Filter{}))))
 			}
@@ -1172,6 +1173,9 @@ func pageRules() []storageRule {
 				"boom\n\nstack 3":       "a b",
 				"boom\nmore":            "d",
 				"boom\nmore\n\nstack 1": "d",
+				"boom\n":                "e",
+				"\n\n":                  "f g",
+				"\n":                    "h",
 				"boo":                   "",
 				"BOOM 2":                "",
 			} {
@@ -1181,7 +1185,7 @@ func pageRules() []storageRule {
 			n, err := in.Replay(c.ctx, Filter{Error: "boom"})
 			c.must(err)
 			c.wantEqual("jobs replayed by their Error", n, 2)
-			c.wantLetters(in, Filter{}, "c d")
+			c.wantLetters(in, Filter{}, "c d e f g h")
 		})},
 		{"pages make up a listing, whatever is deleted meanwhile", optional(func(c *checker, in Inspector) {
 			const many = 25

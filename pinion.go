@@ -384,7 +384,7 @@ type Filter struct {
 
 	KeyPrefix string    // the Key begins with this; "periodic:" finds the next runs of schedules
 	Text      string    // somewhere in the Error
-	Error     string    // the Error up to its first empty line, where the stack of a panic begins
+	Error     string    // the Error up to its first empty line, where a panic's stack begins; "\n\n" is an empty Error
 	After     time.Time // created at this time or later; for dead letters, failed
 	Before    time.Time // created before this time; for dead letters, failed
 	Newest    bool      // list the newest first

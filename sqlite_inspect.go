@@ -359,7 +359,7 @@ func (f Filter) where(timeColumn string) conditions {
 		c.and("instr(error, ?)>0", f.Text)
 	}
 	if f.Error != "" {
-		c.and("substr(error, 1, instr(error||char(10,10), char(10,10))-1)=?", errorMessage(f.Error))
+		c.and(messageSQL+"=?", errorMessage(f.Error))
 	}
 	if !f.After.IsZero() {
 		c.and(timeColumn+">=?", seconds(f.After))
@@ -369,6 +369,13 @@ func (f Filter) where(timeColumn string) conditions {
 	}
 	return c
 }
+
+// messageSQL is errorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that would
+// make an empty line which is not there. A job that has not failed has NULL.
+const messageSQL = `CASE coalesce(instr(error, char(10,10)), 0)
+	WHEN 0 THEN coalesce(error, '')
+	ELSE substr(error, 1, instr(error, char(10,10))-1)
+	END`
 
 // behindPrefix returns the first text that sorts behind all that begin with a prefix.
 func behindPrefix(prefix string) string {

@@ -89,7 +89,7 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 	}
 	if f.Error != "" {
 		message, _, _ := strings.Cut(f.Error, "\n\n")
-		c.bind(`split_part(j.error, E'\n\n', 1)=$%d`, storable(message))
+		c.bind(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, storable(message))
 	}
 	if !f.After.IsZero() {
 		c.bind(when+">=$%d", rules.DueTime(f.After))
