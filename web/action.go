@@ -60,6 +60,8 @@ type badRequest string
 
 func (e badRequest) Error() string { return string(e) }
 
+const errNoInspector badRequest = "This storage cannot be looked into: it is no pinion.Inspector."
+
 func (s *site) action(w http.ResponseWriter, r *http.Request, name string) {
 	verb, known := actions[name]
 	switch {
@@ -177,6 +179,9 @@ func leftOver(query url.Values, why string) string {
 
 // letters are the dead letters that an action is for: one, or those that a question finds.
 func (s *site) letters(r *http.Request) (f pinion.Filter, q question, err error) {
+	if s.inspector == nil {
+		return f, q, errNoInspector
+	}
 	query := r.URL.Query()
 	if id := query.Get("id"); id != "" {
 		return pinion.Filter{IDs: []string{id}}, q, nil
@@ -196,9 +201,6 @@ func (s *site) letters(r *http.Request) (f pinion.Filter, q question, err error)
 
 // countLetters counts the dead letters that match.
 func (s *site) countLetters(ctx context.Context, f pinion.Filter) (n int, newest *pinion.Job, err error) {
-	if s.inspector == nil {
-		return 0, nil, badRequest("This storage cannot be looked into: it is no pinion.Inspector.")
-	}
 	if len(f.IDs) > 0 {
 		letter, err := s.deadLetter(ctx, f.IDs[0])
 		if err != nil || letter == nil {
@@ -279,9 +281,6 @@ func backToLetters(root string, r *http.Request, q question) string {
 
 func actLetters(done string) func(s *site, ctx context.Context, r *http.Request) (performed, error) {
 	return func(s *site, ctx context.Context, r *http.Request) (performed, error) {
-		if s.inspector == nil {
-			return performed{}, badRequest("This storage cannot be looked into: it is no pinion.Inspector.")
-		}
 		f, q, err := s.letters(r)
 		if err != nil {
 			return performed{}, err
@@ -308,7 +307,7 @@ func actLetters(done string) func(s *site, ctx context.Context, r *http.Request)
 // one finds the job that an action is for.
 func (s *site) one(r *http.Request) (*pinion.Job, error) {
 	if s.inspector == nil {
-		return nil, badRequest("This storage cannot be looked into: it is no pinion.Inspector.")
+		return nil, errNoInspector
 	}
 	id := r.URL.Query().Get("id")
 	if id == "" {
@@ -376,7 +375,7 @@ func (s *site) askReschedule(r *http.Request, c *confirmation) error {
 
 func (s *site) actReschedule(ctx context.Context, r *http.Request) (performed, error) {
 	if s.inspector == nil {
-		return performed{}, badRequest("This storage cannot be looked into: it is no pinion.Inspector.")
+		return performed{}, errNoInspector
 	}
 	id := r.URL.Query().Get("id")
 	at, err := parseDue(r.PostFormValue("at"), time.Now())

@@ -334,22 +334,27 @@ func (s *site) total(ctx context.Context, q *question) (n int, known bool) {
 	if err != nil {
 		return 0, false
 	}
-	counts := stats.Total
+	pending, running := stats.Total.Pending, stats.Total.Running
+	if q.Queue != "" || q.Task != "" {
+		pending, running = 0, 0
+	}
 	for _, queue := range stats.Queues {
 		if q.Queue != "" && queue.Queue == q.Queue {
-			counts = queue.Counts
+			pending += queue.Pending
+			running += queue.Running
 		}
 	}
-	for _, task := range stats.Tasks {
+	for _, task := range stats.Tasks { // one task may be there in several spellings
 		if q.Task != "" && strings.EqualFold(task.Task, q.Task) {
-			counts = task.Counts
+			pending += task.Pending
+			running += task.Running
 		}
 	}
 	switch pinion.Status(q.Status) {
 	case pinion.StatusPending:
-		return counts.Pending, true
+		return pending, true
 	case pinion.StatusRunning:
-		return counts.Running, true
+		return running, true
 	}
 	return 0, false
 }
@@ -612,6 +617,9 @@ func (s *site) deadFilter(ctx context.Context, q *question) (f pinion.Filter, er
 		return f, errGone{q.Like}
 	}
 	f.Error = example.Error
+	if f.Error == "" {
+		f.Error = "\n\n" // "" would match every error
+	}
 	return f, nil
 }
 

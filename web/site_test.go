@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -52,7 +53,10 @@ func TestWhatAStorageCannotDoIsShownAsMissing(t *testing.T) {
 			t.Errorf("%s: status %d", address, a.status)
 		}
 	}
-	for _, address := range []string{"/do/pause?queue=q", "/do/cancel?id=x", "/do/replay?id=x", "/do/reschedule?id=x"} {
+	for _, address := range []string{
+		"/do/pause?queue=q", "/do/cancel?id=x", "/do/replay?id=x", "/do/reschedule?id=x",
+		"/do/replay?like=x&before=2026-01-01T00:00:00Z", "/do/delete?text=x&before=2026-01-01T00:00:00Z",
+	} {
 		for _, method := range []string{"GET", "POST"} {
 			if a := ask(t, page, method, address); a.status != http.StatusBadRequest {
 				t.Errorf("%s %s: status %d", method, address, a.status)
@@ -353,5 +357,40 @@ func TestReplaySaysWhatStays(t *testing.T) {
 		page := New(q, quiet(t, Options{Write: true}))
 		body := act(t, page, follow(t, "/dead", link(t, get(t, page, "/dead"), "replay exactly these 2")))
 		wantText(t, body, "Replayed 1 dead letter.", "1 of them is still there. Another job may hold its key")
+	})
+}
+
+// The errors of a program end with a line break, and an error may have no text at all.
+func TestExactlyTheseAreThoseWithAnOddError(t *testing.T) {
+	for _, text := range []string{"", "\n", "refused\n", "\n\nstack"} {
+		t.Run(fmt.Sprintf("%q", text), func(t *testing.T) {
+			overStorages(t, func(t *testing.T, q queue) {
+				bury(t, q, "other", "refused", 1)
+				odd := bury(t, q, "odd", text, 2)
+				h := New(q, quiet(t, Options{Write: true}))
+				until := url.QueryEscape(time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+				wantText(t, act(t, h, "/do/delete?like="+odd[0]+"&before="+until), "Deleted 2 dead letters.")
+				var left []string
+				for job, err := range q.DeadLetters(t.Context(), pinion.Filter{}) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					left = append(left, job.Task)
+				}
+				if diff := cmp.Diff([]string{"other"}, left); diff != "" {
+					t.Errorf("dead letters that are left (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func TestAListCountsATaskInAllItsSpellings(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		for range listed {
+			enqueue(t, q, pinion.NewJob("add"), pinion.NewJob("ADD"), pinion.NewJob("other"))
+		}
+		page := New(q, quiet(t, Options{}))
+		wantText(t, get(t, page, "/jobs?status=PENDING&task=Add"), "100 of 200 pending jobs")
 	})
 }
