@@ -90,7 +90,8 @@ func TestAWorkerWaitsForALockThatAnotherProgramHoldsForLongerThanALease(t *testi
 				ctx, cancel := context.WithTimeout(s.Context(), 3*time.Second)
 				err := s.sqlite.Enqueue(ctx, NewJob("quick"))
 				cancel()
-				wantError(s.T, err, "pinion: enqueue: another program holds the file's write lock", context.DeadlineExceeded.Error())
+				wantError(s.T, err, "pinion: enqueue: another program holds the file's write lock", "a transaction of this program",
+					context.DeadlineExceeded.Error())
 				s.sleep(9*time.Second + time.Duration(i)*350*time.Millisecond)
 				o.exec("ROLLBACK")
 				said := s.run.log.errors()[lines:]

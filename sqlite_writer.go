@@ -72,7 +72,8 @@ const (
 
 var (
 	errReadOnly = errors.New("the file is open read-only")
-	errLocked   = errors.New("another program holds the file's write lock (a transaction left open in a sqlite3 shell, say)")
+	errLocked   = errors.New("another program holds the file's write lock (a transaction left open in a sqlite3 shell, " +
+		"say), or a transaction of this program does (use SQLiteStorage.Tx in it)")
 
 	errAbandoned = errors.New("the call was abandoned") // never leaves the writer
 )
