@@ -156,8 +156,10 @@ func (e *planError) Unwrap() error { return e.err }
 
 // next returns the first time of the schedule after a time, or the zero time if there is none.
 func (p Periodic) next(after time.Time) (slot time.Time, err error) {
-	defer p.recoverInto(&err)
-	slot = p.Schedule.Next(after)
+	err = p.guard(func() { slot = p.Schedule.Next(after) })
+	if err != nil {
+		return time.Time{}, err
+	}
 	if !slot.IsZero() && !slot.After(after) {
 		return time.Time{}, &planError{p.Name, fmt.Errorf("Schedule.Next(%v) is %v; want a later time", after, slot)}
 	}
@@ -166,10 +168,10 @@ func (p Periodic) next(after time.Time) (slot time.Time, err error) {
 
 // job returns the job for one time, or nil if Job skips it.
 func (p Periodic) job(slot time.Time) (job *Job, err error) {
-	defer p.recoverInto(&err)
-	made := p.Job(slot)
-	if made == nil {
-		return nil, nil
+	var made *Job
+	err = p.guard(func() { made = p.Job(slot) })
+	if err != nil || made == nil {
+		return nil, err
 	}
 	copied := *made // the caller may return the same one each time
 	copied.ID = periodicID(p.Name, slot)
@@ -179,11 +181,29 @@ func (p Periodic) job(slot time.Time) (job *Job, err error) {
 	return &copied, nil
 }
 
-// recoverInto makes an error of a panic in the caller's code. It must be deferred.
-func (p Periodic) recoverInto(err *error) {
-	if v := recover(); v != nil {
-		*err = &planError{p.Name, &PanicError{v, debug.Stack()}}
-	}
+// guard calls code of the caller's and makes an error of a panic in it.
+//
+// The code runs on a goroutine of its own: one that calls runtime.Goexit, as a test's FailNow does, would
+// otherwise end the worker's goroutine.
+func (p Periodic) guard(code func()) error {
+	ended := make(chan error)
+	go func() {
+		returned := false
+		defer func() {
+			v := recover()
+			switch {
+			case v != nil:
+				ended <- &planError{p.Name, &PanicError{v, debug.Stack()}}
+			case !returned:
+				ended <- &planError{p.Name, &PanicError{"runtime.Goexit was called", debug.Stack()}}
+			default:
+				ended <- nil
+			}
+		}()
+		code()
+		returned = true
+	}()
+	return <-ended
 }
 
 // ---- What the worker does ----

@@ -3,6 +3,7 @@ package pinion
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -359,6 +360,7 @@ func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
 			{"stuck", stuck(time.Now().Add(-time.Hour)), tick},
 			{"panics", panicking{}, tick},
 			{"panics too", Every(time.Hour), func(time.Time) *Job { panic("in Job") }},
+			{"exits", Every(time.Hour), func(time.Time) *Job { runtime.Goexit(); return nil }},
 			{"bad", Every(time.Hour), func(time.Time) *Job { return NewJob("") }},
 			{"good", Every(time.Hour), tick},
 		}}, task)
@@ -373,11 +375,12 @@ func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
 		slices.Sort(said)
 		for i, want := range []string{
 			"bad: pinion: bad arguments",
+			"exits: panic: runtime.Goexit was called",
 			"panics too: panic: in Job",
 			"panics: panic: in Next",
 			"stuck: Schedule.Next",
 		} {
-			if len(said) != 4 || !strings.HasPrefix(said[i], want) {
+			if len(said) != 5 || !strings.HasPrefix(said[i], want) {
 				t.Fatalf("the log says\n%q, want %q …, each once", said, want)
 			}
 		}
