@@ -696,6 +696,31 @@ func TestAJobWhoseTransactionWasRolledBackEndsAsItsTaskSays(t *testing.T) {
 	})
 }
 
+func TestAJobWhoseTransactionWasRolledBackAndWhoseLeaseIsLostIsLost(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		ends := make(chan Outcome, 10)
+		onEnd := func(_ context.Context, _ *Job, end End) { ends <- end.Outcome }
+		run := t.run(&Worker{OnEnd: onEnd}, t.task("works", func(ctx context.Context, job *Job) error {
+			if err := endsInTx(ctx, t.storage, false); err != nil {
+				return err
+			}
+			_, _, err := t.storage.Release(ctx, time.Now().Add(time.Hour), nil, job) // the claim is another's now
+			return err
+		}))
+		id := t.enqueue("works")[0]
+		t.sleep(5 * time.Second)
+		if job := t.get(id); job.Status != StatusPending {
+			t.Errorf("the job is %s, want PENDING", job.Status)
+		}
+		if outcome := <-ends; outcome != OutcomeLost || len(ends) > 0 {
+			t.Errorf("the attempt ended as %s, want %s, once", outcome, OutcomeLost)
+		}
+		if diff := cmp.Diff(Metrics{}, run.metrics()); diff != "" {
+			t.Errorf("metrics (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		var log bytes.Buffer

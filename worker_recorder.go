@@ -166,11 +166,11 @@ func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 }
 
 // settleInTx settles an attempt whose task has made its job SUCCESS in a transaction. It reports false if that
-// was not committed: then the attempt's end is still to be recorded.
+// was not committed: then the attempt's end is still to be recorded, which finds out whether the lease is lost.
 func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool {
 	if in, ok := As[Inspector](r.storage); ok {
 		job, getErr := in.Get(ctx, a.job.ID)
-		if getErr == nil && job.Status == StatusRunning && job.Claim == a.job.Claim {
+		if getErr == nil && (job.Status != StatusSuccess || job.Claim != a.job.Claim) {
 			return false
 		}
 	}
