@@ -18,8 +18,9 @@ pinion dlq-list --db q.db --json | jq -r .error`
 
 const dlqReplayDetail = `
 Without an ID it replays all dead letters, oldest first, or those that flags choose;
-see "pinion help choosing". The jobs start again: due at once, with no attempts. A dead letter
-whose key is held by an unfinished job stays, and the exit status is then 1.
+see "pinion help choosing". The jobs start again: due at once, with no attempts. A
+dead letter whose key is held by an unfinished job stays, and the exit status is
+then 1.
 `
 
 const dlqReplayExamples = `# All.

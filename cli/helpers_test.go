@@ -49,7 +49,6 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	os.Unsetenv("PINION_DB")
 	// With the race detector each process here would take a second to exit.
 	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 	// On a busy machine anything may take long.
@@ -61,6 +60,7 @@ func TestMain(m *testing.M) {
 		}
 		Main()
 	}
+	os.Unsetenv("PINION_DB") // a program of a job has one from its worker
 	// The program that started the tests may ignore signals (nohup does, and a shell for its background), and
 	// programs inherit that. Programs do not inherit a handler: those that these tests start get the default
 	// again.
