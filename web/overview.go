@@ -135,7 +135,7 @@ func (s *site) limits(ctx context.Context) (map[string]int, error) {
 
 // findings returns what the doctor would say that needs somebody's attention, as far as a quick look shows it.
 func (s *site) findings(ctx context.Context, stats *pinion.Stats) []checkup.Finding {
-	c := &checkup.Checkup{Now: time.Now(), Visibility: 10 * time.Second, Look: 1000}
+	c := &checkup.Checkup{Now: time.Now(), Visibility: 10 * time.Second, Look: 200}
 	damage, err := s.damage.getSoon(ctx)
 	if err == nil && damage != "" {
 		c.Findings = append(c.Findings, checkup.Finding{Level: checkup.Wrong, About: "content", Text: damage,

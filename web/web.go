@@ -33,8 +33,8 @@ type Options struct {
 	// Write lets people replay, delete, cancel and reschedule jobs, and pause and limit queues.
 	Write bool
 	// Redact changes a job before any of it is shown: its arguments, Meta, Result and Error may hold secrets. The
-	// job is a copy. Redact must be safe for concurrent use. With it, dead letters cannot be searched by text, which
-	// would tell what it hides.
+	// job is a copy. Redact must be safe for concurrent use. Names of queues and tasks are shown as they are. With
+	// Redact, dead letters cannot be searched by text, which would tell what it hides.
 	Redact func(*pinion.Job)
 	// TrustedOrigins may send actions, beside the page's own origin: "https://admin.example.com". New panics if one
 	// is malformed.
@@ -117,7 +117,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *site) serve(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "" { // StripPrefix has left nothing: relative links would lead elsewhere
+	whole, _, _ := strings.Cut(r.RequestURI, "?")
+	if r.URL.Path == "" && !strings.HasSuffix(whole, "/") { // relative links would lead elsewhere
 		addSlash(w, r)
 		return
 	}
