@@ -159,10 +159,15 @@ func (p *pages) next(q *session, read func(row []any)) (more bool) {
 // JobsPage lists a part of the jobs; see [Inspector].
 func (s *SQLiteStorage) JobsPage(ctx context.Context, f Filter, from int64) (Page, error) {
 	q := s.reader(ctx)
+	all := listing{"jobs", jobColumns, s.jobs}
 	where := f.where("created_at")
 	s.narrowToPeriodic(f, &where)
-	s.narrowToPending(q, f, &where)
-	return s.page(q, listing{"jobs", jobColumns, s.jobs}, f, where, from)
+	page, err := s.page(q, all, f, where, from)
+	hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < f.onPage()
+	if hasLookedInVain && s.narrowToPending(q, f, &where) {
+		return s.page(q, all, f, where, from)
+	}
+	return page, err
 }
 
 // DeadLettersPage lists a part of the dead letters; see [Inspector].
@@ -187,11 +192,12 @@ func (s *SQLiteStorage) narrowToPeriodic(f Filter, where *conditions) {
 	where.isNarrow = true
 }
 
-// narrowToPending adds a condition by which indexes find the PENDING jobs, of the filter's queue if it has one. If those
-// are many it does not: then a look at the rows in their order finds some soon.
-func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions) {
+// narrowToPending adds a condition by which indexes find the PENDING jobs, of the filter's queue if it has one, and
+// reports whether it did: it does not if they are many. Where they are the rows that come next, a look at the rows in
+// their order finds a page of them sooner.
+func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions) bool {
 	if !s.indexed || f.Status != StatusPending || where.isNarrow {
-		return
+		return false
 	}
 	inQueue := ""
 	var args []any
@@ -205,10 +211,11 @@ func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions)
 		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1%[1]s`, inQueue)
 	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, pageLook+1)
 	if integer(q.value(count, args...)) > pageLook {
-		return
+		return false
 	}
 	where.and("seq IN ("+pending+")", args...)
 	where.isNarrow = true
+	return true
 }
 
 // listing is a table as a list of its columns and a FROM clause.
