@@ -768,16 +768,16 @@ func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
 		}
 	}
 	var looks int
-	found := ""
+	var found strings.Builder
 	for from := int64(0); looks == 0 || from != 0; looks++ {
 		page, err := s.JobsPage(t.Context(), Filter{Task: "first", Newest: true}, from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		found += tasksOf(page.Jobs)
+		found.WriteString(tasksOf(page.Jobs))
 		from = page.Next
 	}
-	if found != "first" || looks != 3 {
-		t.Errorf("%d looks find %q, want 3 to find the first", looks, found)
+	if found.String() != "first" || looks != 3 {
+		t.Errorf("%d looks find %q, want 3 to find the first", looks, found.String())
 	}
 }

@@ -159,8 +159,10 @@ func (s *site) queueRows(
 	for _, q := range stats.Queues {
 		counts[q.Queue] = q.Counts
 	}
-	for name := range limits { // a queue without jobs may have a limit
-		counts[name] = counts[name]
+	for name := range limits {
+		if _, known := counts[name]; !known { // a queue without jobs may have a limit
+			counts[name] = pinion.Counts{}
+		}
 	}
 	for _, name := range mostActive(counts) {
 		row := rowOf(root(r), "queue", name, counts[name], sparks[name])
