@@ -98,7 +98,7 @@ func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteS
 			stopped: make(chan struct{}),
 		}
 		s.w.beforeCommit = s.beforeCommit
-		s.w.ended = s.ended
+		s.w.afterTransaction = s.afterTransaction
 		s.w.allowInline = s.claims.noneWaits
 		s.w.sleepOnly = s.opts.PollInterval != 0
 		s.w.start()
@@ -137,17 +137,17 @@ func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *tr
 	return wrap(name, s.w.do(ctx, verb))
 }
 
-// beforeCommit ends each transaction of the writer.
+// beforeCommit is the last part of each transaction of the writer.
 func (s *SQLiteStorage) beforeCommit(tx *transaction) {
 	s.claims.serveDue(tx)
 	s.ends.beforeCommit(tx)
 	tx.fail(s.checkReplacedAt(tx.now))
 }
 
-// ended follows each transaction of the writer.
-func (s *SQLiteStorage) ended(committed bool) {
-	s.ends.ended(committed)
-	s.claims.ended(committed)
+// afterTransaction follows each transaction of the writer.
+func (s *SQLiteStorage) afterTransaction(committed bool) {
+	s.ends.afterTransaction(committed)
+	s.claims.afterTransaction(committed)
 }
 
 // leaseReader returns a session on the connection that only leases use. It waits for no writer and for no listing.

@@ -23,8 +23,8 @@ type writer struct {
 	// beforeCommit runs in each transaction, after its calls. It may run statements. If it leaves an error in tx, the
 	// transaction is rolled back and all its calls get that error.
 	beforeCommit func(tx *transaction)
-	// ended runs after each transaction, before its calls are answered.
-	ended func(committed bool)
+	// afterTransaction runs after each transaction, before its calls are answered.
+	afterTransaction func(committed bool)
 	// allowInline reports whether a caller may commit in its own goroutine now. It runs between transactions.
 	allowInline func() bool
 	// sleepOnly makes the writer wait with time.Sleep alone, which a testing/synctest bubble can see.
@@ -294,7 +294,7 @@ func (w *writer) commit() bool {
 	if err != nil {
 		w.rollback()
 	} else {
-		w.ended(true)
+		w.afterTransaction(true)
 	}
 	answerAll(done, err)
 	return true
@@ -321,8 +321,8 @@ func (w *writer) begin() error {
 	return w.tx.err
 }
 
-// runCalls runs the calls that wait, and those that come meanwhile. If one fails it is answered, ok is false, and calls
-// are all the others that were taken from the queue.
+// runCalls runs the calls that wait, and those that come meanwhile, and returns them. If one fails, runCalls answers it
+// and returns all others that it has taken from the queue, and false.
 func (w *writer) runCalls() (calls []*call, ok bool) {
 	for yields := 0; ; yields++ {
 		taken := w.take()
@@ -372,7 +372,7 @@ func (w *writer) rollback() {
 	w.tx.err = nil
 	w.tx.exec("ROLLBACK") // an error means that SQLite has rolled back by itself
 	w.tx.err = nil
-	w.ended(false)
+	w.afterTransaction(false)
 }
 
 // take empties the queue.
@@ -406,8 +406,8 @@ func answerAll(calls []*call, err error) {
 
 // pauseForLock waits before the next try for the write lock. SQLite reports no event to wait for, and its own
 // busy_timeout starves a process: its sleeps grow while others take the lock. Pauses are short at first, because most
-// commits are short; then longer, which costs less. Whoever has waited for long tries as often as a newcomer again, or
-// it might never get its turn, until it is clear that the lock is not that of a commit.
+// commits are short. Then they are longer, which costs less. After longWait they are short again: newcomers make short
+// pauses, and would otherwise always be first. After lockPatience the lock is not that of a commit, so they stay long.
 func (w *writer) pauseForLock(tries int) {
 	w.mu.Lock()
 	now := time.Now()
@@ -428,5 +428,5 @@ func (w *writer) pauseForLock(tries int) {
 	}
 }
 
-// lockPause returns a short and random time, so that processes that compete for the write lock get equal shares.
+// lockPause returns a random time of up to lockRetry, so that processes that compete for the write lock get equal shares.
 func lockPause() time.Duration { return lockRetry/16 + rand.N(lockRetry*15/16) }
