@@ -274,7 +274,7 @@ const exitStatusTopic = `
   4  wait, enqueue --wait: a job had not ended when the timeout was over
 
 If several hold for a wait, 4 comes before 3, and 3 before 1. A command that a signal
-has ended dies of it, which a shell shows as 128 and the number of the signal.
+has ended dies of it, which a shell shows as 128 plus the number of the signal.
 
 If a command has done its work and cannot write its output, it ends with 1 and says
 on standard error what it has done, so that nobody does it twice.
