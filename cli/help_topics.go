@@ -60,7 +60,7 @@ option: write -- before it if the program knows that, as in tar -xf a.tar -- {0}
 
 A program is found when the worker starts. It runs in the directory in which its job
 was enqueued; if that is gone, the attempt fails. With --no-chdir, or if the job has
-none, it runs in the worker's own. So write whole paths of files that are the
+none, it runs in the worker's own. So write absolute paths of files that are the
 worker's, such as the script in sh /srv/convert.sh {0}. The program has:
 
   standard input    nothing; with --stdin {"args": [...], "kwargs": {...}}
