@@ -95,8 +95,8 @@
 //
 // A backend is a type with the methods of [Storage]; [Canceler], [Inspector] and [Limiter] are optional. Its Enqueue
 // calls [Job.EncodeArgs] and [NewID], its code that reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter
-// call [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [RegisterScheme] makes [Open] and the command line find it. Run
-// [CheckStorage] in its tests. Nobody else needs these.
+// call [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [RegisterScheme] makes [Open] and the command line find
+// it. Run [CheckStorage] in its tests. Nobody else needs these.
 package pinion
 
 import (
@@ -193,7 +193,8 @@ type Job struct {
 // [Task.Job] does the same with arguments that the compiler checks.
 func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args} }
 
-// Storage keeps jobs. This package has [MemoryStorage] and [SQLiteStorage]. Many goroutines may call its methods at once.
+// Storage keeps jobs. This package has [MemoryStorage] and [SQLiteStorage]. Many goroutines may call its methods at
+// once.
 //
 // A verb that ends or prolongs a claim does so only for a job that is RUNNING with the Claim and Attempts of the job
 // handed in. It returns the other jobs as lost and writes nothing for them; a lost job never fails its batch.
@@ -201,8 +202,8 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 // Whatever ends a claim clears its lease, and the doubt that ReapStale may have stored about it. Whatever makes a job
 // PENDING, or ends it, wakes each Dequeue that may now find a job.
 //
-// A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what became of
-// the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
+// A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what
+// became of the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
 //
 // A storage may have more powers, which are interfaces of their own: [Canceler], [Inspector], [Limiter]. [As] finds
 // them, also behind a storage that wraps another and has a method Unwrap() Storage.
@@ -283,8 +284,9 @@ type Enqueuer interface {
 	Enqueue(ctx context.Context, jobs ...*Job) error
 }
 
-// Tx stores jobs, and ends the job of a task, inside a database transaction of the caller's. The jobs become visible, and
-// wake workers, when that transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns one.
+// Tx stores jobs, and ends the job of a task, inside a database transaction of the caller's. The jobs become visible,
+// and wake workers, when that transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns
+// one.
 type Tx interface {
 	Enqueuer
 	// Done makes the job of the running task SUCCESS inside the transaction, with its Result so far. ctx is the

@@ -72,7 +72,8 @@ const (
 
 var (
 	errReadOnly = errors.New("the file is open read-only")
-	errLocked   = errors.New("another program holds the file's write lock (a transaction left open in a sqlite3 shell, say)")
+	errLocked   = errors.New(
+		"another program holds the file's write lock (a transaction left open in a sqlite3 shell, say)")
 
 	errAbandoned = errors.New("the call was abandoned") // never leaves the writer
 )
@@ -252,8 +253,8 @@ func (w *writer) next() bool {
 }
 
 // commitInline commits all calls that wait, in the caller's goroutine. It returns false if it has not: because the
-// connection or the write lock is taken, because allowInline says no, or because the last transaction had several calls.
-// Then loop must do it.
+// connection or the write lock is taken, because allowInline says no, or because the last transaction had several
+// calls. Then loop must do it.
 //
 // A caller that is alone saves the way to loop and back, which takes a quarter of a small transaction. Several callers
 // are better served by loop, where they share a transaction: while loop wakes up, the others add their calls.
@@ -343,8 +344,8 @@ func (w *writer) runCalls() (calls []*call, ok bool) {
 const maxYields = 64 // in one transaction
 
 // yield lets other goroutines run before the COMMIT, so that they can add their calls to the transaction: callers who
-// were answered together come back together. Where other goroutines compute, a yield takes long, and the write lock must
-// not be held for long. So after a slow yield the next hundred do nothing and return false.
+// were answered together come back together. Where other goroutines compute, a yield takes long, and the write lock
+// must not be held for long. So after a slow yield the next hundred do nothing and return false.
 func (w *writer) yield() bool {
 	if w.skipYields > 0 {
 		w.skipYields--
@@ -428,5 +429,6 @@ func (w *writer) pauseForLock(tries int) {
 	}
 }
 
-// lockPause returns a random time of up to lockRetry, so that processes that compete for the write lock get equal shares.
+// lockPause returns a random time of up to lockRetry, so that processes that compete for the write lock get equal
+// shares.
 func lockPause() time.Duration { return lockRetry/16 + rand.N(lockRetry*15/16) }

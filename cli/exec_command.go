@@ -215,8 +215,8 @@ func firstPart(line string) (string, error) {
 	return "", needsShell(line[:1])
 }
 
-// unquote returns the text that a part stands for, or what in it only a shell understands. rest is the command line from
-// the part on. A part that begins a word (inWord is false) may not be a home directory.
+// unquote returns the text that a part stands for, or what in it only a shell understands. rest is the command line
+// from the part on. A part that begins a word (inWord is false) may not be a home directory.
 func unquote(part, rest string, inWord bool) (text, special string) {
 	switch {
 	case part[0] == '"':

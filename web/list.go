@@ -494,9 +494,9 @@ func (s *site) dead(w http.ResponseWriter, r *http.Request) {
 	s.show(w, r, http.StatusOK, "dead", p)
 }
 
-// behindNewest returns a time just behind the newest dead letter of a list. "Replay all" and "Delete all" stop there, so
-// they spare letters that have come since the page was shown. The time is of the storage's clock, which may differ from
-// this program's. For a page without the newest letter it is now.
+// behindNewest returns a time just behind the newest dead letter of a list. "Replay all" and "Delete all" stop there,
+// so they spare letters that have come since the page was shown. The time is of the storage's clock, which may differ
+// from this program's. For a page without the newest letter it is now.
 func behindNewest(page pinion.Page, cursor int64) time.Time {
 	if len(page.Jobs) == 0 || cursor != 0 {
 		return time.Now()
