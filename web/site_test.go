@@ -46,7 +46,7 @@ func TestWhatAStorageCannotDoIsShownAsMissing(t *testing.T) {
 	q := pinion.NewMemoryStorage()
 	enqueue(t, q, pinion.NewJob("a"), pinion.NewJob("b"))
 	page := New(bare{q}, quiet(t, Options{Write: true}))
-	wantText(t, get(t, page, "/"), "no pinion.Inspector", "no pinion.Limiter", "no pinion.Canceler", "2 jobs waiting")
+	wantText(t, get(t, page, "/"), "not a pinion.Inspector", "not a pinion.Limiter", "not a pinion.Canceler", "2 jobs waiting")
 	for _, address := range []string{"/jobs", "/dead", "/running", "/job/x"} {
 		if a := ask(t, page, "GET", address); a.status != http.StatusNotImplemented {
 			t.Errorf("%s: status %d", address, a.status)
