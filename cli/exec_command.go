@@ -181,11 +181,15 @@ func splitWords(line string) (words []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if strings.Contains(blanks, part[:1]) {
-			words = append(words, word.String())
+		switch {
+		case strings.Contains(blanks, part[:1]):
+			if inWord {
+				words = append(words, word.String())
+			}
 			word.Reset()
 			inWord = false
-		} else {
+		case part == "\\\n": // the line goes on, and that is no word
+		default:
 			text, special := unquote(part, line, inWord)
 			if special != "" {
 				return nil, needsShell(special)
@@ -226,8 +230,6 @@ func unquote(part, rest string, inWord bool) (text, special string) {
 		return part, expansion().FindString(rest[:min(2, len(rest))])
 	case part[0] == '\'':
 		return part[1 : len(part)-1], ""
-	case part == "\\\n": // continues the line
-		return "", ""
 	case part[0] == '\\':
 		return part[1:], ""
 	case !inWord && (part == "~" || strings.HasPrefix(part, "~/")):
