@@ -1843,8 +1843,8 @@ func (c *checker) wantLetters(in Inspector, f Filter, want string) {
 	c.wantEqual("dead letters of the filter "+filterText(f), got, want)
 }
 
-// wantPages checks that the pages of a listing, one after the other, are the jobs wanted. between is called with the last
-// job of each page, unless it is nil.
+// wantPages checks that the pages of a listing, one after the other, are the jobs wanted. between is called with the
+// last job of each page, unless it is nil.
 func (c *checker) wantPages(
 	list func(context.Context, Filter, int64) (Page, error), f Filter, want string, between func(last *Job),
 ) {

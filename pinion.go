@@ -67,7 +67,7 @@
 // docs/testing.md in the repository describes how these are tested: by killing processes at random, by losing the
 // power behind every write, and by playing random calls beside a plain model.
 //
-// Make effects outside of the queue idempotent: write them under [Job].ID, so that running a task twice has the
+// Make effects outside of the queue idempotent: store them under [Job].ID, so that running a task twice has the
 // effect of running it once. Enqueue a job in the transaction that makes it necessary ([SQLiteStorage.Tx]), and end it
 // in the transaction of its effect ([Tx].Done).
 //
@@ -94,9 +94,9 @@
 // # For authors of storages
 //
 // A backend is a type with the methods of [Storage]; [Canceler], [Inspector] and [Limiter] are optional. Its Enqueue
-// calls [Job.EncodeArgs] and [NewID], what reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter call
-// [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [RegisterScheme] makes [Open] and the command line find it. Run
-// [CheckStorage] in its tests. Nobody else needs these.
+// calls [Job.EncodeArgs] and [NewID], its code that reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter
+// call [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [RegisterScheme] makes [Open] and the command line find
+// it. Run [CheckStorage] in its tests. Nobody else needs these.
 package pinion
 
 import (
@@ -193,7 +193,8 @@ type Job struct {
 // [Task.Job] does the same with arguments that the compiler checks.
 func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args} }
 
-// Storage keeps jobs. This package has [MemoryStorage] and [SQLiteStorage]. Many goroutines may call all methods at once.
+// Storage keeps jobs. This package has [MemoryStorage] and [SQLiteStorage]. Many goroutines may call its methods at
+// once.
 //
 // A verb that ends or prolongs a claim does so only for a job that is RUNNING with the Claim and Attempts of the job
 // handed in. It returns the other jobs as lost and writes nothing for them; a lost job never fails its batch.
@@ -201,8 +202,8 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 // Whatever ends a claim clears its lease, and the doubt that ReapStale may have stored about it. Whatever makes a job
 // PENDING, or ends it, wakes each Dequeue that may now find a job.
 //
-// A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what became of
-// the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
+// A ctx that has ended is an error. Once a call has begun to write, ctx no longer matters: the call returns what
+// became of the commit. A Dequeue whose claim was committed returns the jobs even if ctx has ended meanwhile.
 //
 // A storage may have more powers, which are interfaces of their own: [Canceler], [Inspector], [Limiter]. [As] finds
 // them, also behind a storage that wraps another and has a method Unwrap() Storage.
@@ -268,7 +269,7 @@ type DequeueOptions struct {
 	// Queues are the queues to claim from [every queue]. "" is the default queue.
 	Queues []string
 	// Tasks are the tasks to claim, without regard to the case of letters [every task]. Jobs of other tasks stay as they
-	// are, for workers that know them, and delay nobody: Dequeue looks past 1,000 of them, and sets more than that aside.
+	// are, for workers that know them, and delay nobody, however many they are.
 	Tasks []string
 	// Worker becomes the Worker of the jobs.
 	Worker string
@@ -283,8 +284,9 @@ type Enqueuer interface {
 	Enqueue(ctx context.Context, jobs ...*Job) error
 }
 
-// Tx stores jobs, and ends the job of a task, inside a database transaction of the caller's. The jobs become visible, and
-// wake workers, when that transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns one.
+// Tx stores jobs, and ends the job of a task, inside a database transaction of the caller's. The jobs become visible,
+// and wake workers, when that transaction commits. After a rollback nothing is stored. [SQLiteStorage.Tx] returns
+// one.
 type Tx interface {
 	Enqueuer
 	// Done makes the job of the running task SUCCESS inside the transaction, with its Result so far. ctx is the
@@ -298,7 +300,7 @@ type Tx interface {
 // Canceler is a [Storage] that can end jobs before they succeed. It marks them as [Job].Canceled. A PENDING job ends at
 // once: it becomes FAILED with the text of ErrCanceled as its Error, its Key is free, and it is not in the dead-letter
 // queue. A RUNNING job keeps its Key and ends in the same way when its claim ends: MarkFailed and DeadLetter do that
-// and return ErrCanceled, Release and ReapStale do it too. A MarkDone that comes first counts.
+// and return ErrCanceled, Release and ReapStale do it too. MarkDone makes it SUCCESS all the same.
 type Canceler interface {
 	// Cancel cancels jobs, in one step. It returns the ids of the jobs that have ended now, and of those that run and
 	// were asked to end, now or before. It skips jobs that do not exist or have ended; Inspector.Get shows which.
@@ -385,8 +387,8 @@ type Filter struct {
 	KeyPrefix string    // the Key begins with this; "periodic:" finds the next runs of schedules
 	Text      string    // somewhere in the Error
 	Error     string    // the Error up to its first empty line, where a panic's stack begins; "\n\n" is an empty Error
-	After     time.Time // created at this time or later; for dead letters, failed
-	Before    time.Time // created before this time; for dead letters, failed
+	After     time.Time // created at this time or later; dead letters: failed then or later
+	Before    time.Time // created before this time; dead letters: failed before it
 	Newest    bool      // list the newest first
 	Limit     int       // at most so many [no limit]
 }
@@ -442,13 +444,13 @@ type Counts struct {
 	FailedHour  int       `json:"failed_last_hour"`
 	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest PENDING job
-	OldestDue   time.Time `json:"oldest_due,omitzero"`     // since when the job that is due for the longest has been due
+	OldestDue   time.Time `json:"oldest_due,omitzero"`     // when the job that has been due for the longest became due
 }
 
 // Errors to match with errors.Is. What the package returns adds the job and the reason.
 var (
 	// From Enqueue.
-	ErrBusy      = errors.New("pinion: the write lock was not to be had") // another held it for ten seconds
+	ErrBusy      = errors.New("pinion: got no write lock") // another program held the write lock for ten seconds
 	ErrDuplicate = errors.New("pinion: duplicate job")
 	ErrTooLarge  = errors.New("pinion: too large")     // more than 1 MiB of encoded arguments, or of a result
 	ErrBadArgs   = errors.New("pinion: bad arguments") // also when they do not fit the task; never retried
@@ -572,8 +574,8 @@ func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (S
 }
 
 // As returns s as a T, which is an interface such as [Canceler], [Inspector] or [Limiter]. If s is not a T but has a
-// method Unwrap() Storage, As goes on with what that returns, so that a storage that wraps another keeps the powers of
-// that.
+// method Unwrap() Storage, As goes on with what that returns. So a storage that wraps another has the powers of the
+// other too.
 func As[T any](s Storage) (T, bool) {
 	for s != nil {
 		if power, ok := s.(T); ok {
@@ -596,8 +598,8 @@ const (
 )
 
 // Wait waits until a job has ended, with success or without, and returns it. A Python worker makes a job FAILED between
-// two attempts, which is not an end unless it lasts for a minute. Wait looks at the storage, at first each 5 ms and
-// later each second. It returns ErrNotFound for an unknown id, the error of a ctx that ends, and errors.ErrUnsupported
+// two attempts, which is not an end unless it lasts for a minute. Wait looks at the storage every 5 ms at first, and
+// every second later. It returns ErrNotFound for an unknown id, the error of a ctx that ends, and errors.ErrUnsupported
 // for a storage that isn't an [Inspector].
 func Wait(ctx context.Context, s Storage, id string) (*Job, error) {
 	in, ok := As[Inspector](s)

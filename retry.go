@@ -16,9 +16,9 @@ type RetryPolicy struct {
 	Jitter     bool          // take each delay at random between its half and its whole
 }
 
-// DefaultRetry is the policy of a Worker that names none. With it a job outlives an outage of a night: its
-// retries take seven to fourteen hours. A job that waits for a retry holds its Key. Inspector.Reschedule
-// brings it forward.
+// DefaultRetry is the policy of a Worker that names none. Its retries take seven to fourteen hours, so
+// that a job survives an outage of a night. A job that waits for a retry holds its Key. Inspector.Reschedule
+// brings the retry forward.
 var DefaultRetry = RetryPolicy{MaxRetries: 25, BaseDelay: time.Second, Cap: time.Hour, Jitter: true}
 
 // Delay returns how long after its failed attempt a job is due again. The first attempt is 1.

@@ -69,8 +69,8 @@ type SQLiteOptions struct {
 	ReadOnly bool
 }
 
-// OpenSQLite opens the queue in the file at path, and creates the file with mode 0600 if it is missing. nil opts are the
-// defaults. The caller closes the storage.
+// OpenSQLite opens the queue in the file at path, and creates the file with mode 0600 if it is missing. nil opts are
+// the defaults. The caller closes the storage.
 //
 // OpenSQLite migrates files of the Python library and of older Pinions. Python programs keep working on them; an older
 // Pinion that has the file open claims nothing more, and cannot open it again.
@@ -98,7 +98,7 @@ func OpenSQLite(ctx context.Context, path string, opts *SQLiteOptions) (*SQLiteS
 			stopped: make(chan struct{}),
 		}
 		s.w.beforeCommit = s.beforeCommit
-		s.w.ended = s.ended
+		s.w.afterTransaction = s.afterTransaction
 		s.w.allowInline = s.claims.noneWaits
 		s.w.sleepOnly = s.opts.PollInterval != 0
 		s.w.start()
@@ -137,17 +137,17 @@ func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *tr
 	return wrap(name, s.w.do(ctx, verb))
 }
 
-// beforeCommit ends each transaction of the writer.
+// beforeCommit is the last part of each transaction of the writer.
 func (s *SQLiteStorage) beforeCommit(tx *transaction) {
 	s.claims.serveDue(tx)
 	s.ends.beforeCommit(tx)
 	tx.fail(s.checkReplacedAt(tx.now))
 }
 
-// ended follows each transaction of the writer.
-func (s *SQLiteStorage) ended(committed bool) {
-	s.ends.ended(committed)
-	s.claims.ended(committed)
+// afterTransaction follows each transaction of the writer.
+func (s *SQLiteStorage) afterTransaction(committed bool) {
+	s.ends.afterTransaction(committed)
+	s.claims.afterTransaction(committed)
 }
 
 // leaseReader returns a session on the connection that only leases use. It waits for no writer and for no listing.
@@ -367,18 +367,18 @@ func insertRunning(tx *transaction, r *newRow, c *claim) {
 	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at, run_at,
 			status, attempts, claim, heartbeat_at, worker, lease)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?)`,
-		r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta, seconds(r.created), r.runAt,
-		tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
+		r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta,
+		seconds(r.created), r.runAt, tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
 }
 
-// Tx returns a [Tx] that enqueues jobs, and ends the job of a task, inside tx. tx is a transaction of modernc.org/sqlite
-// on the same file; on another file Enqueue and Done return an error. The jobs become visible, and wake workers, when tx
-// commits. After a rollback nothing is stored. All jobs of a call are stored or none. Errors are those of Enqueue and of
-// tx.
+// Tx returns a [Tx] that enqueues jobs, and ends the job of a task, inside tx. tx is a transaction of
+// modernc.org/sqlite on the same file; on another file Enqueue and Done return an error. The jobs become visible, and
+// wake workers, when tx commits. After a rollback nothing is stored. All jobs of a call are stored or none. Errors
+// are those of Enqueue and of tx.
 //
-// While tx is open the storage's own verbs that write wait for it, so do not call Enqueue on the storage before its end.
-// Open the database with "?_pragma=busy_timeout(5000)&_txlock=immediate", so that tx waits for other writers, workers
-// among them.
+// While tx is open the storage's own verbs that write wait for it, so do not call Enqueue on the storage before its
+// end. Open the database with "?_pragma=busy_timeout(5000)&_txlock=immediate", so that tx waits for other writers,
+// workers among them.
 func (s *SQLiteStorage) Tx(tx *sql.Tx) Tx { return sqliteTx{s, tx} }
 
 type sqliteTx struct {
@@ -440,7 +440,8 @@ func (t sqliteTx) markDone(ctx context.Context, job *Job) error {
 		return err
 	}
 	now := time.Now()
-	updated := q.exec(`UPDATE jobs SET `+markDone+underClaim, seconds(now), storedResult(job), job.ID, job.Claim, job.Attempts)
+	updated := q.exec(`UPDATE jobs SET `+markDone+underClaim,
+		seconds(now), storedResult(job), job.ID, job.Claim, job.Attempts)
 	if q.err == nil && updated == 0 {
 		return fmt.Errorf("%w: job %s", ErrLeaseLost, job.ID)
 	}

@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// claim is one Dequeue.
+// claim is one Dequeue under way. The token that it gives to its jobs is Job.Claim.
 type claim struct {
 	worker string
 	lease  time.Duration
 	queues []string // sorted; empty: every queue
 	tasks  []string // empty: every task
-	slots  int      // beyond so many jobs it takes none that needs a free slot
+	slots  int      // how many free slots there are; after so many jobs it takes none that needs one
 	max    int
 	wait   bool // it waits until a job is due
 
-	knows   map[string]bool // by the name in a row: whether the name is among tasks
-	settled bool            // the transaction that it came with has committed
-	answer  chan error      // capacity 1
+	knows  map[string]bool // by the name in a row: whether the name is among tasks
+	joined bool            // the transaction in which it joined has committed
+	answer chan error      // capacity 1
 
 	// What the transaction under way does for it:
 	jobs   []*Job
@@ -177,7 +177,8 @@ func (q *claims) changedAnywhere() {
 	q.lines.forget()
 }
 
-// claimEnded notes, inside a transaction, that a job runs no more. Its queue may have a limit, which admits another job.
+// claimEnded notes, inside a transaction, that a job is not RUNNING any more. If its queue has a limit, that may admit
+// another job.
 func (q *claims) claimEnded() {
 	if q.limited {
 		q.mayBeDue = true
@@ -203,7 +204,7 @@ func (q *claims) serveDue(tx *transaction) {
 	}
 	q.nextDue = ready.nextDue()
 	q.limited = len(ready.limits) > 0
-	starving := false // a claim waits on
+	starving := false // a claim got nothing and goes on waiting
 	for _, c := range q.waiting {
 		if len(c.jobs) == 0 && q.claimReady(tx, c, &ready) {
 			q.mayBeDue = true // it has not seen all
@@ -225,14 +226,14 @@ func (q *claims) findOutdated(tx *transaction) bool {
 	return q.outdated != nil
 }
 
-// ended answers the claims that were served, or makes all wait as before when the transaction was rolled back.
-func (q *claims) ended(committed bool) {
+// afterTransaction answers the claims that were served. After a rollback it makes all of them wait as before.
+func (q *claims) afterTransaction(committed bool) {
 	if !committed {
 		q.rolledBack()
 		return
 	}
 	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool {
-		c.settled = true
+		c.joined = true
 		if q.outdated != nil {
 			c.answer <- q.outdated
 			return true
@@ -249,7 +250,7 @@ func (q *claims) rolledBack() {
 	for _, c := range q.waiting {
 		c.reset()
 	}
-	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.settled }) // these join again
+	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.joined }) // their calls run again
 	q.mayBeDue = true
 	q.lines.forget()
 	if len(q.waiting) > 0 {
@@ -258,8 +259,8 @@ func (q *claims) rolledBack() {
 }
 
 // handOver adds a job that is about to be stored to a claim that waits, and returns the claim. The job is to be stored
-// as RUNNING then, which saves the claim its own statements. It returns nil if the job must be stored as PENDING: it is not
-// due, or no claim takes it.
+// as RUNNING then, which saves the claim its own statements. If the job is not due, or no claim takes it, handOver
+// returns nil, and the job must be stored as PENDING.
 func (q *claims) handOver(tx *transaction, row *newRow) *claim {
 	if len(q.waiting) == 0 || q.outdated != nil || row.runAt > seconds(tx.now) {
 		return nil
@@ -398,8 +399,8 @@ func updateRows(tx *transaction, update string, args []any, rowids []any) {
 
 // ---- The order of claims ----
 
-// line is a number of jobs that stand in the order of priority and age: the ready jobs of a queue, or those jobs of one
-// of its tasks that were set aside.
+// line stands for jobs in the order of priority and age: the ready jobs of a queue, or those jobs of one of its tasks
+// that were set aside. It holds only the place of the first one.
 type line struct {
 	queue string
 	aside string // the task; "" if the jobs are not set aside
@@ -444,12 +445,11 @@ const (
 )
 
 // claimReady gives a claim ready jobs of its queues and tasks, in the order of priority and age over all of them. One
-// query with "queue IN (…)", or without a queue, would sort the whole backlog. This finds the first job of each line in
-// an index, and takes jobs from the first line for as long as that comes first. It reports whether it has stopped before
-// it has seen all that is ready.
+// query with "queue IN (…)", or without a queue, would sort the whole backlog. claimReady finds the first job of each
+// line in an index, and takes jobs from the first line for as long as that comes first. It returns true if it stopped
+// before it had seen all ready jobs.
 func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
-	lines := q.linesOf(tx, c, ready)
-	ofAll := lines == &q.lines.order
+	lines, shared := q.linesOf(tx, c, ready)
 	for lines.Len() > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
 		if len(c.passed) >= maxPassed {
 			more = true
@@ -457,7 +457,7 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		}
 		first := (*lines)[0]
 		left, limited := ready.limits[first.queue]
-		if ofAll && !q.lines.counts(first) {
+		if shared && !q.lines.counts(first) {
 			heap.Pop(lines)
 			continue
 		}
@@ -466,12 +466,12 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		if !limited || left > 0 {
 			next = q.claimFrom(tx, c, first, lines.second(), ready)
 		}
-		if ofAll {
+		if shared {
 			q.lines.replace(first.queue, next)
 		}
 		if next == nil {
 			heap.Pop(lines)
-			if ofAll { // what c has left there must be found again, even if it is the same job
+			if shared { // what c has left there must be found again, even if it is the same job
 				delete(q.lines.known, first.queue)
 			}
 			continue
@@ -484,8 +484,9 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 	return more
 }
 
-// linesOf returns the lines that a claim may take jobs from, as a heap: perhaps q.lines.order itself.
-func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *lineHeap {
+// linesOf returns the lines that a claim may take jobs from, as a heap. shared means that it is q.lines.order itself,
+// which the next claims use too.
+func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) (heaped *lineHeap, shared bool) {
 	var lines lineHeap
 	if ready.aside != nil {
 		lines = asideLines(tx, c)
@@ -497,7 +498,7 @@ func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *line
 	switch {
 	case ready.first == nil:
 	case len(queues) == 1 && len(lines) == 0: // it has no rival, so its first job need not be known
-		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}
+		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}, false
 	case len(queues) > 0:
 		for _, queue := range queues {
 			found, ok := seekLine(tx, lineOfQueue, queue)
@@ -508,14 +509,14 @@ func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) *line
 	default:
 		q.lines.update(tx)
 		if len(lines) == 0 {
-			return &q.lines.order
+			return &q.lines.order, true
 		}
 		for _, known := range q.lines.known {
 			lines = append(lines, known)
 		}
 	}
 	heap.Init(&lines)
-	return &lines
+	return &lines, false
 }
 
 const (
@@ -611,7 +612,7 @@ func (q *claims) claimFrom(
 		if !c.wantsTask(text(v[2])) {
 			c.pass(rowid)
 			if len(c.passed) >= maxPassed {
-				next = &at // more is seen to in the next transaction
+				next = &at // the next transaction goes on
 				break
 			}
 			continue
@@ -667,9 +668,8 @@ func (c *claim) storeRunning(tx *transaction) {
 	c.rowids = c.rowids[:0]
 }
 
-// setAside takes the jobs of other tasks that the claim has passed out of the order of ready jobs, if they are many, so
-// that the next claims need not pass them. Claims that know the task find them all the same: see asideLines. So nothing
-// has to bring them back.
+// setAside sets aside the jobs of other tasks that the claim has passed, if they are many, so that the next claims need
+// not pass them. Claims for those tasks still find them, see asideLines, so nothing has to bring them back.
 func (c *claim) setAside(tx *transaction) {
 	if len(c.passed) > passedFree {
 		var rowids []any
@@ -695,7 +695,7 @@ func (c *claim) pass(rowid int64) {
 // takes long to find them. They are right as long as no other connection has written, but for those of stale queues.
 type queueLines struct {
 	known   map[string]line // by queue; nil: nothing is known
-	order   lineHeap        // of the known lines; a line that is not the known one of its queue does not count
+	order   lineHeap        // the known lines, and out-of-date ones, for which the method counts returns false
 	stale   map[string]bool // queues to look at again
 	version int64           // PRAGMA data_version when the lines were found
 }
@@ -793,7 +793,7 @@ func (q *claims) schedule() {
 
 // lookForWork has the claims served when another process has written, or when a job becomes due. It ends with stop.
 func (q *claims) lookForWork() {
-	look := func(*transaction) { q.mayBeDue = true }
+	noteDue := func(*transaction) { q.mayBeDue = true }
 	for {
 		var err error
 		select {
@@ -804,11 +804,11 @@ func (q *claims) lookForWork() {
 			// lock is to wait for that end. Most events are of this process's own commits; while it is busy they
 			// add up to one look.
 			if q.someWait() {
-				err = q.w.doWhenIdle(context.Background(), lockPatience, look)
+				err = q.w.doWhenIdle(context.Background(), lockPatience, noteDue)
 			}
 		case <-q.timer.C:
 			if q.timeToLook() {
-				err = q.w.doWithin(context.Background(), lockPatience, look)
+				err = q.w.doWithin(context.Background(), lockPatience, noteDue)
 			}
 		}
 		if err != nil {

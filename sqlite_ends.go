@@ -73,8 +73,8 @@ func (e *endCounter) beforeCommit(tx *transaction) {
 	clear(e.counts)
 }
 
-// ended forgets what was counted in a transaction that was rolled back.
-func (e *endCounter) ended(committed bool) {
+// afterTransaction forgets what was counted in a transaction that was rolled back.
+func (e *endCounter) afterTransaction(committed bool) {
 	if !committed {
 		clear(e.counts)
 		e.pairs = -1

@@ -159,16 +159,21 @@ func (p *pages) next(q *session, read func(row []any)) (more bool) {
 // JobsPage lists a part of the jobs; see [Inspector].
 func (s *SQLiteStorage) JobsPage(ctx context.Context, f Filter, from int64) (Page, error) {
 	q := s.reader(ctx)
+	all := listing{"jobs", jobColumns, s.jobs}
 	where := f.where("created_at")
 	s.narrowToPeriodic(f, &where)
-	s.narrowToPending(q, f, &where)
-	return s.page(q, "jobs", jobColumns+s.jobs, f, where, from)
+	page, err := s.page(q, all, f, where, from)
+	hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < f.onPage()
+	if hasLookedInVain && s.narrowToPending(q, f, &where) {
+		return s.page(q, all, f, where, from)
+	}
+	return page, err
 }
 
 // DeadLettersPage lists a part of the dead letters; see [Inspector].
 func (s *SQLiteStorage) DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error) {
 	f.Status = "" // the table has no such column
-	return s.page(s.reader(ctx), "dlq", letterColumns+s.letters, f, f.where("failed_at"), from)
+	return s.page(s.reader(ctx), listing{"dlq", letterColumns, s.letters}, f, f.where("failed_at"), from)
 }
 
 // narrowToPeriodic adds a condition by which an index finds the jobs of schedules that wait, if the filter asks for
@@ -187,11 +192,12 @@ func (s *SQLiteStorage) narrowToPeriodic(f Filter, where *conditions) {
 	where.isNarrow = true
 }
 
-// narrowToPending adds a condition by which indexes find the PENDING jobs, of the filter's queue if it has one. If those
-// are many it does not: then a look at the rows in their order finds some soon.
-func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions) {
+// narrowToPending adds a condition by which indexes find the PENDING jobs, of the filter's queue if it has one, and
+// reports whether it did: it does not if they are many. Where they are the rows that come next, a look at the rows in
+// their order finds a page of them sooner.
+func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions) bool {
 	if !s.indexed || f.Status != StatusPending || where.isNarrow {
-		return
+		return false
 	}
 	inQueue := ""
 	var args []any
@@ -205,35 +211,41 @@ func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions)
 		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1%[1]s`, inQueue)
 	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, pageLook+1)
 	if integer(q.value(count, args...)) > pageLook {
-		return
+		return false
 	}
 	where.and("seq IN ("+pending+")", args...)
 	where.isNarrow = true
+	return true
 }
 
-// page reads a part of a listing. Where an index finds the rows that match, it sorts them. Otherwise it looks at
-// a number of rows, in their order. selectFrom is a list of columns and a FROM clause.
+// listing is a table as a list of its columns and a FROM clause.
+type listing struct{ table, columns, from string }
+
+// page reads a part of a listing. Where an index finds the rows that match, it sorts their numbers. Otherwise it looks at
+// a number of rows, in their order.
 func (s *SQLiteStorage) page(
-	q *session, table, selectFrom string, f Filter, where conditions, from int64,
+	q *session, l listing, f Filter, where conditions, from int64,
 ) (page Page, err error) {
-	seq, after, upTo, direction, last := "seq", ">", "<=", "", int64(math.MinInt64)
+	after, upTo, direction, last := ">", "<=", "", int64(math.MinInt64)
 	if f.Newest {
 		after, upTo, direction, last = "<", ">=", "DESC", math.MaxInt64
 	}
 	if from != 0 {
 		last = from
 	}
+	var query string
 	if where.isNarrow {
-		seq = "+seq"
+		query = fmt.Sprintf(`SELECT seq, %[1]s%[2]s
+			WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
+			l.columns, l.from, after, where.sql, direction, f.onPage()+1)
 	} else {
-		selectFrom = inRowOrder(selectFrom)
-		page.Next = endOfLook(q, table, after, direction, last, pageLook)
+		page.Next = endOfLook(q, l.table, after, direction, last, pageLook)
+		if page.Next != 0 {
+			where.and("seq"+upTo+"?", page.Next)
+		}
+		query = fmt.Sprintf(`SELECT seq, %s%s WHERE seq%s? %s ORDER BY seq %s LIMIT %d`,
+			l.columns, inRowOrder(l.from), after, where.sql, direction, f.onPage()+1)
 	}
-	if page.Next != 0 {
-		where.and("seq"+upTo+"?", page.Next)
-	}
-	query := fmt.Sprintf(`SELECT seq, %s WHERE %s%s? %s ORDER BY %s %s LIMIT %d`,
-		selectFrom, seq, after, where.sql, seq, direction, f.onPage()+1)
 	rows, size := 0, 0
 	for row := range q.rows(query, append([]any{last}, where.args...)...) {
 		if rows == f.onPage() || size > pageBytes {

@@ -741,3 +741,43 @@ func TestAReadOnlyStorageCanBeBackedUp(t *testing.T) {
 		t.Errorf("the backup holds %q", got)
 	}
 }
+
+// A page looks at 20,000 rows. What an index finds stands on it all the same, and the rest says where to go on.
+func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("first"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, &Job{Task: "other", Queue: "q"})
+	otherProgram(t, path).exec(`INSERT INTO jobs(id, func_name, args, kwargs, status, attempts, created_at)
+		WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<50000)
+		SELECT 'done'||x, 'done', '[]', '{}', 'SUCCESS', 1, 1 FROM c`)
+	for _, c := range []struct {
+		filter Filter
+		want   string
+	}{
+		{Filter{Status: StatusPending, Newest: true}, "other later first"},
+		{Filter{Status: StatusPending, Queue: "q", Newest: true}, "other"},
+		{Filter{Status: StatusPending, Newest: true, Task: "LATER"}, "later"},
+		{Filter{Status: StatusPending, Newest: true, KeyPrefix: "periodic:"}, ""},
+		{Filter{Status: StatusRunning, Newest: true}, ""},
+	} {
+		page, err := s.JobsPage(t.Context(), c.filter, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tasksOf(page.Jobs); got != c.want || page.Next != 0 {
+			t.Errorf("the first page of %s has %q and the next begins at %d, want %q and no next", filterText(c.filter), got, page.Next, c.want)
+		}
+	}
+	var looks int
+	var found strings.Builder
+	for from := int64(0); looks == 0 || from != 0; looks++ {
+		page, err := s.JobsPage(t.Context(), Filter{Task: "first", Newest: true}, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found.WriteString(tasksOf(page.Jobs))
+		from = page.Next
+	}
+	if found.String() != "first" || looks != 3 {
+		t.Errorf("%d looks find %q, want 3 to find the first", looks, found.String())
+	}
+}

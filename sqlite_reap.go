@@ -170,8 +170,8 @@ func (s *SQLiteStorage) reapOrDoubt(
 	return reaped, nil
 }
 
-// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too. The
-// lock may have been held since right after the first look, by a program that had let it go for a moment only.
+// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too.
+// The lock may have been held since right after the first look, by a program that had let it go for a moment only.
 func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	begun := time.Now()
 	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/pinion-queue/pinion/internal/rules"
 )
 
-// session runs statements and keeps the first error. After an error the rest do nothing, as with a bufio.Writer, so that
-// a verb reads as its statements.
+// session runs statements and keeps the first error. After an error the rest do nothing, as with a bufio.Writer, so
+// that a verb reads as its statements.
 type session struct {
 	query  func(query string, args []any, yield func([]any) bool) error
 	change func(query string, args []any) (sql.Result, error)

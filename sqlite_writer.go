@@ -23,8 +23,8 @@ type writer struct {
 	// beforeCommit runs in each transaction, after its calls. It may run statements. If it leaves an error in tx, the
 	// transaction is rolled back and all its calls get that error.
 	beforeCommit func(tx *transaction)
-	// ended runs after each transaction, before its calls are answered.
-	ended func(committed bool)
+	// afterTransaction runs after each transaction, before its calls are answered.
+	afterTransaction func(committed bool)
 	// allowInline reports whether a caller may commit in its own goroutine now. It runs between transactions.
 	allowInline func() bool
 	// sleepOnly makes the writer wait with time.Sleep alone, which a testing/synctest bubble can see.
@@ -253,8 +253,8 @@ func (w *writer) next() bool {
 }
 
 // commitInline commits all calls that wait, in the caller's goroutine. It returns false if it has not: because the
-// connection or the write lock is taken, because allowInline says no, or because the last transaction had several calls.
-// Then loop must do it.
+// connection or the write lock is taken, because allowInline says no, or because the last transaction had several
+// calls. Then loop must do it.
 //
 // A caller that is alone saves the way to loop and back, which takes a quarter of a small transaction. Several callers
 // are better served by loop, where they share a transaction: while loop wakes up, the others add their calls.
@@ -295,7 +295,7 @@ func (w *writer) commit() bool {
 	if err != nil {
 		w.rollback()
 	} else {
-		w.ended(true)
+		w.afterTransaction(true)
 	}
 	answerAll(done, err)
 	return true
@@ -322,8 +322,8 @@ func (w *writer) begin() error {
 	return w.tx.err
 }
 
-// runCalls runs the calls that wait, and those that come meanwhile. If one fails it is answered, ok is false, and calls
-// are all the others that were taken from the queue.
+// runCalls runs the calls that wait, and those that come meanwhile, and returns them. If one fails, runCalls answers it
+// and returns all others that it has taken from the queue, and false.
 func (w *writer) runCalls() (calls []*call, ok bool) {
 	for yields := 0; ; yields++ {
 		taken := w.take()
@@ -344,8 +344,8 @@ func (w *writer) runCalls() (calls []*call, ok bool) {
 const maxYields = 64 // in one transaction
 
 // yield lets other goroutines run before the COMMIT, so that they can add their calls to the transaction: callers who
-// were answered together come back together. Where other goroutines compute, a yield takes long, and the write lock must
-// not be held for long. So after a slow yield the next hundred do nothing and return false.
+// were answered together come back together. Where other goroutines compute, a yield takes long, and the write lock
+// must not be held for long. So after a slow yield the next hundred do nothing and return false.
 func (w *writer) yield() bool {
 	if w.skipYields > 0 {
 		w.skipYields--
@@ -373,7 +373,7 @@ func (w *writer) rollback() {
 	w.tx.err = nil
 	w.tx.exec("ROLLBACK") // an error means that SQLite has rolled back by itself
 	w.tx.err = nil
-	w.ended(false)
+	w.afterTransaction(false)
 }
 
 // take empties the queue.
@@ -407,8 +407,8 @@ func answerAll(calls []*call, err error) {
 
 // pauseForLock waits before the next try for the write lock. SQLite reports no event to wait for, and its own
 // busy_timeout starves a process: its sleeps grow while others take the lock. Pauses are short at first, because most
-// commits are short; then longer, which costs less. Whoever has waited for long tries as often as a newcomer again, or
-// it might never get its turn, until it is clear that the lock is not that of a commit.
+// commits are short. Then they are longer, which costs less. After longWait they are short again: newcomers make short
+// pauses, and would otherwise always be first. After lockPatience the lock is not that of a commit, so they stay long.
 func (w *writer) pauseForLock(tries int) {
 	w.mu.Lock()
 	now := time.Now()
@@ -429,5 +429,6 @@ func (w *writer) pauseForLock(tries int) {
 	}
 }
 
-// lockPause returns a short and random time, so that processes that compete for the write lock get equal shares.
+// lockPause returns a random time of up to lockRetry, so that processes that compete for the write lock get equal
+// shares.
 func lockPause() time.Duration { return lockRetry/16 + rand.N(lockRetry*15/16) }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// watch reports writes to a file by any process, through inotify. It costs nothing while nobody writes, and wakes within
-// a millisecond; polling as often would take a twentieth of a core.
+// watch reports writes to a file by any process, through inotify. It costs nothing while nobody writes, and wakes
+// within a millisecond; polling as often would take a twentieth of a core.
 type watch struct {
 	events *os.File
 	woken  chan struct{}  // receives after writes

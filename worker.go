@@ -38,7 +38,7 @@ type Worker struct {
 	TaskTimeout       time.Duration              // for tasks without a timeout of their own [none]
 	VisibilityTimeout time.Duration              // how long a lease lasts without a heartbeat [10s]
 	HeartbeatInterval time.Duration              // between two heartbeats [a third of VisibilityTimeout, at most 1s]
-	ReapInterval      time.Duration              // between two looks for lost leases, of any worker, and for Periodics [1s]
+	ReapInterval      time.Duration              // between two looks for lost leases of any worker, and at Periodics [1s]
 	ShutdownTimeout   time.Duration              // how long running tasks may go on after a stop [10s]
 	Middleware        func(next RunFunc) RunFunc // wraps every task [none]
 	Periodic          []Periodic                 // schedules whose jobs it plans, as other workers do [none]

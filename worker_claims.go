@@ -192,7 +192,7 @@ func (r *workerRun) sweepInterval() time.Duration {
 // they count as running, and more of them would start than the limit admits.
 func (r *workerRun) giveBackLimited(ctx, writes context.Context) {
 	limiter, ok := As[Limiter](r.storage)
-	if !ok || !r.slots.areWaiting() {
+	if !ok || !r.slots.mustWait() {
 		return
 	}
 	limits, err := limiter.Limits(ctx)
@@ -215,6 +215,6 @@ func (r *workerRun) giveBack(ctx context.Context, jobs []*Job) {
 		return err
 	})
 	if err == nil || errors.Is(err, ErrLeaseLost) {
-		r.slots.settled(len(jobs))
+		r.slots.recorded(len(jobs))
 	}
 }

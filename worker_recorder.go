@@ -115,7 +115,7 @@ func (r *workerRun) recordBatch(ctx context.Context, batch []*attempt) {
 	if err != nil && !errors.Is(err, ErrLeaseLost) {
 		return
 	}
-	defer r.slots.settled(len(jobs)) // last, because a Drain is over when nothing is open
+	defer r.slots.recorded(len(jobs)) // last, because a Drain is over when nothing is open
 	if err != nil {
 		return
 	}
@@ -149,7 +149,7 @@ func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 	case errors.Is(cause, ErrLeaseLost):
 		r.log.Warn("lease lost; another worker has the job", "task", a.job.Task, "job", a.job.ID)
 		r.ended(ctx, a, OutcomeLost, err)
-		r.slots.settled(1)
+		r.slots.recorded(1)
 	case err == nil:
 		r.successes.add(a)
 	case errors.Is(cause, ErrCanceled):
@@ -180,7 +180,7 @@ func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool 
 	}
 	a.counters.succeeded.Add(1)
 	r.ended(ctx, a, OutcomeSucceeded, nil)
-	r.slots.settled(1)
+	r.slots.recorded(1)
 	return true
 }
 
@@ -284,7 +284,7 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outc
 	if err != nil && !lost {
 		return false
 	}
-	defer r.slots.settled(1) // last, because a Drain is over when nothing is open
+	defer r.slots.recorded(1) // last, because a Drain is over when nothing is open
 	switch {
 	case lost:
 		r.retries.remove(a.job)
@@ -303,7 +303,7 @@ func (r *workerRun) conclude(ctx context.Context, doing string, a *attempt, outc
 
 // save writes the ends of jobs. It tries again until the storage takes them. It returns ErrLeaseLost if the lease
 // is lost, and another error if it gives up because the storage is closed or ctx ends. Unless it gives up, the
-// caller must call slots.settled.
+// caller must call slots.recorded.
 func (r *workerRun) save(ctx context.Context, doing string, write func() error) error {
 	for ctx.Err() == nil {
 		err := write()

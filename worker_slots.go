@@ -12,26 +12,26 @@ import (
 	"time"
 )
 
-// slots holds the jobs that a run has claimed: those that wait for a slot, and those that run in one. Its lock
-// is taken once for each job; lists under one lock cost less than channels.
+// slots holds the jobs that a run has claimed: those that wait for a slot, and those that run in one. Lists under
+// one lock cost less than channels.
 type slots struct {
 	running []atomic.Pointer[attempt] // what each slot runs, until its end is recorded or in successes
 
 	mu      sync.Mutex // guards the rest
 	intake  intake
 	waiting []*Job     // claimed, in the order in which they will start
-	fresh   int        // how many jobs have begun to wait since the last sweep
+	fresh   int        // how many jobs have begun to wait since the last sweep, which is takeOld
 	stopped bool       // no further job starts
 	arrived *sync.Cond // waiting has a job, or stopped is set; slots wait for it
 	room    *sync.Cond // the intake wants a claim, or stopped is set; claimers wait for it
-	idle    func()     // called once when nothing is left to do but claim; nil: nobody asks
+	onIdle  func()     // called once when nothing is left to do but claim; nil: nobody asks
 
-	empty func() // called when no job is held; must neither block nor use slots
+	onEmpty func() // called when no job is held; must neither block nor use slots
 }
 
-func (s *slots) init(in intake, empty func()) {
+func (s *slots) init(in intake, onEmpty func()) {
 	s.intake = in
-	s.empty = empty
+	s.onEmpty = onEmpty
 	s.running = make([]atomic.Pointer[attempt], in.slots)
 	s.arrived = sync.NewCond(&s.mu)
 	s.room = sync.NewCond(&s.mu)
@@ -69,9 +69,9 @@ func (s *slots) reserve() request {
 
 // deliver answers a reservation with the claimed jobs. It returns those that must go back.
 //
-// While this claim waited with free slots, the other may have filled them with jobs that it claimed ahead. A
-// job that was claimed before, and may be the one that kills its process, then goes back: while it waits for a
-// slot, another job's crash could cost it an attempt.
+// While this claim waited for the free slots, the other claimer may have filled them with jobs that it claimed
+// ahead. A job that was claimed before then goes back: while it waited for a slot, another job's crash could cost
+// it one more attempt.
 func (s *slots) deliver(want request, jobs []*Job) (back []*Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,7 +117,7 @@ func (s *slots) endLocked(a *attempt) {
 	s.changedLocked()
 }
 
-// end is next for a slot whose goroutine ends.
+// end ends an attempt, as next does, but waits for no further job.
 func (s *slots) end(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,8 +132,9 @@ func (s *slots) withdrawn(n int) {
 	s.changedLocked()
 }
 
-// settled notes that jobs no longer concern this run: their ends are recorded, or their leases are lost.
-func (s *slots) settled(n int) {
+// recorded notes that the ends of jobs are recorded. A job whose lease is lost counts too: this run records nothing
+// more about it.
+func (s *slots) recorded(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.intake.open -= n
@@ -142,18 +143,18 @@ func (s *slots) settled(n int) {
 
 func (s *slots) changedLocked() {
 	if s.intake.held == 0 {
-		s.empty()
+		s.onEmpty()
 	}
 	if !s.intake.next().none() {
 		s.room.Broadcast()
 	}
-	if s.intake.idle() && s.idle != nil {
-		s.idle()
-		s.idle = nil
+	if s.intake.idle() && s.onIdle != nil {
+		s.onIdle()
+		s.onIdle = nil
 	}
 }
 
-// ending notes that so many calls of OnEnd wait, or with a negative n, have returned.
+// ending notes that n more calls of OnEnd wait. A negative n means that so many have returned.
 func (s *slots) ending(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,15 +162,15 @@ func (s *slots) ending(n int) {
 	s.changedLocked()
 }
 
-// whenIdle has f called once nothing is left to do but claim. If that is so now, it reports false and does not
-// call f.
+// whenIdle arranges that f is called once nothing is left to do but claim, and returns true. If nothing is left
+// already, it returns false, and f is not called.
 func (s *slots) whenIdle(f func()) (busy bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.intake.idle() {
 		return false
 	}
-	s.idle = f
+	s.onIdle = f
 	return true
 }
 
@@ -180,14 +181,14 @@ func (s *slots) held() int {
 	return s.intake.held
 }
 
-// open returns how many jobs are held, or have ended without its being recorded.
+// open returns how many jobs are held, or have ended and are not recorded yet.
 func (s *slots) open() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.intake.open
 }
 
-// takeOld removes and returns the jobs that have waited for a slot since the last sweep.
+// takeOld is the sweep: it removes and returns the jobs that have waited for a slot since its last call.
 func (s *slots) takeOld() []*Job {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,8 +201,8 @@ func (s *slots) takeOld() []*Job {
 	return old
 }
 
-// areWaiting reports whether more jobs wait than there are free slots.
-func (s *slots) areWaiting() bool {
+// mustWait reports whether more jobs wait than there are free slots.
+func (s *slots) mustWait() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.startingLocked() < len(s.waiting)
@@ -293,7 +294,7 @@ func (r *workerRun) runSlot(tasks, writes context.Context, running *sync.WaitGro
 func (r *workerRun) newAttempt(tasks context.Context, job *Job) (context.Context, *attempt) {
 	task, known := r.registry.lookup(job.Task)
 	a := &attempt{job: job, storage: r.storage, log: r.log, retry: r.retry, started: time.Now()}
-	a.counters = new(taskCounters) // of an unknown task nothing counts, and its name could be any
+	a.counters = new(taskCounters) // unknown tasks are not counted: their names could be anything
 	if known {
 		a.counters = r.metrics.of(task.name)
 	}
@@ -303,7 +304,7 @@ func (r *workerRun) newAttempt(tasks context.Context, job *Job) (context.Context
 	return a.begin(tasks, cmp.Or(task.timeout, r.taskTimeout)), a
 }
 
-// reapedMost is how many leases of a job may be lost one after the other. Its task seems to kill its process.
+// reapedMost is how many leases of a job may be lost in a row. After that its task seems to kill its process.
 const reapedMost = 5
 
 // attempt runs a job and settles how it ended.
@@ -374,12 +375,14 @@ func (r *workerRun) warnUnknownArgs(task handler, job *Job) {
 	}
 }
 
-// onceEach remembers what was logged already. It is bounded, because names come from others.
+// onceEach remembers what was logged already: the first 1,000 texts. Later ones are never logged, because the names
+// in them come from others and could be any number.
 type onceEach struct {
 	mu   sync.Mutex // guards seen
 	seen map[string]bool
 }
 
+// first reports whether what is new, and remembers it.
 func (o *onceEach) first(what string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -51,7 +51,7 @@ func Main() {
 }
 
 // Run runs the command that args name and returns its exit status: 0 if it is done, 1 if it failed, 2 if args
-// are wrong; 3 and 4 are those of wait. A command that a signal has ended returns 128 and the number of the
+// are wrong; wait also returns 3 and 4. A command that a signal has ended returns 128 plus the number of the
 // signal. The args do not include the name of the program. Run writes results to stdout and everything else to
 // stderr.
 //

@@ -21,7 +21,7 @@ import (
 
 const (
 	exitRetry   = 75  // EX_TEMPFAIL of sysexits.h
-	exitNoRetry = 100 // a permanent error among qmail's programs
+	exitNoRetry = 100 // a permanent error, as with qmail's programs
 
 	programRetries = 3 // unless --max-retries or --exec-opt says otherwise
 
@@ -42,8 +42,8 @@ type program struct {
 	command string     // as the user wrote it
 	shell   bool       // the command is for a shell
 	words   []template // of the command; none with a shell
-	names   []string   // with a shell, the arguments whose names the text uses
-	stdin   bool       // standard input has the arguments
+	names   []string   // with a shell, the names of arguments that the text uses
+	stdin   bool       // the program gets the arguments on its standard input
 	retries int        // of --exec-opt; negative: not given
 	timeout time.Duration
 
@@ -66,7 +66,7 @@ func (p *program) kind() string {
 type programFlags struct {
 	specs   []string          // NAME=COMMAND
 	shell   bool              // the COMMANDs are for a shell
-	stdin   bool              // standard input has the arguments
+	stdin   bool              // programs get the arguments on their standard input
 	options map[string]string // retries=N,timeout=TIME, by NAME
 }
 
@@ -150,7 +150,7 @@ func (p *program) setOptions(options string) error {
 		switch key {
 		case "retries":
 			p.retries, err = strconv.Atoi(value)
-			if err == nil && p.retries < 0 || err != nil {
+			if err != nil || p.retries < 0 {
 				err = fmt.Errorf("%q is not a number of retries; want 0 or more", value)
 			}
 		case "timeout":
@@ -270,12 +270,12 @@ func (p *program) logOutput(job *pinion.Job, out *output) {
 
 // runner runs the programs of a worker.
 type runner struct {
-	env       []string
-	chdir     bool     // run a program in the directory that its job names
-	logs      *jobLogs // nil: none are kept
-	killAfter time.Duration
-	linger    time.Duration
-	guard     *guard
+	env       []string      // of every program
+	chdir     bool          // run a program in the directory that its job names
+	logs      *jobLogs      // nil: none are kept
+	killAfter time.Duration // between SIGTERM and SIGKILL for a program that must stop
+	linger    time.Duration // lingerTime, but in tests
+	guard     *guard        // kills the programs if this worker is killed
 	log       *slog.Logger
 }
 
@@ -297,8 +297,8 @@ func newRunner(db string, killAfter time.Duration, log *slog.Logger) (*runner, e
 func (r *runner) close() { r.guard.close() }
 
 // run runs a command until it and the rest of its process group have ended. Without input its standard input
-// is empty. It stops the command when ctx ends, and reports whether it did. An error means that the command
-// did not start.
+// is empty. When ctx ends, run sends SIGTERM and, after a grace time, SIGKILL; then stopped is true. An error
+// means that the command did not start.
 func (r *runner) run(
 	ctx context.Context, cmd *exec.Cmd, input string, out *output,
 ) (state *os.ProcessState, stopped bool, err error) {

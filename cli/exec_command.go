@@ -17,10 +17,11 @@ import (
 
 // The command line of a task of --exec: how it is read, and how the arguments of a job get into it.
 //
-// No argument may become program text. The rules for that know no programs and parse no shell: they look at
-// the words that the user has written. With a shell the text never changes, and arguments are its parameters.
+// No argument may become program text. The rules for that do not know particular programs and do not parse shell
+// text: they look at the words that the user has written. With a shell its text never changes, and arguments are
+// its parameters.
 
-// template is a word of a command line: text, and at the odd places names of arguments.
+// template is a word of a command line: texts and, between them, names of arguments. The texts have even indexes.
 type template []string
 
 // placeholder matches {name}, which stands for an argument, and {{name}}, which means {name}.
@@ -55,7 +56,8 @@ func parseProgram(spec string, shell bool) (*program, error) {
 	for _, word := range words {
 		p.words = append(p.words, newTemplate(word))
 	}
-	switch first := p.words[0]; {
+	first := p.words[0]
+	switch {
 	case len(first) > 1:
 		return nil, usagef("--exec %s: the program must be named; it cannot be an argument of the job", name)
 	case first[0] == "":
@@ -82,9 +84,9 @@ var (
 	isOption  = lazy(`^[-+]`)
 )
 
-// checkWords refuses an argument where a program is likely to take it for text to run: in a word that says
-// more than a path or a value, and behind options such as -c. More options may stand between those and the
-// text, as in bash -c -- {0}.
+// checkWords refuses an argument where a program is likely to run it as text: in a word that has more than a path
+// or a value, and behind options such as -c. Other options may stand between such an option and the text, as in
+// bash -c -- {0}.
 func (p *program) checkWords() error {
 	textOption := "" // the last option that may take text, if only options have come since
 	for _, word := range p.words[1:] {
@@ -175,47 +177,70 @@ func splitWords(line string) (words []string, err error) {
 	inWord := false // also in an empty word, ""
 	line = strings.Trim(line, blanks)
 	for line != "" {
-		part := wordPart().FindString(line)
-		if part == "" && line == `\` {
-			return nil, errors.New("the COMMAND ends in a backslash, which quotes nothing")
+		part, err := firstPart(line)
+		if err != nil {
+			return nil, err
 		}
-		if part == "" && (line[0] == '\'' || line[0] == '"') {
-			return nil, fmt.Errorf("the quotation that begins with %s is not closed", clip(line, 20))
-		}
-		special := "" // to a shell
 		switch {
-		case part == "":
-			special = line[:1]
-		case part[0] == '"':
-			special = expansion().FindString(anyEscape().ReplaceAllString(part, ""))
-			word.WriteString(quotedEscape().ReplaceAllString(part[1:len(part)-1], "$1"))
-		case part[0] == '$':
-			special = expansion().FindString(line[:min(2, len(line))])
-			word.WriteString(part)
-		case part[0] == '\'':
-			word.WriteString(part[1 : len(part)-1])
-		case part == "\\\n": // continues the line
-		case part[0] == '\\':
-			word.WriteString(part[1:])
 		case strings.Contains(blanks, part[:1]):
-			words = append(words, word.String())
+			if inWord {
+				words = append(words, word.String())
+			}
 			word.Reset()
-		case !inWord && (part == "~" || strings.HasPrefix(part, "~/")):
-			special = "~"
+			inWord = false
+		case part == "\\\n": // the line goes on, and that is no word
 		default:
-			word.WriteString(part)
+			text, special := unquote(part, line, inWord)
+			if special != "" {
+				return nil, needsShell(special)
+			}
+			word.WriteString(text)
+			inWord = true
 		}
-		if special != "" {
-			return nil, fmt.Errorf("only a shell understands %s, and there is none; quote it, or add --shell",
-				special)
-		}
-		inWord = !strings.Contains(blanks, part[:1])
 		line = line[len(part):]
 	}
 	if inWord {
 		words = append(words, word.String())
 	}
 	return words, nil
+}
+
+// firstPart returns the blanks, the quotation, the escape or the plain text at the beginning of a command line.
+func firstPart(line string) (string, error) {
+	part := wordPart().FindString(line)
+	switch {
+	case part != "":
+		return part, nil
+	case line == `\`:
+		return "", errors.New("the COMMAND ends in a backslash, which quotes nothing")
+	case line[0] == '\'' || line[0] == '"':
+		return "", fmt.Errorf("the quotation that begins with %s is not closed", clip(line, 20))
+	}
+	return "", needsShell(line[:1])
+}
+
+// unquote returns the text that a part stands for, or what in it only a shell understands. rest is the command line
+// from the part on. A part that begins a word (inWord is false) may not be a home directory.
+func unquote(part, rest string, inWord bool) (text, special string) {
+	switch {
+	case part[0] == '"':
+		special = expansion().FindString(anyEscape().ReplaceAllString(part, ""))
+		return quotedEscape().ReplaceAllString(part[1:len(part)-1], "$1"), special
+	case part[0] == '$':
+		return part, expansion().FindString(rest[:min(2, len(rest))])
+	case part[0] == '\'':
+		return part[1 : len(part)-1], ""
+	case part[0] == '\\':
+		return part[1:], ""
+	case !inWord && (part == "~" || strings.HasPrefix(part, "~/")):
+		return "", "~"
+	}
+	return part, ""
+}
+
+// needsShell returns the error about a part of a command line that only a shell understands.
+func needsShell(special string) error {
+	return fmt.Errorf("only a shell understands %s, and there is none; quote it, or add --shell", special)
 }
 
 // argv returns the command line for a job.
@@ -253,8 +278,9 @@ var (
 	parameter   = lazy(`\$\{?[1-9@*#]|` + argPrefix)
 )
 
-// checkShellText refuses a placeholder in the text of a shell, which would stay as it is. A $ before it makes
-// it a variable of the shell, a backslash or another brace makes it text.
+// checkShellText refuses a placeholder in the text of a shell, because it would not become an argument. With a $
+// before it, it is a variable of the shell, and with a backslash or another brace it is text; so these may stay.
+// checkShellText also collects the names of the arguments that the text uses as variables.
 func (p *program) checkShellText() error {
 	for _, at := range placeholder().FindAllStringIndex(p.command, -1) {
 		found := p.command[at[0]:at[1]]
@@ -274,7 +300,7 @@ func (p *program) checkShellText() error {
 	return nil
 }
 
-// shellForm returns how a shell's text has an argument.
+// shellForm returns what to write for an argument in the text of a shell.
 func shellForm(name string) string {
 	n, err := strconv.Atoi(name)
 	switch {

@@ -24,7 +24,7 @@ func TestACommandLineIsSplitAsAShellWould(t *testing.T) {
 		`one`, `  one   two` + "\t three\n", `'single  quoted' "double  quoted"`, `a'b c'd"e f"g`,
 		`'' ""`, `a "" b`, `""a`, `back\ slash \'`, `"a \" b \\ c \$x \` + "`" + `"`,
 		`"keeps \n and \' and $ and a$"`, `'keeps \ and " and $x'`, `a\\b`,
-		"con\\\ntinued", "\"con\\\ntinued\"", "new\nline", `$ a$`, `"it's"`, `'say "yes"'`, `é"ü"\ö`, `a#b`,
+		"con\\\ntinued", "a \\\n b", "a \\\n  \\\n b", "\"con\\\ntinued\"", "new\nline", `$ a$`, `"it's"`, `'say "yes"'`, `é"ü"\ö`, `a#b`,
 		`{} {0 a{b c}d}`,
 		`'|' "&" \; \<`, `'~/a' a~ '*' \*`, `\a`, `"\a"`, `"\\a"`,
 	} {

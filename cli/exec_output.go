@@ -31,8 +31,8 @@ func (o *output) toStdout() io.Writer { return io.MultiWriter(&o.result, &o.stdo
 // toStderr returns where standard error goes.
 func (o *output) toStderr() io.Writer { return io.MultiWriter(&o.stderr, o.log) }
 
-// ending returns how the streams ended, as an error shows them behind the exit status. Standard output comes
-// behind an empty line, because what explains a failure is mostly on standard error.
+// ending returns the last lines of both streams, as an error shows them behind the exit status. Standard output
+// comes last, because the explanation of a failure is mostly on standard error.
 func (o *output) ending() string {
 	stdout, stderr := o.stdout.String(), o.stderr.String()
 	switch {

@@ -22,7 +22,8 @@ import (
 
 // ---- When the worker starts ----
 
-// resolvePrograms finds the file of each program, and reports one that cannot run while somebody is looking.
+// resolvePrograms finds the file of each program. A program that cannot run is an error now, while the user is
+// watching, and not at its first job.
 func resolvePrograms() error {
 	for _, p := range programs {
 		if err := p.resolve(); err != nil {
@@ -136,7 +137,8 @@ func environment(db string) (env []string, err error) {
 		case name == "PATH":
 			dirs := filepath.SplitList(value)
 			for i, dir := range dirs {
-				if dirs[i], err = filepath.Abs(dir); err != nil {
+				dirs[i], err = filepath.Abs(dir)
+				if err != nil {
 					return nil, err
 				}
 			}
@@ -171,7 +173,7 @@ func (r *runner) directoryOf(job *pinion.Job) (string, error) {
 	}
 	const advice = "make it, or run the worker with --no-chdir"
 	if !filepath.IsAbs(dir) {
-		return "", fmt.Errorf("the job's working directory %q is not a whole path; %s", dir, advice)
+		return "", fmt.Errorf("the job's working directory %q is not an absolute path; %s", dir, advice)
 	}
 	info, err := os.Stat(filepath.Join(dir) + string(filepath.Separator) + ".") // may this user enter it?
 	switch {
@@ -200,9 +202,9 @@ func (p *program) notStarted(ctx context.Context, job *pinion.Job, err error) er
 	return err
 }
 
-// shortages are the errors of the operating system if the machine, or what it lets this user have, has no room
-// for another process. EBADF is what dup3 returns in the new process when the number of a descriptor would be
-// too high; those that it is given are open.
+// shortages are the errors of the operating system when the machine, or the user's share of it, has no room for
+// another process. EBADF is among them because dup3 returns it in the new process if the number of a descriptor
+// would be too high. It has no other cause here: the descriptors that dup3 gets are open.
 var shortages = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EBADF}
 
 // isShortage reports whether a program did not start for a reason that says nothing about its job.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -25,7 +24,7 @@ func TestAJobDoesNotPayForAMachineWithoutRoom(t *testing.T) {
 	}
 	worker := process(t, dir, "worker", "--exec", "nap=sleep 0.3", "--db", "q.db", "--concurrency", "30",
 		"--max-retries", "0")
-	limited := exec.CommandContext(t.Context(), "/bin/sh", "-c", fmt.Sprintf(`ulimit -n 60; exec "$@"`), "sh")
+	limited := exec.CommandContext(t.Context(), "/bin/sh", "-c", `ulimit -n 60; exec "$@"`, "sh")
 	limited.Args = append(limited.Args, worker.Args...)
 	limited.Env, limited.Dir = worker.Env, dir
 	output := new(watched)

@@ -118,7 +118,7 @@ func TestADirectoryThatIsGoneFailsTheAttempt(t *testing.T) {
 	for name, want := range map[string]string{
 		filepath.Join(dir, "gone"): "the job's working directory " + dir + "/gone is gone; make it,",
 		filepath.Join(dir, "file"): "not a directory",
-		"relative":                 `"relative" is not a whole path`,
+		"relative":                 `"relative" is not an absolute path`,
 		closed:                     "permission denied",
 	} {
 		if name == closed && os.Getuid() == 0 {

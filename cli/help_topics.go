@@ -60,7 +60,7 @@ option: write -- before it if the program knows that, as in tar -xf a.tar -- {0}
 
 A program is found when the worker starts. It runs in the directory in which its job
 was enqueued; if that is gone, the attempt fails. With --no-chdir, or if the job has
-none, it runs in the worker's own. So write whole paths of files that are the
+none, it runs in the worker's own. So write absolute paths of files that are the
 worker's, such as the script in sh /srv/convert.sh {0}. The program has:
 
   standard input    nothing; with --stdin {"args": [...], "kwargs": {...}}
@@ -274,7 +274,7 @@ const exitStatusTopic = `
   4  wait, enqueue --wait: a job had not ended when the timeout was over
 
 If several hold for a wait, 4 comes before 3, and 3 before 1. A command that a signal
-has ended dies of it, which a shell shows as 128 and the number of the signal.
+has ended dies of it, which a shell shows as 128 plus the number of the signal.
 
 If a command has done its work and cannot write its output, it ends with 1 and says
 on standard error what it has done, so that nobody does it twice.

@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 		}
 		Main()
 	}
-	os.Unsetenv("PINION_DB")
+	os.Unsetenv("PINION_DB") // a program of a job has one from its worker
 	if len(leftOut) > 0 {
 		flag.Set("test.skip", "^("+strings.Join(leftOut, "|")+")$")
 	}

@@ -179,7 +179,7 @@ var logPattern = lazy(`^(\d+)\.log$`)
 // attemptFile is the log of an attempt.
 type attemptFile struct {
 	attempt int
-	name    string // the whole path
+	name    string // the absolute path
 }
 
 // logsOfJob returns the logs of a job's attempts, by the time at which they were last written: after a replay

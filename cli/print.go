@@ -16,8 +16,8 @@ import (
 	"github.com/pinion-queue/pinion/internal/words"
 )
 
-// How the commands print text, numbers and times. Tables are in table.go. What the page of the package web writes in the
-// same way is in the package words.
+// How the commands print text, numbers and times. Tables are in table.go. What the page of the package web writes in
+// the same way is in the package words.
 var (
 	printable = words.Printable
 	clip      = words.Clip

@@ -38,8 +38,8 @@ func untilSignal(ctx context.Context) (_ context.Context, stop func()) {
 	return untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 }
 
-// untilSignals does that with some signals. One that nohup or the shell has made this process ignore stays
-// ignored.
+// untilSignals is like untilSignal for the signals in wanted. A signal that this process ignores, because of nohup
+// or the shell, stays ignored.
 func untilSignals(ctx context.Context, wanted ...os.Signal) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	wanted = slices.DeleteFunc(wanted, signal.Ignored)
@@ -73,8 +73,8 @@ func signalOr(ctx context.Context, err error) error {
 	return err
 }
 
-// surviveClosedPipe keeps SIGPIPE from killing this command, which has to report what it has done although nobody
-// reads its output any more. The writes fail instead. It lasts until the end of run.
+// surviveClosedPipe keeps SIGPIPE from killing this command: the writes fail instead. So the command can report what
+// it has done, even if nobody reads its output any more. This lasts until the end of run.
 func (c *call) surviveClosedPipe() {
 	if c.pipes == nil {
 		c.pipes = make(chan os.Signal, 1)

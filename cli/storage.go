@@ -57,7 +57,7 @@ func absoluteDB(db string) (string, error) {
 	return scheme + path, err
 }
 
-// databaseName returns the address of a database as people see it: the whole path of a file, or an address
+// databaseName returns the address of a database as people see it: the absolute path of a file, or an address
 // without its password.
 func databaseName(db string) string {
 	scheme := schemeOf(db)

@@ -121,7 +121,8 @@ func (w *webCall) listenAt() (net.Listener, error) {
 	isOpen := !httpguard.IsLoopback(listener.Addr().String())
 	if isOpen && w.passwordFile == "" { // localhost may be anything
 		listener.Close()
-		return nil, usagef("--listen %s is %s, which other machines reach; add --password-file FILE", w.listen, listener.Addr())
+		return nil, usagef("--listen %s is %s, which other machines reach; add --password-file FILE",
+			w.listen, listener.Addr())
 	}
 	if isOpen {
 		fmt.Fprintln(w.stderr, "pinion: the password and the page cross the network in the clear; "+

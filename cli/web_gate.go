@@ -15,8 +15,8 @@ import (
 	"github.com/pinion-queue/pinion/internal/httpguard"
 )
 
-// gate lets those in to the page who know its secret: a password, or a token in the address that the command prints. Who
-// has shown it gets a cookie, which lasts as long as the command and the browser.
+// gate protects the page with a secret: a password, or a token in the address that the command prints. A browser that
+// has shown the secret gets a cookie, which lasts as long as the command and the browser.
 type gate struct {
 	page    http.Handler
 	hosts   []string          // see web.Options
@@ -33,7 +33,7 @@ type gate struct {
 // maxAttempts is how many may pause after a wrong secret at the same time. Others are told to come again.
 const maxAttempts = 4
 
-// newGate returns the gate before a page that is served at an address. An empty password is none: then it makes a token.
+// newGate returns the gate before a page that is served at an address. If password is empty, newGate makes a token.
 func newGate(page http.Handler, password string, at net.Addr) *gate {
 	_, port, _ := net.SplitHostPort(at.String())
 	g := &gate{
@@ -121,8 +121,8 @@ func (g *gate) leaveToken(w http.ResponseWriter, r *http.Request, query url.Valu
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// admits reports whether a secret is right, in constant time. If it is wrong, admits answers the request after a pause, so
-// that nobody can try many.
+// admits reports whether a secret is right, in constant time. If it is wrong, admits answers the request after a
+// pause, so that nobody can try many.
 func (g *gate) admits(w http.ResponseWriter, r *http.Request, secret string) bool {
 	select {
 	case g.attempts <- struct{}{}:

@@ -38,26 +38,29 @@ var (
 	deadLetters = listing{"j.dead", "j.dead IS NOT NULL"}
 )
 
-// JobsPage implements [pinion.Inspector].
+// JobsPage implements [pinion.Inspector]. Where the PENDING jobs are the ones that come next, a look at the jobs in their
+// order finds a page of them soonest; else an index finds them, if they are few.
 func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
-		c := where(f, "j.created_at", nil)
-		narrow := isNarrow(f)
-		if !narrow && f.Status == pinion.StatusPending {
-			seqs, err := s.fewPending(ctx, conn, f.Queue)
-			if err != nil {
-				return err
-			}
-			if seqs != nil {
-				narrow = true
-				c.bind("j.seq=ANY($%d::bigint[])", seqs)
-			}
+		page, err = s.readPage(ctx, conn, allJobs, where(f, "j.created_at", nil), f, from, isNarrow(f))
+		hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < limitOf(f)
+		if !hasLookedInVain || f.Status != pinion.StatusPending || isNarrow(f) {
+			return err
 		}
-		page, err = s.readPage(ctx, conn, allJobs, c, f, from, narrow)
+		seqs, err := s.fewPending(ctx, conn, f.Queue)
+		if err != nil || seqs == nil {
+			return err
+		}
+		c := where(f, "j.created_at", nil)
+		c.bind("j.seq=ANY($%d::bigint[])", seqs)
+		page, err = s.readPage(ctx, conn, allJobs, c, f, from, true)
 		return err
 	})
 	return page, err
 }
+
+// limitOf returns how many jobs a page of the filter has at most.
+func limitOf(f pinion.Filter) int { return cmp.Or(max(f.Limit, 0), pageLimit) }
 
 // DeadLettersPage implements [pinion.Inspector].
 func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
@@ -104,7 +107,7 @@ func (s *Storage) readPage(
 	if page.Next != 0 {
 		c.bind(l.number+upTo+"$%d", page.Next)
 	}
-	limit := cmp.Or(max(f.Limit, 0), pageLimit)
+	limit := limitOf(f)
 	rows, err := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
 		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
 		l.number, jobColumns, l.only, order, after, c.sql, order, direction, limit+1)), append([]any{last}, c.args[1:]...)...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -60,7 +61,7 @@ type badRequest string
 
 func (e badRequest) Error() string { return string(e) }
 
-const errNoInspector badRequest = "This storage cannot be looked into: it is no pinion.Inspector."
+const errNoInspector badRequest = "This storage cannot be looked into: it is not a pinion.Inspector."
 
 func (s *site) action(w http.ResponseWriter, r *http.Request, name string) {
 	verb, known := actions[name]
@@ -69,7 +70,8 @@ func (s *site) action(w http.ResponseWriter, r *http.Request, name string) {
 		s.fail(w, r, http.StatusNotFound, "There is no such action.")
 		return
 	case !s.opts.Write:
-		s.fail(w, r, http.StatusForbidden, "This page is read-only: Options.Write is not set, or pinion web runs without --write.")
+		s.fail(w, r, http.StatusForbidden,
+			"This page is read-only: Options.Write is not set, or pinion web runs without --write.")
 		return
 	}
 	switch r.Method {
@@ -191,7 +193,8 @@ func (s *site) letters(r *http.Request) (f pinion.Filter, q question, err error)
 		return f, q, badRequest(err.Error())
 	}
 	if _, err := time.Parse(time.RFC3339Nano, q.Before); err != nil {
-		return f, q, badRequest("The address does not say until when the dead letters failed. Begin at the list of dead letters.")
+		return f, q, badRequest(
+			"The address does not say until when the dead letters failed. Begin at the list of dead letters.")
 	}
 	f, err = s.deadFilter(r.Context(), &q)
 	f.Limit = 0
@@ -266,7 +269,8 @@ func describe(q question) string {
 	if len(parts) == 0 {
 		parts = append(parts, "of all queues and tasks")
 	}
-	return "Dead letters " + strings.Join(parts, ", ") + ", that failed before " + shown(q.Before, 40) + ". What fails later stays."
+	return fmt.Sprintf("Dead letters %s, that failed before %s. What fails later stays.",
+		strings.Join(parts, ", "), shown(q.Before, 40))
 }
 
 // backToLetters returns the address of the page that an action with dead letters leads back to.
@@ -340,7 +344,7 @@ func (s *site) askOne(r *http.Request, c *confirmation, verb string, can func(*p
 
 func (s *site) askCancel(r *http.Request, c *confirmation) error {
 	if s.canceler == nil {
-		return badRequest("This storage cannot cancel jobs: it is no pinion.Canceler.")
+		return badRequest("This storage cannot cancel jobs: it is not a pinion.Canceler.")
 	}
 	c.Danger = true
 	return s.askOne(r, c, "Cancel", func(job *pinion.Job) bool {
@@ -350,7 +354,7 @@ func (s *site) askCancel(r *http.Request, c *confirmation) error {
 
 func (s *site) actCancel(ctx context.Context, r *http.Request) (performed, error) {
 	if s.canceler == nil {
-		return performed{}, badRequest("This storage cannot cancel jobs: it is no pinion.Canceler.")
+		return performed{}, badRequest("This storage cannot cancel jobs: it is not a pinion.Canceler.")
 	}
 	id := r.URL.Query().Get("id")
 	ended, asked, err := s.canceler.Cancel(ctx, id)
@@ -380,7 +384,7 @@ func (s *site) actReschedule(ctx context.Context, r *http.Request) (performed, e
 	id := r.URL.Query().Get("id")
 	at, err := parseDue(r.PostFormValue("at"), time.Now())
 	if err != nil || id == "" {
-		return performed{}, badRequest(fmt.Sprintf("%q is no due time; want now, a time from now such as 90s, 10m, 2h or 3d, "+
+		return performed{}, badRequest(fmt.Sprintf("%q is not a due time; want now, a time from now such as 90s, 10m, 2h or 3d, "+
 			"or a time such as 2026-01-31T15:04:05Z.", r.PostFormValue("at")))
 	}
 	n, err := s.inspector.Reschedule(ctx, pinion.Filter{IDs: []string{id}}, at)
@@ -415,7 +419,7 @@ func parseDue(text string, now time.Time) (time.Time, error) {
 // queueOf returns the queue that an action is for.
 func (s *site) queueOf(r *http.Request) (string, error) {
 	if s.limiter == nil {
-		return "", badRequest("This storage has no limits: it is no pinion.Limiter.")
+		return "", badRequest("This storage has no limits: it is not a pinion.Limiter.")
 	}
 	queue := r.URL.Query().Get("queue")
 	if queue == "" {
@@ -470,10 +474,14 @@ func (s *site) askLimit(r *http.Request, c *confirmation) error {
 	return nil
 }
 
+// maxLimit is the largest limit of a queue that a form takes.
+const maxLimit = math.MaxInt32
+
 func (s *site) actLimit(ctx context.Context, r *http.Request) (performed, error) {
 	most, err := strconv.Atoi(strings.TrimSpace(r.PostFormValue("max")))
-	if err != nil || most < 0 || most > maxNumber {
-		return performed{}, badRequest(fmt.Sprintf("%q is no limit; want a whole number from 0.", r.PostFormValue("max")))
+	if err != nil || most < 0 || most > maxLimit {
+		return performed{}, badRequest(fmt.Sprintf("%q is not a limit; want a whole number from 0 to %d.",
+			r.PostFormValue("max"), maxLimit))
 	}
 	did := "limited"
 	if most == 0 {

@@ -3,8 +3,11 @@ package web
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/pinion-queue/pinion"
 )
 
 // errSlow is the error of an answer that takes longer than the caller's patience.
@@ -92,7 +95,7 @@ func (c *cached[T]) begin(ctx context.Context) <-chan struct{} {
 // answer asks and keeps the answer.
 func (c *cached[T]) answer(ctx context.Context) {
 	start := time.Now()
-	value, err := c.ask(ctx)
+	value, err := c.askSafely(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.value = value
@@ -105,6 +108,16 @@ func (c *cached[T]) answer(ctx context.Context) {
 	}
 	close(c.asking)
 	c.asking = nil
+}
+
+// askSafely turns a panic of the storage into an error. On a goroutine of its own it would end the whole program.
+func (c *cached[T]) askSafely(ctx context.Context) (value T, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &pinion.PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return c.ask(ctx)
 }
 
 // forget makes the next get ask anew: something was changed.

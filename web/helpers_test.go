@@ -45,7 +45,7 @@ func openSQLite(t *testing.T, path string) *pinion.SQLiteStorage {
 }
 
 // otherProgram is a connection of a program that knows nothing of Pinion.
-func otherProgram(t *testing.T, path string) *sql.DB {
+func otherProgram(t testing.TB, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", path+"?_pragma=busy_timeout(10000)")
 	if err != nil {
@@ -58,6 +58,16 @@ func otherProgram(t *testing.T, path string) *sql.DB {
 func enqueue(t *testing.T, s pinion.Storage, jobs ...*pinion.Job) {
 	t.Helper()
 	if err := s.Enqueue(t.Context(), jobs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// plan has a worker plan the next run of a schedule.
+func plan(t *testing.T, s pinion.Storage, p pinion.Periodic) {
+	t.Helper()
+	worker := &pinion.Worker{Storage: s, Registry: new(pinion.Registry), Periodic: []pinion.Periodic{p}}
+	worker.Registry.Add(pinion.Task[struct{}]{Name: "none", Run: func(context.Context, struct{}) error { return nil }})
+	if err := worker.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }

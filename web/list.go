@@ -3,7 +3,6 @@ package web
 import (
 	"context"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,7 +17,7 @@ import (
 // listed is how many jobs a list shows.
 const listed = 100
 
-// question is what a list is asked for, as its address has it.
+// question says which jobs a list shows. The fields with capitals are the parameters of its address.
 type question struct {
 	Status string
 	Queue  string
@@ -31,7 +30,7 @@ type question struct {
 	before time.Time
 }
 
-// question reads the address of a list. If it is wrong it answers the request and returns false.
+// question reads the address of a list. If the address is wrong, question answers the request and returns false.
 func (s *site) question(w http.ResponseWriter, r *http.Request) (q question, ok bool) {
 	q, err := questionOf(r.URL.Query())
 	switch {
@@ -56,12 +55,12 @@ func questionOf(query url.Values) (q question, err error) {
 		Like:   query.Get("like"),
 	}
 	if !slices.Contains(statuses, pinion.Status(q.Status)) {
-		return question{}, fmt.Errorf("%q is no status; want PENDING, RUNNING, SUCCESS, FAILED or none", q.Status)
+		return question{}, fmt.Errorf("%q is not a status; want PENDING, RUNNING, SUCCESS, FAILED or none", q.Status)
 	}
 	if cursor := query.Get("cursor"); cursor != "" {
 		q.cursor, err = strconv.ParseInt(cursor, 10, 64)
 		if err != nil {
-			return question{}, fmt.Errorf("%q is no cursor; begin at the list's first page", cursor)
+			return question{}, fmt.Errorf("%q is not a cursor; begin at the list's first page", cursor)
 		}
 	}
 	if q.Before != "" {
@@ -74,7 +73,7 @@ var statuses = []pinion.Status{
 	"", pinion.StatusPending, pinion.StatusRunning, pinion.StatusSuccess, pinion.StatusFailed,
 }
 
-// parseBefore reads a time, or an age: 1h is what is older than an hour.
+// parseBefore reads a time, or an age: 1h means an hour before now.
 func parseBefore(text string, now time.Time) (time.Time, error) {
 	if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
 		return at, nil
@@ -92,7 +91,7 @@ func parseAge(text string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		n, err := strconv.ParseFloat(days, 64)
 		if err != nil || !(n >= 0 && n < 100_000) {
-			return 0, fmt.Errorf("%q is no number of days", days)
+			return 0, fmt.Errorf("%q is not a number of days", days)
 		}
 		return time.Duration(n * float64(day)), nil
 	}
@@ -137,7 +136,7 @@ func (q question) IsNarrow() bool { return q != (question{Status: q.Status, curs
 
 // jobRow is a line of a list of jobs.
 type jobRow struct {
-	ID       string // its end, which differs
+	ID       string // the end of the id
 	Link     string
 	Status   string
 	Class    string // of the status, for its color
@@ -205,7 +204,7 @@ func (s *site) rowsOf(root string, jobs []*pinion.Job) (rows []jobRow, err error
 	return rows, nil
 }
 
-// tail returns the last n characters of an id: those of one moment begin with the same.
+// tail returns the last n characters of an id. The first ones are its time, so neighbors in a list share them.
 func tail(id string, n int) string {
 	runes := []rune(id[max(0, len(id)-4*n):])
 	if len(runes) <= n {
@@ -274,7 +273,7 @@ func (s *site) jobs(w http.ResponseWriter, r *http.Request) {
 	s.show(w, r, http.StatusOK, "jobs", l)
 }
 
-// list returns a page with a list, without a caption.
+// list returns a page with a list. The caller sets its Caption.
 func (s *site) list(r *http.Request, title, here string, q question, page pinion.Page) (l list, err error) {
 	l = list{view: s.view(r, title, here), Question: q, CanText: s.opts.Redact == nil}
 	l.Refresh = q.cursor == 0
@@ -305,7 +304,7 @@ func typed(text string) string {
 	return text
 }
 
-// countJobs says how many jobs a list has in all, where that is known, and else how many it shows.
+// countJobs returns the caption of a list: how many jobs match or, if that is not known, how many it shows.
 func (s *site) countJobs(ctx context.Context, q *question, page pinion.Page) string {
 	noun := "job"
 	if q.Status != "" {
@@ -325,7 +324,7 @@ func (s *site) countJobs(ctx context.Context, q *question, page pinion.Page) str
 	return shown + " on this page, newest first"
 }
 
-// total returns how many jobs match, if the counts of the storage have that.
+// total returns how many jobs match, if that is one of the numbers that the storage counts.
 func (s *site) total(ctx context.Context, q *question) (n int, known bool) {
 	if q.Before != "" || q.Text != "" || q.Queue != "" && q.Task != "" {
 		return 0, false
@@ -439,19 +438,19 @@ type deadPage struct {
 	Error  string // the error that all have, in a list of one group
 	Groups []groupRow
 	More   []groupRow // smaller groups
-	Others int        // errors that are not shown at all
+	Others int        // how many groups are not shown at all
 	Whole  bool       // the groups are about all dead letters that match, not the newest only
 	Count  string
-	Shown  int // how many letters were counted
-	All    string
+	Shown  int    // how many letters were counted
+	All    string // the address that counts all dead letters, if only the newest were counted
 	Replay string // all that match
 	Delete string
 }
 
 const (
-	groupsShown = 5
-	groupsMore  = 45
-	groupLook   = 20_000
+	groupsShown = 5      // groups of errors that the page shows at once
+	groupsMore  = 45     // further groups, which it shows on request
+	groupLook   = 20_000 // how many dead letters it counts, the newest ones, unless all are asked for
 )
 
 func (s *site) dead(w http.ResponseWriter, r *http.Request) {
@@ -500,8 +499,9 @@ func (s *site) dead(w http.ResponseWriter, r *http.Request) {
 	s.show(w, r, http.StatusOK, "dead", p)
 }
 
-// behindNewest returns the time before which the dead letters of a list failed: what fails later is not part of it. It
-// goes by the storage's clock, which may differ from this program's.
+// behindNewest returns a time just behind the newest dead letter of a list. "Replay all" and "Delete all" stop there,
+// so they spare letters that have come since the page was shown. The time is of the storage's clock, which may differ
+// from this program's. For a page without the newest letter it is now.
 func behindNewest(page pinion.Page, cursor int64) time.Time {
 	if len(page.Jobs) == 0 || cursor != 0 {
 		return time.Now()
@@ -515,7 +515,7 @@ func behindNewest(page pinion.Page, cursor int64) time.Time {
 	return newest.Add(time.Microsecond)
 }
 
-// addGroups adds the groups of errors to the page, and what one may do with all that match.
+// addGroups adds the groups of errors to the page, and the actions on all letters that match.
 func (s *site) addGroups(p *deadPage, q question, groups pinion.LetterGroups, before time.Time) error {
 	p.Whole = !groups.More
 	p.Others = groups.Errors - len(groups.Groups)
@@ -574,7 +574,7 @@ func (s *site) groupRow(p *deadPage, q question, g pinion.LetterGroup) (groupRow
 	return row, nil
 }
 
-// errGone is the error of a question about the error of a dead letter that is not there any more.
+// errGone means that a list asks for letters like one that does not exist any more.
 type errGone struct{ id string }
 
 func (e errGone) Error() string {
@@ -582,7 +582,7 @@ func (e errGone) Error() string {
 		"the dead letters again.", shown(e.id, 80))
 }
 
-// errHidden is the error of a search in errors that Redact changes.
+// errHidden refuses to search in errors, because Redact changes them.
 type errHidden struct{}
 
 func (errHidden) Error() string {
@@ -600,7 +600,8 @@ func (s *site) failDead(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// deadFilter returns a question about dead letters as a storage takes it.
+// deadFilter returns the filter for the dead letters that a question asks for. A question without Like is its own
+// filter; one with Like adds the error of that letter.
 func (s *site) deadFilter(ctx context.Context, q *question) (f pinion.Filter, err error) {
 	if q.Text != "" && s.opts.Redact != nil {
 		return f, errHidden{}
@@ -631,6 +632,3 @@ func (s *site) deadLetter(ctx context.Context, id string) (*pinion.Job, error) {
 	}
 	return page.Jobs[0], nil
 }
-
-// maxNumber is the largest limit of a queue that a form takes.
-const maxNumber = math.MaxInt32

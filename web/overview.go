@@ -114,14 +114,14 @@ func (s *site) overview(w http.ResponseWriter, r *http.Request) {
 // missing says what the storage cannot do.
 func (s *site) missing() (missing []string) {
 	if s.inspector == nil {
-		missing = append(missing, "This storage cannot be looked into (it is no pinion.Inspector), so only the number "+
+		missing = append(missing, "This storage cannot be looked into (it is not a pinion.Inspector), so only the number "+
 			"of jobs that wait is known.")
 	}
 	if s.limiter == nil {
-		missing = append(missing, "This storage has no limits (it is no pinion.Limiter), so queues cannot be paused.")
+		missing = append(missing, "This storage has no limits (it is not a pinion.Limiter), so queues cannot be paused.")
 	}
 	if s.canceler == nil {
-		missing = append(missing, "This storage cannot cancel jobs (it is no pinion.Canceler).")
+		missing = append(missing, "This storage cannot cancel jobs (it is not a pinion.Canceler).")
 	}
 	return missing
 }
@@ -135,7 +135,7 @@ func (s *site) limits(ctx context.Context) (map[string]int, error) {
 
 // findings returns what the doctor would say that needs somebody's attention, as far as a quick look shows it.
 func (s *site) findings(ctx context.Context, stats *pinion.Stats) []checkup.Finding {
-	c := &checkup.Checkup{Now: time.Now(), Visibility: 10 * time.Second, Look: 1000}
+	c := &checkup.Checkup{Now: time.Now(), Visibility: 10 * time.Second, Look: 200}
 	damage, err := s.damage.getSoon(ctx)
 	if err == nil && damage != "" {
 		c.Findings = append(c.Findings, checkup.Finding{Level: checkup.Wrong, About: "content", Text: damage,
@@ -159,8 +159,10 @@ func (s *site) queueRows(
 	for _, q := range stats.Queues {
 		counts[q.Queue] = q.Counts
 	}
-	for name := range limits { // a queue without jobs may have a limit
-		counts[name] = counts[name]
+	for name := range limits {
+		if _, known := counts[name]; !known { // a queue without jobs may have a limit
+			counts[name] = pinion.Counts{}
+		}
 	}
 	for _, name := range mostActive(counts) {
 		row := rowOf(root(r), "queue", name, counts[name], sparks[name])

@@ -47,7 +47,7 @@ func TestWhatAStorageCannotDoIsShownAsMissing(t *testing.T) {
 	q := pinion.NewMemoryStorage()
 	enqueue(t, q, pinion.NewJob("a"), pinion.NewJob("b"))
 	page := New(bare{q}, quiet(t, Options{Write: true}))
-	wantText(t, get(t, page, "/"), "no pinion.Inspector", "no pinion.Limiter", "no pinion.Canceler", "2 jobs waiting")
+	wantText(t, get(t, page, "/"), "not a pinion.Inspector", "not a pinion.Limiter", "not a pinion.Canceler", "2 jobs waiting")
 	for _, address := range []string{"/jobs", "/dead", "/running", "/job/x"} {
 		if a := ask(t, page, "GET", address); a.status != http.StatusNotImplemented {
 			t.Errorf("%s: status %d", address, a.status)
@@ -79,6 +79,9 @@ func TestThePageWorksUnderAnyPrefix(t *testing.T) {
 	enqueue(t, q, &pinion.Job{ID: "a/b", Task: "t", RunAt: time.Now().Add(time.Hour)})
 	page := New(q, quiet(t, Options{Write: true}))
 	for _, prefix := range []string{"/queue", "/a b", "/ü", "/tools & \"co\"/<b>/100%", "/a:b"} {
+		if err := q.SetLimit(t.Context(), "default", -1); err != nil {
+			t.Fatal(err)
+		}
 		escaped := (&url.URL{Path: prefix}).EscapedPath()
 		h := http.StripPrefix(prefix, page)
 		a := ask(t, h, "GET", escaped+"?x=1")
@@ -160,11 +163,19 @@ func TestListsHeedTheirFilters(t *testing.T) {
 	})
 }
 
+// in10Hours is a schedule.
+type in10Hours struct{}
+
+func (in10Hours) Next(after time.Time) time.Time { return after.Add(10*time.Hour + time.Minute) }
+
 func TestPeriodicJobsAndPausedQueuesAreOnTheOverview(t *testing.T) {
 	overStorages(t, func(t *testing.T, q queue) {
-		enqueue(t, q,
-			&pinion.Job{Task: "report", Key: "periodic:nightly", RunAt: time.Now().Add(10*time.Hour + time.Minute)},
-			&pinion.Job{Task: "other", Key: "periodical"})
+		plan(t, q, pinion.Periodic{
+			Name:     "nightly",
+			Schedule: in10Hours{},
+			Job:      func(time.Time) *pinion.Job { return pinion.NewJob("report") },
+		})
+		enqueue(t, q, &pinion.Job{Task: "other", Key: "periodical"})
 		if err := q.SetLimit(t.Context(), "stopped", 0); err != nil {
 			t.Fatal(err)
 		}

@@ -149,7 +149,7 @@ func (s *site) failWith(w http.ResponseWriter, r *http.Request, err error) {
 	case isPanic(err):
 		s.opts.Logger.Error("pinion: the page cannot show a job", "error", err)
 		s.fail(w, r, http.StatusInternalServerError,
-			"This cannot be shown, because Options.Redact panicked. The program's log says more.")
+			"This cannot be shown: Options.Redact, or the storage, panicked. The program's log says more.")
 	default:
 		s.opts.Logger.Error("pinion: the page cannot read the queue", "error", err)
 		s.fail(w, r, http.StatusInternalServerError, "The queue returned an error: "+err.Error())

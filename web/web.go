@@ -12,8 +12,8 @@
 // It is read-only unless [Options].Write is set. Whoever reaches it sees the arguments, results and errors of all jobs;
 // [Options].Redact can change what they see. It checks no passwords: that is the business of what it is mounted behind.
 //
-// It works over every [pinion.Storage]. Where one is no [pinion.Inspector], [pinion.Limiter] or [pinion.Canceler], the
-// page says what is missing.
+// It works over every [pinion.Storage]. If the storage isn't a [pinion.Inspector], [pinion.Limiter] or
+// [pinion.Canceler], the page says what is missing.
 //
 // [Health] and [Metrics] are two of its addresses, healthz and metrics, as handlers of their own.
 package web
@@ -33,8 +33,8 @@ type Options struct {
 	// Write lets people replay, delete, cancel and reschedule jobs, and pause and limit queues.
 	Write bool
 	// Redact changes a job before any of it is shown: its arguments, Meta, Result and Error may hold secrets. The
-	// job is a copy. Redact must be safe for concurrent use. With it, dead letters cannot be searched by text, which
-	// would tell what it hides.
+	// job is a copy. Redact must be safe for concurrent use. Names of queues and tasks are shown as they are. With
+	// Redact, dead letters cannot be searched by text, which would tell what it hides.
 	Redact func(*pinion.Job)
 	// TrustedOrigins may send actions, beside the page's own origin: "https://admin.example.com". New panics if one
 	// is malformed.
@@ -49,22 +49,23 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// New returns the page. It starts nothing and needs no Close. It panics if opts are wrong.
+// New returns the page. It starts nothing and needs no Close. It panics if one of the TrustedOrigins is malformed, as
+// Health and Metrics do.
 func New(storage pinion.Storage, opts *Options) http.Handler {
 	return newSite(storage, opts)
 }
 
 // Health returns the handler of the page's healthz alone. It answers 200, or 503 with the reason: the storage fails, its
-// file is damaged, or jobs have been due for longer than Options.MaxWait, perhaps because no worker runs. It reads
-// the whole of a SQLite file every ten minutes if that takes less than half a second; a larger one counts as damaged once
-// a call fails. It heeds MaxWait and Hosts.
+// file is damaged, or jobs have been due for longer than Options.MaxWait, perhaps because no worker runs. Jobs in paused
+// queues may wait. Every ten minutes Health checks a SQLite file for damage, for at most half a second: damage in a
+// larger file shows only when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
 func Health(storage pinion.Storage, opts *Options) http.Handler {
 	s := newSite(storage, opts)
 	return s.guarded(s.health)
 }
 
 // Metrics returns the handler of the page's metrics alone: the state of the queues as Prometheus reads it, with the
-// metrics that the module prometheus/ has under the same names. It heeds Hosts.
+// metrics that the module prometheus/ has under the same names. Of opts it uses Hosts, TrustedOrigins and Logger.
 func Metrics(storage pinion.Storage, opts *Options) http.Handler {
 	s := newSite(storage, opts)
 	return s.guarded(s.metrics)
@@ -117,7 +118,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *site) serve(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "" { // StripPrefix has left nothing: relative links would lead elsewhere
+	whole, _, _ := strings.Cut(r.RequestURI, "?")
+	if r.URL.Path == "" && !strings.HasSuffix(whole, "/") { // relative links would lead elsewhere
 		addSlash(w, r)
 		return
 	}
@@ -160,7 +162,7 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 func (s *site) inspecting(w http.ResponseWriter, r *http.Request, show func()) {
 	if s.inspector == nil {
 		s.fail(w, r, http.StatusNotImplemented,
-			"This storage cannot be looked into: it is no pinion.Inspector. The overview shows how many jobs wait.")
+			"This storage cannot be looked into: it is not a pinion.Inspector. The overview shows how many jobs wait.")
 		return
 	}
 	show()

@@ -55,7 +55,7 @@ func TestActionsAreConfirmedAndAnsweredInWords(t *testing.T) {
 
 		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "pause"))), "Paused the queue default.", "paused")
 		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "limit")), "max", "7"), "At most 7 jobs of the queue default")
-		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "resume"))), "no limit any more")
+		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "lift"))), "no limit any more")
 		wantText(t, act(t, page, follow(t, "/dead", link(t, get(t, page, "/dead"), "delete all"))), "Deleted 3 dead letters.", "No dead letter matches")
 	})
 }

@@ -16,7 +16,8 @@ import (
 // A process heeds it only if package time was built for that: see setTimeShift.
 type wallClock struct{ shift *int64 }
 
-// openClock opens the clock that is kept in a file, which it makes if need be. The file stays open until the process ends.
+// openClock opens the clock that is kept in a file, which it makes if need be. The file stays open until the process
+// ends.
 func openClock(path string) (wallClock, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

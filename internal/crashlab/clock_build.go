@@ -13,10 +13,11 @@ import (
 	"strings"
 )
 
-// BuildWithClock builds the test binary of the package in the current folder so that its processes can be children of a
-// Lab with Clocks, and returns its path. Nobody can set the clock of the machine for a test, and no namespace has a wall
-// clock of its own. So the binary gets a package time whose Now adds what the laboratory says; its monotonic clock and its
-// timers stay as they are, which is what setting a clock does. Almost everything is compiled again, which takes minutes.
+// BuildWithClock builds the test binary of the package in the current folder so that its processes can be children of
+// a Lab with Clocks, and returns its path. Nobody can set the clock of the machine for a test, and no namespace has a
+// wall clock of its own. So the binary gets a package time whose Now adds what the laboratory says; its monotonic
+// clock and its timers stay as they are, which is what setting a clock does. Almost everything is compiled again,
+// which takes minutes.
 func BuildWithClock(ctx context.Context, dir string) (program string, err error) {
 	goroot, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
@@ -47,7 +48,8 @@ func BuildWithClock(ctx context.Context, dir string) (program string, err error)
 		return "", err
 	}
 	program = filepath.Join(dir, "clock.test")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "pinionclock", "-overlay", overlayPath, "-o", program, ".")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "pinionclock",
+		"-overlay", overlayPath, "-o", program, ".")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("crashlab: go test -c: %w\n%s", err, out)
 	}

@@ -19,7 +19,7 @@ import (
 type Lab struct {
 	DSN  string // for pinion.Open in every process
 	Dir  string // an empty folder for the log
-	Seed uint64 // of everything the laboratory chooses at random
+	Seed uint64 // of the laboratory's random choices
 
 	Workers   int // processes that run a worker
 	Producers int // processes that enqueue
@@ -29,7 +29,7 @@ type Lab struct {
 	Slots     int // of each worker [8]
 	Backlog   int // producers pause while more jobs than this are pending [100]
 
-	Kills         int           // by the parent, with kill -9 or TerminateProcess; children that kill themselves come on top
+	Kills         int           // by the parent, with kill -9 or TerminateProcess; children also kill themselves
 	For           time.Duration // how long the faults last at least
 	Pause         time.Duration // between two faults, on average [100ms]
 	Visibility    time.Duration // VisibilityTimeout of most workers, of others twice as much [600ms]
@@ -42,10 +42,10 @@ type Lab struct {
 	Clocks  int           // their clock is set, forward or back by up to an hour; needs Program
 	Longest time.Duration // the longest lock and freeze [3s]
 
-	// Strict lowers the limits on time: a call may wait two seconds for the storage, and a lost lease must be
-	// taken back two seconds after the time that its reapers need for two looks. Otherwise the limits are a minute, because a busy
-	// machine says little about time. Strict also forbids shutdowns that are not clean and calls that run out
-	// of time, except around a stop.
+	// Strict lowers the limits on time from a minute to two seconds: a call may wait that long for the storage,
+	// and a lost lease may stay lost that long after the time that its reapers need for two looks. The limits are
+	// a minute otherwise, because on a busy machine everything may take long. Strict also forbids shutdowns that
+	// are not clean and calls that run out of time, except around a stop.
 	Strict bool
 
 	Program string // which the children run, of BuildWithClock if there are Clocks [this one]
@@ -70,8 +70,9 @@ func (l Lab) visibilities() []time.Duration {
 // longestVisibility is that of the worker with the longest leases.
 func (l Lab) longestVisibility() time.Duration { return slices.Max(l.visibilities()) }
 
-// mostExpired is how long a lease of a dead worker may have expired: until some worker doubts it, and then, if that one
-// dies as well, until the doubt is a whole lease old and another worker sees that.
+// mostExpired is how long a lease of a dead worker may have expired. Within a reapInterval some worker doubts it. If
+// that one dies as well, another worker takes the lease back within a reapInterval after the doubt is a whole lease
+// old.
 func (l Lab) mostExpired() time.Duration {
 	longest := l.longestVisibility()
 	return longest + 2*reapInterval(longest)
@@ -115,18 +116,18 @@ type experiment struct {
 	born     int            // how many children were ever started
 	exits    chan *process  // children that have ended
 	starts   []delayedStart // of children in the places of others
-	problems []string       // children that ended in a way that nobody asked for
+	problems []string       // about children that ended by themselves, with an error
 	stderr   lockedBuffer   // of all children
 
 	disturbances []disturbance // those to come
-	locker       *process      // not nil: it holds the write lock, or is about to
-	thawTimer    *time.Timer   // not nil: all children are stopped, until this fires
+	locker       *process      // the child that holds the write lock, or is about to; nil: there is none
+	thawTimer    *time.Timer   // all children are stopped until this fires; nil: they run
 	clock        wallClock     // of the children
 	clockSet     time.Time     // when it was last set
-	latest       time.Duration // by how much it was ahead at most
+	latest       time.Duration // how far it was ahead of the machine's clock at most
 
-	ending bool // no child has a planned death any more, and only these are replaced:
-	runner role // children with this role
+	finishing bool // children plan no deaths any more, and of those that end only runners are replaced
+	runner    role // the role of the children that finish the jobs at the end
 
 	report        Report
 	lastDisturbed time.Time // when a child was last seen stopped, or the lock held by another program
@@ -166,7 +167,7 @@ func (l Lab) Run(ctx context.Context) (Report, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	err := e.run(ctx)
-	e.ending = true
+	e.finishing = true
 	cancel()
 	e.killAll() // after an error; otherwise none is left
 	if e.storage != nil {
@@ -216,8 +217,8 @@ func (e *experiment) logPath() string { return filepath.Join(e.Dir, "log") }
 
 func (e *experiment) clockPath() string { return filepath.Join(e.Dir, "clock") }
 
-// KillOpening starts n processes that open a storage, which may have to be migrated, and that kill themselves
-// at a random moment soon after they began. It returns when all are dead. Dir is for the log.
+// KillOpening starts n processes that open a storage, and migrate it if need be. They kill themselves at random
+// moments soon after their start. KillOpening returns when all are dead. dir is an empty folder for the log.
 func KillOpening(ctx context.Context, dsn, dir string, seed uint64, n int) error {
 	e := newExperiment(Lab{DSN: dsn, Dir: dir, Kills: n, Seed: seed})
 	var err error
@@ -232,7 +233,7 @@ func KillOpening(ctx context.Context, dsn, dir string, seed uint64, n int) error
 			return err
 		}
 	}
-	e.ending = true
+	e.finishing = true
 	e.waitForAll()
 	printed := e.stderr.String()
 	if printed != "" || len(e.problems) > 0 {

@@ -136,8 +136,9 @@ func (e *experiment) thawIfDue() {
 
 // ---- The clock ----
 
-// setClock sets the clock of all children. It is not set again before the workers have sent heartbeats: the age of a doubt
-// that another process has stored is measured by this clock, so a setting right after the doubt would make it count.
+// setClock sets the clock of all children. It is not set again before the workers have sent heartbeats: the age of a
+// doubt that another process has stored is measured by this clock, so a setting right after the doubt would make it
+// count.
 func (e *experiment) setClock(ahead time.Duration) {
 	ahead = ahead.Truncate(time.Second)
 	e.log.write(logClock, strconv.FormatInt(int64(ahead/time.Second), 10))

@@ -20,7 +20,7 @@ func (e *experiment) finish(ctx context.Context) error {
 	if e.Clocks > 0 {
 		e.setClock(e.latest) // or what is due by a clock that was ahead would not be due for an hour
 	}
-	e.ending = true
+	e.finishing = true
 	e.runner = runner
 	e.starts = slices.DeleteFunc(e.starts, func(next delayedStart) bool { return next.role != runner })
 	for range n - e.count(runner) - len(e.starts) {
@@ -53,7 +53,7 @@ func (e *experiment) finish(ctx context.Context) error {
 
 // stopAll tells the children that are left to stop and waits until they have ended.
 func (e *experiment) stopAll(ctx context.Context, limit time.Duration) error {
-	e.ending = true
+	e.finishing = true
 	e.runner = ""
 	e.starts = nil
 	e.terminateAll(func(*process) bool { return true })

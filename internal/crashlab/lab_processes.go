@@ -74,11 +74,11 @@ func (e *experiment) start(ctx context.Context, role role) error {
 		config.Producers = e.Slots
 	case roleDrain:
 		e.report.Drains++
-		if !e.ending { // at the end a Drain may last until nothing is due
+		if !e.finishing { // at the end a Drain may last until nothing is due
 			config.DrainFor = logUniform(e.random, time.Millisecond, 300*time.Millisecond)
 		}
 	}
-	if e.Kills > 0 && !e.ending && (role == roleOpen || e.random.IntN(3) == 0) {
+	if e.Kills > 0 && !e.finishing && (role == roleOpen || e.random.IntN(3) == 0) {
 		config.Death = e.planDeath(role)
 	}
 	_, err := e.startProcess(ctx, config)
@@ -188,7 +188,7 @@ func (e *experiment) childEnded(p *process) {
 		e.locker = nil
 		return
 	}
-	if e.ending && p.role != e.runner {
+	if e.finishing && p.role != e.runner {
 		return
 	}
 	next := delayedStart{role: p.role}
@@ -234,7 +234,7 @@ func (e *experiment) waitForAll() {
 
 // killAll kills every child that is left and waits for it.
 func (e *experiment) killAll() {
-	e.ending = true
+	e.finishing = true
 	for _, p := range e.children {
 		p.cmd.Process.Kill()
 	}

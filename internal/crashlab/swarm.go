@@ -14,7 +14,8 @@ import (
 )
 
 // Swarm is a smaller experiment than [Lab], for one promise at a time. Processes of one kind work on a queue until a
-// number of jobs are done. Meanwhile some of them are killed, or stopped until they have lost their leases, and replaced.
+// number of jobs are done. Meanwhile some of them are killed, or stopped until they have lost their leases, and
+// replaced.
 type Swarm struct {
 	DSN   string // for pinion.Open in every process; the queue must be empty
 	SQL   SQL    // the same queue, for database/sql

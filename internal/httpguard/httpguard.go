@@ -24,8 +24,8 @@ func SetHeaders(h http.Header) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-// IsHostAllowed reports whether the page answers under the name that a request was sent to: one of hosts or, if there are
-// none, any but, on a loopback address, a name of this machine.
+// IsHostAllowed reports whether the page answers under the name that a request was sent to. That is so for the names in
+// hosts. If there are none, on a loopback address only localhost and loopback IPs are allowed, elsewhere every name.
 func IsHostAllowed(r *http.Request, hosts []string) bool {
 	host := HostOf(r.Host)
 	if len(hosts) > 0 {

@@ -14,8 +14,8 @@ func ReapGap(lease time.Duration) time.Duration {
 // lastTime is the latest due time. JSON has no year of five digits.
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// DueTime returns a due time as it is stored: in whole microseconds, not after the year 9999, and not before the year 1,
-// where it is the zero time.
+// DueTime returns a due time as it is stored: in whole microseconds, not after the year 9999, and not before the year
+// 1, where it is the zero time.
 func DueTime(t time.Time) time.Time {
 	switch {
 	case t.Before(time.Time{}):

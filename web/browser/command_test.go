@@ -64,7 +64,7 @@ func TestPinionWebLetsInWhoHasTheAddressItPrints(t *testing.T) {
 		p.accessible()
 
 		stranger := newTab(t, b, view, base)
-		stranger.expected = "status of 4" // 401 and 421
+		stranger.expected = refusals
 		stranger.seesNot("charge_card", "mail")
 		stranger.accessible()
 		stranger.open(strings.Replace(address, "127.0.0.1", "prizes.example", 1))

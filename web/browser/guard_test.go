@@ -97,7 +97,7 @@ func TestAFormOnAForeignSiteDoesNothing(t *testing.T) {
 		// For a browser the last of these is the same site as the page, at another port.
 		for _, name := range []string{"prizes.example", "localhost", "127.0.0.1"} {
 			p := newTab(t, b, chromium.View{}, strings.Replace(foreign.URL, "127.0.0.1", name, 1))
-			p.expected = "403"
+			p.expected = []string{"status of 403"}
 			p.follow("button", "Claim")
 			p.sees("nothing was done")
 		}
@@ -115,7 +115,7 @@ func TestAForeignNameShowsNothing(t *testing.T) {
 	rebound := strings.Replace(h.url, "127.0.0.1", "prizes.example", 1)
 	for _, address := range []string{"", "jobs", "running", "dead", "job/" + h.running[0], "healthz", "metrics"} {
 		p := newTab(t, b, chromium.View{}, rebound+address)
-		p.expected = "421"
+		p.expected = refusals
 		p.seesNot("charge_card", "send_welcome", "monthly_report", refused, "pinion_")
 		p.sees("does not answer under this name")
 	}

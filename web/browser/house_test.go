@@ -38,7 +38,8 @@ type house struct {
 	path    string // of the file
 	url     string // of the page, with its prefix
 	running []string
-	waiting []string // of the queue mail, planned for tomorrow
+	waiting []string      // of the queue mail, planned for tomorrow
+	closing chan struct{} // closed before the worker is stopped
 
 	mu   sync.Mutex // guards down
 	down bool       // the services that the tasks need
@@ -91,8 +92,12 @@ func (h *house) tasks() *pinion.Registry {
 			if err != nil {
 				return err
 			}
-			<-ctx.Done()
-			return ctx.Err()
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-h.closing: // or they would last until the end of ShutdownTimeout
+				return pinion.Snooze(time.Hour)
+			}
 		}},
 	)
 	return registry
@@ -107,7 +112,7 @@ func newHouse(t *testing.T, prefix string, opts *web.Options) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{SQLiteStorage: storage, path: path, down: true}
+	h := &house{SQLiteStorage: storage, path: path, down: true, closing: make(chan struct{})}
 	t.Cleanup(func() { storage.Close() })
 	worker := &pinion.Worker{
 		Storage: storage, Registry: h.tasks(), Name: "shop-1:4711", Concurrency: 8,
@@ -126,6 +131,7 @@ func newHouse(t *testing.T, prefix string, opts *web.Options) *house {
 	})
 	t.Cleanup(wg.Wait)
 	t.Cleanup(stop)
+	t.Cleanup(func() { close(h.closing) })
 
 	h.work(t, "default", "send_welcome", 200)
 	h.work(t, "default", "charge_card", refusedJobs)

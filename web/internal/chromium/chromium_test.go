@@ -17,6 +17,7 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 	}
 	const head = `<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">`
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		switch r.URL.Path {
 		case "/":
 			io.WriteString(w, head+`<title>one</title>

@@ -20,6 +20,8 @@ func init() {
 		"TestAnExitStatusDecidesWhatBecomesOfAJob",
 		"TestNoArgumentBreaksOutOfAShellCommand",
 		"TestStandardOutputIsTheResult",
+		// Windows has no such signals.
+		"TestASecondSignalStopsTheWorkerAtOnce",
 	}
 	systemErrors = strings.NewReplacer(
 		syscall.ERROR_FILE_NOT_FOUND.Error(), "no such file or directory",
