@@ -21,6 +21,7 @@ type snapshot struct {
 	stats   pinion.Stats
 	limits  map[string]int // by queue
 	running []*pinion.Job  // the longest first
+	hour    [60]int        // how many jobs ended in each minute of the last hour, the oldest minute first
 	at      time.Time
 	took    time.Duration
 	err     error
@@ -78,8 +79,8 @@ func (c *call) printSnapshot(s *snapshot) error {
 }
 
 // takeSnapshot looks at the storage. It turns a panic of the storage into an error, because it runs on a
-// goroutine of its own and the screen must be restored first.
-func takeSnapshot(ctx context.Context, storage pinion.Inspector, withRunning bool) (s snapshot) {
+// goroutine of its own and the screen must be restored first. A screen shows more than a line.
+func takeSnapshot(ctx context.Context, storage pinion.Inspector, forScreen bool) (s snapshot) {
 	s.at = time.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -92,7 +93,11 @@ func takeSnapshot(ctx context.Context, storage pinion.Inspector, withRunning boo
 		return s
 	}
 	s.limits, s.err = limitsOf(ctx, storage)
-	if s.err != nil || !withRunning {
+	if s.err != nil || !forScreen {
+		return s
+	}
+	s.hour, s.err = endsByMinute(ctx, storage, s.at)
+	if s.err != nil {
 		return s
 	}
 	for job, err := range storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusRunning, Limit: 2000}) {
@@ -104,6 +109,22 @@ func takeSnapshot(ctx context.Context, storage pinion.Inspector, withRunning boo
 	}
 	slices.SortStableFunc(s.running, func(a, b *pinion.Job) int { return startOf(a).Compare(startOf(b)) })
 	return s
+}
+
+// endsByMinute returns how many jobs ended in each minute of the last hour, the oldest minute first.
+func endsByMinute(ctx context.Context, storage pinion.Inspector, now time.Time) (counts [60]int, err error) {
+	first := now.Truncate(time.Minute).Add(-59 * time.Minute)
+	history, err := storage.History(ctx, first)
+	if err != nil {
+		return counts, err
+	}
+	for _, ends := range history {
+		minute := int(ends.At.Sub(first) / time.Minute)
+		if minute >= 0 && minute < len(counts) {
+			counts[minute] += ends.Succeeded + ends.Failed
+		}
+	}
+	return counts, nil
 }
 
 // startOf returns when a job began to run or, if that is not known, its last heartbeat.
@@ -240,7 +261,8 @@ func (c *call) fullScreen(s *snapshot, width, rows int, withRunning bool) []stri
 	return append(append(lines, ""), t.lines()...)
 }
 
-// headerLines returns the lines above the tables: the database and the time, and the rate of jobs.
+// headerLines returns the lines above the tables: the database and the time, and what ended in the last minute by
+// second and in the last hour by minute.
 func (c *call) headerLines(s *snapshot, width int) []string {
 	clock := s.at.Format("15:04:05")
 	name := cut(printable(c.db, ""), max(width-len(clock)-2, 0))
@@ -249,18 +271,25 @@ func (c *call) headerLines(s *snapshot, width int) []string {
 	for _, n := range s.stats.LastMinute[55:] {
 		recent += n
 	}
-	rate := fmt.Sprintf("%s jobs/s now, %s in the last minute",
-		perSecond(float64(recent)/5), perSecond(float64(s.stats.Total.Minute)/60))
-	spark := sparkline(s.stats.LastMinute[:])
-	if room := max(width-len(rate)-2, 0); len(spark) > room {
-		spark = spark[len(spark)-room:]
-	}
-	rate = cut(rate, max(width-len(spark)-2, 0))
+	total := s.stats.Total
 	return []string{
 		styled(name, bold, c.hasColors()) + gap + clock,
-		styled(string(spark), green, c.hasColors()) + "  " + rate,
+		c.rateLine(s.stats.LastMinute, width, fmt.Sprintf("%s jobs/s now, %s in the last minute",
+			perSecond(float64(recent)/5), perSecond(float64(total.Minute)/60))),
+		c.rateLine(s.hour, width, fmt.Sprintf("%s done and %s failed in the last hour",
+			thousands(total.SuccessHour), thousands(total.FailedHour))),
 		"",
 	}
+}
+
+// rateLine returns a line of bars and the text that explains them. Where there is not room for both, the oldest bars go.
+func (c *call) rateLine(counts [60]int, width int, text string) string {
+	spark := sparkline(counts[:])
+	if room := max(width-len(text)-2, 0); len(spark) > room {
+		spark = spark[len(spark)-room:]
+	}
+	text = cut(text, max(width-len(spark)-2, 0))
+	return styled(string(spark), green, c.hasColors()) + "  " + text
 }
 
 // sparkline draws numbers as bars, the highest number as a full one. 0 is blank.
