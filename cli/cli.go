@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -87,6 +88,7 @@ type call struct {
 	show       func(word, about string) // shows a candidate of a completion; nil: as zsh and fish want it
 	done       string                   // what the command has done, for the case that its output cannot be written
 	endedBy    os.Signal                // the signal that has ended the command
+	log        *slog.Logger             // of a worker with --json, for its error too; else nil
 	pipes      chan os.Signal           // takes SIGPIPE; nil: a closed pipe kills the command
 	slowNotice *time.Timer              // reports that a write takes long; nil if no SQLite file is open for writing
 }
@@ -141,9 +143,14 @@ func (c *call) run(ctx context.Context, args []string) int {
 	return 2
 }
 
-// report prints an error.
+// report prints an error, or logs it where standard error is a log in JSON.
 func (c *call) report(err error) {
 	text := strings.TrimPrefix(err.Error(), "pinion: ") + advice(err)
+	_, isUsage := errors.AsType[*usageError](err)
+	if c.log != nil && !isUsage {
+		c.log.Error(text)
+		return
+	}
 	fmt.Fprintf(c.stderr, "pinion: %s\n", printable(text, "\n\t"))
 }
 

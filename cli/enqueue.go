@@ -69,7 +69,7 @@ func enqueue(c *call) func(context.Context) error {
 	c.flags.StringVar(&kwargs, "kwargs", "{}", "arguments by name: `JSON`, @FILE or -")
 	c.flags.StringVar(&e.job.Queue, "queue", "", "add it to the queue `NAME` [default]")
 	c.flags.StringVar(&e.job.Key, "key", "", "add nothing if an unfinished job holds this `KEY`")
-	c.mapFlag(&e.job.Meta, "meta", "`NAME=TEXT` for the middleware of the worker; may be repeated")
+	c.mapFlag(&e.job.Meta, "meta", "NAME=TEXT", "`NAME=TEXT` for the middleware of the worker; may be repeated")
 	c.flags.BoolVar(&e.noChdir, "no-chdir", false, "do not record this directory as that of the job's program")
 	c.countFlag(&e.job.Priority, "priority", math.MinInt, "the higher `N`, the earlier [0]")
 	c.durationFlag(&e.delay, "delay", "run it after this `TIME`, \"90\" or \"1h30m\"")

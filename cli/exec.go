@@ -78,7 +78,7 @@ func (c *call) execFlags() {
 	c.flags.BoolVar(&f.stdin, "stdin", false, "programs get the arguments as JSON on standard input [nothing]")
 	c.flags.Func("exec-opt", "`NAME:retries=N,timeout=TIME` for that --exec; may be repeated", func(s string) error {
 		at := strings.LastIndexByte(s, ':')
-		if at < 1 {
+		if at < 1 || at == len(s)-1 {
 			return fmt.Errorf("%q must be NAME:retries=N,timeout=TIME, with one of these or both", s)
 		}
 		name := s[:at]

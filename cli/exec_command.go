@@ -79,8 +79,9 @@ func (p *program) usesArguments() bool {
 var (
 	// besideArgument matches what may stand beside an argument in a word.
 	besideArgument = lazy(`^[\pL\pN./:=,+@%_-]*$`)
-	// takesText matches options such as -c, -ec and --execute, behind which many programs take text to run.
-	takesText = lazy(`(?s)^-.*[ce]$`)
+	// takesText matches options such as -c, -ec and --execute, behind which many programs take text to run. To
+	// bash and ksh +c is the same.
+	takesText = lazy(`(?s)^[-+].*[ce]$`)
 	isOption  = lazy(`^[-+]`)
 )
 

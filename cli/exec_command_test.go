@@ -77,6 +77,8 @@ func TestACommandThatMakesNoSenseIsRefused(t *testing.T) {
 		{"x=flock f -c {0}", "behind -c"},
 		{"x=script -qec {0}", "behind -qec"},
 		{"x=/bin/bash -euc {0} {0}", "behind -euc"},
+		{"x=bash +c {0}", "behind +c"},
+		{"x=bash +x +ec -- {0}", "behind +ec"},
 		{"x=perl -e{0}", "behind -e"},
 		{"x=mysql --execute {0}", "--execute={0}"},
 		{"x=bash -c ./{0}", "behind -c"},

@@ -150,12 +150,12 @@ func (c *call) listFlag(values *[]string, name, usage string) {
 	})
 }
 
-// mapFlag declares a flag that takes NAME=TEXT and may be repeated.
-func (c *call) mapFlag(values *map[string]string, name, usage string) {
+// mapFlag declares a flag that takes form, which is NAME=TEXT or the like, and may be repeated.
+func (c *call) mapFlag(values *map[string]string, name, form, usage string) {
 	c.flags.Func(name, usage, func(s string) error {
 		key, text, ok := strings.Cut(s, "=")
 		if !ok || key == "" {
-			return fmt.Errorf("%q has no name; write NAME=TEXT", s)
+			return fmt.Errorf("%q must be %s", s, form)
 		}
 		if _, given := (*values)[key]; given {
 			return fmt.Errorf("%q is given twice", key)

@@ -13,8 +13,8 @@ import (
 
 // A command that only reads dies of a signal at once: it has nothing to clean up. One that writes, waits or
 // runs jobs catches the signal, cleans up, says what has been done, and then dies of the same signal, so that a
-// shell loop ends as it does with any other program. The worker and `status --watch` end with 0: a signal is
-// their normal end.
+// shell loop ends as it does with any other program. The worker, the page of `web` and `status --watch` end
+// with 0: a signal is their normal end.
 
 // signalError is the error of a command that a signal has ended.
 type signalError struct{ signal os.Signal }

@@ -95,7 +95,7 @@ func worker(c *call) func(context.Context) error {
 	c.durationFlag(&w.worker.ShutdownTimeout, "shutdown-timeout",
 		"when stopped, wait this `TIME` for running tasks [10s]")
 	c.durationFlag(&w.period, "run-seconds", "stop gracefully after this `TIME`")
-	c.mapFlag(&w.every, "every", "run a task without arguments at intervals: `NAME=TIME`; may be repeated")
+	c.mapFlag(&w.every, "every", "NAME=TIME", "run a task without arguments at intervals: `NAME=TIME`; may be repeated")
 	c.flags.BoolVar(&w.drain, "drain", false, "stop when no job is due and no retry outstanding")
 	c.flags.BoolVar(&w.verbose, "verbose", false, "log every job")
 	return w.run
@@ -117,6 +117,9 @@ func (w *workerCall) run(ctx context.Context) error {
 	}
 	if err := w.setPeriodic(); err != nil {
 		return err
+	}
+	if w.json {
+		w.log = newLogger(w.stderr, true, w.verbose)
 	}
 	storage, err := w.open(ctx, creates)
 	if err != nil {
