@@ -44,7 +44,7 @@ func (c *call) parse(args []string) (wantsHelp bool, err error) {
 			}
 			value, words = args[1], 2
 		}
-		if err := f.Value.Set(value); err != nil {
+		if err := c.flags.Set(name, value); err != nil {
 			if isBool(f) {
 				err = fmt.Errorf("%q is neither true nor false; write --%s alone, or leave it out", value, name)
 			}
@@ -88,6 +88,13 @@ func (c *call) tooMany(operand string) error {
 		hint = `; arguments are JSON, as in --args '[1, "two"]'`
 	}
 	return usagef("unexpected operand %q%s", operand, hint)
+}
+
+// given reports whether a flag was given.
+func (c *call) given(name string) bool {
+	found := false
+	c.flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
 }
 
 func isBool(f *flag.Flag) bool {
