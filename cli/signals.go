@@ -35,7 +35,7 @@ func (e *signalError) status() int {
 // untilSignal returns a context that ends when a signal asks the process to end, with a *signalError as the
 // cause. A second signal has its default effect. The caller calls stop.
 func untilSignal(ctx context.Context) (_ context.Context, stop func()) {
-	return untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	return untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 }
 
 // untilSignals is like untilSignal for the signals in wanted. A signal that this process ignores, because of nohup

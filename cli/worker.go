@@ -122,9 +122,6 @@ func (w *workerCall) run(ctx context.Context) error {
 	if err := w.setPeriodic(); err != nil {
 		return err
 	}
-	if w.json {
-		w.log = newLogger(w.stderr, true, w.verbose)
-	}
 	storage, err := w.open(ctx, creates)
 	if err != nil {
 		return err
