@@ -60,7 +60,11 @@ func (c *call) parse(args []string) (wantsHelp bool, err error) {
 
 func (c *call) unknownFlag(arg, name string) error {
 	var names []string
-	c.flags.VisitAll(func(f *flag.Flag) { names = append(names, dashed(f)) })
+	c.flags.VisitAll(func(f *flag.Flag) {
+		if f.Usage != "" { // else help does not list it
+			names = append(names, dashed(f))
+		}
+	})
 	typed, _, _ := strings.Cut(arg, "=")
 	return usagef("unknown flag %s%s", typed, didYouMean("--"+name, names))
 }
@@ -175,12 +179,14 @@ func (c *call) mapFlag(values *map[string]string, name, form, usage string) {
 	})
 }
 
-// otherWords are the words of other queues and tools for the commands of this one.
+// otherWords are the words of other queues and tools for the commands and flags of this one.
 var otherWords = map[string]string{
 	"add": "enqueue", "submit": "enqueue", "push": "enqueue", "ls": "list", "jobs": "list", "ps": "running",
 	"kill": "cancel", "rm": "cancel", "remove": "cancel", "retry": "dlq-replay", "replay": "dlq-replay",
 	"failed": "dlq-list", "info": "show", "start": "worker", "run": "worker", "unpause": "resume",
 	"continue": "resume", "parallel": "limit", "clean": "prune", "clear": "prune", "stats": "status", "man": "help",
+	"delete": "cancel", "rerun": "dlq-replay", "tail": "logs", "top": "status",
+	"j": "--concurrency", "workers": "--concurrency", "n": "--limit",
 }
 
 // didYouMean returns a hint at the names that a word was probably meant to be, or "". A word of up to five
