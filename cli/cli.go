@@ -104,11 +104,9 @@ func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
 // run runs the command, reports its error and returns the exit status.
 func (c *call) run(ctx context.Context, args []string) int {
 	err := c.dispatch(ctx, args)
-	defer func() {
-		if c.pipes != nil {
-			signal.Stop(c.pipes)
-		}
-	}()
+	if c.pipes != nil {
+		defer c.unlessProcess(func() { signal.Stop(c.pipes) })
+	}
 	c.stopSlowNotice()
 	writeErr := c.stdout.Flush()
 	switch {

@@ -91,7 +91,7 @@ func enqueue(c *call) func(context.Context) error {
 		}
 		e.echoTime()
 		ctx, stop := untilSignal(ctx)
-		defer stop()
+		defer c.unlessProcess(stop)
 		c.surviveClosedPipe()
 		var err error
 		e.storage, err = c.open(ctx, creates)

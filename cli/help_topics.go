@@ -254,11 +254,11 @@ pinion enqueue report --key report --db q.db`
 const stoppingTopic = `
 SIGINT (^C), SIGTERM, SIGQUIT (^\) or SIGHUP (a closed terminal) stops a worker
 gracefully: it takes no more jobs, gives back those that have not started, and waits
-for the others.
-After --shutdown-timeout, or at a second signal, it stops at once. It ends with 0 then,
-and so do "pinion web" and "pinion status --watch". Under nohup SIGHUP has no effect.
-If nobody reads the log of a worker any more, it stops in the same way and ends with
-1. Under systemd set KillMode=mixed, or systemd stops the programs of --exec too.
+for the others. After --shutdown-timeout, or at a second signal, it stops at once. It
+ends with 0 then, and so do "pinion web" and "pinion status --watch". Under nohup
+SIGHUP has no effect. If nobody reads the log of a worker any more, it stops in the
+same way and ends with 1. Under systemd set KillMode=mixed, or systemd stops the
+programs of --exec too.
 
 Any other command that a signal ends dies of that signal (at SIGQUIT it exits with
 131), so that a script or a loop around it ends as well. Before that it says what it

@@ -64,6 +64,14 @@ func untilSignals(ctx context.Context, wanted ...os.Signal) (_ context.Context, 
 	}
 }
 
+// unlessProcess undoes what a command has done about signals, unless the process ends now. To give up a signal, Go
+// switches to another thread and back, which is too much for a command that only enqueues.
+func (c *call) unlessProcess(undo func()) {
+	if !c.isProcess {
+		undo()
+	}
+}
+
 // signalOr returns the signal that has ended ctx instead of an error that follows from that.
 func signalOr(ctx context.Context, err error) error {
 	ended, ok := errors.AsType[*signalError](context.Cause(ctx))
