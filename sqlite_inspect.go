@@ -411,7 +411,7 @@ const notASCII = "*[^\x01-\x7f]*"
 
 // matchesTask compares the name of a task as a registry does.
 func (f Filter) matchesTask(name string) bool {
-	return f.Task == "" || strings.EqualFold(name, f.Task)
+	return f.Task == "" || isSameTask(name, f.Task)
 }
 
 // ---- Statistics ----
@@ -930,6 +930,9 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 // It is the way to copy a queue in use. A program that reads the file itself misses what stands in the
 // -wal. If it runs in the same process, SQLite's locks on the file are lost, too.
 func (s *SQLiteStorage) Backup(ctx context.Context, path string) error {
+	if path == "" {
+		return errors.New("pinion: backup: the path is empty; want that of a file which does not exist yet")
+	}
 	err := s.backup(ctx, path)
 	if err != nil {
 		return wrap("backup to "+path, err)

@@ -75,7 +75,7 @@ func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int
 // fewPending returns the numbers of the PENDING jobs of a queue, or of all if that is "". It returns nil if they are so
 // many that a look at all jobs in their order finds some soon.
 func (s *Storage) fewPending(ctx context.Context, conn *pgx.Conn, queue string) ([]int64, error) {
-	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", pageLook+1)), storable(queue))
+	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", pageLook+1)), nameOrNone(queue))
 	seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if len(seqs) > pageLook {
 		return nil, err
