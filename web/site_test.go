@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -78,7 +80,7 @@ func TestThePageWorksUnderAnyPrefix(t *testing.T) {
 	bury(t, q, "broken", "boom", 2)
 	enqueue(t, q, &pinion.Job{ID: "a/b", Task: "t", RunAt: time.Now().Add(time.Hour)})
 	page := New(q, quiet(t, Options{Write: true}))
-	for _, prefix := range []string{"/queue", "/a b", "/ü", "/tools & \"co\"/<b>/100%", "/a:b"} {
+	for _, prefix := range []string{"/queue", "/a b", "/ü", "/tools & \"co\"/<b>/100%", "/a:b", "/a?b", "/a#b", "/a//b", "/a%2fb", "/...", "/a;b=c"} {
 		if err := q.SetLimit(t.Context(), "default", -1); err != nil {
 			t.Fatal(err)
 		}
@@ -105,6 +107,67 @@ func TestThePageWorksUnderAnyPrefix(t *testing.T) {
 	mux.Handle("/queue/", http.StripPrefix("/queue/", page)) // leaves no slash in front
 	wantText(t, get(t, mux, "/queue/jobs"), "a/b")
 	get(t, mux, follow(t, "/queue/", link(t, get(t, mux, "/queue/"), "Jobs")))
+}
+
+// Storages with one of the optional powers.
+type (
+	inspectorOnly struct {
+		pinion.Storage
+		pinion.Inspector
+	}
+	limiterOnly struct {
+		pinion.Storage
+		pinion.Limiter
+	}
+	cancelerOnly struct {
+		pinion.Storage
+		pinion.Canceler
+	}
+)
+
+func TestEachPowerWorksWithoutTheOthers(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, &pinion.Job{ID: "waits", Task: "t", RunAt: time.Now().Add(time.Hour)})
+	for _, c := range []struct {
+		name    string
+		storage pinion.Storage
+		missing []string
+		actions map[string]int // what a POST answers
+	}{
+		{"Inspector", inspectorOnly{q, q}, []string{"Limiter", "Canceler"}, map[string]int{
+			"pause?queue=q": 400, "cancel?id=waits": 400, "replay?id=x": 303, "reschedule?id=waits": 303,
+		}},
+		{"Limiter", limiterOnly{q, q}, []string{"Inspector", "Canceler"}, map[string]int{
+			"pause?queue=q": 303, "cancel?id=waits": 400, "replay?id=x": 400, "reschedule?id=waits": 400,
+		}},
+		{"Canceler", cancelerOnly{q, q}, []string{"Inspector", "Limiter"}, map[string]int{
+			"pause?queue=q": 400, "cancel?id=waits": 303, "replay?id=x": 400, "reschedule?id=waits": 400,
+		}},
+	} {
+		for _, storage := range []pinion.Storage{c.storage, wrapped{c.storage}} {
+			page := New(storage, quiet(t, Options{Write: true}))
+			overview := get(t, page, "/")
+			for _, power := range []string{"Inspector", "Limiter", "Canceler"} {
+				isMissing := strings.Contains(overview, "not a pinion."+power)
+				if isMissing != slices.Contains(c.missing, power) {
+					t.Errorf("%s: the overview says that %s is missing: %v", c.name, power, isMissing)
+				}
+			}
+			for _, address := range []string{"/healthz", "/metrics"} {
+				get(t, page, address)
+			}
+			for action, want := range c.actions {
+				a := ask(t, page, "POST", "/do/"+action, func(r *http.Request) {
+					r.Header.Set("Sec-Fetch-Site", "same-origin")
+					r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+					r.Body = io.NopCloser(strings.NewReader("at=1h"))
+				})
+				if a.status != want {
+					t.Errorf("%s: POST %s: status %d, want %d", c.name, action, a.status, want)
+				}
+			}
+		}
+	}
 }
 
 func TestListsPageByKey(t *testing.T) {

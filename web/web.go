@@ -21,6 +21,7 @@ package web
 import (
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
 	"time"
@@ -127,6 +128,10 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	// Not Path: in an id, a slash that is escaped is part of the id.
 	address := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil { // else a part of a filter would be left out
+		s.fail(w, r, http.StatusBadRequest, "The address cannot be read: "+err.Error()+".")
+		return
+	}
 	folder, rest, isNested := strings.Cut(address, "/")
 	switch {
 	case isNested && folder == "do":
