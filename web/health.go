@@ -113,7 +113,8 @@ func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive
 		if end.IsZero() {
 			end = job.HeartbeatAt.Add(pythonLease)
 		}
-		if time.Now().Before(end) {
+		isUnknown := job.LeaseUntil.IsZero() && job.HeartbeatAt.IsZero() // early versions of the Python library
+		if isUnknown || time.Now().Before(end) {
 			return true, time.Time{}, nil
 		}
 		if expired.IsZero() || end.Before(expired) {
