@@ -254,13 +254,17 @@ type pageReader struct {
 
 func newPageReader(q *session, l listing, f Filter, where conditions, from int64) *pageReader {
 	r := &pageReader{q: q, l: l, f: f, where: where, last: from, after: ">", upTo: "<="}
-	end, beyond := "min", int64(-1)
 	if f.Newest {
 		r.after, r.upTo, r.direction = "<", ">=", "DESC"
-		end, beyond = "max", 1
 	}
-	if from == 0 {
-		r.last = integer(q.value(fmt.Sprintf(`SELECT %s(rowid) FROM %s`, end, l.table))) + beyond
+	switch {
+	case from != 0:
+	case f.Newest:
+		newest := integer(q.value(`SELECT max(rowid) FROM ` + l.table))
+		r.last = min(newest, math.MaxInt64-1) + 1
+	default:
+		oldest := integer(q.value(`SELECT min(rowid) FROM ` + l.table))
+		r.last = max(oldest, math.MinInt64+1) - 1
 	}
 	return r
 }
