@@ -7,9 +7,10 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // claim is one Dequeue under way. The token that it gives to its jobs is Job.Claim.
@@ -42,7 +43,7 @@ func newClaim(opts DequeueOptions) *claim {
 	slots := opts.Max - opts.Ahead
 	return &claim{
 		worker: opts.Worker,
-		lease:  cmp.Or(opts.Lease, defaultLease),
+		lease:  rules.Lease(cmp.Or(opts.Lease, defaultLease)),
 		queues: slices.Compact(queues),
 		tasks:  slices.Clone(opts.Tasks),
 		slots:  slots,
@@ -68,7 +69,7 @@ func (c *claim) wantsTask(task string) bool {
 	}
 	known, asked := c.knows[task]
 	if !asked {
-		known = slices.ContainsFunc(c.tasks, func(name string) bool { return strings.EqualFold(name, task) })
+		known = slices.ContainsFunc(c.tasks, func(name string) bool { return isSameTask(name, task) })
 		if len(c.knows) < maxNames {
 			c.knows[task] = known
 		}

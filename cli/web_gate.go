@@ -64,7 +64,8 @@ func (g *gate) address(base string) string {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	query := r.URL.Query()
-	bearer, hasBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	hasBearer := strings.EqualFold(scheme, "Bearer")
 	switch {
 	case !httpguard.IsHostAllowed(r, g.hosts), name == "style.css", name == "icon.svg", g.hasSession(r):
 		if query.Has("token") && g.hasSession(r) {

@@ -1,12 +1,14 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const defaultLease = 10 * time.Second
@@ -57,15 +59,13 @@ func newWish(opts pinion.DequeueOptions) (*wish, error) {
 	if opts.Lease < 0 {
 		return nil, fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", opts.Lease, defaultLease)
 	}
-	w := &wish{most: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker), lease: opts.Lease}
-	if w.lease == 0 {
-		w.lease = defaultLease
-	}
+	w := &wish{most: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker)}
+	w.lease = rules.Lease(cmp.Or(opts.Lease, defaultLease))
 	for _, name := range opts.Queues {
-		w.queues = append(w.queues, storable(queueName(name)))
+		w.queues = append(w.queues, nameOrNone(queueName(name)))
 	}
 	for _, name := range opts.Tasks {
-		w.tasks = append(w.tasks, storable(fold(name)))
+		w.tasks = append(w.tasks, fold(nameOrNone(name)))
 	}
 	w.queues, w.tasks = distinct(w.queues), distinct(w.tasks)
 	return w, nil

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -78,7 +80,7 @@ func TestThePageWorksUnderAnyPrefix(t *testing.T) {
 	bury(t, q, "broken", "boom", 2)
 	enqueue(t, q, &pinion.Job{ID: "a/b", Task: "t", RunAt: time.Now().Add(time.Hour)})
 	page := New(q, quiet(t, Options{Write: true}))
-	for _, prefix := range []string{"/queue", "/a b", "/ü", "/tools & \"co\"/<b>/100%", "/a:b"} {
+	for _, prefix := range []string{"/queue", "/a b", "/ü", "/tools & \"co\"/<b>/100%", "/a:b", "/a?b", "/a#b", "/a//b", "/a%2fb", "/...", "/a;b=c"} {
 		if err := q.SetLimit(t.Context(), "default", -1); err != nil {
 			t.Fatal(err)
 		}
@@ -105,6 +107,67 @@ func TestThePageWorksUnderAnyPrefix(t *testing.T) {
 	mux.Handle("/queue/", http.StripPrefix("/queue/", page)) // leaves no slash in front
 	wantText(t, get(t, mux, "/queue/jobs"), "a/b")
 	get(t, mux, follow(t, "/queue/", link(t, get(t, mux, "/queue/"), "Jobs")))
+}
+
+// Storages with one of the optional powers.
+type (
+	inspectorOnly struct {
+		pinion.Storage
+		pinion.Inspector
+	}
+	limiterOnly struct {
+		pinion.Storage
+		pinion.Limiter
+	}
+	cancelerOnly struct {
+		pinion.Storage
+		pinion.Canceler
+	}
+)
+
+func TestEachPowerWorksWithoutTheOthers(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, &pinion.Job{ID: "waits", Task: "t", RunAt: time.Now().Add(time.Hour)})
+	for _, c := range []struct {
+		name    string
+		storage pinion.Storage
+		missing []string
+		actions map[string]int // what a POST answers
+	}{
+		{"Inspector", inspectorOnly{q, q}, []string{"Limiter", "Canceler"}, map[string]int{
+			"pause?queue=q": 400, "cancel?id=waits": 400, "replay?id=x": 303, "reschedule?id=waits": 303,
+		}},
+		{"Limiter", limiterOnly{q, q}, []string{"Inspector", "Canceler"}, map[string]int{
+			"pause?queue=q": 303, "cancel?id=waits": 400, "replay?id=x": 400, "reschedule?id=waits": 400,
+		}},
+		{"Canceler", cancelerOnly{q, q}, []string{"Inspector", "Limiter"}, map[string]int{
+			"pause?queue=q": 400, "cancel?id=waits": 303, "replay?id=x": 400, "reschedule?id=waits": 400,
+		}},
+	} {
+		for _, storage := range []pinion.Storage{c.storage, wrapped{c.storage}} {
+			page := New(storage, quiet(t, Options{Write: true}))
+			overview := get(t, page, "/")
+			for _, power := range []string{"Inspector", "Limiter", "Canceler"} {
+				isMissing := strings.Contains(overview, "not a pinion."+power)
+				if isMissing != slices.Contains(c.missing, power) {
+					t.Errorf("%s: the overview says that %s is missing: %v", c.name, power, isMissing)
+				}
+			}
+			for _, address := range []string{"/healthz", "/metrics"} {
+				get(t, page, address)
+			}
+			for action, want := range c.actions {
+				a := ask(t, page, "POST", "/do/"+action, func(r *http.Request) {
+					r.Header.Set("Sec-Fetch-Site", "same-origin")
+					r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+					r.Body = io.NopCloser(strings.NewReader("at=1h"))
+				})
+				if a.status != want {
+					t.Errorf("%s: POST %s: status %d, want %d", c.name, action, a.status, want)
+				}
+			}
+		}
+	}
 }
 
 func TestListsPageByKey(t *testing.T) {
@@ -197,7 +260,7 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 		}
 		time.Sleep(6 * time.Minute)
 		a := ask(t, h, "GET", "/")
-		want := "1 job is due, and the oldest has been due for 6m: no worker runs\n"
+		want := "1 job is due, and the oldest has been due for 6m: no worker is at work\n"
 		if a.status != http.StatusServiceUnavailable || a.body != want {
 			t.Errorf("a job that has been due for 6 minutes: %d %s", a.status, a.body)
 		}
@@ -221,6 +284,84 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 		if a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "closed") {
 			t.Errorf("a storage that is closed: %d %s", a.status, a.body)
 		}
+	})
+}
+
+// A worker that was killed leaves its claims behind.
+func TestHealthSaysThatNoWorkerIsAtWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := pinion.NewMemoryStorage()
+		page := Health(q, quiet(t, Options{}))
+		wantHealth := func(what, want string) {
+			t.Helper()
+			time.Sleep(time.Minute) // counts are kept for a second
+			a := ask(t, page, "GET", "/")
+			isOK := a.status == http.StatusOK && a.body == "ok\n"
+			if want == "ok" && !isOK || want != "ok" && (a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, want)) {
+				t.Errorf("%s: status %d, %q, want %q", what, a.status, a.body, want)
+			}
+		}
+		wantHealth("an empty queue", "ok")
+		enqueue(t, q, &pinion.Job{Task: "t", RunAt: time.Now().Add(time.Hour)})
+		wantHealth("a job that is planned", "ok")
+
+		enqueue(t, q, pinion.NewJob("long"))
+		held := claim(t, q, 1)
+		wantHealth("a job under a lease of an hour", "ok")
+		enqueue(t, q, pinion.NewJob("waits"))
+		wantHealth("a job that is due while another runs", "ok")
+		time.Sleep(5 * time.Minute)
+		wantHealth("a job that is due for long while another runs", "the workers are too few or do not know its task")
+		enqueue(t, q, &pinion.Job{Task: "short", Priority: 1})
+		if _, err := q.MarkDone(t.Context(), append(held, claim(t, q, 2)...)...); err != nil {
+			t.Fatal(err)
+		}
+		wantHealth("a queue whose jobs have ended", "ok")
+
+		enqueue(t, q, pinion.NewJob("killed"))
+		killed := claimFor(t, q, 10*time.Second)
+		wantHealth("a lease that has just expired", "ok")
+		time.Sleep(5 * time.Minute)
+		wantHealth("a lease that expired 6 minutes ago", "no worker is at work")
+		enqueue(t, q, pinion.NewJob("waits"))
+		time.Sleep(5 * time.Minute)
+		wantHealth("a job that is due beside it", "1 job is due, and the oldest has been due for 6m: no worker is at work")
+		if _, err := q.Heartbeat(t.Context(), killed); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if a := ask(t, page, "GET", "/"); !strings.Contains(a.body, "too few") {
+			t.Errorf("after a heartbeat: %q", a.body)
+		}
+	})
+}
+
+func TestHealthIsOfEveryStorage(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		page := Health(q, quiet(t, Options{MaxWait: 1}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		wantHealth := func(want string) {
+			t.Helper()
+			for { // counts are kept for a second
+				a := ask(t, page, "GET", "/")
+				if strings.Contains(a.body, want) && (a.status == http.StatusOK) == (want == "ok") {
+					return
+				}
+				if ctx.Err() != nil {
+					t.Fatalf("status %d, %q, want %q", a.status, a.body, want)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		wantHealth("ok")
+		enqueue(t, q, pinion.NewJob("a"))
+		wantHealth("no worker is at work")
+		claimFor(t, q, time.Millisecond)
+		wantHealth("the lease of a running job expired")
+		enqueue(t, q, pinion.NewJob("b"))
+		claimFor(t, q, time.Hour)
+		wantHealth("ok")
 	})
 }
 

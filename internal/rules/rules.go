@@ -1,7 +1,11 @@
 // Package rules holds what every storage of Pinion does alike, as far as it needs no type of package pinion.
 package rules
 
-import "time"
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+)
 
 // HistoryKept is how long the counts of History stay.
 const HistoryKept = 7 * 24 * time.Hour
@@ -24,6 +28,16 @@ func DueTime(t time.Time) time.Time {
 		return lastTime
 	}
 	return t.UTC().Truncate(time.Microsecond)
+}
+
+// Lease returns the lease of a claim as it is stored: in whole microseconds, at least one.
+func Lease(lease time.Duration) time.Duration {
+	return max(lease.Truncate(time.Microsecond), time.Microsecond)
+}
+
+// IsText reports whether every storage can keep s as it is: UTF-8 without NUL.
+func IsText(s string) bool {
+	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
 }
 
 // Earlier returns the earlier of two times. The zero time is none.
