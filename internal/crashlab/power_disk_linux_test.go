@@ -120,6 +120,7 @@ type fate struct {
 	name   string
 	isKept func() bool // of one call, or of one part of a write
 	part   int         // writes are kept or lost in parts of this size, in bytes; 0: as a whole
+	random bool        // isKept is random
 }
 
 var everythingIsKept = fate{isKept: func() bool { return true }}
@@ -129,11 +130,11 @@ func fates(random *rand.Rand) []fate {
 	always := func() bool { return true }
 	sometimes := func() bool { return random.IntN(2) == 0 }
 	return []fate{
-		{"nothing else is kept", never, 0},
-		{"everything else is kept", always, 0},
-		{"some other writes are kept", sometimes, 0},
-		{"some other pages are kept", sometimes, 4096},
-		{"some other sectors are kept", sometimes, 512},
+		{"nothing else is kept", never, 0, false},
+		{"everything else is kept", always, 0, false},
+		{"some other writes are kept", sometimes, 0, true},
+		{"some other pages are kept", sometimes, 4096, true},
+		{"some other sectors are kept", sometimes, 512, true},
 	}
 }
 

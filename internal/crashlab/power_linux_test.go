@@ -85,17 +85,20 @@ func losePower(t *testing.T, calls []fileCall, wanted int) (tried int, failed []
 			if call.verb == "ack" || call.verb == "remove" || call.verb == "truncate" || call.name == folder {
 				weight = 4
 			}
-			if random.Float64() >= weight*chance {
-				continue
+			times := weight * chance
+			if !fate.random { // it is the same each time
+				times = min(times, 1)
 			}
-			tried++
-			err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), d.writeAfterLoss(dir, fate, random))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := checkDisk(t, filepath.Join(dir, "q.db"), d.acknowledged); err != nil {
-				failed = append(failed, fmt.Sprintf("power lost after call %d (%s %q), %s: %v",
-					n, call.verb, call.name, fate.name, err))
+			for ; random.Float64() < times; times-- {
+				tried++
+				err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), d.writeAfterLoss(dir, fate, random))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := checkDisk(t, filepath.Join(dir, "q.db"), d.acknowledged); err != nil {
+					failed = append(failed, fmt.Sprintf("power lost after call %d (%s %q), %s: %v",
+						n, call.verb, call.name, fate.name, err))
+				}
 			}
 		}
 	}
