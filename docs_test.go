@@ -16,6 +16,7 @@ import (
 
 // A guide may also have whole programs, each followed by what it prints.
 func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
+	t.Parallel()
 	root, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -31,6 +32,7 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 		}
 		for i, program := range programs {
 			t.Run(fmt.Sprint(guide, "/", i+1), func(t *testing.T) {
+				t.Parallel()
 				dir := t.TempDir()
 				source := filepath.Join(root, "docs", fmt.Sprint("program", i+1), "main.go")
 				overlay := overlayFile(t, map[string]string{source: program[1]})
@@ -92,6 +94,7 @@ func goFiles(t *testing.T, guide string) map[string]string {
 
 // The Go files of a guide make one package. For its tests they are overlaid on the folder docs, so nothing is written.
 func TestTheProgramsInTheGuidesRun(t *testing.T) {
+	t.Parallel()
 	root, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)

@@ -98,7 +98,12 @@ func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) 
 		test(t)
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), testProgram(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
+	left := time.Duration(0) // without end
+	if deadline, ok := t.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	cmd := exec.CommandContext(t.Context(), testProgram(t), "-test.run=^"+t.Name()+"$", "-test.v",
+		fmt.Sprint("-test.timeout=", left))
 	cmd.Env = append(os.Environ(), itself+"="+t.Name())
 	change(cmd)
 	out, err := cmd.CombinedOutput()
