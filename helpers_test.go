@@ -76,13 +76,9 @@ type calls struct {
 	n *atomic.Int64
 }
 
-// testProgram returns the path of this program. Where an emulator runs it, the system cannot start it by its own path:
-// .ci/emulated names another.
+// testProgram returns the path of this program.
 func testProgram(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("PINION_TEST_PROGRAM"); path != "" {
-		return path
-	}
 	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
