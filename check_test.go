@@ -31,7 +31,7 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 		}},
 		{"sqlite that polls", func(t *testing.T) (Storage, error) {
 			path := filepath.Join(t.TempDir(), "jobs.db")
-			return OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Millisecond})
+			return OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Millisecond, Synchronous: "NORMAL"})
 		}},
 	} {
 		t.Run(storage.name, func(t *testing.T) {

@@ -56,7 +56,8 @@ func besiege(t *testing.T, path string, happens func(s *siege)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &siege{stored: make(map[string]string), ran: make(map[string]int)}
-		s.sqlite = sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Second})
+		// The power does not fail in these tests, so most of the fsyncs may be left out.
+		s.sqlite = sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 		s.scene = &scene{t, s.sqlite, time.Now()}
 		s.run = s.scene.run(&Worker{Storage: &calls{s.sqlite, &s.calls}, Concurrency: 16, VisibilityTimeout: 5 * time.Second},
 			s.takes("quick", 200*time.Millisecond, 1), s.takes("again", 200*time.Millisecond, 2), s.takes("long", 12*time.Second, 1))
@@ -321,7 +322,7 @@ func sqliteStorage(t *testing.T, path string, opts *SQLiteOptions) *SQLiteStorag
 func newSQLite(t *testing.T) (s *SQLiteStorage, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "q.db")
-	return sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour}), path
+	return sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour, Synchronous: "NORMAL"}), path
 }
 
 // other is a connection of some other program.

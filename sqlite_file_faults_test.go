@@ -206,7 +206,7 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Test(t, func(t *testing.T) {
-				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second})
+				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 				if err != nil {
 					wantError(t, err, "pinion: open "+path+": ")
 					return

@@ -113,7 +113,7 @@ import (
 )
 
 var results = sync.OnceValues(func() (*sql.DB, error) {
-	const options = "?_txlock=immediate&_pragma=busy_timeout(60000)&_pragma=journal_mode(WAL)"
+	const options = "?_txlock=immediate&_pragma=busy_timeout(60000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"
 	db, err := sql.Open("sqlite", os.Getenv("SUMS_DB")+options)
 	if err == nil {
 		db.SetMaxOpenConns(1)
@@ -163,7 +163,7 @@ func TestRealWorkEndToEnd(t *testing.T) {
 	t.Parallel()
 	program, dir := builtProgram(t), t.TempDir()
 	db, sumsDB := filepath.Join(dir, "q.db"), filepath.Join(dir, "sums.db")
-	sums := openDB(t, sumsDB+"?_pragma=busy_timeout(60000)&_pragma=journal_mode(WAL)")
+	sums := openDB(t, sumsDB+"?_pragma=busy_timeout(60000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)")
 	const create = "CREATE TABLE sums (job TEXT PRIMARY KEY, path TEXT, number INTEGER, sum TEXT," +
 		" writes INTEGER DEFAULT 1)"
 	if _, err := sums.Exec(create); err != nil {
