@@ -139,6 +139,7 @@ func TestAnErrorWhoseMethodsPanicFailsItsAttemptAlone(t *testing.T) {
 }
 
 func TestGoexitFailsItsAttemptAndTheSlotSurvives(t *testing.T) {
+	t.Parallel()
 	for _, concurrency := range []int{1, 3} {
 		overEach(t, func(t *testing.T, s Storage, in Inspector) {
 			w := workerOf(s, taskOf("exits", func(context.Context) error { exitDeepDown(); return nil }),

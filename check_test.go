@@ -20,24 +20,27 @@ import (
 )
 
 func TestEveryStorageMeansTheSame(t *testing.T) {
+	t.Parallel()
 	for _, storage := range []struct {
 		name string
-		open func() (Storage, error)
+		open func(t *testing.T) (Storage, error)
 	}{
-		{"memory", func() (Storage, error) { return NewMemoryStorage(), nil }},
-		{"sqlite", func() (Storage, error) {
+		{"memory", func(*testing.T) (Storage, error) { return NewMemoryStorage(), nil }},
+		{"sqlite", func(t *testing.T) (Storage, error) {
 			return OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), nil)
 		}},
-		{"sqlite that polls", func() (Storage, error) {
+		{"sqlite that polls", func(t *testing.T) (Storage, error) {
 			path := filepath.Join(t.TempDir(), "jobs.db")
-			return OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Millisecond})
+			return OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Millisecond, Synchronous: "NORMAL"})
 		}},
 	} {
 		t.Run(storage.name, func(t *testing.T) {
+			t.Parallel()
 			// Only a Dequeue that is never woken takes so long.
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
-			if err := CheckStorage(ctx, storage.open); err != nil {
+			open := func() (Storage, error) { return storage.open(t) }
+			if err := CheckStorage(ctx, open); err != nil {
 				t.Error(err)
 			}
 		})
@@ -125,6 +128,7 @@ func (noImports) Import(string) (*types.Package, error) { return nil, errors.New
 
 // The rules are tens of kilobytes.
 func TestAProgramThatDoesNotCallCheckStorageDoesNotLinkTheRules(t *testing.T) {
+	t.Parallel()
 	dir, err := os.MkdirTemp("internal", "linked") // inside the module, so that the program finds this package
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 
 // A guide may also have whole programs, each followed by what it prints.
 func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
+	t.Parallel()
 	root, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -31,18 +32,8 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 		}
 		for i, program := range programs {
 			t.Run(fmt.Sprint(guide, "/", i+1), func(t *testing.T) {
-				dir := t.TempDir()
-				source := filepath.Join(root, "docs", fmt.Sprint("program", i+1), "main.go")
-				overlay := overlayFile(t, map[string]string{source: program[1]})
-				binary := filepath.Join(dir, "program.exe") // Windows runs no other
-				goCommand(t, "build", "-ldflags=-w", "-overlay", overlay, "-o", binary, filepath.Dir(source))
-				cmd := exec.CommandContext(t.Context(), binary)
-				cmd.Dir = dir
-				cmd.Stderr = new(bytes.Buffer)
-				out, err := cmd.Output()
-				if err != nil {
-					t.Fatalf("%v\n%s", err, cmd.Stderr)
-				}
+				t.Parallel()
+				out := runProgram(t, root, fmt.Sprint("program", i+1), program[1])
 				if diff := cmp.Diff(program[2], string(out)); diff != "" {
 					t.Errorf("its output (-the guide's +the program's):\n%s", diff)
 				}
@@ -53,6 +44,27 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 
 // programBlock matches a program and the block of text with its output.
 var programBlock = regexp.MustCompile("(?s)```go\n(package main\n.*?)```\n\n```text\n(.*?)```")
+
+// runProgram runs a program, overlaid on a folder of this module, in an empty folder. A go.work there makes that possible
+// with go run, which keeps what it has linked for the next time.
+func runProgram(t *testing.T, root, name, text string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	work := fmt.Sprintf("go 1.26.0\n\nuse %q\n", root)
+	if err := os.WriteFile(filepath.Join(dir, "go.work"), []byte(work), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay := overlayFile(t, map[string]string{filepath.Join(root, "docs", name, "main.go"): text})
+	cmd := exec.CommandContext(t.Context(), "go", "run", "-ldflags=-w", "-overlay", overlay, module+"/docs/"+name)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=", "GOFLAGS=")
+	cmd.Stderr = new(bytes.Buffer)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, cmd.Stderr)
+	}
+	return out
+}
 
 // overlayFile writes a file for the flag -overlay of the go command: texts by the paths that they shall seem to have.
 func overlayFile(t *testing.T, texts map[string]string) string {
@@ -92,6 +104,7 @@ func goFiles(t *testing.T, guide string) map[string]string {
 
 // The Go files of a guide make one package. For its tests they are overlaid on the folder docs, so nothing is written.
 func TestTheProgramsInTheGuidesRun(t *testing.T) {
+	t.Parallel()
 	root, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)

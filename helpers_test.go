@@ -56,7 +56,8 @@ func besiege(t *testing.T, path string, happens func(s *siege)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := &siege{stored: make(map[string]string), ran: make(map[string]int)}
-		s.sqlite = sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Second})
+		// The power does not fail in these tests, so most of the fsyncs may be left out.
+		s.sqlite = sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 		s.scene = &scene{t, s.sqlite, time.Now()}
 		s.run = s.scene.run(&Worker{Storage: &calls{s.sqlite, &s.calls}, Concurrency: 16, VisibilityTimeout: 5 * time.Second},
 			s.takes("quick", 200*time.Millisecond, 1), s.takes("again", 200*time.Millisecond, 2), s.takes("long", 12*time.Second, 1))
@@ -76,13 +77,9 @@ type calls struct {
 	n *atomic.Int64
 }
 
-// testProgram returns the path of this program. Where an emulator runs it, the system cannot start it by its own path:
-// .ci/emulated names another.
+// testProgram returns the path of this program.
 func testProgram(t *testing.T) string {
 	t.Helper()
-	if path := os.Getenv("PINION_TEST_PROGRAM"); path != "" {
-		return path
-	}
 	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +95,12 @@ func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) 
 		test(t)
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), testProgram(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=1m")
+	left := time.Duration(0) // without end
+	if deadline, ok := t.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	cmd := exec.CommandContext(t.Context(), testProgram(t), "-test.run=^"+t.Name()+"$", "-test.v",
+		fmt.Sprint("-test.timeout=", left))
 	cmd.Env = append(os.Environ(), itself+"="+t.Name())
 	change(cmd)
 	out, err := cmd.CombinedOutput()
@@ -320,7 +322,7 @@ func sqliteStorage(t *testing.T, path string, opts *SQLiteOptions) *SQLiteStorag
 func newSQLite(t *testing.T) (s *SQLiteStorage, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "q.db")
-	return sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour}), path
+	return sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour, Synchronous: "NORMAL"}), path
 }
 
 // other is a connection of some other program.

@@ -124,6 +124,7 @@ func TestAPeriodicThatCannotWorkIsAnErrorOfRun(t *testing.T) {
 }
 
 func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
+	t.Parallel()
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour + 10*time.Minute)))
 		t.start = time.Now()
@@ -159,6 +160,7 @@ func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
 }
 
 func TestARunMissedWhileNobodyLivedHappensOnceAndLate(t *testing.T) {
+	t.Parallel()
 	overStorages(t, func(t *scene) {
 		var ran []time.Time
 		task := t.task("tick", func(context.Context, *Job) error { ran = append(ran, time.Now()); return nil })
@@ -284,6 +286,7 @@ func TestARunThatWasAttemptedOrRescheduledIsNotMoved(t *testing.T) {
 func nothingToDo(context.Context, *Job) error { return nil }
 
 func TestATimeForWhichThereIsNoJobIsSkipped(t *testing.T) {
+	t.Parallel()
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var ran []int
 		task := t.task("tick", func(context.Context, *Job) error { ran = append(ran, time.Now().UTC().Hour()); return nil })
@@ -353,6 +356,7 @@ type panicking struct{}
 func (panicking) Next(time.Time) time.Time { panic("in Next") }
 
 func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
+	t.Parallel()
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		ran := 0
 		task := t.task("tick", func(context.Context, *Job) error { ran++; return nil })

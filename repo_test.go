@@ -151,6 +151,7 @@ func block(t *testing.T, file, language string) string {
 
 // What a reader copies from the README must compile against this checkout, run, and do what it says.
 func TestTheProgramInTheREADMERuns(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	root, err := filepath.Abs(".")
 	if err != nil {

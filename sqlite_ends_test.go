@@ -72,6 +72,7 @@ func TestBeyondAThousandPairsOfAMinuteTheOthersAreCountedTogether(t *testing.T) 
 }
 
 func TestOldMinutesAreMergedIntoHoursAndOldHoursForgotten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
 		o := otherProgram(t, path)

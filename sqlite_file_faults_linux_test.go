@@ -56,6 +56,7 @@ func fill(t *testing.T, dir string, left int) (free func()) {
 }
 
 func TestNothingIsLostWhenTheDiskIsFull(t *testing.T) {
+	t.Parallel()
 	inMountNamespace(t, func(t *testing.T) {
 		dir := t.TempDir()
 		mount(t, dir, 0, "size=8m")
@@ -75,6 +76,7 @@ func TestNothingIsLostWhenTheDiskIsFull(t *testing.T) {
 
 // A user of few rights, whom root may make of itself.
 func TestAWorkerGoesOnWhileItsPermissionIsLostAndReadsAgainWhenItIsBack(t *testing.T) {
+	t.Parallel()
 	inChild(t, func(cmd *exec.Cmd) {
 		if os.Getuid() == 0 {
 			cmd.Path = "/proc/self/exe" // which also somebody may run who cannot reach the file
@@ -122,6 +124,7 @@ func chmod(t *testing.T, name string, mode os.FileMode) {
 // Linux lets no disk become read-only while a file is open there for writing. One that fails may all the same: SQLite then
 // says what it says of a quota, which sqlite_file_faults_unix_test.go tests.
 func TestAFileOnAReadOnlyDiskIsRefusedAndCanBeLookedAt(t *testing.T) {
+	t.Parallel()
 	inMountNamespace(t, func(t *testing.T) {
 		dir := t.TempDir()
 		mount(t, dir, 0, "size=8m")

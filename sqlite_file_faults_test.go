@@ -22,12 +22,14 @@ import (
 
 // Each fault is mended in the end, for what cannot be mended leaves nothing to test.
 func TestAFileThatIsMovedAwayWhileItIsUsedIsMissedAndWorkGoesOnWhenItIsBack(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows does not let an open file be moved")
 	}
 	for name, end := range map[string]string{"the file": "", "its log": "-wal", "its index": "-shm"} {
 		for _, replaced := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, replaced: %v", name, replaced), func(t *testing.T) {
+				t.Parallel()
 				path := filepath.Join(t.TempDir(), "q.db")
 				besiege(t, path, func(s *siege) {
 					rename(t, path+end, path+".aside")
@@ -77,6 +79,7 @@ func TestAnIdleWorkerMissesADeletedFileWithinTwoSeconds(t *testing.T) {
 }
 
 func TestAWorkerWaitsForALockThatAnotherProgramHoldsForLongerThanALease(t *testing.T) {
+	t.Parallel()
 	for _, begin := range []string{"BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"} {
 		besiege(t, filepath.Join(t.TempDir(), "q.db"), func(s *siege) {
 			for i := range 3 { // of different lengths, so that the worker's looks and retries come in different orders
@@ -150,6 +153,7 @@ func scribble(t *testing.T, path string) (mend func()) {
 }
 
 func TestADamagedFileIsCalledSoAndWorkGoesOnWhenItIsRestored(t *testing.T) {
+	t.Parallel()
 	besiege(t, filepath.Join(t.TempDir(), "q.db"), func(s *siege) {
 		forget := func() { // what is written by another program makes the storage read its pages again
 			otherProgram(s.T, s.sqlite.path).exec("PRAGMA user_version=1")
@@ -166,6 +170,7 @@ func TestADamagedFileIsCalledSoAndWorkGoesOnWhenItIsRestored(t *testing.T) {
 
 // Whatever page is damaged, in whatever way: there is an answer, and no panic, no hang and no spinning.
 func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
+	t.Parallel()
 	sound := func() []byte {
 		path := filepath.Join(t.TempDir(), "q.db")
 		s, err := OpenSQLite(t.Context(), path, nil)
@@ -201,7 +206,7 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Test(t, func(t *testing.T) {
-				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second})
+				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 				if err != nil {
 					wantError(t, err, "pinion: open "+path+": ")
 					return
@@ -294,6 +299,7 @@ func TestClosingAFileThatWasReplacedDoesNoHarmToTheNewOne(t *testing.T) {
 }
 
 func TestTenThousandGoroutinesEnqueueAtOnce(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	overStorages(t, func(t *scene) {
 		var ran [n]atomic.Int64

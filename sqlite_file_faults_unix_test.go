@@ -15,6 +15,7 @@ import (
 
 // A limit on the size of files does to a process what a full disk does, and a quota, though in other words.
 func TestNothingIsLostWhenNoFileMayGrow(t *testing.T) {
+	t.Parallel()
 	inChild(t, func(*exec.Cmd) {}, func(t *testing.T) {
 		signal.Ignore(syscall.SIGXFSZ)
 		path := filepath.Join(t.TempDir(), "q.db")

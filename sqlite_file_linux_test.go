@@ -37,6 +37,7 @@ func asNobody(f func()) {
 }
 
 func TestOpenSQLiteRefusesAFileOrFolderThatItMayNotWrite(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name         string
 		file, folder os.FileMode

@@ -135,6 +135,7 @@ func TestOpenSQLiteRefusesAPathThatIsNotAFile(t *testing.T) {
 }
 
 func TestOpenSQLiteRefusesAForeignFileAndLeavesItUnchanged(t *testing.T) {
+	t.Parallel()
 	sqlite := func(script string) func(t *testing.T, path string) {
 		return func(t *testing.T, path string) { python(t, path, script) }
 	}
@@ -198,6 +199,7 @@ func TestAnEmptyFileBecomesAQueueUnlessReadOnly(t *testing.T) {
 }
 
 func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
+	t.Parallel()
 	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			dir := t.TempDir()
@@ -345,6 +347,7 @@ func TestReadOnlyReadsTheWALOfACrashAndKeepsIt(t *testing.T) {
 }
 
 func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
+	t.Parallel()
 	for version, script := range map[string]string{"missing": "", "0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "q.db")
@@ -415,8 +418,10 @@ func adder() (registry *Registry, did func() string) {
 var silent = slog.New(slog.DiscardHandler)
 
 func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
+	t.Parallel()
 	for version, script := range map[string]string{"0.2": python02, "0.1": python01, "version 1": version1, "version 2": version2} {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			path := filepath.Join(t.TempDir(), "q.db")
 			python(t, path, script)
 			s := sqliteStorage(t, path, &SQLiteOptions{Retention: -1})
@@ -446,6 +451,7 @@ func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
 }
 
 func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "q.db")
 	python(t, path, python02)
 	s := sqliteStorage(t, path, &SQLiteOptions{Retention: -1})
@@ -493,6 +499,7 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 }
 
 func TestTheAttemptsFenceOffPythonsClaims(t *testing.T) {
+	t.Parallel()
 	const reap = `UPDATE jobs SET status='PENDING' WHERE status='RUNNING';`
 	const claim = `UPDATE jobs SET status='RUNNING', attempts=attempts+1, heartbeat_at=unixepoch('subsec')
 		WHERE id=(SELECT id FROM jobs WHERE status='PENDING' ORDER BY created_at LIMIT 1);`

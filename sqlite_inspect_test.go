@@ -91,6 +91,7 @@ func TestAListingEndsAtItsLimit(t *testing.T) {
 }
 
 func TestAListingLeftOpenHoldsNoTransaction(t *testing.T) {
+	t.Parallel()
 	s, path := newSQLite(t)
 	for range 300 {
 		mustEnqueue(t, s, NewJob("a"))
@@ -141,6 +142,7 @@ func TestATaskFilterComparesAsEqualFoldDoes(t *testing.T) {
 // ---- Verbs over a filter ----
 
 func TestAVerbOverAFilterChangesFewRowsInATransaction(t *testing.T) {
+	t.Parallel()
 	for name, verb := range map[string]func(ctx context.Context, s *SQLiteStorage) (int, error){
 		"Reschedule": func(ctx context.Context, s *SQLiteStorage) (int, error) {
 			return s.Reschedule(ctx, Filter{Queue: "waiting"}, time.Now().Add(time.Hour))
@@ -746,6 +748,7 @@ func TestAReadOnlyStorageCanBeBackedUp(t *testing.T) {
 
 // A page looks at 20,000 rows. What an index finds stands on it all the same, and the rest says where to go on.
 func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
+	t.Parallel()
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, NewJob("first"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, &Job{Task: "other", Queue: "q"})
 	otherProgram(t, path).exec(`INSERT INTO jobs(id, func_name, args, kwargs, status, attempts, created_at)

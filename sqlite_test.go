@@ -196,6 +196,7 @@ func sqliteStatements(t *testing.T, s *SQLiteStorage) (statements []string) {
 
 // TestEveryHotStatementGoesByAnIndex also where Python's indexes would tempt SQLite, and with its statistics.
 func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
+	t.Parallel()
 	// What a plan may say of the table jobs: seeks by a row's identity and by our indexes, the ranges of those for
 	// which that is enough, and the whole of jobs_running3, which is no longer than the workers' hands are full.
 	allowed := regexp.MustCompile(`^(SEARCH jobs USING (INTEGER PRIMARY KEY \(rowid=\?\)|(COVERING )?INDEX sqlite_autoindex_jobs_1 \(id=\?\))` +
@@ -233,6 +234,7 @@ func TestEveryHotStatementGoesByAnIndex(t *testing.T) {
 }
 
 func TestNothingIsPreparedAgainAfterAWarmUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newSQLite(t)
 		texts := func() (kept []string) {
@@ -720,6 +722,7 @@ func TestEachJobOfABatchIsStoredAsItIs(t *testing.T) {
 }
 
 func TestABigBatchIsStoredAllOrNone(t *testing.T) {
+	t.Parallel()
 	s, path := newSQLite(t)
 	mustEnqueue(t, s, &Job{Task: "held", ID: "held", Key: "k"})
 	batch := func(odd *Job) []*Job {
@@ -793,6 +796,7 @@ func workAndProduce(ctx context.Context, path string) error {
 }
 
 func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "q.db")
 	sqliteStorage(t, path, nil)
 	o := otherProgram(t, path)

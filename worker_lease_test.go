@@ -220,6 +220,7 @@ func TestTheDueTimesOfReapedJobsAreWholeMicroseconds(t *testing.T) {
 
 // One process after another claims the killer and whatever stands beside it, and dies with all of them.
 func TestAJobThatKillsItsProcessDoesNotTakeItsNeighboursWithIt(t *testing.T) {
+	t.Parallel()
 	overStorages(t, func(t *scene) {
 		killer := t.enqueue("killer")[0]
 		t.enqueue(slices.Repeat([]string{"neighbour"}, 60)...)
@@ -773,6 +774,7 @@ func (l *lockable) ReapStale(ctx context.Context, visibility time.Duration) (int
 
 // Whatever keeps everybody from writing for longer than a lease, nobody who lives loses one.
 func TestLivingWorkersKeepTheirLeasesBehindALongLock(t *testing.T) {
+	t.Parallel()
 	for _, held := range []time.Duration{9 * time.Second, 11 * time.Second, 15 * time.Second, 10 * time.Minute} {
 		for _, again := range []bool{false, true} {
 			inBubble(t, NewMemoryStorage(), func(t *scene) {

@@ -625,6 +625,7 @@ func TestAWorkerClaimsFromItsQueuesAlone(t *testing.T) {
 }
 
 func TestConcurrencyIsABoundAndIsReached(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ concurrency, want int }{{1, 1}, {4, 4}, {0, 10}, {100, 30}} {
 		for _, how := range []string{"Run", "Drain"} {
 			overEach(t, func(t *testing.T, s Storage, in Inspector) {

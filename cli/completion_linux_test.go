@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -73,7 +72,6 @@ type typedShell struct {
 	*terminal
 	name string
 	cmd  *exec.Cmd
-	runs int
 }
 
 func startShell(t *testing.T, dir, name string, args []string) *typedShell {
@@ -107,11 +105,12 @@ echo :end
 // complete types a line, TAB and Enter, and returns the arguments that the command got.
 func (sh *typedShell) complete(line string) string {
 	sh.t.Helper()
+	from := sh.printed()
 	sh.typed(line + "\t\n")
-	sh.runs++
-	text := sh.await(fmt.Sprintf(`(?s)(got:.*?:end.*?){%d}`, sh.runs))
-	all := regexp.MustCompile(`(?s)got:(.*?):end`).FindAllStringSubmatch(text, -1)
-	return all[sh.runs-1][1]
+	text := sh.awaitSince(from, `(?s)got:.*:end`)
+	_, text, _ = strings.Cut(text, "got:")
+	text, _, _ = strings.Cut(text, ":end")
+	return text
 }
 
 // zsh completes only in a line that somebody types.

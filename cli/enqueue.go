@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -330,7 +331,7 @@ func (c *call) readJSON(flag, value string, open byte, kind string) (string, err
 		at := len(text)
 		syntax, ok := errors.AsType[*json.SyntaxError](err)
 		if ok && !strings.HasPrefix(syntax.Error(), "unexpected end") {
-			at = int(syntax.Offset) - 1
+			at = badByte(syntax) - 1
 		}
 		return "", usagef("%s: %v at byte %d\n%s", flag, err, at+1, pointAt(text, at))
 	}
@@ -340,6 +341,21 @@ func (c *call) readJSON(flag, value string, open byte, kind string) (string, err
 	}
 	return string(text), nil
 }
+
+// badByte returns the position of the byte that a syntax error is about, from 1 on. At the end of the text it is the last
+// one's.
+func badByte(err *json.SyntaxError) int {
+	if strings.HasPrefix(err.Error(), "unexpected end") {
+		return int(err.Offset)
+	}
+	return int(err.Offset - firstOffset() + 1)
+}
+
+// firstOffset returns the Offset of an error about the first byte: 1, and 0 in the next encoding/json.
+var firstOffset = sync.OnceValue(func() int64 {
+	syntax, _ := errors.AsType[*json.SyntaxError](json.Unmarshal([]byte("x"), new(json.RawMessage)))
+	return syntax.Offset
+})
 
 // readValue reads the value of a flag that may be @FILE, or - for standard input. The library decides what is
 // too large, without regard to blanks; this bound only keeps an endless input from filling the memory.

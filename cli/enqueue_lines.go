@@ -280,7 +280,7 @@ func syntaxError(text string) error {
 	var valid json.RawMessage
 	err := json.Unmarshal([]byte(text), &valid)
 	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("%w at byte %d", syntax, syntax.Offset)
+		return fmt.Errorf("%w at byte %d", syntax, badByte(syntax))
 	}
 	if err != nil {
 		return err

@@ -94,7 +94,7 @@ func guardOf(t *testing.T, worker int) int {
 		line, _ := os.ReadFile(filepath.Join(filepath.Dir(name), "cmdline"))
 		_, after, _ := strings.Cut(string(stat), ") ")
 		fields := strings.Fields(after)
-		if len(fields) > 1 && fields[1] == strconv.Itoa(worker) && strings.HasPrefix(string(line), guardName) {
+		if len(fields) > 1 && fields[1] == strconv.Itoa(worker) && strings.Contains(string(line), guardName) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
 			return pid
 		}

@@ -119,14 +119,27 @@ func (term *terminal) typed(text string) {
 	}
 }
 
+// printed returns how many bytes the terminal has got so far.
+func (term *terminal) printed() int {
+	term.mu.Lock()
+	defer term.mu.Unlock()
+	return term.text.Len()
+}
+
 // await waits until the output matches pattern, and returns it.
 func (term *terminal) await(pattern string) string {
+	term.t.Helper()
+	return term.awaitSince(0, pattern)
+}
+
+// awaitSince waits until what was printed since from matches pattern, and returns that.
+func (term *terminal) awaitSince(from int, pattern string) string {
 	term.t.Helper()
 	re := regexp.MustCompile(pattern)
 	ctx := patience(term.t)
 	for {
 		term.mu.Lock()
-		text, more := term.text.String(), term.more
+		text, more := term.text.String()[from:], term.more
 		term.mu.Unlock()
 		if re.MatchString(text) {
 			return text
@@ -142,9 +155,7 @@ func (term *terminal) await(pattern string) string {
 // session runs a command on the terminal to its end and returns what it prints.
 func (term *terminal) session(cmd *exec.Cmd, status int) string {
 	term.t.Helper()
-	term.mu.Lock()
-	from := term.text.Len()
-	term.mu.Unlock()
+	from := term.printed()
 	term.start(cmd)
 	return term.ended(cmd, from, status)
 }
@@ -159,8 +170,7 @@ func (term *terminal) ended(cmd *exec.Cmd, from, status int) string {
 	slave := term.open()
 	defer slave.Close()
 	slave.WriteString(mark)
-	text := term.await(regexp.QuoteMeta(mark))
-	text, _, _ = strings.Cut(text[from:], mark)
+	text, _, _ := strings.Cut(term.awaitSince(from, regexp.QuoteMeta(mark)), mark)
 	if got := cmd.ProcessState.ExitCode(); got != status {
 		term.t.Fatalf("%v: exit status %d, want %d\n%s", cmd.Args[1:], got, status, text)
 	}

@@ -173,7 +173,16 @@ func (a *attemptLog) end() {
 // ---- Names ----
 
 // logFolder returns the name of the directory of a job's logs. An id may be any text, such as "..".
-func logFolder(id string) string { return strings.ReplaceAll(url.QueryEscape(id), ".", "%2E") }
+func logFolder(id string) string {
+	folder := strings.ReplaceAll(url.QueryEscape(id), ".", "%2E")
+	if devicePattern().MatchString(folder) {
+		return fmt.Sprintf("%%%02X%s", folder[0], folder[1:])
+	}
+	return folder
+}
+
+// devicePattern matches the names of devices, which Windows has in every directory.
+var devicePattern = lazy(`(?i)^(con|prn|aux|nul|(com|lpt)[0-9])$`)
 
 var logPattern = lazy(`^(\d+)\.log$`)
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,8 +101,23 @@ func TestAnIDIsOnlyAName(t *testing.T) {
 		if err != nil || len(files) != 1 {
 			t.Fatalf("%q: %d logs, %v", id, len(files), err)
 		}
-		if inside, err := filepath.Rel(logs.dir, files[0].name); err != nil || len(strings.Split(inside, "/")) != 2 {
+		if inside, err := filepath.Rel(logs.dir, files[0].name); err != nil || strings.Count(inside, string(filepath.Separator)) != 1 {
 			t.Errorf("%q: the log is %s", id, files[0].name)
+		}
+	}
+}
+
+// Windows has devices in every directory.
+func TestTheLogsOfNoJobAreADevice(t *testing.T) {
+	for id, want := range map[string]string{
+		"CON": "%43ON", "nul": "%6Eul", "com1": "%63om1", "console": "console", "COM": "COM",
+	} {
+		got := logFolder(id)
+		if got != want {
+			t.Errorf("the folder of the job %s is %s, want %s", id, got, want)
+		}
+		if read, err := url.QueryUnescape(got); err != nil || read != id {
+			t.Errorf("the folder %s is read as that of the job %s, %v", got, read, err)
 		}
 	}
 }
@@ -138,7 +154,7 @@ func TestLogsGoWithTheirJobs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, inside)
+		got = append(got, filepath.ToSlash(inside))
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

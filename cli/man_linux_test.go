@@ -19,7 +19,7 @@ func TestManualPagesHaveEverythingOfTheHelp(t *testing.T) {
 	}
 	spaces := regexp.MustCompile(`\s+`)
 	read := func(args ...string) string {
-		page, _ := finish(t, process(t, t.TempDir(), append([]string{"help", "--man"}, args...)...), 0)
+		_, page, _ := runCommand(t, append([]string{"help", "--man"}, args...)...)
 		cmd := process(t, t.TempDir(), "-man", "-ww", "-Kutf8", "-Tutf8", "-P-cbou", "-rLL=100n", "-rHY=0")
 		cmd.Path, cmd.Args[0] = groff, "groff"
 		cmd.Stdin = strings.NewReader(page)
@@ -33,7 +33,7 @@ func TestManualPagesHaveEverythingOfTheHelp(t *testing.T) {
 	all := read()
 	for _, name := range names[1:] {
 		page := read(name)
-		help, _ := finish(t, process(t, t.TempDir(), "help", name), 0)
+		_, help, _ := runCommand(t, "help", name)
 		_, help, _ = strings.Cut(help, "\n\n")
 		for line := range strings.Lines(help) {
 			line = strings.TrimSpace(spaces.ReplaceAllString(line, " "))

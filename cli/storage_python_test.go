@@ -109,7 +109,7 @@ func (p *producer) begin() {
 func TestPythonAndGoShareAFileUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	const producers, each, fed = 2, 800, 3000
+	const producers, each, fed = 2, 300, 1200
 	var python []*producer
 	for i := range producers {
 		python = append(python, newProducer(t, filepath.Join(dir, "q.db"), i, each))

@@ -84,6 +84,7 @@ func checkReport(t *testing.T, report crashlab.Report, err error) {
 
 // Workers, producers and a pruner share a file that the Python library made. They are killed while they work.
 func TestCrashLosesNothing(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "q.db")
 	execSQL(t, path, pythonFile)
 	owed := make(map[string]string) // jobs that Python enqueued
@@ -133,6 +134,7 @@ func perKills(n int) int {
 // No worker runs all the time, as if cron started the workers. Processes that live for milliseconds drain the
 // queue. They also take back the jobs that killed ones leave, or those jobs would never end.
 func TestCrashOfShortDrains(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "q.db")
 	lab := crashlab.Lab{
 		DSN:           path,
@@ -154,6 +156,7 @@ func TestCrashOfShortDrains(t *testing.T) {
 // Processes are killed while they migrate a file of the Python library. The file is then of the old version
 // or of the new one, and no job is lost or changed.
 func TestCrashWhileMigrating(t *testing.T) {
+	t.Parallel()
 	const schema = `SELECT user_version, s.name, s.sql FROM pragma_user_version, sqlite_schema s ORDER BY s.name`
 	const jobs = `SELECT id, func_name, args, kwargs, status, attempts, created_at, error, heartbeat_at
 		FROM jobs ORDER BY rowid`
@@ -201,6 +204,7 @@ func TestCrashWhileMigrating(t *testing.T) {
 
 // Eight processes share a file. Each runs a worker and enqueues with eight goroutines, and nobody is killed.
 func TestCrashStress(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "q.db")
 	lab := crashlab.Lab{
 		DSN:        path,

@@ -20,6 +20,7 @@ import (
 // Each job ends once, as its task wants it, and runs no more often than its task fails. The bubble also finds
 // goroutines that are left over.
 func TestWorkersAndProducersSurviveAStorageThatFailsAtRandom(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	t.Logf("the seed is %d", seed)
 	const jobsOfATask = 25

@@ -87,6 +87,7 @@ func inModelBubble(t *testing.T, f func(t *testing.T)) {
 }
 
 func TestModel(t *testing.T) {
+	t.Parallel()
 	m := newModel(t, modelStorages(t)...)
 	inModelBubble(t, func(t *testing.T) {
 		if err := m.Check(t.Context()); err != nil {
@@ -107,6 +108,7 @@ func TestModelInRealTime(t *testing.T) {
 }
 
 func TestNoStorageHasAKnownFault(t *testing.T) {
+	t.Parallel()
 	for _, fault := range crashlab.KnownFaults {
 		t.Run(fault.Name, func(t *testing.T) { playModel(t, fault.Steps...) })
 	}
@@ -257,6 +259,7 @@ var mutants = []struct {
 }
 
 func TestTheModelFindsMutantsAndPrintsTestsThatCompile(t *testing.T) {
+	t.Parallel()
 	const mostSteps = 8 // of a shortened sequence
 	var source strings.Builder
 	source.WriteString(`package crashlab_test

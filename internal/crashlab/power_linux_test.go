@@ -29,6 +29,7 @@ import (
 // neighbours, a file system that keeps less than it promises, and the calls of other operating systems.
 
 func TestAcknowledgedJobsSurviveALossOfPower(t *testing.T) {
+	t.Parallel()
 	calls := record(t, "FULL")
 	tried, failed := losePower(t, calls, *powerPoints)
 	for _, failure := range failed {
@@ -40,6 +41,7 @@ func TestAcknowledgedJobsSurviveALossOfPower(t *testing.T) {
 // Without one kind of fsync, or with synchronous=NORMAL, which promises less, jobs are lost. If the
 // laboratory did not notice, the test above would show nothing.
 func TestALossOfPowerIsNoticedWhereAnFsyncIsMissing(t *testing.T) {
+	t.Parallel()
 	wantLosses := func(t *testing.T, calls []fileCall) {
 		tried, failed := losePower(t, calls, *powerPoints/3)
 		t.Logf("%d recorded calls, %d losses of power, jobs lost in %d", len(calls), tried, len(failed))

@@ -13,16 +13,19 @@ var crashJobs = flag.Int("crash.jobs", 300, "jobs in the laboratories of one pro
 // Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends the
 // job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
 func TestTxDoneMakesEffectsHappenExactlyOnce(t *testing.T) {
+	t.Parallel()
 	runSwarm(t, crashlab.ProofExactlyOnce, *crashJobs)
 }
 
 // Eight processes with eight slots share a queue with a limit.
 func TestALimitHoldsWhileProcessesAreKilled(t *testing.T) {
+	t.Parallel()
 	runSwarm(t, crashlab.ProofLimit, *crashJobs)
 }
 
 // Three workers of two versions of a program, which have different schedules, make one periodic job.
 func TestPeriodicJobsRunOnceAndNeverTwoAtATime(t *testing.T) {
+	t.Parallel()
 	runSwarm(t, crashlab.ProofPeriodic, max(10, *crashJobs/30))
 }
 
