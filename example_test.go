@@ -948,6 +948,36 @@ func ExampleStats() {
 	// since yesterday: 2 and 1
 }
 
+// The Stats method of a backend adds up what its database has counted by queue and task.
+func ExampleStatsCounter() {
+	counted := []struct { // the rows of a query
+		queue, task string
+		counts      pinion.Counts
+	}{
+		{"default", "mail", pinion.Counts{Pending: 3, Due: 2}},
+		{"slow", "mail", pinion.Counts{Pending: 1}},
+		{"default", "resize", pinion.Counts{Running: 4}},
+	}
+	var counter pinion.StatsCounter
+	for _, row := range counted {
+		counter.Add(row.queue, row.task, row.counts)
+	}
+	stats := counter.Stats()
+	for _, queue := range stats.Queues {
+		fmt.Println("queue", queue.Queue, "has", queue.Pending, "pending and", queue.Running, "running")
+	}
+	for _, task := range stats.Tasks {
+		fmt.Println("task", task.Task, "has", task.Pending, "pending and", task.Running, "running")
+	}
+	fmt.Println("in all:", stats.Total.Pending, "and", stats.Total.Running)
+	// Output:
+	// queue default has 3 pending and 4 running
+	// queue slow has 1 pending and 0 running
+	// task mail has 4 pending and 0 running
+	// task resize has 0 pending and 4 running
+	// in all: 4 and 4
+}
+
 // Two kinds of jobs in one program may have tasks of the same name, each in a Registry of its own.
 func ExampleRegistry() {
 	english := new(pinion.Registry)

@@ -169,7 +169,8 @@ type newRow struct {
 	runAt        float64
 }
 
-func newRows(jobs []*Job, now time.Time) ([]*newRow, error) {
+// newRows encodes the jobs of one Enqueue. It returns an error for a job that is wrong, and if ctx has ended.
+func newRows(ctx context.Context, jobs []*Job, now time.Time) ([]*newRow, error) {
 	if err := checkDistinct(jobs); err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ func newRows(jobs []*Job, now time.Time) ([]*newRow, error) {
 			rows[i].meta = string(meta)
 		}
 	}
-	return rows, nil
+	return rows, ctx.Err()
 }
 
 // key returns the job's Key as it is stored.
@@ -244,11 +245,8 @@ func accept(rows []*newRow) {
 // Enqueue stores the jobs; see [Storage].
 func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	now := time.Now()
-	rows, err := newRows(jobs, now)
+	rows, err := newRows(ctx, jobs, now)
 	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if len(rows) == 0 {
@@ -388,11 +386,8 @@ type sqliteTx struct {
 
 // Enqueue implements [Enqueuer].
 func (t sqliteTx) Enqueue(ctx context.Context, jobs ...*Job) error {
-	rows, err := newRows(jobs, time.Now())
+	rows, err := newRows(ctx, jobs, time.Now())
 	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if len(rows) == 0 {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"math"
 	"os"
@@ -163,7 +162,7 @@ func (s *SQLiteStorage) JobsPage(ctx context.Context, f Filter, from int64) (Pag
 	where := f.where("created_at")
 	s.narrowToPeriodic(f, &where)
 	page, err := s.page(q, all, f, where, from)
-	hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < f.onPage()
+	hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < rules.PageSize(f.Limit)
 	if hasLookedInVain && s.narrowToPending(q, f, &where) {
 		return s.page(q, all, f, where, from)
 	}
@@ -209,8 +208,8 @@ func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions)
 		SELECT rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0%[1]s UNION ALL
 		SELECT rowid FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0%[1]s UNION ALL
 		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1%[1]s`, inQueue)
-	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, pageLook+1)
-	if integer(q.value(count, args...)) > pageLook {
+	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, rules.PageLook+1)
+	if integer(q.value(count, args...)) > rules.PageLook {
 		return false
 	}
 	where.and("seq IN ("+pending+")", args...)
@@ -237,18 +236,18 @@ func (s *SQLiteStorage) page(
 	if where.isNarrow {
 		query = fmt.Sprintf(`SELECT seq, %[1]s%[2]s
 			WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
-			l.columns, l.from, after, where.sql, direction, f.onPage()+1)
+			l.columns, l.from, after, where.sql, direction, rules.PageSize(f.Limit)+1)
 	} else {
-		page.Next = endOfLook(q, l.table, after, direction, last, pageLook)
+		page.Next = endOfLook(q, l.table, after, direction, last, rules.PageLook)
 		if page.Next != 0 {
 			where.and("seq"+upTo+"?", page.Next)
 		}
 		query = fmt.Sprintf(`SELECT seq, %s%s WHERE seq%s? %s ORDER BY seq %s LIMIT %d`,
-			l.columns, inRowOrder(l.from), after, where.sql, direction, f.onPage()+1)
+			l.columns, inRowOrder(l.from), after, where.sql, direction, rules.PageSize(f.Limit)+1)
 	}
 	rows, size := 0, 0
 	for row := range q.rows(query, append([]any{last}, where.args...)...) {
-		if rows == f.onPage() || size > pageBytes {
+		if rows == rules.PageSize(f.Limit) || size > rules.PageBytes {
 			page.Next = last
 			break
 		}
@@ -292,10 +291,10 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 	q := s.rawReader(ctx)
 	where := f.where("failed_at")
 	query := `SELECT seq, func_name, error` + inRowOrder(s.letters) + `WHERE seq<? AND seq>=?` + where.sql
-	var counter groupCounter
+	var counter rules.ErrorGroups
 	last := int64(math.MaxInt64)
-	for left := look; q.err == nil; left -= pageLook {
-		part := pageLook
+	for left := look; q.err == nil; left -= rules.PageLook {
+		part := rules.PageLook
 		if look > 0 {
 			part = min(part, left)
 		}
@@ -306,7 +305,7 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 		}
 		for row := range q.rows(query, append([]any{last, begin}, where.args...)...) {
 			if f.matchesTask(text(row[1])) {
-				counter.add(text(row[2]), integer(row[0]))
+				counter.Add(rules.HashError(text(row[2])), integer(row[0]))
 			}
 		}
 		last = end
@@ -315,12 +314,12 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 			break
 		}
 	}
-	groups.Errors = len(counter.groups)
-	groups.Letters = counter.letters
-	for _, g := range counter.largest(f.Limit) {
-		for row := range q.rows(`SELECT seq, `+letterColumns+s.letters+`WHERE seq=?`, g.newest) {
+	groups.Errors = counter.Errors()
+	groups.Letters = counter.Letters
+	for _, g := range counter.Largest(f.Limit) {
+		for row := range q.rows(`SELECT seq, `+letterColumns+s.letters+`WHERE seq=?`, g.Newest) {
 			_, job, _ := jobOf(row)
-			groups.Groups = append(groups.Groups, LetterGroup{g.count, job})
+			groups.Groups = append(groups.Groups, LetterGroup{g.Count, job})
 		}
 	}
 	if q.err != nil {
@@ -371,7 +370,7 @@ func (f Filter) where(timeColumn string) conditions {
 		c.and("instr(error, ?)>0", f.Text)
 	}
 	if f.Error != "" {
-		c.and(messageSQL+"=?", errorMessage(f.Error))
+		c.and(messageSQL+"=?", rules.ErrorMessage(f.Error))
 	}
 	if !f.After.IsZero() {
 		c.and(timeColumn+">=?", seconds(f.After))
@@ -382,7 +381,7 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// messageSQL is errorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that would
+// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that would
 // make an empty line which is not there. A job that has not failed has NULL.
 const messageSQL = `CASE coalesce(instr(error, char(10,10)), 0)
 	WHEN 0 THEN coalesce(error, '')
@@ -419,11 +418,11 @@ func (f Filter) matchesTask(name string) bool {
 // Stats counts jobs; see [Inspector].
 func (s *SQLiteStorage) Stats(ctx context.Context) (Stats, error) {
 	q, now := s.rawReader(ctx), time.Now()
-	var counter statsCounter
+	var counter StatsCounter
 	s.countPending(q, now, &counter)
 	s.countRunning(q, &counter)
 	s.countEnds(q, now, &counter)
-	stats := counter.stats()
+	stats := counter.Stats()
 	stats.DeadLetters = int(integer(q.value(`SELECT count(*) FROM dlq`)))
 	stats.LastMinute = s.countLastMinute(q, now)
 	return stats, wrap("stats", q.err)
@@ -462,28 +461,11 @@ func rawRows(
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	values := make([]driver.Value, len(rows.Columns()))
-	row := make([]any, len(values))
-	for {
-		err := rows.Next(values)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i, v := range values {
-			row[i] = v
-		}
-		if !yield(row) {
-			return nil
-		}
-	}
+	return yieldRows(rows, yield)
 }
 
 // countPending counts the jobs that wait.
-func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCounter) {
+func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *StatsCounter) {
 	type group struct{ queue, task string }
 	groups := make(map[group]*Counts)
 	for row := range q.rows(s.pendingRows(q)) {
@@ -507,7 +489,7 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 		counts.OldestDue = rules.Earlier(counts.OldestDue, since)
 	}
 	for g, counts := range groups {
-		counter.add(g.queue, g.task, *counts)
+		counter.Add(g.queue, g.task, *counts)
 	}
 }
 
@@ -530,25 +512,25 @@ func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 }
 
 // countRunning counts the jobs that run.
-func (s *SQLiteStorage) countRunning(q *session, counter *statsCounter) {
+func (s *SQLiteStorage) countRunning(q *session, counter *StatsCounter) {
 	for row := range q.rows(`SELECT queue, func_name, started_at` + s.jobs + `WHERE status='RUNNING'`) {
 		counts := Counts{Running: 1}
 		if row[2] != nil {
 			counts.Started = 1
 		}
-		counter.add(text(row[0]), text(row[1]), counts)
+		counter.Add(text(row[0]), text(row[1]), counts)
 	}
 }
 
 // countEnds counts what ended in the last hour.
-func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *statsCounter) {
+func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *StatsCounter) {
 	lastMinute := now.Truncate(time.Minute).Add(-time.Minute)
 	for ends := range s.endsSince(q, now.Add(-time.Hour)) {
 		counts := Counts{SuccessHour: ends.Succeeded, FailedHour: ends.Failed}
 		if !ends.At.Before(lastMinute) {
 			counts.Minute = ends.Succeeded + ends.Failed
 		}
-		counter.add(ends.Queue, ends.Task, counts)
+		counter.Add(ends.Queue, ends.Task, counts)
 	}
 }
 

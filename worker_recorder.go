@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
@@ -331,7 +333,7 @@ func (r *workerRun) save(ctx context.Context, doing string, write func() error) 
 // which is kept with the job. Of several lines it takes the first and the last, because the last may be the one
 // that tells most.
 func oneLine(err error) string {
-	text, _, _ := strings.Cut(ErrorText(err), "\n\n")
+	text := rules.ErrorMessage(ErrorText(err))
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if len(lines) == 1 {
 		return text

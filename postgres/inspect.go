@@ -7,7 +7,6 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -88,8 +87,7 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 		c.bind("strpos(j.error, $%d)>0", storable(f.Text))
 	}
 	if f.Error != "" {
-		message, _, _ := strings.Cut(f.Error, "\n\n")
-		c.bind(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, storable(message))
+		c.bind(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, storable(rules.ErrorMessage(f.Error)))
 	}
 	if !f.After.IsZero() {
 		c.bind(when+">=$%d", rules.DueTime(f.After))

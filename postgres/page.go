@@ -1,31 +1,21 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"maps"
 	"math"
-	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
-const (
-	pageLimit = 100     // jobs of a page if its filter has no Limit
-	pageLook  = 20_000  // jobs that a page looks at
-	pageBytes = 4 << 20 // after which a page ends
-
-	// pendingSQL selects the PENDING jobs, of all queues or of $1, by their indexes.
-	pendingSQL = `
-		SELECT j.seq FROM @jobs j WHERE ` + isReadySQL + ` AND ($1='' OR j.queue=$1) UNION ALL
-		SELECT j.seq FROM @jobs j WHERE ` + isAsideSQL + ` AND ($1='' OR j.queue=$1) UNION ALL
-		SELECT j.seq FROM @jobs j WHERE j.status='PENDING' AND j.future AND ($1='' OR j.queue=$1)`
-)
+// pendingSQL selects the PENDING jobs, of all queues or of $1, by their indexes.
+const pendingSQL = `
+	SELECT j.seq FROM @jobs j WHERE ` + isReadySQL + ` AND ($1='' OR j.queue=$1) UNION ALL
+	SELECT j.seq FROM @jobs j WHERE ` + isAsideSQL + ` AND ($1='' OR j.queue=$1) UNION ALL
+	SELECT j.seq FROM @jobs j WHERE j.status='PENDING' AND j.future AND ($1='' OR j.queue=$1)`
 
 // listing is what a page is a part of.
 type listing struct {
@@ -43,7 +33,7 @@ var (
 func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
 		page, err = s.readPage(ctx, conn, allJobs, where(f, "j.created_at", nil), f, from, isNarrow(f))
-		hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < limitOf(f)
+		hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < rules.PageSize(f.Limit)
 		if !hasLookedInVain || f.Status != pinion.StatusPending || isNarrow(f) {
 			return err
 		}
@@ -59,9 +49,6 @@ func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (pa
 	return page, err
 }
 
-// limitOf returns how many jobs a page of the filter has at most.
-func limitOf(f pinion.Filter) int { return cmp.Or(max(f.Limit, 0), pageLimit) }
-
 // DeadLettersPage implements [pinion.Inspector].
 func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	f.Status = ""
@@ -75,9 +62,9 @@ func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int
 // fewPending returns the numbers of the PENDING jobs of a queue, or of all if that is "". It returns nil if they are so
 // many that a look at all jobs in their order finds some soon.
 func (s *Storage) fewPending(ctx context.Context, conn *pgx.Conn, queue string) ([]int64, error) {
-	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", pageLook+1)), storable(queue))
+	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", rules.PageLook+1)), storable(queue))
 	seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if len(seqs) > pageLook {
+	if len(seqs) > rules.PageLook {
 		return nil, err
 	}
 	return seqs, err
@@ -99,7 +86,7 @@ func (s *Storage) readPage(
 	if narrow {
 		order += "+0"
 	} else {
-		page.Next, err = s.endOfLook(ctx, conn, l, after, direction, last, pageLook)
+		page.Next, err = s.endOfLook(ctx, conn, l, after, direction, last, rules.PageLook)
 		if err != nil {
 			return pinion.Page{}, err
 		}
@@ -107,7 +94,7 @@ func (s *Storage) readPage(
 	if page.Next != 0 {
 		c.bind(l.number+upTo+"$%d", page.Next)
 	}
-	limit := limitOf(f)
+	limit := rules.PageSize(f.Limit)
 	rows, err := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
 		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
 		l.number, jobColumns, l.only, order, after, c.sql, order, direction, limit+1)), append([]any{last}, c.args[1:]...)...)
@@ -117,7 +104,7 @@ func (s *Storage) readPage(
 	defer rows.Close()
 	size := 0
 	for rows.Next() {
-		if len(page.Jobs) == limit || size > pageBytes {
+		if len(page.Jobs) == limit || size > rules.PageBytes {
 			page.Next = last
 			return page, nil
 		}
@@ -152,38 +139,10 @@ func (s *Storage) endOfLook(
 	return found[0], nil
 }
 
-// groups counts dead letters by error, of which it keeps only a hash.
-type groups map[[sha256.Size]byte]*group
-
-// group is the dead letters that have one error.
-type group struct {
-	count  int
-	newest int64 // by its place in the dead-letter queue
-}
-
 // letter is what the grouping needs of a dead letter.
 type letter struct {
-	number  int64
-	message [sha256.Size]byte
-}
-
-func (g groups) add(l letter) {
-	if g[l.message] == nil {
-		g[l.message] = new(group)
-	}
-	g[l.message].count++
-	g[l.message].newest = max(g[l.message].newest, l.number)
-}
-
-// largest returns at most limit groups, the largest first and among equals the newest; all if limit is not positive.
-func (g groups) largest(limit int) []*group {
-	all := slices.SortedFunc(maps.Values(g), func(a, b *group) int {
-		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.newest, a.newest))
-	})
-	if limit > 0 && len(all) > limit {
-		all = all[:limit]
-	}
-	return all
+	number int64
+	hash   rules.ErrorHash // of its error
 }
 
 // GroupDeadLetters implements [pinion.Inspector]. It reads a part at a time, so that no snapshot stays open for long.
@@ -191,10 +150,10 @@ func (s *Storage) GroupDeadLetters(
 	ctx context.Context, f pinion.Filter, look int,
 ) (found pinion.LetterGroups, err error) {
 	f.Status = ""
-	counts := make(groups)
+	var counter rules.ErrorGroups
 	last := int64(math.MaxInt64)
-	for left := look; ; left -= pageLook {
-		part := pageLook
+	for left := look; ; left -= rules.PageLook {
+		part := rules.PageLook
 		if look > 0 {
 			part = min(part, left)
 		}
@@ -202,9 +161,8 @@ func (s *Storage) GroupDeadLetters(
 		if err != nil {
 			return pinion.LetterGroups{}, err
 		}
-		found.Letters += len(letters)
 		for _, l := range letters {
-			counts.add(l)
+			counter.Add(l.hash, l.number)
 		}
 		last = end
 		found.More = end != 0
@@ -212,8 +170,9 @@ func (s *Storage) GroupDeadLetters(
 			break
 		}
 	}
-	found.Errors = len(counts)
-	found.Groups, err = s.newestOf(ctx, counts.largest(f.Limit))
+	found.Errors = counter.Errors()
+	found.Letters = counter.Letters
+	found.Groups, err = s.newestOf(ctx, counter.Largest(f.Limit))
 	if err != nil {
 		return pinion.LetterGroups{}, err
 	}
@@ -237,8 +196,7 @@ func (s *Storage) letters(
 		var number int64
 		var text string
 		_, err := pgx.ForEachRow(rows, []any{&number, &text}, func() error {
-			message, _, _ := strings.Cut(text, "\n\n")
-			found = append(found, letter{number, sha256.Sum256([]byte(message))})
+			found = append(found, letter{number, rules.HashError(text)})
 			return nil
 		})
 		return err
@@ -247,12 +205,12 @@ func (s *Storage) letters(
 }
 
 // newestOf returns the groups with their newest letters. It leaves out those whose newest letter is gone.
-func (s *Storage) newestOf(ctx context.Context, groups []*group) (all []pinion.LetterGroup, err error) {
+func (s *Storage) newestOf(ctx context.Context, groups []*rules.ErrorGroup) (all []pinion.LetterGroup, err error) {
 	counts := make(map[int64]int)
 	var numbers []int64
 	for _, g := range groups {
-		counts[g.newest] = g.count
-		numbers = append(numbers, g.newest)
+		counts[g.Newest] = g.Count
+		numbers = append(numbers, g.Newest)
 	}
 	err = s.browse(ctx, "group dead letters", func(ctx context.Context, conn *pgx.Conn) error {
 		all = nil

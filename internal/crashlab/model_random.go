@@ -207,28 +207,26 @@ func (d dice) task() string {
 
 // tasks returns tasks to claim; none means every task.
 func (d dice) tasks() []string {
-	if d.simple || d.oneIn(2) {
-		return nil
-	}
-	var tasks []string
-	for range 1 + d.IntN(3) {
-		tasks = append(tasks, d.task())
-	}
-	return tasks
+	return d.some(d.task)
 }
 
 func (d dice) queue() string { return pick(d, "", "", "default", "q", "Q", "ü") }
 
 // queues returns queues to claim from; none means every queue.
 func (d dice) queues() []string {
+	return d.some(d.queue)
+}
+
+// some returns one to three names, or none.
+func (d dice) some(name func() string) []string {
 	if d.simple || d.oneIn(2) {
 		return nil
 	}
-	var queues []string
+	var names []string
 	for range 1 + d.IntN(3) {
-		queues = append(queues, d.queue())
+		names = append(names, name())
 	}
-	return queues
+	return names
 }
 
 func (d dice) specs() []Spec {
