@@ -700,16 +700,7 @@ func (j *Job) accepted(id, queue string, created time.Time) {
 
 // check reports options that make no sense.
 func (o DequeueOptions) check() error {
-	if o.Max < 1 {
-		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", o.Max)
-	}
-	if o.Ahead < 0 || o.Ahead > o.Max {
-		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", o.Ahead, o.Max)
-	}
-	if o.Lease < 0 {
-		return fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", o.Lease, defaultLease)
-	}
-	return nil
+	return rules.CheckDequeue(o.Max, o.Ahead, o.Lease)
 }
 
 // attemptsOf returns what DeadLetter stores as the job's Attempts.
@@ -743,8 +734,8 @@ func checkDistinct(jobs []*Job) error {
 	return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", ErrDuplicate, job.Task)
 }
 
-// defaultLease is how long a claim lives without a heartbeat if nobody says otherwise.
-const defaultLease = 10 * time.Second
+// defaultLease is the Lease of a Dequeue that sets none, and the VisibilityTimeout of such a worker.
+const defaultLease = rules.DefaultLease
 
 // StatsCounter adds up the [Stats] of a storage. Its zero value is ready to use. It is for authors of storages.
 type StatsCounter struct {

@@ -105,8 +105,8 @@ func (s *SQLiteStorage) expiredClaims(
 
 // fromFloat returns seconds as a Duration of whole microseconds that does not overflow.
 func fromFloat(seconds float64) time.Duration {
-	const most = float64(math.MaxInt64 / 2)
-	return time.Duration(min(max(seconds*float64(time.Second), -most), most)).Round(time.Microsecond)
+	const longest = float64(math.MaxInt64 / 2)
+	return time.Duration(min(max(seconds*float64(time.Second), -longest), longest)).Round(time.Microsecond)
 }
 
 // forgetDoubts forgets the doubts about claims that have not expired any more.

@@ -245,8 +245,8 @@ func TestAJobThatKillsItsProcessDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 			run.stop()
 			run.wait()
 		}
-		if deaths != reapedMost {
-			t.Errorf("%d processes died; want %d", deaths, reapedMost)
+		if deaths != maxReaped {
+			t.Errorf("%d processes died; want %d", deaths, maxReaped)
 		}
 		t.run(&Worker{}, t.task("neighbour", func(context.Context, *Job) error { return nil }))
 		t.sleep(10 * time.Minute)

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	batchMost = 1000                   // how many successes one call records
+	maxBatch  = 1000                   // how many successes one call records
 	batchTime = 500 * time.Microsecond // for which they are gathered
 )
 
@@ -31,7 +31,7 @@ func (s *successes) add(a *attempt) {
 	s.done = append(s.done, a)
 	n := len(s.done)
 	s.mu.Unlock()
-	if n == 1 || n == batchMost {
+	if n == 1 || n == maxBatch {
 		s.nudge()
 	}
 }
@@ -52,7 +52,7 @@ func (s *successes) nudge() {
 	}
 }
 
-// batch waits for successes and returns them: when there are batchMost of them, when batchTime has passed since
+// batch waits for successes and returns them: when there are maxBatch of them, when batchTime has passed since
 // the first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch
 // before. After close it returns what is left, perhaps nothing.
 func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
@@ -61,7 +61,7 @@ func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
 	late := false
 	for {
 		n, closed := s.count()
-		if n >= batchMost || closed || late || n > 0 && idle() {
+		if n >= maxBatch || closed || late || n > 0 && idle() {
 			return s.take(last[:0])
 		}
 		if n > 0 && timer == nil {
@@ -98,7 +98,7 @@ func (r *workerRun) recordSuccesses(ctx context.Context) {
 		if len(all) == 0 {
 			return
 		}
-		for batch := range slices.Chunk(all, batchMost) {
+		for batch := range slices.Chunk(all, maxBatch) {
 			r.recordBatch(ctx, batch)
 		}
 	}

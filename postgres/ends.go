@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// pairsMost is how many queues and tasks of a minute, or hour, are told apart.
+	// maxPairs is how many queues and tasks of a minute, or hour, are told apart.
 	// mergeSize is how many rows a transaction merges.
-	pairsMost, mergeSize = 1000, 5000
+	maxPairs, mergeSize = 1000, 5000
 
 	// mergeEndsSQL merges rows of the span $1 that are older than $2 into the next span, whose name is $3.
 	mergeEndsSQL = `
@@ -53,7 +53,7 @@ func (s *Storage) History(ctx context.Context, since time.Time) (history []pinio
 	err = s.browse(ctx, "history", func(ctx context.Context, conn *pgx.Conn) error {
 		history = nil
 		var e pinion.Ends
-		rows, _ := conn.Query(ctx, s.sql(historySQL), since, pairsMost)
+		rows, _ := conn.Query(ctx, s.sql(historySQL), since, maxPairs)
 		_, err := pgx.ForEachRow(rows, []any{&e.At, &e.Queue, &e.Task, &e.Succeeded, &e.Failed, &e.Took}, func() error {
 			e.At = e.At.UTC()
 			history = append(history, e)
@@ -84,7 +84,7 @@ func (s *Storage) mergeSpan(ctx context.Context, span int, older time.Duration, 
 	for {
 		var merged int
 		err := s.write(ctx, "reap", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-			return conn.QueryRow(ctx, s.sql(mergeEndsSQL), span, interval(older), into, mergeSize, pairsMost).Scan(&merged)
+			return conn.QueryRow(ctx, s.sql(mergeEndsSQL), span, interval(older), into, mergeSize, maxPairs).Scan(&merged)
 		})
 		if err != nil || merged < mergeSize {
 			return err

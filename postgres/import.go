@@ -63,8 +63,8 @@ func (s *Storage) importLimits(ctx context.Context, from pinion.Limiter) error {
 	if err != nil {
 		return err
 	}
-	for queue, most := range limits {
-		if err := s.SetLimit(ctx, queue, most); err != nil {
+	for queue, limit := range limits {
+		if err := s.SetLimit(ctx, queue, limit); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 const (
 	retryFor = 10 * time.Second // how long a verb is tried again
-	tryMost  = 30 * time.Second // how long one try of a verb that writes may take
+	maxTry   = 30 * time.Second // how long one try of a verb that writes may take
 )
 
 // call is a verb under way: what it does, and what is known of its earlier tries.
@@ -102,7 +102,7 @@ func (s *Storage) try(ctx context.Context, c *call) outcome {
 		err := c.run(ctx, conn, c.stored)
 		return readOutcome(ctx, conn, err)
 	}
-	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryMost)
+	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTry)
 	defer cancel()
 	err = c.run(writing, conn, c.stored)
 	return writeOutcome(writing, conn, err)

@@ -58,8 +58,8 @@ func (s *site) lateness(stats *pinion.Stats, limits map[string]int) string {
 	due := 0
 	var since time.Time
 	for _, q := range stats.Queues {
-		most, limited := limits[q.Queue]
-		isPaused := limited && most == 0
+		limit, limited := limits[q.Queue]
+		isPaused := limited && limit == 0
 		if isPaused || q.Due == 0 {
 			continue
 		}

@@ -166,10 +166,10 @@ func (s *site) queueRows(
 	}
 	for _, name := range mostActive(counts) {
 		row := rowOf(root(r), "queue", name, counts[name], sparks[name])
-		most, limited := limits[name]
+		limit, limited := limits[name]
 		if limited {
-			row.Limit = strconv.Itoa(most)
-			row.Paused = most == 0
+			row.Limit = strconv.Itoa(limit)
+			row.Paused = limit == 0
 		}
 		if s.opts.Write && s.limiter != nil {
 			if !row.Paused {

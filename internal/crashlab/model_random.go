@@ -11,12 +11,12 @@ import (
 
 // randomSequence returns the i-th sequence of the Model's seed.
 func (m Model) randomSequence(i int) []Step {
-	most := m.Steps
-	if most == 0 {
-		most = 60
+	maxSteps := m.Steps
+	if maxSteps == 0 {
+		maxSteps = 60
 	}
 	d := newDice(m.Seed, uint64(i), m.RealTime)
-	steps := make([]Step, 1+d.IntN(most))
+	steps := make([]Step, 1+d.IntN(maxSteps))
 	for i := range steps {
 		steps[i] = d.step()
 	}

@@ -739,14 +739,14 @@ func micro(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
 // storedError returns the text of an error as storages keep it: valid UTF-8 without NUL, of at most 16 KiB.
 func storedError(cause error) string {
-	const most = 16 << 10
+	const maxText = 16 << 10
 	if cause == nil {
 		return "unknown error"
 	}
 	text := strings.ToValidUTF8(cause.Error(), "\uFFFD")
 	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most-len("...")], "") + "..."
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText-len("...")], "") + "..."
 	}
 	return text
 }

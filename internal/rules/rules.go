@@ -1,7 +1,27 @@
 // Package rules holds what every storage of Pinion does alike, as far as it needs no type of package pinion.
 package rules
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
+
+// DefaultLease is how long a claim lives without a heartbeat if its Dequeue does not say.
+const DefaultLease = 10 * time.Second
+
+// CheckDequeue reports fields of a pinion.DequeueOptions that make no sense.
+func CheckDequeue(max, ahead int, lease time.Duration) error {
+	if max < 1 {
+		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", max)
+	}
+	if ahead < 0 || ahead > max {
+		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", ahead, max)
+	}
+	if lease < 0 {
+		return fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", lease, DefaultLease)
+	}
+	return nil
+}
 
 // HistoryKept is how long the counts of History stay.
 const HistoryKept = 7 * 24 * time.Hour
