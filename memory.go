@@ -904,7 +904,8 @@ func (s *MemoryStorage) deleteOld(ctx context.Context, now time.Time) error {
 	if s.Retention < 0 {
 		return nil
 	}
-	_, err := s.Prune(ctx, now.Add(-cmp.Or(s.Retention, 24*time.Hour)))
+	retention := cmp.Or(s.Retention, rules.DefaultRetention)
+	_, err := s.Prune(ctx, now.Add(-retention))
 	return err
 }
 

@@ -242,8 +242,8 @@ func (s *SQLiteStorage) checkVersion(ctx context.Context) error {
 func newerVersion(q *session) error {
 	version := int(integer(q.value("PRAGMA user_version")))
 	if q.err == nil && version > schemaVersion {
-		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; this one knows version %d: "+
-			"update this program", version, schemaVersion))
+		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; "+
+			"this one knows version %d: update this program", version, schemaVersion))
 	}
 	return q.err
 }

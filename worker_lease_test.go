@@ -504,8 +504,9 @@ func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
 				})
 			}
 			t.storage.Heartbeat(ctx)
-			claimed, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 1})
-			if jobs = claimed; err != nil {
+			var err error
+			jobs, err = t.storage.Dequeue(ctx, DequeueOptions{Max: 1})
+			if err != nil {
 				t.Fatalf("round %d: the claim for a free slot got %v, want the job", n, err)
 			}
 			others.Wait()

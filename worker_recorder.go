@@ -61,7 +61,11 @@ func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
 	late := false
 	for {
 		n, closed := s.count()
-		if n >= maxBatch || closed || late || n > 0 && idle() {
+		isFull := n >= maxBatch
+		if isFull || late || closed {
+			return s.take(last[:0])
+		}
+		if n > 0 && idle() {
 			return s.take(last[:0])
 		}
 		if n > 0 && timer == nil {
@@ -123,7 +127,8 @@ func (r *workerRun) recordBatch(ctx context.Context, batch []*attempt) {
 	}
 	for i, job := range jobs {
 		if len(lost) > 0 && isAmong(lost, job) {
-			r.log.Warn("lease lost before the success was recorded; the job runs again", "task", job.Task, "job", job.ID)
+			r.log.Warn("lease lost before the success was recorded; the job runs again",
+				"task", job.Task, "job", job.ID)
 			r.ended(ctx, batch[i], OutcomeLost, nil)
 			continue
 		}
@@ -264,7 +269,8 @@ func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (
 	})
 	if recorded {
 		a.counters.deadLettered.Add(1)
-		r.log.Error("job dead-lettered", "task", job.Task, "job", job.ID, "attempts", job.Attempts, "error", oneLine(err))
+		r.log.Error("job dead-lettered",
+			"task", job.Task, "job", job.ID, "attempts", job.Attempts, "error", oneLine(err))
 	}
 	return recorded
 }

@@ -55,7 +55,8 @@ const (
 const (
 	readyOfAllSQL = `
 		ready AS (SELECT ` + candidatesSQL + ` FROM @jobs j
-			WHERE ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL + inOrderSQL + `FOR UPDATE SKIP LOCKED),`
+			WHERE ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL + inOrderSQL + `
+			FOR UPDATE SKIP LOCKED),`
 	readyOfOneSQL = `
 		ready AS (SELECT ` + candidatesSQL + ` FROM @jobs j
 			WHERE j.queue=$8 AND ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL + inOrderSQL + `

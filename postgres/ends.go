@@ -31,7 +31,8 @@ const (
 			sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed, sum(took) AS took
 		FROM (SELECT date_trunc($3, at) AS at, queue, task,
 				sum(succeeded) AS succeeded, sum(failed) AS failed, sum(took) AS took,
-				row_number() OVER (PARTITION BY date_trunc($3, at) ORDER BY sum(succeeded+failed) DESC, queue, task) AS rank
+				row_number() OVER (PARTITION BY date_trunc($3, at)
+					ORDER BY sum(succeeded+failed) DESC, queue, task) AS rank
 			FROM gone GROUP BY 1, 2, 3) g
 		GROUP BY 1, 2, 3`
 
@@ -84,7 +85,8 @@ func (s *Storage) mergeSpan(ctx context.Context, span int, older time.Duration, 
 	for {
 		var merged int
 		err := s.write(ctx, "reap", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-			return conn.QueryRow(ctx, s.sql(mergeEndsSQL), span, interval(older), into, mergeSize, maxPairs).Scan(&merged)
+			return conn.QueryRow(ctx, s.sql(mergeEndsSQL), span, interval(older), into, mergeSize, maxPairs).
+				Scan(&merged)
 		})
 		if err != nil || merged < mergeSize {
 			return err

@@ -95,9 +95,10 @@ func (s *Storage) readPage(
 		c.bind(l.number+upTo+"$%d", page.Next)
 	}
 	limit := rules.PageSize(f.Limit)
-	rows, err := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
+	sql := inSchema(s.opts.Schema, fmt.Sprintf(
 		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
-		l.number, jobColumns, l.only, order, after, c.sql, order, direction, limit+1)), append([]any{last}, c.args[1:]...)...)
+		l.number, jobColumns, l.only, order, after, c.sql, order, direction, limit+1))
+	rows, err := conn.Query(ctx, sql, append([]any{last}, c.args[1:]...)...)
 	if err != nil {
 		return pinion.Page{}, err
 	}

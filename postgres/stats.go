@@ -10,6 +10,8 @@ import (
 )
 
 const (
+	countedSQL = `queue, task, status, future, started_at, created_at, run_at`
+
 	// countUnfinishedSQL counts what waits and runs. Jobs that were set aside are due as well.
 	countUnfinishedSQL = `
 		SELECT queue, task, count(*) FILTER (WHERE status='PENDING'),
@@ -17,19 +19,21 @@ const (
 			count(*) FILTER (WHERE status='RUNNING'),
 			count(*) FILTER (WHERE status='RUNNING' AND started_at IS NOT NULL),
 			min(created_at) FILTER (WHERE status='PENDING'),
-			min(greatest(run_at, created_at)) FILTER (WHERE status='PENDING' AND (NOT future OR run_at<=statement_timestamp()))
+			min(greatest(run_at, created_at))
+				FILTER (WHERE status='PENDING' AND (NOT future OR run_at<=statement_timestamp()))
 		FROM (
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE ` + isReadySQL + `
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE ` + isReadySQL + `
 			UNION ALL
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE ` + isAsideSQL + `
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE ` + isAsideSQL + `
 			UNION ALL
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE j.status='PENDING' AND j.future
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE j.status='PENDING' AND j.future
 			UNION ALL
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE j.status='RUNNING') u
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE j.status='RUNNING') u
 		GROUP BY queue, task`
 	countEndedSQL = `
 		SELECT queue, task, sum(succeeded)::bigint, sum(failed)::bigint,
-			coalesce(sum(succeeded+failed) FILTER (WHERE at>=date_trunc('minute', statement_timestamp())-interval '1min'), 0)::bigint
+			coalesce(sum(succeeded+failed)
+				FILTER (WHERE at>=date_trunc('minute', statement_timestamp())-interval '1min'), 0)::bigint
 		FROM @ends WHERE at>statement_timestamp()-interval '1h' AND span<2 GROUP BY queue, task`
 	countDeadSQL       = `SELECT count(*) FROM @jobs WHERE dead IS NOT NULL`
 	countLastMinuteSQL = `

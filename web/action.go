@@ -337,7 +337,8 @@ func (s *site) askOne(r *http.Request, c *confirmation, verb string, can func(*p
 	c.Detail = shown(job.Task, 60) + " " + preview(job, 200)
 	if !possible {
 		c.Nothing = true
-		c.Question = fmt.Sprintf("There is nothing to do: the job is %s.", shown(strings.ToLower(string(job.Status)), 20))
+		status := shown(strings.ToLower(string(job.Status)), 20)
+		c.Question = fmt.Sprintf("There is nothing to do: the job is %s.", status)
 	}
 	return nil
 }
@@ -384,8 +385,8 @@ func (s *site) actReschedule(ctx context.Context, r *http.Request) (performed, e
 	id := r.URL.Query().Get("id")
 	at, err := parseDue(r.PostFormValue("at"), time.Now())
 	if err != nil || id == "" {
-		return performed{}, badRequest(fmt.Sprintf("%q is not a due time; want now, a time from now such as 90s, 10m, 2h or 3d, "+
-			"or a time such as 2026-01-31T15:04:05Z.", r.PostFormValue("at")))
+		return performed{}, badRequest(fmt.Sprintf("%q is not a due time; want now, a time from now such as 90s, "+
+			"10m, 2h or 3d, or a time such as 2026-01-31T15:04:05Z.", r.PostFormValue("at")))
 	}
 	n, err := s.inspector.Reschedule(ctx, pinion.Filter{IDs: []string{id}}, at)
 	if err != nil {

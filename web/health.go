@@ -76,7 +76,8 @@ func (s *site) lateness(stats *pinion.Stats, limits map[string]int) string {
 	if stats.Total.Running == 0 && stats.Total.Minute == 0 {
 		cause = "no worker runs"
 	}
-	return fmt.Sprintf("%s due, and the oldest has been due for %s: %s", words.Are(due, "job"), words.Rough(waited), cause)
+	return fmt.Sprintf("%s due, and the oldest has been due for %s: %s",
+		words.Are(due, "job"), words.Rough(waited), cause)
 }
 
 // damageLook is how long a look at a file for damage may take.

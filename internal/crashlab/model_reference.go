@@ -136,13 +136,13 @@ func (r *reference) enqueue(jobs []*pinion.Job) (bad, taken bool) {
 
 // isBad reports whether nobody can enqueue the job.
 func isBad(job *pinion.Job) bool {
-	const most = 1 << 10 // bytes of a name
+	const maxName = 1 << 10 // bytes
 	names := []string{job.ID, job.Task, job.Queue, job.Key}
 	for name, value := range job.Meta {
 		names = append(names, name, value)
 	}
 	for _, name := range names {
-		if !utf8.ValidString(name) || strings.Contains(name, "\x00") || len(name) > most {
+		if !utf8.ValidString(name) || strings.Contains(name, "\x00") || len(name) > maxName {
 			return true
 		}
 	}

@@ -23,6 +23,9 @@ func CheckDequeue(max, ahead int, lease time.Duration) error {
 	return nil
 }
 
+// DefaultRetention is how long finished jobs stay if the options of the storage do not say.
+const DefaultRetention = 24 * time.Hour
+
 // HistoryKept is how long the counts of History stay.
 const HistoryKept = 7 * 24 * time.Hour
 
