@@ -1435,16 +1435,16 @@ func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []En
 // ---- Limits ----
 
 // SetLimit implements [Limiter].
-func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, limit int) error {
+func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, max int) error {
 	queue = cmp.Or(queue, defaultQueue)
 	if err := checkLimited(queue); err != nil {
 		return err
 	}
 	return s.do(ctx, func() error {
-		if limit < 0 {
+		if max < 0 {
 			delete(s.limits, queue)
 		} else {
-			s.limits[queue] = limit
+			s.limits[queue] = max
 		}
 		s.wakeLocked()
 		return nil

@@ -471,6 +471,7 @@ type DuplicateError struct {
 	Key string // empty if the ID is taken
 }
 
+// Error names what is taken, and who holds it.
 func (e *DuplicateError) Error() string {
 	if e.Key == "" {
 		return fmt.Sprintf("%v: id %q is taken", ErrDuplicate, e.ID)
@@ -803,6 +804,7 @@ type PanicError struct {
 	Stack []byte // as debug.Stack returns it
 }
 
+// Error returns the value and the stack. What stands before the first empty line is the value alone.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
 
 // Unwrap returns Value if it is an error.
