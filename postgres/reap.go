@@ -24,7 +24,7 @@ const (
 		OR j.heartbeat_at>statement_timestamp()+` + leaseSQL + `)`
 
 	doubtSQL = `
-		WITH c AS (SELECT j.seq FROM @jobs j WHERE ` + isExpiredSQL + `
+		WITH c AS (SELECT j.seq FROM @jobs j WHERE ` + isExpiredSQL + ` 
 			AND (j.doubted_at IS NULL OR j.doubted_at>statement_timestamp()) -- the clock was set back
 			ORDER BY j.seq LIMIT $2 FOR UPDATE SKIP LOCKED)
 		UPDATE @jobs j SET doubted_at=statement_timestamp() FROM c WHERE j.seq=c.seq
@@ -38,8 +38,7 @@ const (
 			AND (j.doubted_at<=statement_timestamp()-` + leaseSQL + `
 				OR (j.id, j.claim, j.doubted_at) IN (SELECT * FROM unnest($3::text[], $4::bigint[], $5::timestamptz[])))
 			ORDER BY j.seq LIMIT $2 FOR UPDATE SKIP LOCKED),
-		ended AS (` + giveUpSQL + `,
-				error=CASE WHEN canceled THEN '@canceled' ELSE 'lease expired' END, reaped=j.reaped+1,
+		ended AS (` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE 'lease expired' END, reaped=j.reaped+1,
 				future=NOT canceled AND j.reaped>0,
 				run_at=CASE WHEN canceled THEN j.run_at WHEN j.reaped=0 THEN NULL
 					ELSE statement_timestamp()+random()*least(greatest(j.attempts, 1), 1000)*c.lease END
