@@ -608,6 +608,9 @@ func leaseRules() []storageRule {
 			c.claimShortly(1)
 			c.wantEqual("LeaseUntil by default", jobs[0].LeaseUntil, jobs[0].HeartbeatAt.Add(10*time.Second))
 			c.wantEqual("LeaseUntil of an hour", jobs[1].LeaseUntil, jobs[1].HeartbeatAt.Add(time.Hour))
+			c.enqueue(NewJob("exact"))
+			exact := c.claimAll(1, DequeueOptions{Lease: time.Hour + 999})[0] // no storage keeps nanoseconds
+			c.wantEqual("LeaseUntil of an hour and 999ns", exact.LeaseUntil, exact.HeartbeatAt.Add(time.Hour))
 			if in, ok := As[Inspector](c.Storage); ok {
 				c.wantEqual("LeaseUntil that is stored", c.get(in, jobs[1].ID).LeaseUntil, jobs[1].LeaseUntil)
 			}
@@ -1068,6 +1071,34 @@ func filterRules() []storageRule {
 			}
 			c.wantJobs(in, Filter{}, "dead done running pending")
 			c.wantEqual("jobs due", c.claimDue(9), "pending")
+		})},
+		{"a name that is not text matches nothing", optional(func(c *checker, in Inspector) {
+			const like = "\uFFFD" // what stands for text that is not UTF-8
+			c.enqueue(&Job{ID: like, Task: like, Queue: like, Key: like, Priority: 1})
+			c.must(c.DeadLetter(c.ctx, c.claimOne(), errors.New("boom \xff")))
+			c.enqueue(&Job{ID: "2" + like, Task: like, Queue: like, Key: like})
+			for _, name := range []string{"\xff", "\x00", "\xff\x00", like + "\x00", like + "\xff"} {
+				ids := []string{name, "2" + name}
+				for _, f := range []Filter{
+					{IDs: ids}, {Queue: name}, {Task: name}, {Key: name}, {KeyPrefix: name}, {Text: name}, {Error: "boom " + name},
+				} {
+					what := fmt.Sprintf("of a filter %+v", f)
+					c.wantEqual("jobs "+what, taskNames(c.list(in.Jobs(c.ctx, f))), "")
+					c.wantEqual("dead letters "+what, taskNames(c.list(in.DeadLetters(c.ctx, f))), "")
+				}
+				for _, id := range ids {
+					_, err := in.Get(c.ctx, id)
+					c.wantError(fmt.Sprintf("Get of %q", id), err, ErrNotFound)
+				}
+				if k, ok := As[Canceler](c.Storage); ok {
+					c.cancel(k, canceled{}, ids...)
+				}
+				for _, opts := range []DequeueOptions{{Queues: []string{name}}, {Tasks: []string{name}}} {
+					opts.Max, opts.NoWait = 9, true
+					c.wantEqual(fmt.Sprintf("jobs claimed by %q", name), taskNames(c.dequeue(opts)), "")
+				}
+			}
+			c.wantEqual("jobs claimed", c.claimDue(9), like)
 		})},
 		{"a listing from the newest on is complete", optional(func(c *checker, in Inspector) {
 			jobs := make([]*Job, 250)

@@ -387,6 +387,15 @@ func enqueueFaults() []fault {
 		{"keeps nanoseconds", "whole microseconds", func(m *mutant) {
 			m.changeClaims(func(_ *record, job *Job) { job.HeartbeatAt = job.HeartbeatAt.Add(time.Nanosecond) })
 		}},
+		{"keeps the nanoseconds of a lease", "as long as its own Lease", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				jobs, err := m.MemoryStorage.Dequeue(ctx, opts)
+				for _, job := range jobs {
+					job.LeaseUntil = job.LeaseUntil.Add(opts.Lease % time.Microsecond)
+				}
+				return jobs, err
+			}
+		}},
 		{"stores one *Job twice", "one *Job twice", func(m *mutant) {
 			m.enqueue = func(ctx context.Context, jobs []*Job) error {
 				var copies []*Job
@@ -740,6 +749,22 @@ func inspectFaults() []fault {
 		{"cancels every job for an empty list of IDs", "a list of IDs without elements", func(m *mutant) {
 			m.cancelWhere = func(ctx context.Context, f Filter) (ended, asked int, err error) {
 				return m.MemoryStorage.CancelWhere(ctx, withoutEmptyIDs(f))
+			}
+		}},
+		{"takes what is not UTF-8 for U+FFFD", "a name that is not text", func(m *mutant) {
+			m.listJobs = func(ctx context.Context, f Filter) iter.Seq2[*Job, error] {
+				f.Queue = strings.ToValidUTF8(f.Queue, "\uFFFD")
+				return m.MemoryStorage.Jobs(ctx, f)
+			}
+		}},
+		{"claims from the queue U+FFFD for one that is not UTF-8", "a name that is not text", func(m *mutant) {
+			m.dequeue = func(ctx context.Context, opts DequeueOptions) ([]*Job, error) {
+				queues := slices.Clone(opts.Queues)
+				for i := range queues {
+					queues[i] = strings.ToValidUTF8(queues[i], "\uFFFD")
+				}
+				opts.Queues = queues
+				return m.MemoryStorage.Dequeue(ctx, opts)
 			}
 		}},
 		{"forgets results", "every step of its life", func(m *mutant) {

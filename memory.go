@@ -617,7 +617,7 @@ func (s *MemoryStorage) mayClaimLocked(name laneName, opts DequeueOptions) bool 
 	if len(opts.Queues) > 0 && !slices.ContainsFunc(opts.Queues, isQueue) {
 		return false
 	}
-	isTask := func(task string) bool { return strings.EqualFold(task, name.task) }
+	isTask := func(task string) bool { return isSameTask(task, name.task) }
 	return len(opts.Tasks) == 0 || slices.ContainsFunc(opts.Tasks, isTask)
 }
 
@@ -642,7 +642,7 @@ func (s *MemoryStorage) claimOneLocked(rec *record, opts DequeueOptions) {
 	rec.job.HeartbeatAt = s.now
 	rec.job.Worker = opts.Worker
 	rec.job.Result = nil
-	rec.lease = cmp.Or(opts.Lease, defaultLease)
+	rec.lease = rules.Lease(cmp.Or(opts.Lease, defaultLease))
 	if rec.job.KeyUntilStart {
 		rec.keyGivenUp = true
 	}
@@ -1201,7 +1201,7 @@ func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 			return false
 		case f.Queue != "" && f.Queue != rec.job.Queue:
 			return false
-		case f.Task != "" && !strings.EqualFold(f.Task, rec.job.Task):
+		case f.Task != "" && !isSameTask(f.Task, rec.job.Task):
 			return false
 		case f.Key != "" && f.Key != rec.job.Key:
 			return false

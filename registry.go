@@ -225,6 +225,12 @@ func (r *Registry) once() bool {
 	return false
 }
 
+// isSameTask reports whether two names are those of one task: without regard to case. A name that is not UTF-8, which
+// only another program stores, is the same as itself alone: strings.EqualFold would take it for U+FFFD.
+func isSameTask(a, b string) bool {
+	return a == b || strings.EqualFold(a, b) && utf8.ValidString(a) && utf8.ValidString(b)
+}
+
 // foldCase returns a form of a name that is the same for all names which strings.EqualFold holds to be equal.
 func foldCase(name string) string {
 	for i := range len(name) {

@@ -103,11 +103,30 @@ func checkOrCreate(path string, readOnly bool) error {
 	if !info.Mode().IsRegular() {
 		return errors.New("it is not a regular file")
 	}
-	if n := hardLinks(info); n > 1 && !readOnly {
+	n := hardLinks(info)
+	if n > 1 && readOnly {
+		return checkHasWAL(path, n)
+	}
+	if n > 1 {
 		return fmt.Errorf("it has %d names (hard links); want one: each name would have a -wal of its own, and "+
 			"jobs would be lost. Remove the other names, or make symbolic links of them", n)
 	}
 	return nil
+}
+
+// checkHasWAL refuses to read a file with several names under one that has no -wal: programs may write under another
+// name, and what is in its -wal would be missing here.
+func checkHasWAL(path string, names int) error {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(path + "-wal")
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("it has %d names (hard links), and under this one there is no -wal, so what other programs have "+
+			"written last may be missing; want the name that they use, or a copy of the file", names)
+	}
+	return err
 }
 
 // createFile creates an empty file, unless another process was faster.

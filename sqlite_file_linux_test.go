@@ -141,6 +141,12 @@ func TestOpenSQLiteRefusesAFileWithTwoNames(t *testing.T) {
 		_, err := OpenSQLite(t.Context(), name, nil)
 		wantError(t, err, "pinion: open "+name+": it has 2 names (hard links); want one")
 	}
+	// What a program has written under one name may be in that name's -wal alone.
+	_, err := OpenSQLite(t.Context(), link, &SQLiteOptions{ReadOnly: true})
+	wantError(t, err, "pinion: open "+link+": it has 2 names (hard links), and under this one there is no -wal")
+	if found := folder(t, filepath.Dir(link)); len(found) != 1 {
+		t.Errorf("the folder of the link holds %d files, want the link alone", len(found))
+	}
 	reader, err := OpenSQLite(t.Context(), path, &SQLiteOptions{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)

@@ -222,49 +222,112 @@ type listing struct{ table, columns, from string }
 
 // page reads a part of a listing. Where an index finds the rows that match, it sorts their numbers. Otherwise it looks at
 // a number of rows, in their order.
-func (s *SQLiteStorage) page(
-	q *session, l listing, f Filter, where conditions, from int64,
-) (page Page, err error) {
-	after, upTo, direction, last := ">", "<=", "", int64(math.MinInt64)
-	if f.Newest {
-		after, upTo, direction, last = "<", ">=", "DESC", math.MaxInt64
-	}
-	if from != 0 {
-		last = from
-	}
-	var query string
+func (s *SQLiteStorage) page(q *session, l listing, f Filter, where conditions, from int64) (Page, error) {
+	r := newPageReader(q, l, f, where, from)
 	if where.isNarrow {
-		query = fmt.Sprintf(`SELECT seq, %[1]s%[2]s
-			WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
-			l.columns, l.from, after, where.sql, direction, rules.PageSize(f.Limit)+1)
+		r.readNarrow()
 	} else {
-		page.Next = endOfLook(q, l.table, after, direction, last, rules.PageLook)
-		if page.Next != 0 {
-			where.and("seq"+upTo+"?", page.Next)
-		}
-		query = fmt.Sprintf(`SELECT seq, %s%s WHERE seq%s? %s ORDER BY seq %s LIMIT %d`,
-			l.columns, inRowOrder(l.from), after, where.sql, direction, rules.PageSize(f.Limit)+1)
-	}
-	rows, size := 0, 0
-	for row := range q.rows(query, append([]any{last}, where.args...)...) {
-		if rows == rules.PageSize(f.Limit) || size > rules.PageBytes {
-			page.Next = last
-			break
-		}
-		var job *Job
-		last, job, _ = jobOf(row)
-		if f.matchesTask(job.Task) {
-			page.Jobs = append(page.Jobs, job)
-		}
-		rows++
-		for _, v := range row {
-			size += len(text(v))
-		}
+		r.look()
 	}
 	if q.err != nil {
 		return Page{}, wrap("list", q.err)
 	}
-	return page, nil
+	return r.page, nil
+}
+
+// pageReader reads a page.
+type pageReader struct {
+	q      *session
+	l      listing
+	f      Filter
+	where  conditions
+	page   Page
+	last   int64 // the number of the last row that was read, from which the page goes on
+	rows   int
+	size   int // of what was read, in bytes
+	isFull bool
+
+	// In the order of the listing.
+	after, upTo, direction string
+}
+
+func newPageReader(q *session, l listing, f Filter, where conditions, from int64) *pageReader {
+	r := &pageReader{q: q, l: l, f: f, where: where, last: from, after: ">", upTo: "<="}
+	if f.Newest {
+		r.after, r.upTo, r.direction = "<", ">=", "DESC"
+	}
+	switch {
+	case from != 0:
+	case f.Newest:
+		newest := integer(q.value(`SELECT max(rowid) FROM ` + l.table))
+		r.last = min(newest, math.MaxInt64-1) + 1
+	default:
+		oldest := integer(q.value(`SELECT min(rowid) FROM ` + l.table))
+		r.last = max(oldest, math.MinInt64+1) - 1
+	}
+	return r
+}
+
+// readNarrow reads rows that an index finds.
+func (r *pageReader) readNarrow() {
+	r.read(fmt.Sprintf(`SELECT seq, %[1]s%[2]s
+		WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
+		r.l.columns, r.l.from, r.after, r.where.sql, r.direction, r.left()), append([]any{r.last}, r.where.args...))
+}
+
+// look looks at rules.PageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
+// that: to count them would take longer than to fill a page.
+func (r *pageReader) look() {
+	start := r.last
+	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
+	if !r.f.Newest {
+		near = min(start, math.MaxInt64-rules.PageLook) + rules.PageLook
+	}
+	r.readRange(start, near)
+	if r.isFull {
+		return
+	}
+	end := endOfLook(r.q, r.l.table, r.after, r.direction, start, rules.PageLook)
+	if end == 0 && r.f.Newest {
+		r.readRange(near, math.MinInt64)
+	} else if end == 0 {
+		r.readRange(near, math.MaxInt64)
+	} else {
+		r.readRange(near, end)
+	}
+	if !r.isFull {
+		r.page.Next = end
+	}
+}
+
+// readRange reads the rows that match behind a number, up to another.
+func (r *pageReader) readRange(behind, upTo int64) {
+	r.read(fmt.Sprintf(`SELECT seq, %s%s WHERE seq%s? AND seq%s? %s ORDER BY seq %s LIMIT %d`,
+		r.l.columns, inRowOrder(r.l.from), r.after, r.upTo, r.where.sql, r.direction, r.left()),
+		append([]any{behind, upTo}, r.where.args...))
+}
+
+// left returns how many rows to ask for: one more than the page has room for shows whether more follow.
+func (r *pageReader) left() int { return rules.PageSize(r.f.Limit) - r.rows + 1 }
+
+// read adds the rows of a query to the page, until it is full.
+func (r *pageReader) read(query string, args []any) {
+	for row := range r.q.rows(query, args...) {
+		if r.rows == rules.PageSize(r.f.Limit) || r.size > rules.PageBytes {
+			r.page.Next = r.last
+			r.isFull = true
+			return
+		}
+		var job *Job
+		r.last, job, _ = jobOf(row)
+		if r.f.matchesTask(job.Task) {
+			r.page.Jobs = append(r.page.Jobs, job)
+		}
+		r.rows++
+		for _, v := range row {
+			r.size += len(text(v))
+		}
+	}
 }
 
 // inRowOrder returns a FROM clause of listingFrom that uses no index.
@@ -410,7 +473,7 @@ const notASCII = "*[^\x01-\x7f]*"
 
 // matchesTask compares the name of a task as a registry does.
 func (f Filter) matchesTask(name string) bool {
-	return f.Task == "" || strings.EqualFold(name, f.Task)
+	return f.Task == "" || isSameTask(name, f.Task)
 }
 
 // ---- Statistics ----
@@ -912,6 +975,9 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 // It is the way to copy a queue in use. A program that reads the file itself misses what stands in the
 // -wal. If it runs in the same process, SQLite's locks on the file are lost, too.
 func (s *SQLiteStorage) Backup(ctx context.Context, path string) error {
+	if path == "" {
+		return errors.New("pinion: backup: the path is empty; want that of a file which does not exist yet")
+	}
 	err := s.backup(ctx, path)
 	if err != nil {
 		return wrap("backup to "+path, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -722,6 +723,7 @@ func TestABackupThatFailsLeavesNoFile(t *testing.T) {
 	cancel()
 	dir := t.TempDir()
 	wantError(t, s.Backup(ctx, filepath.Join(dir, "q.db")), context.Canceled.Error())
+	wantError(t, s.Backup(t.Context(), ""), "pinion: backup: the path is empty; want that of a file")
 	wantError(t, s.Backup(t.Context(), filepath.Join(dir, "missing", "q.db")), "no such file or directory")
 	if found := folder(t, dir); len(found) > 0 {
 		t.Errorf("the folder holds %v", found)
@@ -779,5 +781,39 @@ func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
 	}
 	if found.String() != "first" || looks != 3 {
 		t.Errorf("%d looks find %q, want 3 to find the first", looks, found.String())
+	}
+}
+
+// Deleted jobs leave gaps between the numbers of the rows, so 20,000 numbers may have few rows.
+func TestAPageLooksAcrossGaps(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"))
+	o := otherProgram(t, path)
+	o.exec(`UPDATE jobs SET rowid=9007199254740993 WHERE func_name='d'`)
+	o.exec(`UPDATE jobs SET rowid=90000 WHERE func_name='c'`)
+	o.exec(`UPDATE jobs SET rowid=30000 WHERE func_name='b'`)
+	for _, c := range []struct {
+		filter Filter
+		from   int64
+		want   string
+	}{
+		{Filter{}, 0, "a b c d"},
+		{Filter{Newest: true}, 0, "d c b a"},
+		{Filter{Newest: true}, 90_000, "b a"},
+		{Filter{}, 30_000, "c d"},
+		{Filter{Task: "a", Newest: true}, 0, "a"},
+		{Filter{Newest: true}, math.MaxInt64, "d c b a"},
+		{Filter{Newest: true}, math.MinInt64, ""},
+		{Filter{}, math.MaxInt64, ""},
+		{Filter{}, math.MinInt64, "a b c d"},
+	} {
+		page, err := s.JobsPage(t.Context(), c.filter, c.from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tasksOf(page.Jobs); got != c.want || page.Next != 0 {
+			t.Errorf("the page of %s behind %d has %q and the next begins at %d, want %q and no next",
+				filterText(c.filter), c.from, got, page.Next, c.want)
+		}
 	}
 }

@@ -37,9 +37,7 @@ const (
 	// For long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
 	// heartbeatsFirst is part of the wait.
 	maxLockWait = 500 * time.Millisecond
-	// lockIsFree is within which time a reaper gets a lock that nobody else holds.
-	lockIsFree = 2 * time.Millisecond
-	// heartbeatsFirst is how long heartbeats that waited for the lock need to get it.
+	// heartbeatsFirst is how long heartbeats that had to wait need until they are stored.
 	heartbeatsFirst = 100 * time.Millisecond
 )
 
@@ -59,14 +57,19 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 		return 0, err
 	}
 	s.forgetDoubts(expired)
-	for len(expired) > 0 {
-		page := expired[:min(len(expired), perTransaction)]
-		expired = expired[len(page):]
-		n, err := s.reapOrDoubt(ctx, called, page)
+	if s.anySecondLook(expired, called) {
+		if err := s.letHeartbeatsPass(ctx); err != nil {
+			return 0, err
+		}
+	}
+	begun := called
+	for page := range slices.Chunk(expired, perTransaction) {
+		n, err := s.reapOrDoubt(ctx, called, begun, page)
 		reaped += n
 		if err != nil {
 			return reaped, err
 		}
+		begun = time.Now()
 	}
 	if err := s.mergeEnds(ctx, called); err != nil {
 		return reaped, err
@@ -122,9 +125,21 @@ func (s *SQLiteStorage) forgetDoubts(expired []expiredClaim) {
 	s.doubts = still
 }
 
-// reapOrDoubt takes back the claims that were doubted for long enough, and doubts the others.
+// letHeartbeatsPass waits until the write lock is free, and then for the heartbeats that waited for it. The lock may have
+// been held since right after the first look, by a program that had let it go for a moment only, and may have ended just
+// before this second one. Or all processes were stopped in that time, and this one is the first that goes on.
+func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
+	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
+		return err
+	}
+	pause(ctx, heartbeatsFirst)
+	return ctx.Err()
+}
+
+// reapOrDoubt takes back the claims that were doubted for long enough when ReapStale was called, and doubts the others.
+// begun is since when it may have waited for the write lock.
 func (s *SQLiteStorage) reapOrDoubt(
-	ctx context.Context, called time.Time, expired []expiredClaim,
+	ctx context.Context, called, begun time.Time, expired []expiredClaim,
 ) (reaped int, err error) {
 	takeBack := make([]bool, len(expired))
 	anything := false
@@ -135,15 +150,10 @@ func (s *SQLiteStorage) reapOrDoubt(
 	if !anything { // somebody's doubts are young
 		return 0, nil
 	}
-	if slices.Contains(takeBack, true) {
-		if err := s.letHeartbeatsPass(ctx); err != nil {
-			return 0, err
-		}
-	}
 	var doubted []doubt
 	err = s.write(ctx, "reap", func(tx *transaction) {
 		reaped, doubted = 0, nil
-		waited := tx.now.Sub(called)
+		waited := tx.now.Sub(begun)
 		for i, e := range expired {
 			late := waited > max(maxLockWait, rules.ReapGap(e.lease)/4)
 			switch {
@@ -170,17 +180,9 @@ func (s *SQLiteStorage) reapOrDoubt(
 	return reaped, nil
 }
 
-// letHeartbeatsPass waits until the write lock is free, and if it was not, for the heartbeats that waited for it too.
-// The lock may have been held since right after the first look, by a program that had let it go for a moment only.
-func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
-	begun := time.Now()
-	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
-		return err
-	}
-	if time.Since(begun) > lockIsFree {
-		pause(ctx, heartbeatsFirst)
-	}
-	return ctx.Err()
+// anySecondLook reports whether one of the claims may be taken back.
+func (s *SQLiteStorage) anySecondLook(expired []expiredClaim, called time.Time) bool {
+	return slices.ContainsFunc(expired, func(e expiredClaim) bool { return s.isSecondLook(e, called) })
 }
 
 // isSecondLook reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the

@@ -74,6 +74,29 @@ func TestAReaperLetsHeartbeatsThatWaitedForTheLockGoFirst(t *testing.T) {
 	})
 }
 
+// The lock may also end just before the second look begins, or all processes may have been stopped since the first one.
+// Then the reaper is the first that goes on, and must give the others time.
+func TestAReaperThatFindsTheLockFreeLetsHeartbeatsGoFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		other := sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour})
+		mustEnqueue(t, s, NewJob("alive"), NewJob("dead"))
+		jobs := mustDequeue(t, other, 2)
+		time.Sleep(11 * time.Second)
+		mustReap(t, s, 0, "at its first look")
+		time.Sleep(rules.ReapGap(defaultLease))
+		var others sync.WaitGroup
+		others.Go(func() {
+			time.Sleep(heartbeatsFirst / 2)
+			if lost, err := other.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
+				t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
+			}
+		})
+		mustReap(t, s, 1, "at its second look")
+		others.Wait()
+	})
+}
+
 func TestTheDoubtOfAnotherProcessCountsAfterAWholeLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)

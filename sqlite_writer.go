@@ -57,6 +57,7 @@ type transaction struct {
 // call is a function on its way through the writer.
 type call struct {
 	run       func(tx *transaction)
+	first     bool       // run it before the other calls that wait
 	giveUp    time.Time  // when to stop waiting for the write lock; zero: never
 	abandoned bool       // its ctx has ended; guarded by the writer's mu
 	answer    chan error // capacity 1; gets one value
@@ -117,6 +118,11 @@ func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(
 	return w.wait(ctx, newCall(run, time.Now().Add(patience)))
 }
 
+// doFirst is like doWithin, but the function runs before those of the other calls that wait.
+func (w *writer) doFirst(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
+	return w.wait(ctx, &call{run: run, first: true, giveUp: time.Now().Add(patience)})
+}
+
 // doWhenIdle is like doWithin, but lets all other calls go first, for up to a second.
 func (w *writer) doWhenIdle(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
 	c := newCall(run, time.Now().Add(time.Second+patience))
@@ -162,7 +168,11 @@ func (w *writer) add(c *call) error {
 	if w.closed {
 		return ErrClosed
 	}
-	w.queue = append(w.queue, c)
+	if c.first {
+		w.queue = slices.Insert(w.queue, 0, c)
+	} else {
+		w.queue = append(w.queue, c)
+	}
 	return nil
 }
 

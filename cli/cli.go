@@ -88,7 +88,7 @@ type call struct {
 	show       func(word, about string) // shows a candidate of a completion; nil: as zsh and fish want it
 	done       string                   // what the command has done, for the case that its output cannot be written
 	endedBy    os.Signal                // the signal that has ended the command
-	log        *slog.Logger             // of a worker with --json, for its error too; else nil
+	log        *slog.Logger             // of a worker with --json, for all else that it reports too; else nil
 	pipes      chan os.Signal           // takes SIGPIPE; nil: a closed pipe kills the command
 	slowNotice *time.Timer              // reports that a write takes long; nil if no SQLite file is open for writing
 }
@@ -104,11 +104,9 @@ func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
 // run runs the command, reports its error and returns the exit status.
 func (c *call) run(ctx context.Context, args []string) int {
 	err := c.dispatch(ctx, args)
-	defer func() {
-		if c.pipes != nil {
-			signal.Stop(c.pipes)
-		}
-	}()
+	if c.pipes != nil {
+		defer c.unlessProcess(func() { signal.Stop(c.pipes) })
+	}
 	c.stopSlowNotice()
 	writeErr := c.stdout.Flush()
 	switch {
@@ -135,9 +133,11 @@ func (c *call) run(ctx context.Context, args []string) int {
 	if _, isUsage := errors.AsType[*usageError](err); !isUsage {
 		return 1
 	}
-	if c.command.name == "" {
+	switch {
+	case c.log != nil: // what follows is no JSON
+	case c.command.name == "":
 		fmt.Fprintln(c.stderr, "Run `pinion help` for a list of commands.")
-	} else {
+	default:
 		fmt.Fprintf(c.stderr, "usage: %s\nRun `pinion help %s` for details.\n", c.usage(), c.command.name)
 	}
 	return 2
@@ -146,12 +146,21 @@ func (c *call) run(ctx context.Context, args []string) int {
 // report prints an error, or logs it where standard error is a log in JSON.
 func (c *call) report(err error) {
 	text := strings.TrimPrefix(err.Error(), "pinion: ") + advice(err)
-	_, isUsage := errors.AsType[*usageError](err)
-	if c.log != nil && !isUsage {
+	if c.log != nil {
 		c.log.Error(text)
 		return
 	}
 	fmt.Fprintf(c.stderr, "pinion: %s\n", printable(text, "\n\t"))
+}
+
+// notice prints a line about what the command does, or logs it where standard error is a log in JSON.
+func (c *call) notice(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if c.log != nil {
+		c.log.Info(text)
+		return
+	}
+	fmt.Fprintf(c.stderr, "pinion: %s\n", printable(text, ""))
 }
 
 // did records what the command has done. A command that changes something calls it before it prints that:
@@ -203,6 +212,9 @@ func (c *call) dispatch(ctx context.Context, args []string) error {
 	}
 	if wantsHelp {
 		return c.describe()
+	}
+	if c.command.name == "worker" && c.json {
+		c.log = newLogger(c.stderr, true, false)
 	}
 	if len(c.imports) > 0 || c.build != "" {
 		return c.rebuild(ctx)

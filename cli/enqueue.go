@@ -91,7 +91,7 @@ func enqueue(c *call) func(context.Context) error {
 		}
 		e.echoTime()
 		ctx, stop := untilSignal(ctx)
-		defer stop()
+		defer c.unlessProcess(stop)
 		c.surviveClosedPipe()
 		var err error
 		e.storage, err = c.open(ctx, creates)
@@ -124,7 +124,7 @@ func (e *enqueueCall) checkFlags(args, kwargs string) error {
 			"add - for that, as in: pinion enqueue add --lines -")
 	case e.base64 && !e.lines && !e.nul:
 		return usagef("--base64 is for --lines and -0, whose arguments are text; add one of them")
-	case fromInput && e.job.Key != "" && !keyArgument.MatchString(e.job.Key):
+	case fromInput && e.job.Key != "" && !keyArgument().MatchString(e.job.Key):
 		return usagef("all these jobs cannot hold one --key; put an argument into it, as in --key 'thumb {0}'")
 	case e.delay > 0 && !e.at.IsZero():
 		return usagef("--delay and --at contradict each other; give one of them")
@@ -177,21 +177,35 @@ func (e *enqueueCall) recordDirectory() {
 	if e.job.Meta[metaDir] != "" {
 		return
 	}
-	dir, err := os.Getwd()
-	job := pinion.Job{Task: "any", Meta: maps.Clone(e.job.Meta)}
-	if err == nil {
-		if job.Meta == nil {
-			job.Meta = make(map[string]string)
-		}
-		job.Meta[metaDir] = dir
-		_, _, err = job.EncodeArgs() // a directory may have a name that Meta cannot hold
-	}
+	meta, err := withDirectory(e.job.Meta)
 	if err != nil {
 		fmt.Fprintf(e.stderr, "pinion: the working directory is not recorded, "+
 			"so a program runs in that of its worker: %s\n", printable(err.Error(), ""))
 		return
 	}
-	e.job.Meta = job.Meta
+	e.job.Meta = meta
+}
+
+// withDirectory returns a copy of a job's Meta that names the working directory. A directory may have a name that
+// Meta cannot hold.
+func withDirectory(meta map[string]string) (map[string]string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	if !utf8.ValidString(dir) {
+		return nil, fmt.Errorf("its name %q is not valid UTF-8", dir)
+	}
+	meta = maps.Clone(meta)
+	if meta == nil {
+		meta = make(map[string]string)
+	}
+	meta[metaDir] = dir
+	_, _, err = (&pinion.Job{Task: "any", Meta: meta}).EncodeArgs()
+	if errors.Is(err, pinion.ErrTooLarge) {
+		return nil, fmt.Errorf("its name of %d bytes does not fit beside --meta", len(dir))
+	}
+	return meta, err
 }
 
 // knownTask returns an error if this program has tasks built in and none of them has this name. The command

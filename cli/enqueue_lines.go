@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -290,11 +289,11 @@ func syntaxError(text string) error {
 }
 
 // keyArgument matches an argument in a --key.
-var keyArgument = regexp.MustCompile(`\{[^{}]+\}`)
+var keyArgument = lazy(`\{[^{}]+\}`)
 
 // expandKey puts a job's arguments into a --key: strings as they are, others as JSON.
 func expandKey(template string, job *pinion.Job) (key string, err error) {
-	key = keyArgument.ReplaceAllStringFunc(template, func(placeholder string) string {
+	key = keyArgument().ReplaceAllStringFunc(template, func(placeholder string) string {
 		name := placeholder[1 : len(placeholder)-1]
 		value, ok := job.Kwargs[name]
 		n, notNumber := strconv.Atoi(name)

@@ -144,8 +144,13 @@ func (p *program) setOptions(options string) error {
 	if options == "" {
 		return nil
 	}
+	given := make(map[string]bool)
 	for option := range strings.SplitSeq(options, ",") {
 		key, value, _ := strings.Cut(option, "=")
+		if given[key] {
+			return usagef("--exec-opt %s: %s is given twice; write it once", p.name, key)
+		}
+		given[key] = true
 		var err error
 		switch key {
 		case "retries":

@@ -79,9 +79,9 @@ func (p *program) usesArguments() bool {
 var (
 	// besideArgument matches what may stand beside an argument in a word.
 	besideArgument = lazy(`^[\pL\pN./:=,+@%_-]*$`)
-	// takesText matches options such as -c, -ec and --execute, behind which many programs take text to run. To
-	// bash and ksh +c is the same.
-	takesText = lazy(`(?s)^[-+].*[ce]$`)
+	// takesText matches options such as -c, -ec, --execute and --command=, behind which many programs take text
+	// to run. To bash and ksh +c is the same.
+	takesText = lazy(`(?s)^[-+](?:.*[ce]|(?i:.*(?:command|cmd|eval)=?))$`)
 	isOption  = lazy(`^[-+]`)
 )
 
@@ -112,7 +112,7 @@ func (p *program) checkWords() error {
 // refuseText returns the error about an argument behind an option that may take text to run.
 func (p *program) refuseText(word template, option string) error {
 	hint := `as in sh -c 'exec wc -c -- "$1"' sh {0}`
-	if strings.HasPrefix(option, "--") && option != word[0] {
+	if strings.HasPrefix(option, "--") && option != word[0] && !takesText().MatchString(option+"=") {
 		hint = fmt.Sprintf("as %s=%s if the program knows that, or ", option, word) + hint
 	}
 	return usagef("--exec %s: behind %s many programs take text to run, and %s would be that; write it %s",

@@ -81,6 +81,12 @@ func TestACommandThatMakesNoSenseIsRefused(t *testing.T) {
 		{"x=bash +x +ec -- {0}", "behind +ec"},
 		{"x=perl -e{0}", "behind -e"},
 		{"x=mysql --execute {0}", "--execute={0}"},
+		{"x=su --command {0}", "behind --command many"},
+		{"x=su --command={0}", "behind --command= many"},
+		{"x=flock f --command {0}", "behind --command"},
+		{"x=ssh -oProxyCommand={0} host", "behind -oProxyCommand="},
+		{"x=node --eval {0}", "behind --eval"},
+		{"x=sqlite3 -cmd {0}", "behind -cmd"},
 		{"x=bash -c ./{0}", "behind -c"},
 		{"x=ssh host 'cat {0}'", "says more than an argument"},
 		{"x=watch 'ls\t{0}'", "says more than an argument"},
@@ -96,7 +102,7 @@ func TestACommandThatMakesNoSenseIsRefused(t *testing.T) {
 		`x=sh -c 'cat "$1"' sh {0}`, "x=sh {0}", "x=sh convert.sh -x {0}", "x=env sh -e convert.sh {0}",
 		"x=sh -c", "x=convert {0} -resize 200 out/{0}.png", "x=gzip -k -- {0}", "x=ffmpeg -i {0} -c copy out-{0}",
 		"x=git -C {dir} log --format={format}", "x=mail -s a=1,b@{0}:%+_ {to}", "x=echo größe{0}", "x=a {0}{1}",
-		"x=awk '{print $1}' {0}", "x=a=b", "x=find . -name *{{0}}",
+		"x=awk '{print $1}' {0}", "x=convert --file={0} --size={1}", "x=tar -C {0} -x", "x=a=b", "x=find . -name *{{0}}",
 	} {
 		if _, err := parseProgram(strings.ReplaceAll(spec, "*", ""), false); err != nil {
 			t.Errorf("%q: %v", spec, err)

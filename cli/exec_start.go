@@ -48,6 +48,9 @@ func (p *program) resolve() error {
 		p.path = path
 		return p.checkScript()
 	}
+	if errors.Is(err, syscall.EISDIR) {
+		return usagef("--exec %s: %q is a directory; name a program", p.name, file)
+	}
 	if !errors.Is(err, exec.ErrNotFound) && !errors.Is(err, fs.ErrNotExist) {
 		return usagef("--exec %s: cannot run %q: %v; "+
 			"make it executable (chmod +x), or name the interpreter before it", p.name, file, errors.Unwrap(err))

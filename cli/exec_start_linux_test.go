@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -53,4 +54,15 @@ func TestAJobDoesNotPayForAMachineWithoutRoom(t *testing.T) {
 	if text := output.String(); !strings.Contains(text, "the machine has no room for a program; its job waits") {
 		t.Errorf("the worker did not log that it had no room:\n%s", text)
 	}
+}
+
+func TestADirectoryWhoseNameCannotBeRecordedIsNamed(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "b\xffd")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr := finish(t, process(t, dir, "enqueue", "t", "--db", "q.db"), 0)
+	wantText(t, stderr, `^pinion: the working directory is not recorded, so a program runs in that of its worker: `+
+		`its name ".*/b\\xffd" is not valid UTF-8\n$`)
 }

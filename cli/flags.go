@@ -44,7 +44,7 @@ func (c *call) parse(args []string) (wantsHelp bool, err error) {
 			}
 			value, words = args[1], 2
 		}
-		if err := f.Value.Set(value); err != nil {
+		if err := c.flags.Set(name, value); err != nil {
 			if isBool(f) {
 				err = fmt.Errorf("%q is neither true nor false; write --%s alone, or leave it out", value, name)
 			}
@@ -60,7 +60,11 @@ func (c *call) parse(args []string) (wantsHelp bool, err error) {
 
 func (c *call) unknownFlag(arg, name string) error {
 	var names []string
-	c.flags.VisitAll(func(f *flag.Flag) { names = append(names, dashed(f)) })
+	c.flags.VisitAll(func(f *flag.Flag) {
+		if f.Usage != "" { // else help does not list it
+			names = append(names, dashed(f))
+		}
+	})
 	typed, _, _ := strings.Cut(arg, "=")
 	return usagef("unknown flag %s%s", typed, didYouMean("--"+name, names))
 }
@@ -88,6 +92,13 @@ func (c *call) tooMany(operand string) error {
 		hint = `; arguments are JSON, as in --args '[1, "two"]'`
 	}
 	return usagef("unexpected operand %q%s", operand, hint)
+}
+
+// given reports whether a flag was given.
+func (c *call) given(name string) bool {
+	found := false
+	c.flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
+	return found
 }
 
 func isBool(f *flag.Flag) bool {
@@ -168,12 +179,14 @@ func (c *call) mapFlag(values *map[string]string, name, form, usage string) {
 	})
 }
 
-// otherWords are the words of other queues and tools for the commands of this one.
+// otherWords are the words of other queues and tools for the commands and flags of this one.
 var otherWords = map[string]string{
 	"add": "enqueue", "submit": "enqueue", "push": "enqueue", "ls": "list", "jobs": "list", "ps": "running",
 	"kill": "cancel", "rm": "cancel", "remove": "cancel", "retry": "dlq-replay", "replay": "dlq-replay",
 	"failed": "dlq-list", "info": "show", "start": "worker", "run": "worker", "unpause": "resume",
 	"continue": "resume", "parallel": "limit", "clean": "prune", "clear": "prune", "stats": "status", "man": "help",
+	"delete": "cancel", "rerun": "dlq-replay", "tail": "logs", "top": "status",
+	"j": "--concurrency", "workers": "--concurrency", "n": "--limit",
 }
 
 // didYouMean returns a hint at the names that a word was probably meant to be, or "". A word of up to five

@@ -32,7 +32,7 @@ func TestASuggestionIsCloseToTheWordOrNone(t *testing.T) {
 		"PENDNIG": `"pending"`, "dlq": `"dlq-list" or "dlq-replay" or "dlq-purge"`,
 		"purge": `"dlq-purge"`, "ls": `"list"`, "kill": `"cancel"`, "retry": `"dlq-replay"`, "wiat": `"wait"`,
 		"pause": "", "nonsense": "", "sow": `"show"`, "x": "", "": "", "lmit": `"limit"`, "stop": "",
-		"raise": "", "completoin": `"completion"`,
+		"raise": "", "completoin": `"completion"`, "tail": `"logs"`, "rerun": `"dlq-replay"`, "workers": `"worker"`,
 	} {
 		got := strings.TrimSuffix(strings.TrimPrefix(didYouMean(word, without), "; did you mean "), "?")
 		if got != want {

@@ -53,10 +53,11 @@ word, whatever the argument is. There is no shell: quotes work as in one, and
 | > * $X and the like need --shell; see "pinion help shell".
 
 No argument becomes a command. Beside {0} a word may have letters, digits and
-./:=,+@%_- only, and {0} may not stand behind an option that ends in c or e, as in
-sh -c {0}. What a program itself makes of an argument only you can know: in
-ssh host {0} it is a command. An argument that begins with - may look like an
-option: write -- before it if the program knows that, as in tar -xf a.tar -- {0}.
+./:=,+@%_- only, and {0} may not stand behind an option that ends in c, e, command,
+cmd or eval, as in sh -c {0}. What a program itself makes of an argument only you can
+know: in ssh host {0} and env -S {0} it is a command. An argument that begins with -
+may look like an option: write -- before it if the program knows that, as in
+tar -xf a.tar -- {0}.
 
 A program is found when the worker starts. It runs in the directory in which its job
 was enqueued; if that is gone, the attempt fails. With --no-chdir, or if the job has
@@ -251,16 +252,17 @@ pinion worker --exec 'tidy=find /tmp/cache -mtime +7 -delete' --every tidy=1h --
 pinion enqueue report --key report --db q.db`
 
 const stoppingTopic = `
-SIGINT (^C), SIGTERM or SIGHUP (a closed terminal) stops a worker gracefully: it
-takes no more jobs, gives back those that have not started, and waits for the others.
-After --shutdown-timeout, or at a second signal, it stops at once. It ends with 0 then,
-and so do "pinion web" and "pinion status --watch". Under nohup SIGHUP has no effect.
-If nobody reads the log of a worker any more, it stops in the same way and ends with
-1. Under systemd set KillMode=mixed, or systemd stops the programs of --exec too.
+SIGINT (^C), SIGTERM, SIGQUIT (^\) or SIGHUP (a closed terminal) stops a worker
+gracefully: it takes no more jobs, gives back those that have not started, and waits
+for the others. After --shutdown-timeout, or at a second signal, it stops at once. It
+ends with 0 then, and so do "pinion web" and "pinion status --watch". Under nohup
+SIGHUP has no effect. If nobody reads the log of a worker any more, it stops in the
+same way and ends with 1. Under systemd set KillMode=mixed, or systemd stops the
+programs of --exec too.
 
-Any other command that a signal ends dies of that signal, so that a script or a loop
-around it ends as well. Before that it says what it has done. A drain that a signal
-ends is not done, and dies of it too.
+Any other command that a signal ends dies of that signal (at SIGQUIT it exits with
+131), so that a script or a loop around it ends as well. Before that it says what it
+has done. A drain that a signal ends is not done, and dies of it too.
 
 A worker that is killed with SIGKILL, or with its machine, loses no job: its jobs are
 due again some seconds later.

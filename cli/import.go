@@ -193,9 +193,7 @@ func (c *call) compile(ctx context.Context, source, program string) error {
 	if err != nil {
 		return err
 	}
-	notice := time.AfterFunc(noticeAfter, func() {
-		fmt.Fprintln(c.stderr, "pinion: compiling; the next time will be quicker")
-	})
+	notice := time.AfterFunc(noticeAfter, func() { c.notice("compiling; the next time will be quicker") })
 	defer notice.Stop()
 	args := append([]string{"build", "-buildvcs=false"}, b.flags...)
 	args = append(args, "-overlay", overlay, "-o", program, b.home.Path+"/"+overlayDir)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,12 +77,12 @@ func findJob(ctx context.Context, storage pinion.Inspector, id string) (*pinion.
 }
 
 // idEnd matches what people type for an id: its last eight digits. The first ones are the time.
-var idEnd = regexp.MustCompile(`^[0-9a-f]{8}$`)
+var idEnd = lazy(`^[0-9a-f]{8}$`)
 
 // findJobByEnd finds a job by its id or by the last eight digits of that, for commands that change nothing.
 func findJobByEnd(ctx context.Context, storage pinion.Inspector, id string) (*pinion.Job, error) {
 	job, err := findJob(ctx, storage, id)
-	if !errors.Is(err, pinion.ErrNotFound) || !idEnd.MatchString(id) {
+	if !errors.Is(err, pinion.ErrNotFound) || !idEnd().MatchString(id) {
 		return job, err
 	}
 	found := make(map[string]*pinion.Job)

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -324,6 +325,9 @@ It prints what the program of a job has printed, to standard output and standard
 error, if its worker was started with --logs. The --attempt is the latest unless N
 names another. --follow goes on until the job has ended, through its retries.
 
+To a file or a pipe it prints every byte as it is. To a terminal it prints what the
+terminal might obey as escapes, as in \x1b[2J.
+
 A log has the first MiB of an attempt and, of what follows, the last 64 KiB.
 Logs are files in the directory DATABASE.logs, or in one of --logs-dir or
 PINION_LOGS. "pinion prune", "pinion dlq-purge" and workers remove those of jobs that
@@ -362,7 +366,9 @@ func logs(c *call) func(context.Context) error {
 			}
 			l.id = job.ID
 			if l.follow {
-				return l.printGrowing(ctx, storage)
+				ctx, stop := untilSignals(ctx, syscall.SIGQUIT) // the others end it at once
+				defer stop()
+				return signalOr(ctx, l.printGrowing(ctx, storage))
 			}
 			return l.printOnce()
 		})

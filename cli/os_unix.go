@@ -24,8 +24,12 @@ func replaceProcess(program string, args []string) error {
 func interrupt(process *os.Process) error { return process.Signal(os.Interrupt) }
 
 // dieOf ends this process as the default action of a signal does, so that whoever waits for it sees that. It
-// returns only if the signal has no effect.
+// returns if the signal has no effect, and for SIGQUIT: its default action in Go is to print all goroutines and to
+// exit with 2, which means wrong usage.
 func dieOf(s os.Signal) {
+	if s == syscall.SIGQUIT {
+		return
+	}
 	signal.Reset(s)
 	number, ok := s.(syscall.Signal)
 	if ok && syscall.Kill(syscall.Getpid(), number) == nil {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"io"
-	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -46,12 +45,12 @@ func (c *call) encode(v any) error {
 }
 
 // jsonEscape matches an escape in JSON. Only strings have backslashes.
-var jsonEscape = regexp.MustCompile(`\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.`)
+var jsonEscape = lazy(`\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.`)
 
 // readableJSON replaces the escapes of characters that can be printed by the characters. Python escapes all that
 // are not ASCII.
 func readableJSON(text string) string {
-	return jsonEscape.ReplaceAllStringFunc(text, func(escape string) string {
+	return jsonEscape().ReplaceAllStringFunc(text, func(escape string) string {
 		var s string
 		err := json.Unmarshal([]byte(`"`+escape+`"`), &s)
 		r, _ := utf8.DecodeRuneInString(s)

@@ -76,7 +76,7 @@ var (
 	scriptName = regexp.MustCompile(`\\\{([a-z]+)\\\}`) // quoted, as it is within an expression
 	alignment  = regexp.MustCompile(` {2,}`)            // differs with what a name stands for
 	patterns   = map[string]string{
-		"age":    `(?:in )?\d+[smhd](?: ago)?`,
+		"age":    `(?:in )?\d+[smhdy](?: ago)?`,
 		"time":   `\d{4}-\d\d-\d\dT\S+`,
 		"any":    `.*`,
 		"worker": `\S+:\d+`,

@@ -35,7 +35,7 @@ func (e *signalError) status() int {
 // untilSignal returns a context that ends when a signal asks the process to end, with a *signalError as the
 // cause. A second signal has its default effect. The caller calls stop.
 func untilSignal(ctx context.Context) (_ context.Context, stop func()) {
-	return untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	return untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 }
 
 // untilSignals is like untilSignal for the signals in wanted. A signal that this process ignores, because of nohup
@@ -61,6 +61,14 @@ func untilSignals(ctx context.Context, wanted ...os.Signal) (_ context.Context, 
 		signal.Stop(signals)
 		cancel(nil)
 		waiting.Wait()
+	}
+}
+
+// unlessProcess undoes what a command has done about signals, unless the process ends now. To give up a signal, Go
+// switches to another thread and back, which is too much for a command that only enqueues.
+func (c *call) unlessProcess(undo func()) {
+	if !c.isProcess {
+		undo()
 	}
 }
 

@@ -40,6 +40,23 @@ func TestAWaitDiesOfTheSignalThatEndsIt(t *testing.T) {
 		cmd.Wait()
 		wantSignal(t, cmd, signal)
 	}
+
+	// What Go does at SIGQUIT, a dump of all goroutines and the status 2, helps nobody here.
+	cmd := process(t, dir, "wait", "x", "--db", "q.db")
+	_, _, stderr := pipesOf(t, cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitForLine(t, stderr, "^pinion: job x started")
+	cmd.Process.Signal(syscall.SIGQUIT)
+	waitForLine(t, stderr, "^pinion: ended by a signal: quit; the jobs go on; to wait again: pinion wait x$")
+	if stderr.Scan() {
+		t.Errorf("after SIGQUIT it also prints %q", stderr.Text())
+	}
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != 128+int(syscall.SIGQUIT) {
+		t.Errorf("after SIGQUIT: exit status %d, want %d", got, 128+int(syscall.SIGQUIT))
+	}
 }
 
 func TestAShellLoopEndsWithTheWaitInIt(t *testing.T) {
@@ -99,7 +116,7 @@ func wantNothingLeased(t *testing.T, dir string) {
 
 func TestAWorkerWhoseTerminalIsClosedStopsAsAtSIGTERM(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT} {
+	for _, signal := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT} {
 		dir := t.TempDir()
 		cmd, end, stderr := startHolding(t, dir)
 		cmd.Process.Signal(signal)

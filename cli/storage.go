@@ -96,8 +96,7 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 	}
 	if a != reads {
 		c.slowNotice = time.AfterFunc(noticeAfter, func() {
-			fmt.Fprintf(c.stderr, "pinion: still waiting for %s; "+
-				"another program holds its lock, or the disk is slow\n", printable(path, ""))
+			c.notice("still waiting for %s; another program holds its lock, or the disk is slow", path)
 		})
 	}
 	if a != reads {

@@ -7,7 +7,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -70,11 +69,11 @@ func parseAbsolute(s string) (t time.Time, ok bool) {
 	return time.Time{}, false
 }
 
-var epochPattern = regexp.MustCompile(`^(-?\d{1,18})(?:\.(\d{1,9})\d*)?$`)
+var epochPattern = lazy(`^(-?\d{1,18})(?:\.(\d{1,9})\d*)?$`)
 
 // parseEpoch reads seconds since 1970, with a fraction of at most nine digits.
 func parseEpoch(s string) (t time.Time, ok bool) {
-	found := epochPattern.FindStringSubmatch(s)
+	found := epochPattern().FindStringSubmatch(s)
 	if found == nil {
 		return time.Time{}, false
 	}
@@ -216,12 +215,12 @@ func zoneNamed(name string) (*time.Location, error) {
 	return nil, err
 }
 
-var posixPattern = regexp.MustCompile(`^([A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)[+-]?[0-9]`)
+var posixPattern = lazy(`^([A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)[+-]?[0-9]`)
 
 // posixZone returns the zone of rules such as CET-1CEST,M3.5.0,M10.5.0/3. Go reads such rules at the end of a
 // file of a zone, so this is such a file, with nothing else in it.
 func posixZone(rules string) (zone *time.Location, ok bool) {
-	if !posixPattern.MatchString(rules) {
+	if !posixPattern().MatchString(rules) {
 		return nil, false
 	}
 	const unknown = "?" // the name of the zone before the rules hold
@@ -247,7 +246,7 @@ func posixZone(rules string) (zone *time.Location, ok bool) {
 }
 
 // daysPattern matches days at the beginning of a duration, a unit that time.ParseDuration lacks.
-var daysPattern = regexp.MustCompile(`^([0-9]+)d`)
+var daysPattern = lazy(`^([0-9]+)d`)
 
 // parseDuration reads "1m30s" as time.ParseDuration does, "7d" or "1d12h" in days of 24 hours, and plain
 // seconds.
@@ -281,7 +280,7 @@ func parseSeconds(s string) (time.Duration, error) {
 // parseUnits reads a duration with units.
 func parseUnits(s string) (time.Duration, error) {
 	days, rest := 0, s
-	if found := daysPattern.FindStringSubmatch(s); found != nil {
+	if found := daysPattern().FindStringSubmatch(s); found != nil {
 		n, err := strconv.Atoi(found[1])
 		if err != nil || n > 100_000 {
 			return 0, fmt.Errorf("%q is out of range", s)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -29,7 +28,7 @@ type snapshot struct {
 // watch shows the status until a signal ends it: on a live screen or, where there is none, in a line each
 // time.
 func (c *call) watch(ctx context.Context, storage pinion.Inspector, interval time.Duration) error {
-	ctx, stop := untilSignals(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	ctx, stop := untilSignal(ctx)
 	defer stop()
 	var err error
 	if c.hasLiveScreen() && !c.json {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
 	"github.com/pinion-queue/pinion/internal/httpguard"
@@ -98,6 +99,9 @@ func (w *webCall) secret() (string, error) {
 	}
 	password, _, _ := strings.Cut(string(text), "\n")
 	password = strings.TrimSuffix(password, "\r")
+	if !utf8.ValidString(password) { // browsers send UTF-8
+		return "", usagef("--password-file %s: its first line is not UTF-8; want text that people can type", w.passwordFile)
+	}
 	if len(password) < minPassword {
 		return "", usagef("--password-file %s: its first line has %d bytes; want at least %d",
 			w.passwordFile, len(password), minPassword)

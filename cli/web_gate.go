@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pinion-queue/pinion/internal/httpguard"
@@ -63,7 +64,8 @@ func (g *gate) address(base string) string {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, "/")
 	query := r.URL.Query()
-	bearer, hasBearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	hasBearer := strings.EqualFold(scheme, "Bearer")
 	switch {
 	case !httpguard.IsHostAllowed(r, g.hosts), name == "style.css", name == "icon.svg", g.hasSession(r):
 		if query.Has("token") && g.hasSession(r) {
@@ -164,7 +166,11 @@ func (g *gate) login(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-var gatePage = htmltemplate.Must(htmltemplate.New("").Parse(`<!DOCTYPE html>
+var gatePage = sync.OnceValue(func() *htmltemplate.Template {
+	return htmltemplate.Must(htmltemplate.New("").Parse(gateText))
+})
+
+const gateText = `<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -186,7 +192,7 @@ autocomplete="current-password"> <button type="submit">Enter</button></p>
 {{end}}</main>
 </body>
 </html>
-`))
+`
 
 // refuse answers with a page that asks for the secret.
 func (g *gate) refuse(w http.ResponseWriter, r *http.Request, status int, text string) {
@@ -201,7 +207,7 @@ func (g *gate) refuse(w http.ResponseWriter, r *http.Request, status int, text s
 		return
 	}
 	root := "./" + strings.Repeat("../", max(strings.Count(r.URL.EscapedPath(), "/")-1, 0))
-	err := gatePage.Execute(w, map[string]any{"Root": root, "Text": text, "Password": g.token == ""})
+	err := gatePage().Execute(w, map[string]any{"Root": root, "Text": text, "Password": g.token == ""})
 	if err != nil {
 		return // the reader is gone
 	}

@@ -151,6 +151,141 @@ func TestWebAsksForThePassword(t *testing.T) {
 	}
 }
 
+func TestWebRefusesAPasswordFileThatIsOfNoUse(t *testing.T) {
+	db := queueFile(t)
+	for _, c := range []struct {
+		name, text string
+		status     int
+		says       string
+	}{
+		{"empty", "", 2, "its first line has 0 bytes; want at least 8"},
+		{"empty line", "\ncorrect horse\n", 2, "its first line has 0 bytes; want at least 8"},
+		{"short", "1234567\r\n", 2, "its first line has 7 bytes; want at least 8"},
+		{"Latin-1", "correct h\xf6rse\n", 2, "its first line is not UTF-8"},
+		{"missing", "", 1, "no such file or directory"},
+	} {
+		file := filepath.Join(t.TempDir(), "secret")
+		if c.name != "missing" {
+			write(t, file, c.text)
+		}
+		status, _, stderr := runCommand(t, "web", "--db", db, "--listen", "127.0.0.1:0", "--password-file", file)
+		if status != c.status || !strings.Contains(stderr, c.says) {
+			t.Errorf("%s: exit status %d, %s; want %d, %q", c.name, status, stderr, c.status, c.says)
+		}
+	}
+}
+
+func TestTheGateKnowsItsSecretInEachForm(t *testing.T) {
+	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	g := newGate(page, "", &net.TCPAddr{Port: 8080})
+	g.pause = 0
+	_, token, _ := strings.Cut(g.address(""), "token=")
+	answer := func(method, address string, change func(*http.Request)) *recorder {
+		t.Helper()
+		r := request(t, method, "http://localhost"+address, "")
+		if change != nil {
+			change(r)
+		}
+		w := newRecorder()
+		g.ServeHTTP(w, r)
+		return w
+	}
+	header := func(name, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(name, value) }
+	}
+	first := answer("HEAD", "/dead?task=a&token="+token, nil)
+	cookie, _, _ := strings.Cut(first.header.Get("Set-Cookie"), ";")
+	if first.status != http.StatusSeeOther || first.header.Get("Location") != "./dead?task=a" || cookie == "" {
+		t.Errorf("HEAD with the token: status %d, header %v", first.status, first.header)
+	}
+	for _, c := range []struct {
+		what, method, address string
+		change                func(*http.Request)
+		status                int
+	}{
+		{"the cookie", "GET", "/dead", header("Cookie", cookie), http.StatusTeapot},
+		{"the cookie among others", "POST", "/do/replay", header("Cookie", "a=b; "+cookie+"; pinion_8081=x"), http.StatusTeapot},
+		{"the cookie, and a wrong token", "GET", "/dead?token=wrong", header("Cookie", cookie), http.StatusSeeOther},
+		{"the cookie's value under the name of another port", "GET", "/", header("Cookie", "pinion_8081"+cookie[len("pinion_8080"):]), 401},
+		{"the token as a cookie", "GET", "/", header("Cookie", "pinion_8080="+token), 401},
+		{"the end of the cookie missing", "GET", "/", header("Cookie", cookie[:len(cookie)-1]), 401},
+		{"a wrong token", "HEAD", "/?token=" + strings.ToLower(token), nil, 401},
+		{"an empty token", "GET", "/?token=", nil, 401},
+		{"a Bearer", "GET", "/metrics", header("Authorization", "bearer "+token), http.StatusTeapot},
+		{"a Bearer of no text", "GET", "/metrics", header("Authorization", "Bearer "), 401},
+		{"a Bearer for a list", "GET", "/jobs", header("Authorization", "Bearer "+token), 401},
+		{"another scheme", "GET", "/healthz", header("Authorization", "Basic "+token), 401},
+		{"the token in a form", "POST", "/login?x=" + token, nil, 401},
+	} {
+		if got := answer(c.method, c.address, c.change).status; got != c.status {
+			t.Errorf("%s: status %d, want %d", c.what, got, c.status)
+		}
+	}
+	login := request(t, "POST", "http://localhost/login", "password="+token+"&more="+strings.Repeat("x", 1<<20))
+	w := newRecorder()
+	g.ServeHTTP(w, login)
+	if w.status != http.StatusUnauthorized {
+		t.Errorf("a form of a megabyte: status %d", w.status)
+	}
+}
+
+// pipes is a listener whose connections are in memory, so that time can be a test's.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
+
+func (p pipes) Close() error {
+	close(p)
+	return nil
+}
+
+func TestWebEndsAConnectionThatIsTooSlow(t *testing.T) {
+	for _, c := range []struct {
+		name, sent string
+		most       time.Duration
+	}{
+		{"sends half a header", "GET / HTTP/1.1\r\nHost: localhost\r\nX-", 10 * time.Second},
+		{"sends half a form", "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\npass", 32 * time.Second},
+		{"reads nothing", "GET /style.css HTTP/1.1\r\nHost: localhost\r\n\r\n", 2 * time.Minute},
+		{"asks for nothing more", "GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n", 4 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				listener := make(pipes)
+				ctx, stop := context.WithCancel(t.Context())
+				served := make(chan error, 1)
+				web := &webCall{call: newCall(nil, io.Discard, io.Discard)}
+				go func() { served <- web.serve(ctx, listener, pinion.NewMemoryStorage(), "") }()
+				ours, theirs := net.Pipe()
+				listener <- theirs
+				start := time.Now()
+				if _, err := io.WriteString(ours, c.sent); err != nil {
+					t.Fatal(err)
+				}
+				if c.name == "reads nothing" {
+					time.Sleep(c.most)
+				}
+				io.Copy(io.Discard, ours) // until the server closes the connection
+				if took := time.Since(start); took > c.most || took < time.Second {
+					t.Errorf("the connection ends after %v, want at most %v", took, c.most)
+				}
+				stop()
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 func TestWebAnswersUnderNoOtherName(t *testing.T) {
 	base, token, _ := strings.Cut(startWeb(t, "--db", queueFile(t)), "?token=")
 	for host, want := range map[string]int{

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
 )
@@ -102,6 +103,9 @@ func worker(c *call) func(context.Context) error {
 }
 
 func (w *workerCall) run(ctx context.Context) error {
+	if err := w.checkFlags(); err != nil {
+		return err
+	}
 	if err := addPrograms(&w.programs); err != nil {
 		return err
 	}
@@ -118,9 +122,6 @@ func (w *workerCall) run(ctx context.Context) error {
 	if err := w.setPeriodic(); err != nil {
 		return err
 	}
-	if w.json {
-		w.log = newLogger(w.stderr, true, w.verbose)
-	}
 	storage, err := w.open(ctx, creates)
 	if err != nil {
 		return err
@@ -134,6 +135,39 @@ func (w *workerCall) run(ctx context.Context) error {
 	err = w.workWithPrograms(ctx)
 	w.did("the worker has ended, and all its jobs are recorded")
 	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
+}
+
+// checkFlags refuses what Worker.Run would refuse, in the words of the command line.
+func (w *workerCall) checkFlags() error {
+	const (
+		maxConcurrency = 100_000
+		maxName        = 255 // bytes
+		shortestLease  = 10 * time.Millisecond
+	)
+	name, lease := w.worker.Name, w.worker.VisibilityTimeout
+	switch {
+	case w.worker.Concurrency > maxConcurrency:
+		return usagef("--concurrency: %d is too large; want at most %d", w.worker.Concurrency, maxConcurrency)
+	case len(name) > maxName:
+		return usagef("--name: it has %d bytes; want at most %d", len(name), maxName)
+	case !utf8.ValidString(name):
+		return usagef("--name: %q is not valid UTF-8", name)
+	case w.given("visibility-timeout") && lease < shortestLease:
+		return usagef("--visibility-timeout: %v is too short; a worker would lose its jobs while it runs them; "+
+			"want at least %v", lease, shortestLease)
+	}
+	// To the library 0 is the default. Whoever types 0 wants none.
+	w.noneIsNotDefault("shutdown-timeout", &w.worker.ShutdownTimeout)
+	w.noneIsNotDefault("base-delay", &w.retry.BaseDelay)
+	w.noneIsNotDefault("cap", &w.retry.Cap)
+	return nil
+}
+
+// noneIsNotDefault makes the shortest duration of a 0 that was typed.
+func (w *workerCall) noneIsNotDefault(flag string, d *time.Duration) {
+	if w.given(flag) {
+		*d = max(*d, time.Nanosecond)
+	}
 }
 
 // workWithPrograms is work, with what the tasks of --exec need.
@@ -221,8 +255,8 @@ func (w *workerCall) setPeriodic() error {
 		if err != nil {
 			return usagef("--every %s: %v", spelled, err)
 		}
-		if interval == 0 {
-			return usagef("--every %s: the interval is 0; write it as in --every %[1]s=1h", spelled)
+		if interval < time.Millisecond {
+			return usagef("--every %s: an interval of %v is too short; write it as in --every %[1]s=1h", spelled, interval)
 		}
 		job := pinion.Job{Task: name, Queue: pinion.DefaultRegistry.Queue(name)}
 		if err := pinion.DefaultRegistry.Check(&job); err != nil {

@@ -28,7 +28,7 @@ const (
 
 // Cancel implements [pinion.Canceler].
 func (s *Storage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
-	waited, err := s.cancel(ctx, storableAll(ids), nil)
+	waited, err := s.cancel(ctx, namesOrNone(ids), nil)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -90,7 +90,7 @@ type claimKey struct {
 }
 
 func keyOf(job *pinion.Job) claimKey {
-	return claimKey{storable(job.ID), job.Claim, int64(job.Attempts)}
+	return claimKey{nameOrNone(job.ID), job.Claim, int64(job.Attempts)}
 }
 
 // handIn returns the arguments $1 to $3 for jobs, and the jobs in the same order.
@@ -98,7 +98,7 @@ func handIn(jobs []*pinion.Job) (args []any, ordered []*pinion.Job) {
 	ordered = slices.SortedFunc(slices.Values(jobs), func(a, b *pinion.Job) int { return cmp.Compare(a.ID, b.ID) })
 	ids, claims, attempts := make([]string, len(jobs)), make([]int64, len(jobs)), make([]int64, len(jobs))
 	for i, job := range ordered {
-		ids[i], claims[i], attempts[i] = storable(job.ID), job.Claim, int64(job.Attempts)
+		ids[i], claims[i], attempts[i] = nameOrNone(job.ID), job.Claim, int64(job.Attempts)
 	}
 	return []any{ids, claims, attempts}, ordered
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -50,15 +51,13 @@ func newWish(opts pinion.DequeueOptions) (*wish, error) {
 	if err := rules.CheckDequeue(opts.Max, opts.Ahead, opts.Lease); err != nil {
 		return nil, err
 	}
-	w := &wish{max: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker), lease: opts.Lease}
-	if w.lease == 0 {
-		w.lease = rules.DefaultLease
-	}
+	w := &wish{max: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker)}
+	w.lease = rules.Lease(cmp.Or(opts.Lease, rules.DefaultLease))
 	for _, name := range opts.Queues {
-		w.queues = append(w.queues, storable(queueName(name)))
+		w.queues = append(w.queues, nameOrNone(queueName(name)))
 	}
 	for _, name := range opts.Tasks {
-		w.tasks = append(w.tasks, storable(fold(name)))
+		w.tasks = append(w.tasks, fold(nameOrNone(name)))
 	}
 	w.queues, w.tasks = distinct(w.queues), distinct(w.tasks)
 	return w, nil

@@ -34,7 +34,7 @@ func (s *Storage) Size(ctx context.Context) (jobs int, err error) {
 func (s *Storage) Get(ctx context.Context, id string) (*pinion.Job, error) {
 	var found row
 	err := s.read(ctx, "get", func(ctx context.Context, conn *pgx.Conn) (err error) {
-		rows, _ := conn.Query(ctx, s.sql(getJobSQL), storable(id))
+		rows, _ := conn.Query(ctx, s.sql(getJobSQL), nameOrNone(id))
 		found, err = pgx.CollectExactlyOneRow(rows, scanRow)
 		return err
 	})
@@ -56,6 +56,15 @@ func (c *conditions) bind(condition string, arg any) {
 	c.sql += " AND " + fmt.Sprintf(condition, len(c.args))
 }
 
+// bindText adds a condition about text. What is not text is found nowhere, and the server would refuse it.
+func (c *conditions) bindText(condition, text string) {
+	if !rules.IsText(text) {
+		c.sql += " AND false"
+		return
+	}
+	c.bind(condition, text)
+}
+
 // where returns a filter as SQL, whose arguments stand behind those given. After and Before are about the
 // column when.
 func where(f pinion.Filter, when string, args ...any) conditions {
@@ -68,26 +77,26 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 		c.sql += " AND false"
 	}
 	if f.IDs != nil {
-		c.bind("j.id=ANY($%d::text[])", storableAll(f.IDs))
+		c.bind("j.id=ANY($%d::text[])", namesOrNone(f.IDs))
 	}
 	if f.Queue != "" {
-		c.bind("j.queue=$%d", storable(f.Queue))
+		c.bindText("j.queue=$%d", f.Queue)
 	}
 	if f.Task != "" {
-		c.bind(foldedSQL+"=$%d", storable(fold(f.Task)))
+		c.bind(foldedSQL+"=$%d", fold(nameOrNone(f.Task)))
 	}
 	if f.Key != "" {
-		c.bind("j.key=$%d", storable(f.Key))
+		c.bindText("j.key=$%d", f.Key)
 	}
 	if f.KeyPrefix != "" {
-		c.bind("starts_with(j.key, $%d)", storable(f.KeyPrefix))
-		c.bind("j.key>=$%d", storable(f.KeyPrefix)) // which an index knows
+		c.bindText("starts_with(j.key, $%d)", f.KeyPrefix)
+		c.bindText("j.key>=$%d", f.KeyPrefix) // which an index knows
 	}
 	if f.Text != "" {
-		c.bind("strpos(j.error, $%d)>0", storable(f.Text))
+		c.bindText("strpos(j.error, $%d)>0", f.Text)
 	}
 	if f.Error != "" {
-		c.bind(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, storable(rules.ErrorMessage(f.Error)))
+		c.bindText(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, rules.ErrorMessage(f.Error))
 	}
 	if !f.After.IsZero() {
 		c.bind(when+">=$%d", rules.DueTime(f.After))

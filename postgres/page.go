@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -62,7 +63,7 @@ func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int
 // fewPending returns the numbers of the PENDING jobs of a queue, or of all if that is "". It returns nil if they are so
 // many that a look at all jobs in their order finds some soon.
 func (s *Storage) fewPending(ctx context.Context, conn *pgx.Conn, queue string) ([]int64, error) {
-	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", rules.PageLook+1)), storable(queue))
+	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", rules.PageLook+1)), nameOrNone(queue))
 	seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if len(seqs) > rules.PageLook {
 		return nil, err
@@ -74,55 +75,110 @@ func (s *Storage) fewPending(ctx context.Context, conn *pgx.Conn, queue string) 
 // number of rows, in their order.
 func (s *Storage) readPage(
 	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64, narrow bool,
-) (page pinion.Page, err error) {
-	after, upTo, direction, last := ">", "<=", "", int64(math.MinInt64)
-	if f.Newest {
-		after, upTo, direction, last = "<", ">=", "DESC", math.MaxInt64
+) (pinion.Page, error) {
+	r, err := s.newPageReader(ctx, conn, l, c, f, from)
+	if err == nil && narrow {
+		err = r.readRange(ctx, l.number+"+0", r.last, r.end)
+	} else if err == nil {
+		err = r.look(ctx)
 	}
-	if from != 0 {
-		last = from
-	}
-	order := l.number
-	if narrow {
-		order += "+0"
-	} else {
-		page.Next, err = s.endOfLook(ctx, conn, l, after, direction, last, rules.PageLook)
-		if err != nil {
-			return pinion.Page{}, err
-		}
-	}
-	if page.Next != 0 {
-		c.bind(l.number+upTo+"$%d", page.Next)
-	}
-	limit := rules.PageSize(f.Limit)
-	sql := inSchema(s.opts.Schema, fmt.Sprintf(
-		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
-		l.number, jobColumns, l.only, order, after, c.sql, order, direction, limit+1))
-	rows, err := conn.Query(ctx, sql, append([]any{last}, c.args[1:]...)...)
 	if err != nil {
 		return pinion.Page{}, err
 	}
+	return r.page, nil
+}
+
+// pageReader reads a page.
+type pageReader struct {
+	s      *Storage
+	conn   *pgx.Conn
+	l      listing
+	c      conditions
+	f      pinion.Filter
+	page   pinion.Page
+	last   int64 // the number of the last row that was read, from which the page goes on
+	size   int   // of what was read, in bytes
+	isFull bool
+
+	// In the order of the listing.
+	after, upTo, direction string
+	end                    int64 // beyond all numbers
+}
+
+func (s *Storage) newPageReader(
+	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64,
+) (*pageReader, error) {
+	r := &pageReader{s: s, conn: conn, l: l, c: c, f: f, last: from, after: ">", upTo: "<=", end: math.MaxInt64}
+	first := "coalesce(min(%[1]s), 1)-1"
+	if f.Newest {
+		r.after, r.upTo, r.direction, r.end = "<", ">=", "DESC", math.MinInt64
+		first = "coalesce(max(%[1]s), 0)+1"
+	}
+	if from != 0 {
+		return r, nil
+	}
+	err := conn.QueryRow(ctx, inSchema(s.opts.Schema,
+		fmt.Sprintf(`SELECT `+first+` FROM @jobs j WHERE %[2]s`, l.number, l.only))).Scan(&r.last)
+	return r, err
+}
+
+// look looks at rules.PageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
+// that: to count them would take longer than to fill a page.
+func (r *pageReader) look(ctx context.Context) error {
+	start := r.last
+	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
+	if !r.f.Newest {
+		near = min(start, math.MaxInt64-rules.PageLook) + rules.PageLook
+	}
+	err := r.readRange(ctx, r.l.number, start, near)
+	if err != nil || r.isFull {
+		return err
+	}
+	next, err := r.s.endOfLook(ctx, r.conn, r.l, r.after, r.direction, start, rules.PageLook)
+	if err != nil {
+		return err
+	}
+	if next == 0 {
+		return r.readRange(ctx, r.l.number, near, r.end)
+	}
+	err = r.readRange(ctx, r.l.number, near, next)
+	if !r.isFull {
+		r.page.Next = next
+	}
+	return err
+}
+
+// readRange adds the rows that match behind a number, up to another, to the page, until it is full.
+func (r *pageReader) readRange(ctx context.Context, order string, behind, upTo int64) error {
+	limit := rules.PageSize(r.f.Limit)
+	c := r.c
+	c.args = slices.Clone(c.args)
+	c.args[0] = behind
+	c.bind(order+r.upTo+"$%d::bigint", upTo)
+	rows, err := r.conn.Query(ctx, inSchema(r.s.opts.Schema, fmt.Sprintf(
+		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
+		r.l.number, jobColumns, r.l.only, order, r.after, c.sql, order, r.direction, limit-len(r.page.Jobs)+1)), c.args...)
+	if err != nil {
+		return err
+	}
 	defer rows.Close()
-	size := 0
 	for rows.Next() {
-		if len(page.Jobs) == limit || size > rules.PageBytes {
-			page.Next = last
-			return page, nil
+		if len(r.page.Jobs) == limit || r.size > rules.PageBytes {
+			r.page.Next = r.last
+			r.isFull = true
+			return nil
 		}
 		for _, value := range rows.RawValues() {
-			size += len(value)
+			r.size += len(value)
 		}
-		r, err := scanRow(rows)
+		found, err := scanRow(rows)
 		if err != nil {
-			return pinion.Page{}, err
+			return err
 		}
-		last = r.number
-		page.Jobs = append(page.Jobs, r.job)
+		r.last = found.number
+		r.page.Jobs = append(r.page.Jobs, found.job)
 	}
-	if err := rows.Err(); err != nil {
-		return pinion.Page{}, err
-	}
-	return page, nil
+	return rows.Err()
 }
 
 // endOfLook returns the number of the last of those jobs that follow a number and that are looked at, or 0 if no more

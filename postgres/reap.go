@@ -17,6 +17,8 @@ import (
 const (
 	reapSize = 500 // leases that a transaction doubts or takes back
 
+	heartbeatsFirst = 100 * time.Millisecond // how long heartbeats that had to wait need until they are stored
+
 	// leaseSQL is a row's lease; a claim without one is of a version that stored none, and $1 holds for it.
 	leaseSQL = `coalesce(j.lease, $1::interval)`
 	// A heartbeat in the future was stored before the clock was set back.
@@ -30,14 +32,19 @@ const (
 		UPDATE @jobs j SET doubted_at=statement_timestamp() FROM c WHERE j.seq=c.seq
 		RETURNING j.id, j.claim, j.doubted_at, ` + leaseSQL
 
-	// reapSQL takes back expired leases with a doubt that is a lease old, or one of those in $3 to $5. A job
+	// isRipeSQL is whether a doubt is a lease old, or one of those in $2 to $4.
+	isRipeSQL = `(j.doubted_at<=statement_timestamp()-` + leaseSQL + `
+		OR (j.id, j.claim, j.doubted_at) IN (SELECT * FROM unnest($2::text[], $3::bigint[], $4::timestamptz[])))`
+
+	anyRipeSQL = `SELECT EXISTS (SELECT FROM @jobs j WHERE ` + isExpiredSQL + ` AND ` + isRipeSQL + `)`
+
+	// reapSQL takes back expired leases with a doubt that is a lease old, or one of those in $2 to $4. A job
 	// that has lost its lease before is due at a random time, so that it does not die again with the one that
 	// kills their process.
 	reapSQL = `
 		WITH c AS (SELECT j.seq, ` + leaseSQL + ` AS lease FROM @jobs j WHERE ` + isExpiredSQL + `
-			AND (j.doubted_at<=statement_timestamp()-` + leaseSQL + `
-				OR (j.id, j.claim, j.doubted_at) IN (SELECT * FROM unnest($3::text[], $4::bigint[], $5::timestamptz[])))
-			ORDER BY j.seq LIMIT $2 FOR UPDATE SKIP LOCKED),
+			AND ` + isRipeSQL + `
+			ORDER BY j.seq LIMIT $5 FOR UPDATE SKIP LOCKED),
 		ended AS (` + giveUpSQL + `, error=CASE WHEN canceled THEN '@canceled' ELSE 'lease expired' END, reaped=j.reaped+1,
 				future=NOT canceled AND j.reaped>0,
 				run_at=CASE WHEN canceled THEN j.run_at WHEN j.reaped=0 THEN NULL
@@ -72,17 +79,34 @@ func (s *Storage) ReapStale(ctx context.Context, visibility time.Duration) (reap
 	return reaped, s.pruneOld(ctx)
 }
 
-// takeBack takes back the leases that were doubted long enough ago.
+// takeBack takes back the leases that were doubted long enough ago. It lets heartbeats go first: if all processes were
+// stopped since the doubt, or the server was, this one may be the first that goes on.
 func (s *Storage) takeBack(ctx context.Context, visibility time.Duration) (reaped int, err error) {
 	ripe := s.ripeDoubts()
 	ids, claims, times := make([]string, len(ripe)), make([]int64, len(ripe)), make([]time.Time, len(ripe))
 	for i, d := range ripe {
 		ids[i], claims[i], times[i] = d.id, d.claim, d.at
 	}
+	var found bool
+	err = s.read(ctx, "reap", func(ctx context.Context, conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, s.sql(anyRipeSQL), interval(visibility), ids, claims, times).Scan(&found)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if !found {
+		s.forget(ripe) // they are void
+		return 0, nil
+	}
+	select {
+	case <-time.After(heartbeatsFirst):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	for {
 		var page int
 		err := s.write(ctx, "reap", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-			return conn.QueryRow(ctx, s.sql(reapSQL), interval(visibility), reapSize, ids, claims, times).Scan(&page)
+			return conn.QueryRow(ctx, s.sql(reapSQL), interval(visibility), ids, claims, times, reapSize).Scan(&page)
 		})
 		if err != nil {
 			return reaped, err

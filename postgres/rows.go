@@ -111,17 +111,26 @@ func lowerASCII(s string) string {
 	}, s)
 }
 
-// storable returns s as the server takes it. A name that this changes is the name of nothing that is stored.
+// storable returns s as the server takes it. For names that are looked for, see nameOrNone.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-func storableAll(all []string) []string {
-	changed := make([]string, len(all))
-	for i, s := range all {
-		changed[i] = storable(s)
+// nameOrNone returns the name that is to be found: "", which nothing has, for one that the server would refuse. storable
+// would make it the name of something else.
+func nameOrNone(name string) string {
+	if rules.IsText(name) {
+		return name
 	}
-	return changed
+	return ""
+}
+
+func namesOrNone(names []string) []string {
+	found := make([]string, len(names))
+	for i, name := range names {
+		found[i] = nameOrNone(name)
+	}
+	return found
 }
 
 func queueName(name string) string {

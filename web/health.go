@@ -47,16 +47,44 @@ func (s *site) illness(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	return s.lateness(&stats, limits)
+	late, err := s.lateness(ctx, &stats, limits)
+	if err != nil {
+		return err.Error()
+	}
+	return late
 }
 
-// lateness says that jobs have been due for too long, or returns "". Jobs of a queue that somebody has paused may wait.
-func (s *site) lateness(stats *pinion.Stats, limits map[string]int) string {
+// lateness says that jobs have been due for too long, or running without a worker, or returns "".
+func (s *site) lateness(ctx context.Context, stats *pinion.Stats, limits map[string]int) (string, error) {
 	if s.opts.MaxWait < 0 {
-		return ""
+		return "", nil
 	}
-	due := 0
-	var since time.Time
+	due, since := waiting(stats, limits)
+	waited := time.Since(since)
+	isLate := due > 0 && waited > s.opts.MaxWait
+	if !isLate && stats.Total.Running == 0 {
+		return "", nil
+	}
+	isAlive, expired, err := s.lookForWorkers(ctx, stats)
+	if err != nil {
+		return "", err
+	}
+	isAbandoned := !isAlive && time.Since(expired) > s.opts.MaxWait
+	late := fmt.Sprintf("%s due, and the oldest has been due for %s", words.Are(due, "job"), words.Rough(waited))
+	switch {
+	case isLate && isAlive:
+		return late + ": the workers are too few or do not know its task", nil
+	case isLate:
+		return late + ": no worker is at work", nil
+	case isAbandoned:
+		return fmt.Sprintf("the lease of a running job expired %s, and it has not been taken back: no worker is at work",
+			words.Ago(expired)), nil
+	}
+	return "", nil
+}
+
+// waiting counts the jobs that are due and says since when the oldest is. Jobs of a queue that somebody has paused may wait.
+func waiting(stats *pinion.Stats, limits map[string]int) (due int, since time.Time) {
 	for _, q := range stats.Queues {
 		limit, limited := limits[q.Queue]
 		isPaused := limited && limit == 0
@@ -68,17 +96,39 @@ func (s *site) lateness(stats *pinion.Stats, limits map[string]int) string {
 			since = q.OldestDue
 		}
 	}
-	waited := time.Since(since)
-	if due == 0 || waited <= s.opts.MaxWait {
-		return ""
-	}
-	cause := "the workers are too few or do not know its task"
-	if stats.Total.Running == 0 && stats.Total.Minute == 0 {
-		cause = "no worker runs"
-	}
-	return fmt.Sprintf("%s due, and the oldest has been due for %s: %s",
-		words.Are(due, "job"), words.Rough(waited), cause)
+	return due, since
 }
+
+// lookForWorkers reports whether a worker is at work: a job ended in the last minute, or is held under a lease that has
+// not expired. Otherwise it returns when the first lease of a running job expired.
+func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive bool, expired time.Time, err error) {
+	if stats.Total.Minute > 0 {
+		return true, time.Time{}, nil
+	}
+	for job, err := range s.inspector.Jobs(ctx, pinion.Filter{Status: pinion.StatusRunning}) {
+		if err != nil {
+			return false, time.Time{}, err
+		}
+		end := job.LeaseUntil
+		if end.IsZero() {
+			end = job.HeartbeatAt.Add(pythonLease)
+		}
+		isUnknown := job.LeaseUntil.IsZero() && job.HeartbeatAt.IsZero() // early versions of the Python library
+		if isUnknown || time.Now().Before(end) {
+			return true, time.Time{}, nil
+		}
+		if expired.IsZero() || end.Before(expired) {
+			expired = end
+		}
+	}
+	if expired.IsZero() { // what ran when the jobs were counted has ended meanwhile
+		expired = time.Now()
+	}
+	return false, expired, nil
+}
+
+// pythonLease is the lease of a claim that stores none, as those of the Python library.
+const pythonLease = 10 * time.Second
 
 // damageLook is how long a look at a file for damage may take.
 const damageLook = 500 * time.Millisecond

@@ -82,6 +82,16 @@ func claim(t *testing.T, s pinion.Storage, n int) []*pinion.Job {
 	return jobs
 }
 
+// claimFor claims a job that is due, for a worker that is killed then: its lease is as long as given.
+func claimFor(t *testing.T, s pinion.Storage, lease time.Duration) *pinion.Job {
+	t.Helper()
+	jobs, err := s.Dequeue(t.Context(), pinion.DequeueOptions{Max: 1, Worker: "host:2", NoWait: true, Lease: lease})
+	if err != nil || len(jobs) != 1 {
+		t.Fatalf("claimed %d jobs, want 1: %v", len(jobs), err)
+	}
+	return jobs[0]
+}
+
 // bury makes dead letters of n jobs with one error.
 func bury(t *testing.T, s pinion.Storage, task, text string, n int) (ids []string) {
 	t.Helper()

@@ -76,6 +76,9 @@ var statuses = []pinion.Status{
 // parseBefore reads a time, or an age: 1h means an hour before now.
 func parseBefore(text string, now time.Time) (time.Time, error) {
 	if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		if at.IsZero() {
+			at = at.Add(time.Microsecond) // the zero time would mean any
+		}
 		return at, nil
 	}
 	age, err := parseAge(text)

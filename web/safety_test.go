@@ -5,8 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"html"
+	"io"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -91,81 +95,126 @@ func unquoted(tag string) string {
 	return b.String()
 }
 
+// addHostile adds jobs that have a text wherever a job may have one: a dead letter, one that runs, one that has succeeded, and
+// the run of a schedule.
+func addHostile(t *testing.T, q queue, text string) {
+	t.Helper()
+	name := text // what a name may be
+	if !utf8.ValidString(name) || strings.Contains(name, "\x00") || name == "" {
+		name = strings.ReplaceAll(strings.ToValidUTF8("x"+name, "?"), "\x00", "?")
+	}
+	plan(t, q, pinion.Periodic{
+		Name:     name,
+		Schedule: in10Hours{},
+		Job:      func(time.Time) *pinion.Job { return pinion.NewJob(name, name) },
+	})
+	for i := range 3 {
+		job := &pinion.Job{
+			ID:     name + strings.Repeat("'", i),
+			Task:   name,
+			Queue:  name,
+			Key:    name + strings.Repeat("'", i),
+			Args:   []any{name, map[string]any{name: name}},
+			Kwargs: map[string]any{name: name},
+			Meta:   map[string]string{name: name},
+		}
+		enqueue(t, q, job)
+		jobs, err := q.Dequeue(t.Context(), pinion.DequeueOptions{Max: 1, Worker: name, NoWait: true, Lease: time.Hour})
+		if err != nil || len(jobs) != 1 {
+			t.Fatalf("claimed %d jobs, want 1: %v", len(jobs), err)
+		}
+		jobs[0].Result, err = json.Marshal(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch i {
+		case 0:
+			err = q.DeadLetter(t.Context(), jobs[0], errors.New(text))
+		case 1:
+			_, err = q.Heartbeat(t.Context(), jobs...)
+		case 2:
+			_, err = q.MarkDone(t.Context(), jobs...)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.SetLimit(t.Context(), name, 3); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lookEverywhere opens all addresses that a text can be in, and what they lead to, and checks the markup.
+func lookEverywhere(t *testing.T, page http.Handler, texts ...string) {
+	t.Helper()
+	addresses := []string{"/", "/jobs", "/running", "/dead", "/healthz", "/metrics"}
+	for _, text := range texts {
+		escaped := url.QueryEscape(text)
+		addresses = append(addresses, "/jobs?queue="+escaped, "/jobs?task="+escaped, "/jobs?text="+escaped, "/dead?text="+escaped,
+			"/dead?queue="+escaped, "/?did=paused&n=1&name="+escaped)
+		for _, refused := range []string{
+			"/jobs?status=no" + escaped, "/jobs?before=no" + escaped, "/jobs?cursor=x" + escaped, "/dead?like=no" + escaped,
+			"/do/replay?like=no" + escaped + "&before=2026-01-01T00:00:00Z", "/job/?id=no" + escaped, "/nowhere/" + url.PathEscape(text),
+		} {
+			a := ask(t, page, "GET", refused)
+			if a.status < 400 || a.status > 499 {
+				t.Errorf("%s: status %d, want a refusal", refused, a.status)
+			}
+			checkMarkup(t, refused, a.body)
+		}
+	}
+	seen := make(map[string]bool)
+	for len(addresses) > 0 && len(seen) < 500 {
+		address := addresses[0]
+		addresses = addresses[1:]
+		if seen[address] {
+			continue
+		}
+		seen[address] = true
+		body := get(t, page, address)
+		if strings.HasPrefix(address, "/healthz") || strings.HasPrefix(address, "/metrics") {
+			continue
+		}
+		checkMarkup(t, address, body)
+		// Every link of a page leads to a page.
+		for _, found := range href.FindAllStringSubmatch(body, -1) {
+			target := follow(t, address, html.UnescapeString(found[1]))
+			target, _, _ = strings.Cut(target, "#")
+			if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") || strings.HasPrefix(target, "/dead?") {
+				addresses = append(addresses, target)
+			}
+		}
+	}
+}
+
 func TestHostileTextIsShownAsText(t *testing.T) {
 	overStorages(t, func(t *testing.T, q queue) {
-		for i, text := range hostile {
-			job := &pinion.Job{
-				ID:     text,
-				Task:   text,
-				Queue:  text,
-				Key:    text,
-				Args:   []any{text, map[string]any{text: text}},
-				Kwargs: map[string]any{text: text},
-				Meta:   map[string]string{text: text},
-			}
-			enqueue(t, q, job)
-			claimed := claim(t, q, 1)[0]
-			claimed.Worker = text
-			var err error
-			claimed.Result, err = json.Marshal(text)
-			if err != nil {
-				t.Fatal(err)
-			}
-			switch i % 3 {
-			case 0, 1:
-				err = q.DeadLetter(t.Context(), claimed, errors.New(text))
-			case 2:
-				_, err = q.Heartbeat(t.Context(), claimed)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := q.SetLimit(t.Context(), text, i); err != nil {
-				t.Fatal(err)
-			}
-		}
-		page := New(q, quiet(t, Options{Write: true}))
-		addresses := []string{"/", "/jobs", "/running", "/dead", "/healthz", "/metrics"}
 		for _, text := range hostile {
-			escaped := url.QueryEscape(text)
-			addresses = append(addresses,
-				"/jobs?queue="+escaped, "/jobs?task="+escaped, "/jobs?text="+escaped, "/dead?text="+escaped, "/dead?queue="+escaped,
-				"/job/?id="+escaped, "/do/pause?queue="+escaped, "/do/limit?queue="+escaped,
-				"/?did=paused&n=1&name="+escaped)
-			for _, refused := range []string{
-				"/jobs?status=no" + escaped, "/jobs?before=no" + escaped, "/jobs?cursor=x" + escaped, "/dead?like=no" + escaped,
-				"/do/replay?like=no" + escaped + "&before=2026-01-01T00:00:00Z", "/job/?id=no" + escaped, "/nowhere/" + url.PathEscape(text),
-			} {
-				a := ask(t, page, "GET", refused)
-				if a.status < 400 || a.status > 499 {
-					t.Errorf("%s: status %d, want a refusal", refused, a.status)
-				}
-				checkMarkup(t, refused, a.body)
-			}
+			addHostile(t, q, text)
 		}
-		seen := make(map[string]bool)
-		for len(addresses) > 0 && len(seen) < 500 {
-			address := addresses[0]
-			addresses = addresses[1:]
-			if seen[address] {
-				continue
-			}
-			seen[address] = true
-			body := get(t, page, address)
-			if strings.HasPrefix(address, "/healthz") || strings.HasPrefix(address, "/metrics") {
-				continue
-			}
-			checkMarkup(t, address, body)
-			// Every link of a page leads to a page.
-			for _, found := range href.FindAllStringSubmatch(body, -1) {
-				target := follow(t, address, html.UnescapeString(found[1]))
-				target, _, _ = strings.Cut(target, "#")
-				if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") || strings.HasPrefix(target, "/dead?") {
-					addresses = append(addresses, target)
-				}
-			}
-		}
+		lookEverywhere(t, New(q, quiet(t, Options{Write: true})), hostile...)
 	})
+}
+
+// Hostile texts with other bytes in some places: other characters, escapes, text that is not UTF-8.
+func TestAnyTextIsShownAsText(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("the seed is %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	for range 2 {
+		for _, text := range hostile {
+			changed := []byte(text)
+			for range 1 + random.IntN(3) {
+				changed[random.IntN(len(changed))] = byte(random.IntN(256))
+			}
+			q := pinion.NewMemoryStorage()
+			addHostile(t, q, string(changed))
+			lookEverywhere(t, New(q, quiet(t, Options{Write: true})), string(changed))
+			if t.Failed() {
+				t.Fatalf("the text is %q", changed)
+			}
+		}
+	}
 }
 
 func TestActionsReachNamesWithAnyCharacters(t *testing.T) {
@@ -233,6 +282,220 @@ func TestAMegabyteIsShownAndClipped(t *testing.T) {
 			t.Errorf("the page of an argument in 3,000 lists has %d bytes", len(body))
 		}
 	})
+}
+
+func TestEachAnswerForbidsWhatThePageDoesNotNeed(t *testing.T) {
+	page := New(pinion.NewMemoryStorage(), quiet(t, Options{Write: true}))
+	for _, address := range []string{"/", "/jobs", "/nowhere", "/metrics", "/healthz", "/do/pause?queue=default", "/style.css"} {
+		h := ask(t, page, "GET", address).header
+		csp := h.Get("Content-Security-Policy")
+		for _, part := range []string{"default-src 'none'", "script-src 'self'", "style-src 'self'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'"} {
+			if !strings.Contains(csp, part) {
+				t.Errorf("%s: the Content-Security-Policy %q has no %s", address, csp, part)
+			}
+		}
+		if strings.Contains(csp, "unsafe") || h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: header %v", address, h)
+		}
+	}
+}
+
+func TestActionsOfOtherSitesAreRefused(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, pinion.NewJob("a"))
+	page := New(q, quiet(t, Options{Write: true, TrustedOrigins: []string{"https://admin.example.com"}}))
+	for _, c := range []struct {
+		origin, site string
+		want         int
+	}{
+		{"https://evil.example", "cross-site", http.StatusForbidden},
+		{"https://evil.example", "", http.StatusForbidden},
+		{"null", "", http.StatusForbidden},
+		{"", "cross-site", http.StatusForbidden},
+		{"", "same-site", http.StatusForbidden},
+		{"http://example.com", "", http.StatusSeeOther}, // the host of these requests
+		{"", "same-origin", http.StatusSeeOther},
+		{"https://admin.example.com", "cross-site", http.StatusSeeOther},
+	} {
+		a := ask(t, page, "POST", "/do/pause?queue=default", func(r *http.Request) {
+			if c.origin != "" {
+				r.Header.Set("Origin", c.origin)
+			}
+			if c.site != "" {
+				r.Header.Set("Sec-Fetch-Site", c.site)
+			}
+		})
+		if a.status != c.want {
+			t.Errorf("Origin %q, Sec-Fetch-Site %q: status %d, want %d", c.origin, c.site, a.status, c.want)
+		}
+		limits, err := q.Limits(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, paused := limits["default"]; paused != (c.want == http.StatusSeeOther) {
+			t.Errorf("Origin %q, Sec-Fetch-Site %q: paused %v", c.origin, c.site, paused)
+		}
+		if err := q.SetLimit(t.Context(), "default", -1); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestNewPanicsOverAMalformedOrigin(t *testing.T) {
+	defer func() {
+		if v := recover(); v == nil || !strings.Contains(fmt.Sprint(v), "TrustedOrigins") {
+			t.Errorf("it panics with %v", v)
+		}
+	}()
+	New(pinion.NewMemoryStorage(), &Options{TrustedOrigins: []string{"no origin"}})
+}
+
+// at returns a change that has a request arrive at a local address, under the name of a host.
+func at(local, host string) func(*http.Request) {
+	return func(r *http.Request) {
+		address, err := net.ResolveTCPAddr("tcp", local)
+		if err != nil {
+			panic(err)
+		}
+		*r = *r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(address)))
+		r.Host = host
+	}
+}
+
+func TestForeignNamesAreRefused(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, pinion.NewJob("secret"))
+	for _, c := range []struct {
+		hosts       []string
+		local, host string
+		want        int
+	}{
+		{nil, "127.0.0.1:80", "evil.example", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "127.0.0.1.evil.example:80", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "127.0.0.1.", http.StatusOK},
+		{nil, "127.0.0.1:80", "localhost.evil.example", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "localhost.:80", http.StatusOK},
+		{nil, "127.0.0.1:80", "0.0.0.0:80", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "[::ffff:127.0.0.1]:80", http.StatusOK},
+		{nil, "127.0.0.1:80", "[::1.evil.example]", http.StatusMisdirectedRequest},
+		{nil, "[::1]:80", "[fe80::1]:80", http.StatusMisdirectedRequest},
+		{[]string{"[2001:DB8::1]"}, "[2001:db8::1]:80", "[2001:db8::1]:8080", http.StatusOK},
+		{[]string{"jobs.example.com."}, "127.0.0.1:80", "JOBS.example.com", http.StatusOK},
+		{[]string{"jobs.example.com"}, "127.0.0.1:80", "", http.StatusMisdirectedRequest},
+		{nil, "[::1]:80", "evil.example:80", http.StatusMisdirectedRequest},
+		{nil, "127.0.0.1:80", "LOCALHOST:80", http.StatusOK},
+		{nil, "127.0.0.1:80", "localhost.", http.StatusOK},
+		{nil, "[::1]:80", "[::1]:80", http.StatusOK},
+		{nil, "10.0.0.1:80", "jobs.example.com", http.StatusOK},
+		{[]string{"jobs.example.com"}, "127.0.0.1:80", "Jobs.Example.com:443", http.StatusOK},
+		{[]string{"jobs.example.com"}, "127.0.0.1:80", "localhost", http.StatusMisdirectedRequest},
+		{[]string{"jobs.example.com"}, "10.0.0.1:80", "evil.example", http.StatusMisdirectedRequest},
+	} {
+		options := quiet(t, Options{Hosts: c.hosts})
+		for name, h := range map[string]http.Handler{
+			"page": New(q, options), "health": Health(q, options), "metrics": Metrics(q, options),
+		} {
+			a := ask(t, h, "GET", "/", at(c.local, c.host))
+			if a.status != c.want {
+				t.Errorf("%s, Hosts %v, at %s as %s: status %d, want %d", name, c.hosts, c.local, c.host, a.status, c.want)
+			}
+		}
+	}
+}
+
+func TestAPageWithoutWriteChangesNothing(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		ids := bury(t, q, "broken", "boom", 2)
+		enqueue(t, q, &pinion.Job{ID: "waits", Task: "t"})
+		page := New(q, quiet(t, Options{}))
+		for _, address := range []string{"/", "/dead", "/job/" + ids[0], "/job/waits"} {
+			if body := get(t, page, address); strings.Contains(body, "do/") || strings.Contains(body, `method="post"`) {
+				t.Errorf("%s offers an action:\n%s", address, body)
+			}
+		}
+		for _, query := range []string{
+			"replay?id=" + ids[0], "delete?id=" + ids[0], "cancel?id=waits", "reschedule?id=waits", "pause?queue=default", "limit?queue=default",
+			"resume?queue=default", "replay?before=2100-01-01T00:00:00Z",
+		} {
+			for _, method := range []string{"GET", "POST", "PUT"} {
+				if a := ask(t, page, method, "/do/"+query); a.status != http.StatusForbidden {
+					t.Errorf("%s %s: status %d", method, query, a.status)
+				}
+			}
+		}
+		stats, err := q.Stats(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits, err := q.Limits(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stats.DeadLetters != 2 || stats.Total.Pending != 1 || len(limits) != 0 {
+			t.Errorf("something was changed: %+v, limits %v", stats, limits)
+		}
+	})
+}
+
+func TestPagesAnswerOnlyGet(t *testing.T) {
+	page := New(pinion.NewMemoryStorage(), quiet(t, Options{Write: true}))
+	for _, address := range []string{"/", "/jobs", "/dead", "/running", "/job/x", "/metrics"} {
+		if a := ask(t, page, "POST", address); a.status != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: status %d", address, a.status)
+		}
+		if a := ask(t, page, "HEAD", address); a.body != "" {
+			t.Errorf("HEAD %s has a body", address)
+		}
+	}
+	if a := ask(t, page, "DELETE", "/do/pause?queue=default"); a.status != http.StatusMethodNotAllowed {
+		t.Errorf("DELETE: status %d", a.status)
+	}
+}
+
+// An address that cannot be read, in part or as a time, must not mean all jobs.
+func TestAFilterThatCannotBeReadIsRefused(t *testing.T) {
+	overStorages(t, func(t *testing.T, q queue) {
+		bury(t, q, "t", "boom", 3)
+		page := New(q, quiet(t, Options{Write: true}))
+		const until = "before=2100-01-01T00:00:00Z"
+		for _, query := range []string{"queue=a;b", "queue=%zz", "queue=none&text=%", "before=yesterday", "status=dead", "cursor=1e9"} {
+			for _, address := range []string{"/jobs?", "/dead?", "/running?", "/do/delete?" + until + "&", "/do/replay?" + until + "&"} {
+				for _, method := range []string{"GET", "POST"} {
+					isList := !strings.HasPrefix(address, "/do/")
+					if method == "POST" && isList || !isList && strings.HasPrefix(query, "before=") { // the first one counts
+						continue
+					}
+					a := ask(t, page, method, address+query, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") })
+					if a.status != http.StatusBadRequest {
+						t.Errorf("%s %s%s: status %d, want 400", method, address, query, a.status)
+					}
+				}
+			}
+		}
+		wantText(t, get(t, page, "/dead?before=0001-01-01T00:00:00Z"), "0 dead letters")
+		wantText(t, get(t, page, "/do/delete?before=0001-01-01T00:00:00Z"), "There is nothing to do")
+		stats, err := q.Stats(t.Context())
+		if err != nil || stats.DeadLetters != 3 {
+			t.Errorf("%d dead letters are left, want 3: %v", stats.DeadLetters, err)
+		}
+	})
+}
+
+func TestALargeFormIsRefused(t *testing.T) {
+	q := pinion.NewMemoryStorage()
+	enqueue(t, q, &pinion.Job{ID: "waits", Task: "t", RunAt: time.Now().Add(time.Hour)})
+	page := New(q, quiet(t, Options{Write: true}))
+	form := "at=now&more=" + strings.Repeat("x", 1<<20)
+	a := ask(t, page, "POST", "/do/reschedule?id=waits", func(r *http.Request) {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+		r.Body = io.NopCloser(strings.NewReader(form))
+	})
+	job, err := q.Get(t.Context(), "waits")
+	if a.status != http.StatusBadRequest || err != nil || time.Until(job.RunAt) < time.Minute {
+		t.Errorf("a form of a megabyte: status %d, the job is due %v, %v", a.status, job.RunAt, err)
+	}
 }
 
 func TestRedactHidesSecretsEverywhere(t *testing.T) {

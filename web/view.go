@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -22,11 +23,15 @@ import (
 //go:embed assets
 var embedded embed.FS
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"number": words.Thousands,
-	"plural": words.Plural,
-	"clock":  func(exact string) string { return exact[11:19] + " UTC" },
-}).ParseFS(embedded, "assets/*.html"))
+// templates parses the pages once, when the first is shown. A command that shows none should not wait for that.
+var templates = sync.OnceValue(func() *template.Template {
+	functions := template.FuncMap{
+		"number": words.Thousands,
+		"plural": words.Plural,
+		"clock":  func(exact string) string { return exact[11:19] + " UTC" },
+	}
+	return template.Must(template.New("").Funcs(functions).ParseFS(embedded, "assets/*.html"))
+})
 
 // assetTypes are the files that pages load.
 var assetTypes = map[string]string{
@@ -36,13 +41,13 @@ var assetTypes = map[string]string{
 }
 
 // assetsVersion changes whenever an asset does. Pages name it in the assets' addresses, so browsers may keep those.
-var assetsVersion = func() string {
+var assetsVersion = sync.OnceValue(func() string {
 	hash := sha256.New()
 	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
 		hash.Write(asset(name))
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:6])
-}()
+})
 
 func asset(name string) []byte {
 	data, err := fs.ReadFile(embedded, "assets/"+name)
@@ -56,7 +61,7 @@ func serveAsset(w http.ResponseWriter, r *http.Request, name string) {
 	data := asset(name)
 	h := w.Header()
 	h.Set("Content-Type", assetTypes[name])
-	if r.URL.Query().Get("v") == assetsVersion {
+	if r.URL.Query().Get("v") == assetsVersion() {
 		h.Set("Cache-Control", "private, max-age=31536000, immutable")
 	}
 	h.Set("Content-Length", strconv.Itoa(len(data)))
@@ -87,7 +92,7 @@ func (s *site) view(r *http.Request, title, here string) view {
 		Root:    root(r),
 		Write:   s.opts.Write,
 		Answer:  answerOf(r.URL.Query()),
-		Version: assetsVersion,
+		Version: assetsVersion(),
 		Now:     momentOf(time.Now()),
 	}
 	stats, err := s.stats.getSoon(r.Context())
@@ -103,7 +108,7 @@ func (s *site) view(r *http.Request, title, here string) view {
 // cannot be rendered becomes an error page, not half a page.
 func (s *site) show(w http.ResponseWriter, r *http.Request, status int, name string, data any) {
 	var buf bytes.Buffer
-	err := templates.ExecuteTemplate(&buf, name, data)
+	err := templates().ExecuteTemplate(&buf, name, data)
 	if err != nil {
 		s.opts.Logger.Error("pinion: the page cannot be shown", "page", name, "error", err)
 		http.Error(w, "This page cannot be shown; the program's log says why.", http.StatusInternalServerError)
@@ -130,7 +135,7 @@ func (s *site) fail(w http.ResponseWriter, r *http.Request, status int, text str
 		view: view{
 			Title:   http.StatusText(status),
 			Root:    root(r),
-			Version: assetsVersion,
+			Version: assetsVersion(),
 			Now:     momentOf(time.Now()),
 		},
 		Text: shown(text, 2000),

@@ -21,6 +21,7 @@ package web
 import (
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
 	"time"
@@ -43,7 +44,8 @@ type Options struct {
 	// ::1; elsewhere every name]. So no other site can read the page by a name of its own that points here (DNS
 	// rebinding). Behind a proxy on the same machine, name the host that the proxy passes on.
 	Hosts []string
-	// MaxWait is how long a job may have been due until healthz reports it [5m]; negative: for ever.
+	// MaxWait is how long a job may have been due until healthz reports it [5m]; negative: for ever. An expired lease
+	// of a running job may stand as long.
 	MaxWait time.Duration
 	// Logger reports what goes wrong [slog.Default()].
 	Logger *slog.Logger
@@ -56,9 +58,10 @@ func New(storage pinion.Storage, opts *Options) http.Handler {
 }
 
 // Health returns the handler of the page's healthz alone. It answers 200, or 503 with the reason: the storage fails, its
-// file is damaged, or jobs have been due for longer than Options.MaxWait, perhaps because no worker runs. Jobs in paused
-// queues may wait. Every ten minutes Health checks a SQLite file for damage, for at most half a second: damage in a
-// larger file shows only when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
+// file is damaged, or jobs have been due, or running with an expired lease, for longer than Options.MaxWait. If no job
+// ended in the last minute and none is held under a lease, the reason has the words "no worker". A queue without jobs that
+// are due needs none, and jobs in paused queues may wait. Every ten minutes Health checks a SQLite file for damage, for at
+// most half a second: damage in a larger file shows only when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
 func Health(storage pinion.Storage, opts *Options) http.Handler {
 	s := newSite(storage, opts)
 	return s.guarded(s.health)
@@ -125,6 +128,10 @@ func (s *site) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	// Not Path: in an id, a slash that is escaped is part of the id.
 	address := strings.TrimPrefix(r.URL.EscapedPath(), "/")
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil { // else a part of a filter would be left out
+		s.fail(w, r, http.StatusBadRequest, "The address cannot be read: "+err.Error()+".")
+		return
+	}
 	folder, rest, isNested := strings.Cut(address, "/")
 	switch {
 	case isNested && folder == "do":

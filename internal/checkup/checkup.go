@@ -385,7 +385,7 @@ func (e *Checkup) reportClock(facts *jobFacts) {
 	e.wrong("clock", "compare the output of `date` on all machines that use the queue; "+
 		"the jobs of a clock that was ahead are taken back late",
 		"%s added or seen alive in the future, up to %s from now: %s",
-		words.Plural(facts.future.n, "job"), words.Rough(facts.latest.Sub(e.Now)), words.FirstFew(facts.future.ids))
+		words.Plural(facts.future.n, "job"), words.Between(e.Now, facts.latest), words.FirstFew(facts.future.ids))
 }
 
 func (e *Checkup) reportWorkers(stats *pinion.Stats) {

@@ -67,16 +67,27 @@ func (h *history) hadToRunAgain(s start) bool {
 	return h.ended[s.claim] == "failed" || h.endings[s.claim].call == "release"
 }
 
-// diedUnstarted returns how many workers died, or lost their lease, between the claim and the start of the task, by how
-// many leases in a row the row says were lost. They may have been about to dead-letter the job or to give it back, or
-// died before they could log the claim. The next worker cannot know that, and their claims stay counted as attempts.
+// diedUnstarted returns how many workers died, or lost their lease, between the claim and the start of the task. They
+// may have been about to dead-letter the job or to give it back. The next worker cannot know that, and their claims stay
+// counted as attempts.
+//
+// The log has such a claim, unless its worker died before it could log it. Then the row may know: reaped is how many
+// leases in a row it says were lost, until a worker gave the job back.
 func (h *history) diedUnstarted(reaped int) int {
+	started := make(map[int64]bool)
 	for _, s := range h.starts {
+		started[s.claim] = true
 		if h.ended[s.claim] == "" {
 			reaped--
 		}
 	}
-	return max(reaped, 0)
+	logged := 0
+	for _, c := range h.claims {
+		if !started[c.claim] && h.ended[c.claim] == "" {
+			logged++
+		}
+	}
+	return max(reaped, logged, 0)
 }
 
 // history returns the history of a job. It begins one if there is none.

@@ -98,6 +98,13 @@ func TestTheJudgeAcceptsWhatIsAllowed(t *testing.T) {
 			row: reaped(2, dead("flaky", 5, usedUp)), letter: dead("flaky", 5, usedUp),
 		},
 		{
+			name: "the same, and another worker gave the job back in between",
+			old:  "5000003 3 ended\tdone",
+			new: "5000002 4 claimed\ta:4\t.\n5000002 4 ending\tdead\ta:4\t.\n5000002 0 kill\t4\t.\n" +
+				"5000003 3 ended\tdead",
+			row: dead("flaky", 5, usedUp), letter: dead("flaky", 5, usedUp),
+		},
+		{
 			name: "calls failed while another program held the lock",
 			new: "8000000 9 locked\t.\n13000000 3 trouble\t\"the lock is held\"\t.\n" +
 				"13000000 1 error\tenqueue\t\"the lock is held\"\t.\n14000000 9 unlock\t.\n",

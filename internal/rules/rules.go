@@ -3,7 +3,9 @@ package rules
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // DefaultLease is how long a claim lives without a heartbeat if its Dequeue does not say.
@@ -47,6 +49,16 @@ func DueTime(t time.Time) time.Time {
 		return lastTime
 	}
 	return t.UTC().Truncate(time.Microsecond)
+}
+
+// Lease returns the lease of a claim as it is stored: in whole microseconds, at least one.
+func Lease(lease time.Duration) time.Duration {
+	return max(lease.Truncate(time.Microsecond), time.Microsecond)
+}
+
+// IsText reports whether every storage can keep s as it is: UTF-8 without NUL.
+func IsText(s string) bool {
+	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
 }
 
 // Earlier returns the earlier of two times. The zero time is none.

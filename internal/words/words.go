@@ -3,7 +3,6 @@ package words
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -81,24 +80,44 @@ func Ago(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	d := time.Since(t)
-	if d < 0 {
-		return "in " + Rough(-max(d, -math.MaxInt64)) // there is no -math.MinInt64
+	now := time.Now()
+	if t.After(now) {
+		return "in " + Between(now, t)
 	}
-	return Rough(d) + " ago"
+	return Between(t, now) + " ago"
+}
+
+// Between returns how long it is from one time to a later one, in the largest unit. They may be farther apart
+// than a time.Duration can say, which is 292 years.
+func Between(from, to time.Time) string {
+	seconds := to.Unix() - from.Unix()
+	if to.Nanosecond() < from.Nanosecond() {
+		seconds--
+	}
+	return roughSeconds(seconds)
 }
 
 // Rough returns a duration in its largest unit.
-func Rough(d time.Duration) string {
+func Rough(d time.Duration) string { return roughSeconds(int64(d / time.Second)) }
+
+func roughSeconds(n int64) string {
+	const (
+		minute = 60
+		hour   = 60 * minute
+		day    = 24 * hour
+		year   = 365*day + day/4
+	)
 	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", d/time.Second)
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", d/time.Minute)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", d/time.Hour)
+	case n < minute:
+		return fmt.Sprintf("%ds", n)
+	case n < hour:
+		return fmt.Sprintf("%dm", n/minute)
+	case n < 2*day:
+		return fmt.Sprintf("%dh", n/hour)
+	case n < 2*year:
+		return fmt.Sprintf("%dd", n/day)
 	}
-	return fmt.Sprintf("%dd", d/(24*time.Hour))
+	return fmt.Sprintf("%dy", n/year)
 }
 
 // PerSecond returns a rate in about three digits.

@@ -24,10 +24,13 @@ import (
 const (
 	refused  = "dial tcp 10.20.0.7:5432: connect: connection refused"
 	declined = "payment provider answered 503 Service Unavailable"
+	missing  = "open /var/lib/uploads/0199c2b4.png: no such file or directory"
 	expired  = "context deadline exceeded"
+	invalid  = "invalid e-mail address: missing '@' or angle-addr"
 
-	refusedJobs, declinedJobs, expiredJobs, panickedJobs = 412, 57, 9, 1
-	deadJobs                                             = refusedJobs + declinedJobs + expiredJobs + panickedJobs
+	refusedJobs, declinedJobs, missingJobs, expiredJobs, invalidJobs, panickedJobs = 412, 57, 31, 9, 4, 1
+
+	deadJobs = refusedJobs + declinedJobs + missingJobs + expiredJobs + invalidJobs + panickedJobs
 )
 
 const newsletters = 120 // jobs of a queue that is paused
@@ -78,7 +81,9 @@ func (h *house) tasks() *pinion.Registry {
 	}
 	fails("charge_card", refused)
 	fails("refund", declined)
+	fails("resize_image", missing)
 	fails("thumbnail", expired)
+	fails("subscribe", invalid)
 	registry.Add(
 		&pinion.Task[customer]{Name: "send_welcome", Run: func(ctx context.Context, c customer) error {
 			return pinion.SetResult(ctx, map[string]any{"sent": true, "message": 9007199254740993})
@@ -136,7 +141,9 @@ func newHouse(t *testing.T, prefix string, opts *web.Options) *house {
 	h.work(t, "default", "send_welcome", 200)
 	h.work(t, "default", "charge_card", refusedJobs)
 	h.work(t, "default", "refund", declinedJobs)
+	h.work(t, "images", "resize_image", missingJobs)
 	h.work(t, "images", "thumbnail", expiredJobs)
+	h.work(t, "mail", "subscribe", invalidJobs)
 	h.work(t, "default", "import_feed", panickedJobs)
 	h.setDown(false)
 	h.running = h.add(t, "reports", "monthly_report", 3)

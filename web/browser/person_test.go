@@ -49,13 +49,16 @@ func (h *house) findsWhatFailsAndReplaysExactlyThat(p *tab) {
 	p.sees(fmt.Sprint(deadJobs))
 	p.accessible()
 	p.follow("nav a", "Dead letters")
-	p.sees("412 ×", refused, "57 ×", declined, "9 ×", expired, "1 ×", "index out of range")
+	p.sees("412 ×", refused, "57 ×", declined, "31 ×", missing, "9 ×", expired, "4 ×", invalid, "1 more error")
 	p.accessible()
 	whole := eval[int](p, `() => [...document.querySelectorAll('tbody a[href*="job/"]')].filter(
 		a => a.closest('tr').getBoundingClientRect().bottom <= innerHeight).length`)
 	if p.view.Width == 1280 && whole < 25 {
 		p.t.Errorf("a screen of 1280 × 900 shows %d dead letters below the errors, want 25", whole)
 	}
+	p.click("summary", "1 more error")
+	p.sees("1 ×", "index out of range")
+	p.accessible()
 	p.follow("a", refused) // the group of that error
 	p.sees("All have this error", refused)
 	p.seesNot(declined, expired)

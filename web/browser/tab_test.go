@@ -158,35 +158,66 @@ func (p *tab) count(css string) int {
 	return eval[int](p, `css => document.querySelectorAll(css).length`, css)
 }
 
-// accessible checks the page with axe, and that it does not scroll sideways. Without scripts a page is a part of what it is
-// with them, so axe, which takes a second or so, looks at the latter.
+// accessible checks the page with axe, and that it does not scroll sideways. A page without scripts stays as it is without
+// them while axe looks at it.
 func (p *tab) accessible() {
 	p.t.Helper()
 	wide := eval[int](p, `() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth`)
 	if wide > 0 {
 		p.t.Errorf("%v: %s scrolls sideways by %d pixels", p.view, p.where(), wide)
 	}
+	if p.view.Width > 0 && p.view.Width < 600 {
+		p.fitsFingers()
+	}
 	if p.view.NoScript {
-		return
+		p.must(p.AllowScripts(p.ctx, true))
+		if p.count("#pause:not([hidden])") > 0 {
+			p.t.Errorf("%v: %s: its script has run", p.view, p.where())
+		}
+		defer func() { p.must(p.AllowScripts(p.ctx, false)) }()
 	}
 	axe, err := os.ReadFile(filepath.Join("node_modules", "axe-core", "axe.min.js"))
 	if err != nil {
 		p.t.Fatalf("%v; npm ci installs it", err)
 	}
-	var violations []struct {
-		ID, Help string
-		Nodes    []struct {
-			HTML           string
-			FailureSummary string
+	var found struct {
+		Passes     int // rules that the page obeys: none if axe has not looked
+		Violations []struct {
+			ID, Help string
+			Nodes    []struct {
+				HTML           string
+				FailureSummary string
+			}
 		}
 	}
 	p.must(p.Eval(p.ctx, nil, `() => {`+string(axe)+`}`))
-	p.must(p.Eval(p.ctx, &violations, `async () => (await axe.run(document, {
-		runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
-	})).violations`))
-	for _, violation := range violations {
+	p.must(p.Eval(p.ctx, &found, `async () => {
+		const found = await axe.run(document, {
+			runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
+		})
+		return {violations: found.violations, passes: found.passes.length}
+	}`))
+	if found.Passes < 10 {
+		p.t.Errorf("%v: %s: axe finds that the page obeys %d rules; want many", p.view, p.where(), found.Passes)
+	}
+	for _, violation := range found.Violations {
 		nodes, _ := json.MarshalIndent(violation.Nodes[:min(3, len(violation.Nodes))], "", "  ")
 		p.t.Errorf("%v: %s: axe finds %s: %s, %d times:\n%s",
 			p.view, p.where(), violation.ID, violation.Help, len(violation.Nodes), nodes)
+	}
+}
+
+// fitsFingers checks that a finger hits each control and not its neighbor: it is 24 pixels high (WCAG 2.5.8), unless it is
+// a link within a sentence.
+func (p *tab) fitsFingers() {
+	p.t.Helper()
+	low := eval[[]string](p, `() => {
+		const controls = [...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, summary')]
+		const within = e => getComputedStyle(e).display === 'inline' && e.parentElement.innerText !== e.innerText
+		return controls.filter(e => e.checkVisibility() && !e.matches('.skip') && !within(e)).filter(
+			e => e.getBoundingClientRect().height < 24).map(e => e.outerHTML.slice(0, 200))
+	}`)
+	for _, control := range low {
+		p.t.Errorf("%v: %s: a finger misses %s", p.view, p.where(), control)
 	}
 }

@@ -65,6 +65,13 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 		if strings.Contains(text, "q is new") == view.NoScript {
 			t.Errorf("%v: the page shows %q", view, text)
 		}
+		must(page.AllowScripts(ctx, true))
+		var late string
+		must(page.Eval(ctx, &late, `() => new Promise(resolve => setTimeout(() => resolve(document.body.innerText), 1))`))
+		if late != text {
+			t.Errorf("%v: the page shows %q once scripts may run, and %q before", view, late, text)
+		}
+		must(page.AllowScripts(ctx, !view.NoScript))
 		var width int
 		must(page.Eval(ctx, &width, `() => innerWidth`))
 		if width != view.Width {

@@ -126,6 +126,12 @@ func (p *Page) prepare(ctx context.Context) error {
 	return p.call(ctx, "Page.setLifecycleEventsEnabled", map[string]any{"enabled": true}, nil)
 }
 
+// AllowScripts lets scripts run in the page, or stops them. Those of a document that was loaded while they were stopped do
+// not run later, so it stays as it is without scripts.
+func (p *Page) AllowScripts(ctx context.Context, allow bool) error {
+	return p.call(ctx, "Emulation.setScriptExecutionDisabled", map[string]any{"value": !allow}, nil)
+}
+
 // Close closes the page and forgets its profile.
 func (p *Page) Close(ctx context.Context) error {
 	return p.browser.call(ctx, "", "Target.disposeBrowserContext", map[string]any{"browserContextId": p.context}, nil)
