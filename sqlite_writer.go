@@ -120,7 +120,9 @@ func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(
 
 // doFirst is like doWithin, but the function runs before those of the other calls that wait.
 func (w *writer) doFirst(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
-	return w.wait(ctx, &call{run: run, first: true, giveUp: time.Now().Add(patience)})
+	c := newCall(run, time.Now().Add(patience))
+	c.first = true
+	return w.wait(ctx, c)
 }
 
 // doWhenIdle is like doWithin, but lets all other calls go first, for up to a second.
