@@ -79,7 +79,8 @@ func enqueueMany(tb testing.TB, s pinion.Storage, n int, change func(*pinion.Job
 	for ; n > 0; n -= 1000 {
 		jobs := make([]*pinion.Job, min(n, 1000))
 		for i := range jobs {
-			if jobs[i] = pinion.NewJob("task", benchArg); change != nil {
+			jobs[i] = pinion.NewJob("task", benchArg)
+			if change != nil {
 				change(jobs[i])
 			}
 		}

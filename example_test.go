@@ -948,6 +948,36 @@ func ExampleStats() {
 	// since yesterday: 2 and 1
 }
 
+// The Stats method of a backend adds up what its database has counted by queue and task.
+func ExampleStatsCounter() {
+	counted := []struct { // the rows of a query
+		queue, task string
+		counts      pinion.Counts
+	}{
+		{"default", "mail", pinion.Counts{Pending: 3, Due: 2}},
+		{"slow", "mail", pinion.Counts{Pending: 1}},
+		{"default", "resize", pinion.Counts{Running: 4}},
+	}
+	var counter pinion.StatsCounter
+	for _, row := range counted {
+		counter.Add(row.queue, row.task, row.counts)
+	}
+	stats := counter.Stats()
+	for _, queue := range stats.Queues {
+		fmt.Println("queue", queue.Queue, "has", queue.Pending, "pending and", queue.Running, "running")
+	}
+	for _, task := range stats.Tasks {
+		fmt.Println("task", task.Task, "has", task.Pending, "pending and", task.Running, "running")
+	}
+	fmt.Println("in all:", stats.Total.Pending, "and", stats.Total.Running)
+	// Output:
+	// queue default has 3 pending and 4 running
+	// queue slow has 1 pending and 0 running
+	// task mail has 4 pending and 0 running
+	// task resize has 0 pending and 4 running
+	// in all: 4 and 4
+}
+
 // Two kinds of jobs in one program may have tasks of the same name, each in a Registry of its own.
 func ExampleRegistry() {
 	english := new(pinion.Registry)
@@ -1005,4 +1035,323 @@ func ExampleSQLiteOptions() {
 	check(err)
 	fmt.Println("left in the queue:", left)
 	// Output: left in the queue: 0
+}
+
+// A Registry holds tasks of all argument types, and so does a list of them.
+func ExampleAnyTask() {
+	tasks := []pinion.AnyTask{
+		pinion.Task[int]{Name: "square", Run: func(ctx context.Context, n int) error { return nil }},
+		pinion.Task[string]{Name: "shout", Run: func(ctx context.Context, text string) error { return nil }},
+	}
+	registry := new(pinion.Registry)
+	registry.Add(tasks...)
+	fmt.Println(registry.Names())
+	// Output: [shout square]
+}
+
+// A producer that only enqueues asks for no more than that. It gets a storage, or a transaction.
+func ExampleEnqueuer() {
+	signUp := func(ctx context.Context, e pinion.Enqueuer, name string) error {
+		return e.Enqueue(ctx, pinion.NewJob("welcome", name))
+	}
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(signUp(ctx, storage, "Ada"))
+	fmt.Println("waiting:", must(storage.Size(ctx)))
+	// Output: waiting: 1
+}
+
+// A Worker does this for you. Another program may claim jobs itself, and then it ends each claim.
+func ExampleStorage() {
+	ctx := context.Background()
+	var storage pinion.Storage = pinion.NewMemoryStorage()
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("add", 1, 2), pinion.NewJob("add", 3, 4)))
+
+	jobs := must(storage.Dequeue(ctx, pinion.DequeueOptions{Max: 2, NoWait: true}))
+	lost := must(storage.MarkDone(ctx, jobs[0]))
+	fmt.Println("lost:", len(lost))
+	check(storage.MarkFailed(ctx, jobs[1], errors.New("no pencil"), time.Now().Add(time.Hour)))
+	err := storage.MarkFailed(ctx, jobs[1], errors.New("no paper"), time.Time{})
+	fmt.Println("the claim is over:", errors.Is(err, pinion.ErrLeaseLost))
+	// Output:
+	// lost: 0
+	// the claim is over: true
+}
+
+// A claim of two tasks, from one queue, that does not wait.
+func ExampleDequeueOptions() {
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	for _, task := range []string{"resize", "crop", "upload"} {
+		check(storage.Enqueue(ctx, &pinion.Job{Task: task, Queue: "images"}, pinion.NewJob(task)))
+	}
+	jobs := must(storage.Dequeue(ctx, pinion.DequeueOptions{
+		Max:    10,
+		Queues: []string{"images"},
+		Tasks:  []string{"Resize", "crop"}, // in any case of letters
+		Lease:  time.Minute,
+		NoWait: true,
+	}))
+	for _, job := range jobs {
+		fmt.Println(job.Queue, job.Task, job.Status)
+	}
+	// Output:
+	// images resize RUNNING
+	// images crop RUNNING
+}
+
+// The zero value is an empty storage. It suits tests, and work that may be lost with the process.
+func ExampleMemoryStorage() {
+	ctx := context.Background()
+	var storage pinion.MemoryStorage
+	storage.Retention = time.Minute // of finished jobs, of which each takes some memory
+	defer storage.Close()
+	check(storage.Enqueue(ctx, pinion.NewJob("tidy")))
+	fmt.Println("waiting:", must(storage.Size(ctx)))
+	// Output: waiting: 1
+}
+
+// A job succeeds at its second attempt.
+func ExampleStatus() {
+	attempts := 0
+	fetch := pinion.Task[string]{Name: "fetch", Run: func(ctx context.Context, url string) error {
+		attempts++
+		if attempts == 1 {
+			return errors.New("timeout")
+		}
+		return nil
+	}}
+	registry := new(pinion.Registry)
+	registry.Add(fetch)
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	job := must(fetch.Enqueue(ctx, storage, "https://example.com"))
+	fmt.Println(job.Status)
+	retry := &pinion.RetryPolicy{MaxRetries: 1, BaseDelay: time.Millisecond}
+	worker := &pinion.Worker{Storage: storage, Registry: registry, Retry: retry, Logger: quiet}
+	check(worker.Drain(ctx))
+	job = must(storage.Get(ctx, job.ID))
+	fmt.Println(job.Status, "after", job.Attempts, "attempts")
+	// Output:
+	// PENDING
+	// SUCCESS after 2 attempts
+}
+
+// OnEnd counts what became of the attempts.
+func ExampleOutcome() {
+	send := pinion.Task[string]{Name: "send", Run: func(ctx context.Context, to string) error {
+		if to == "nobody" {
+			return pinion.Permanent(errors.New("no such address"))
+		}
+		return nil
+	}}
+	registry := new(pinion.Registry)
+	registry.Add(send)
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	for _, to := range []string{"Ada", "nobody", "Bob"} {
+		must(send.Enqueue(ctx, storage, to))
+	}
+	counts := make(map[pinion.Outcome]int) // calls of OnEnd come one at a time
+	worker := &pinion.Worker{Storage: storage, Registry: registry, Logger: quiet,
+		OnEnd: func(ctx context.Context, job *pinion.Job, end pinion.End) { counts[end.Outcome]++ }}
+	check(worker.Drain(ctx))
+	fmt.Println(counts[pinion.OutcomeSucceeded], pinion.OutcomeSucceeded)
+	fmt.Println(counts[pinion.OutcomeDeadLettered], pinion.OutcomeDeadLettered)
+	// Output:
+	// 2 succeeded
+	// 1 dead-lettered
+}
+
+// A middleware turns errors of one kind into a snooze.
+func ExampleRunFunc() {
+	errBusy := errors.New("the printer is busy")
+	var patient = func(next pinion.RunFunc) pinion.RunFunc {
+		return func(ctx context.Context, job *pinion.Job) error {
+			err := next(ctx, job)
+			if errors.Is(err, errBusy) {
+				return pinion.Snooze(time.Hour)
+			}
+			return err
+		}
+	}
+	printed := pinion.Task[string]{Name: "print", Run: func(ctx context.Context, text string) error { return errBusy }}
+	registry := new(pinion.Registry)
+	registry.Add(printed)
+
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	job := must(printed.Enqueue(ctx, storage, "hello"))
+	worker := &pinion.Worker{Storage: storage, Registry: registry, Middleware: patient, Logger: quiet}
+	check(worker.Drain(ctx))
+	job = must(storage.Get(ctx, job.ID))
+	fmt.Println(job.Status, "with", job.Attempts, "attempts")
+	// Output: PENDING with 0 attempts
+}
+
+// queueOfAll returns a storage with five jobs in two queues: two have succeeded, one has failed for good and two wait.
+// It also returns the worker that ran them.
+func queueOfAll(ctx context.Context) (*pinion.MemoryStorage, *pinion.Worker) {
+	registry := new(pinion.Registry)
+	registry.Add(pinion.Task[int]{Name: "resize", Run: func(ctx context.Context, picture int) error {
+		if picture == 0 {
+			return pinion.Permanent(errors.New("no such picture"))
+		}
+		return nil
+	}})
+	storage := pinion.NewMemoryStorage()
+	check(storage.Enqueue(ctx, pinion.NewJob("resize", 1), pinion.NewJob("resize", 0), pinion.NewJob("resize", 2)))
+	worker := &pinion.Worker{Storage: storage, Registry: registry, Logger: quiet}
+	check(worker.Drain(ctx))
+	check(storage.Enqueue(ctx, &pinion.Job{Task: "upload", Queue: "slow"}, &pinion.Job{Task: "upload", Queue: "slow"}))
+	return storage, worker
+}
+
+// Stats has the counts of all jobs, of each queue and of each task.
+func ExampleCounts() {
+	ctx := context.Background()
+	storage, _ := queueOfAll(ctx)
+	defer storage.Close()
+	total := must(storage.Stats(ctx)).Total
+	fmt.Println(total.Pending, "wait, of which", total.Due, "are due")
+	fmt.Println(total.SuccessHour, "succeeded in the last hour,", total.FailedHour, "failed")
+	// Output:
+	// 2 wait, of which 2 are due
+	// 2 succeeded in the last hour, 1 failed
+}
+
+// Queues are sorted by name. One is listed while it has jobs, or has had an end in the last hour.
+func ExampleQueueStats() {
+	ctx := context.Background()
+	storage, _ := queueOfAll(ctx)
+	defer storage.Close()
+	for _, queue := range must(storage.Stats(ctx)).Queues {
+		fmt.Println(queue.Queue, queue.Pending)
+	}
+	// Output:
+	// default 0
+	// slow 2
+}
+
+// Tasks are sorted by name.
+func ExampleTaskStats() {
+	ctx := context.Background()
+	storage, _ := queueOfAll(ctx)
+	defer storage.Close()
+	for _, task := range must(storage.Stats(ctx)).Tasks {
+		fmt.Println(task.Task, task.Pending, task.SuccessHour, task.FailedHour)
+	}
+	// Output:
+	// resize 0 2 1
+	// upload 2 0 0
+}
+
+// History has a day's throughput, by minute, queue and task.
+func ExampleEnds() {
+	ctx := context.Background()
+	storage, _ := queueOfAll(ctx)
+	defer storage.Close()
+	succeeded, failed := 0, 0
+	for _, ends := range must(storage.History(ctx, time.Now().Add(-24*time.Hour))) {
+		succeeded += ends.Succeeded
+		failed += ends.Failed
+	}
+	fmt.Println(succeeded, "succeeded,", failed, "failed")
+	// Output: 2 succeeded, 1 failed
+}
+
+// Metrics count what one Worker has done since it was made.
+func ExampleMetrics() {
+	ctx := context.Background()
+	storage, worker := queueOfAll(ctx)
+	defer storage.Close()
+	m := worker.Metrics()
+	fmt.Println(m.Processed, "attempts:", m.Succeeded, "succeeded,", m.Failed, "failed; dead letters:", m.DeadLettered)
+	// Output: 3 attempts: 2 succeeded, 1 failed; dead letters: 1
+}
+
+// Tasks are counted one by one.
+func ExampleTaskMetrics() {
+	ctx := context.Background()
+	storage, worker := queueOfAll(ctx)
+	defer storage.Close()
+	for _, task := range worker.Metrics().Tasks {
+		fmt.Println(task.Task, task.Succeeded, task.Failed)
+	}
+	// Output: resize 2 1
+}
+
+// A program that shows a listing bit by bit keeps only the number where the next page begins.
+func ExamplePage() {
+	ctx := context.Background()
+	storage, _ := queueOfAll(ctx)
+	defer storage.Close()
+	next := int64(0)
+	for {
+		page := must(storage.JobsPage(ctx, pinion.Filter{Limit: 2}, next))
+		fmt.Println("on this page:", len(page.Jobs))
+		next = page.Next
+		if next == 0 {
+			break
+		}
+	}
+	// Output:
+	// on this page: 2
+	// on this page: 2
+	// on this page: 1
+}
+
+// Dead letters are grouped by error, so that one look shows what is wrong.
+func ExampleLetterGroups() {
+	ctx := context.Background()
+	storage := pinion.NewMemoryStorage()
+	defer storage.Close()
+	for _, cause := range []string{"card declined", "timeout", "card declined"} {
+		check(storage.Enqueue(ctx, pinion.NewJob("charge")))
+		job := must(storage.Dequeue(ctx, pinion.DequeueOptions{Max: 1}))[0]
+		check(storage.DeadLetter(ctx, job, errors.New(cause)))
+	}
+	groups := must(storage.GroupDeadLetters(ctx, pinion.Filter{}, 0))
+	fmt.Println(groups.Letters, "dead letters,", groups.Errors, "errors")
+	for _, group := range groups.Groups {
+		fmt.Println(group.Count, group.Newest.Error)
+	}
+	// Output:
+	// 3 dead letters, 2 errors
+	// 2 card declined
+	// 1 timeout
+}
+
+// Those who have seen one letter of a group may replay exactly that group.
+func ExampleLetterGroup() {
+	ctx := context.Background()
+	storage, _ := queueOfAll(ctx)
+	defer storage.Close()
+	groups := must(storage.GroupDeadLetters(ctx, pinion.Filter{}, 0))
+	largest := groups.Groups[0]
+	replayed := must(storage.Replay(ctx, pinion.Filter{Error: largest.Newest.Error}))
+	fmt.Println("replayed", replayed, "of", largest.Count)
+	// Output: replayed 1 of 1
+}
+
+// Check looks for damage, and for jobs that no worker can run.
+func ExampleSQLiteReport() {
+	ctx := context.Background()
+	dir := must(os.MkdirTemp("", "pinion"))
+	defer os.RemoveAll(dir)
+	storage := must(pinion.OpenSQLite(ctx, filepath.Join(dir, "jobs.db"), nil))
+	defer storage.Close()
+	check(storage.SetLimit(ctx, "mail", 0))
+	report := must(storage.Check(ctx))
+	fmt.Println("damage:", len(report.Damage), "- unusable jobs:", len(report.Unusable), "- paused:", report.Paused)
+	// Output: damage: 0 - unusable jobs: 0 - paused: [mail]
 }

@@ -1174,10 +1174,11 @@ func (f *failing) endsOf(id string) int {
 }
 
 func (f *failing) Dequeue(ctx context.Context, opts DequeueOptions) (jobs []*Job, err error) {
-	if err := f.do(ctx, "Dequeue", func() (err error) {
+	err = f.do(ctx, "Dequeue", func() (err error) {
 		jobs, err = f.tended.Dequeue(ctx, opts)
 		return err
-	}); err != nil {
+	})
+	if err != nil {
 		return nil, err
 	}
 	return jobs, nil
@@ -1185,7 +1186,8 @@ func (f *failing) Dequeue(ctx context.Context, opts DequeueOptions) (jobs []*Job
 
 func (f *failing) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
 	err = f.do(ctx, "MarkDone", func() (err error) {
-		if lost, err = f.tended.MarkDone(ctx, jobs...); err == nil {
+		lost, err = f.tended.MarkDone(ctx, jobs...)
+		if err == nil {
 			f.ended(slices.DeleteFunc(slices.Clone(jobs), func(job *Job) bool { return slices.Contains(lost, job) })...)
 		}
 		return err

@@ -904,7 +904,8 @@ func (s *MemoryStorage) deleteOld(ctx context.Context, now time.Time) error {
 	if s.Retention < 0 {
 		return nil
 	}
-	_, err := s.Prune(ctx, now.Add(-cmp.Or(s.Retention, 24*time.Hour)))
+	retention := cmp.Or(s.Retention, rules.DefaultRetention)
+	_, err := s.Prune(ctx, now.Add(-retention))
 	return err
 }
 
@@ -1052,7 +1053,7 @@ func (s *MemoryStorage) page(
 	err = s.inPages(ctx, func() (more bool) {
 		entries := s.partLocked(of, f, last, 100)
 		for _, e := range entries {
-			isFull := len(records) == f.onPage() || looked == pageLook || size > pageBytes
+			isFull := len(records) == rules.PageSize(f.Limit) || looked == rules.PageLook || size > rules.PageBytes
 			if isFull {
 				page.Next = last
 				return false
@@ -1089,7 +1090,7 @@ func (s *MemoryStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 	f.Status = ""
 	f.Newest = true
 	matches := f.matcher((*record).finishedAt)
-	var counter groupCounter
+	var counter rules.ErrorGroups
 	last := int64(math.MaxInt64)
 	looked := 0
 	err = s.inPages(ctx, func() (more bool) {
@@ -1102,7 +1103,7 @@ func (s *MemoryStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 			last = e.number
 			looked++
 			if matches(e.rec) {
-				counter.add(e.rec.job.Error, e.number)
+				counter.Add(rules.HashError(e.rec.job.Error), e.number)
 			}
 		}
 		return len(entries) > 0
@@ -1110,15 +1111,15 @@ func (s *MemoryStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 	if err != nil {
 		return LetterGroups{}, err
 	}
-	groups.Errors = len(counter.groups)
-	groups.Letters = counter.letters
-	for _, g := range counter.largest(f.Limit) {
-		job, err := s.letter(ctx, g.newest)
+	groups.Errors = counter.Errors()
+	groups.Letters = counter.Letters
+	for _, g := range counter.Largest(f.Limit) {
+		job, err := s.letter(ctx, g.Newest)
 		if err != nil {
 			return LetterGroups{}, err
 		}
 		if job != nil {
-			groups.Groups = append(groups.Groups, LetterGroup{g.count, job})
+			groups.Groups = append(groups.Groups, LetterGroup{g.Count, job})
 		}
 	}
 	return groups, nil
@@ -1191,7 +1192,7 @@ func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 	}
 	after := microTime(f.After)
 	before := microTime(f.Before)
-	message := errorMessage(f.Error)
+	message := rules.ErrorMessage(f.Error)
 	return func(rec *record) bool {
 		switch {
 		case f.IDs != nil && !ids[rec.job.ID]:
@@ -1208,7 +1209,7 @@ func (f Filter) matcher(at func(*record) time.Time) func(*record) bool {
 			return false
 		case !strings.Contains(rec.job.Error, f.Text):
 			return false
-		case f.Error != "" && errorMessage(rec.job.Error) != message:
+		case f.Error != "" && rules.ErrorMessage(rec.job.Error) != message:
 			return false
 		case !after.IsZero() && at(rec).Before(after):
 			return false
@@ -1363,7 +1364,7 @@ func (s *MemoryStorage) deleteLocked(rec *record) {
 
 // Stats implements [Inspector].
 func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
-	var counter statsCounter
+	var counter StatsCounter
 	last := int64(0) // the number up to which s.all has been read
 	err := s.inPages(ctx, func() (more bool) {
 		page := s.all.page(last, memoryPage)
@@ -1387,14 +1388,14 @@ func (s *MemoryStorage) Stats(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
-	stats := counter.stats() // not under the lock: there may be many names to sort
+	stats := counter.Stats() // not under the lock: there may be many names to sort
 	stats.DeadLetters = deadLetters
 	stats.LastMinute = lastMinute
 	return stats, nil
 }
 
 // countOneLocked counts a job that waits or runs.
-func (s *MemoryStorage) countOneLocked(counter *statsCounter, job *Job) {
+func (s *MemoryStorage) countOneLocked(counter *StatsCounter, job *Job) {
 	var counts Counts
 	switch job.Status {
 	case StatusPending:
@@ -1415,7 +1416,7 @@ func (s *MemoryStorage) countOneLocked(counter *statsCounter, job *Job) {
 	default:
 		return
 	}
-	counter.add(job.Queue, job.Task, counts)
+	counter.Add(job.Queue, job.Task, counts)
 }
 
 // History implements [Inspector].
@@ -1434,16 +1435,16 @@ func (s *MemoryStorage) History(ctx context.Context, since time.Time) (ends []En
 // ---- Limits ----
 
 // SetLimit implements [Limiter].
-func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, limit int) error {
+func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, max int) error {
 	queue = cmp.Or(queue, defaultQueue)
 	if err := checkLimited(queue); err != nil {
 		return err
 	}
 	return s.do(ctx, func() error {
-		if limit < 0 {
+		if max < 0 {
 			delete(s.limits, queue)
 		} else {
-			s.limits[queue] = limit
+			s.limits[queue] = max
 		}
 		s.wakeLocked()
 		return nil
@@ -1535,14 +1536,14 @@ func (h history) since(t time.Time) []Ends {
 }
 
 // count adds the ends of the last hour to a counter.
-func (h history) count(counter *statsCounter, now time.Time) {
+func (h history) count(counter *StatsCounter, now time.Time) {
 	lastMinute := now.Truncate(time.Minute).Add(-time.Minute)
 	for _, ends := range h.since(now.Add(-time.Hour)) {
 		counts := Counts{SuccessHour: ends.Succeeded, FailedHour: ends.Failed}
 		if !ends.At.Before(lastMinute) {
 			counts.Minute = ends.Succeeded + ends.Failed
 		}
-		counter.add(ends.Queue, ends.Task, counts)
+		counter.Add(ends.Queue, ends.Task, counts)
 	}
 }
 

@@ -95,14 +95,12 @@
 //
 // A backend is a type with the methods of [Storage]; [Canceler], [Inspector] and [Limiter] are optional. Its Enqueue
 // calls [Job.EncodeArgs] and [NewID], its code that reads jobs calls [Job.DecodeArgs], and MarkFailed and DeadLetter
-// call [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [RegisterScheme] makes [Open] and the command line find
-// it. Run [CheckStorage] in its tests. Nobody else needs these.
+// call [ErrorText]. If it has a [Tx], Done calls [EndInTx]. [StatsCounter] adds up what an Inspector's Stats returns.
+// [RegisterScheme] makes [Open] and the command line find it. Run [CheckStorage] in its tests. Nobody else needs these.
 package pinion
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -473,6 +471,7 @@ type DuplicateError struct {
 	Key string // empty if the ID is taken
 }
 
+// Error names what is taken, and who holds it.
 func (e *DuplicateError) Error() string {
 	if e.Key == "" {
 		return fmt.Sprintf("%v: id %q is taken", ErrDuplicate, e.ID)
@@ -690,65 +689,7 @@ const (
 	maxEncoded   = 1 << 20  // bytes of a job's encoded arguments, and of its result
 	maxErrorText = 16 << 10 // bytes of a stored error
 	maxName      = 255      // bytes of a worker's name
-
-	pageLimit = 100     // jobs of a page if its filter has no Limit
-	pageLook  = 20_000  // jobs that a page looks at
-	pageBytes = 4 << 20 // after which a page ends
 )
-
-// onPage returns how many jobs a page of the filter has at most.
-func (f Filter) onPage() int {
-	if f.Limit > 0 {
-		return f.Limit
-	}
-	return pageLimit
-}
-
-// errorMessage returns the text of an error without the stack of a panic: what stands before its first empty line.
-func errorMessage(text string) string {
-	message, _, _ := strings.Cut(text, "\n\n")
-	return message
-}
-
-// groupCounter counts dead letters by error. It keeps no text, and so takes little memory however many errors there
-// are.
-type groupCounter struct {
-	groups  map[[sha256.Size]byte]*groupCount
-	letters int
-}
-
-// groupCount is one group: how many letters, and the number of the newest.
-type groupCount struct {
-	count  int
-	newest int64
-}
-
-// add counts a letter by its error. Its number is larger than that of older letters.
-func (c *groupCounter) add(text string, number int64) {
-	if c.groups == nil {
-		c.groups = make(map[[sha256.Size]byte]*groupCount)
-	}
-	key := sha256.Sum256([]byte(errorMessage(text)))
-	g := c.groups[key]
-	if g == nil {
-		g = new(groupCount)
-		c.groups[key] = g
-	}
-	c.letters++
-	g.count++
-	g.newest = max(g.newest, number)
-}
-
-// largest returns at most limit groups, the largest first and among equals the newest; all if limit is not positive.
-func (c *groupCounter) largest(limit int) []*groupCount {
-	groups := slices.SortedFunc(maps.Values(c.groups), func(a, b *groupCount) int {
-		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.newest, a.newest))
-	})
-	if limit > 0 && len(groups) > limit {
-		groups = groups[:limit]
-	}
-	return groups
-}
 
 // accepted sets what Enqueue promises to set in a job that it has stored.
 func (j *Job) accepted(id, queue string, created time.Time) {
@@ -760,16 +701,7 @@ func (j *Job) accepted(id, queue string, created time.Time) {
 
 // check reports options that make no sense.
 func (o DequeueOptions) check() error {
-	if o.Max < 1 {
-		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", o.Max)
-	}
-	if o.Ahead < 0 || o.Ahead > o.Max {
-		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", o.Ahead, o.Max)
-	}
-	if o.Lease < 0 {
-		return fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", o.Lease, defaultLease)
-	}
-	return nil
+	return rules.CheckDequeue(o.Max, o.Ahead, o.Lease)
 }
 
 // attemptsOf returns what DeadLetter stores as the job's Attempts.
@@ -803,17 +735,17 @@ func checkDistinct(jobs []*Job) error {
 	return fmt.Errorf("%w: one *Job of task %q is passed twice; make a Job for each", ErrDuplicate, job.Task)
 }
 
-// defaultLease is how long a claim lives without a heartbeat if nobody says otherwise.
-const defaultLease = 10 * time.Second
+// defaultLease is the Lease of a Dequeue that sets none, and the VisibilityTimeout of such a worker.
+const defaultLease = rules.DefaultLease
 
-// statsCounter adds up the Stats of a storage, in time that is linear in the number of names.
-type statsCounter struct {
+// StatsCounter adds up the [Stats] of a storage. Its zero value is ready to use. It is for authors of storages.
+type StatsCounter struct {
 	total         Counts
-	queues, tasks map[string]*Counts
+	queues, tasks map[string]*Counts // by name
 }
 
-// add adds the counts of jobs of one queue and one task.
-func (c *statsCounter) add(queue, task string, counts Counts) {
+// Add adds counts of jobs that are in one queue and have one task. It may be called again for the same pair.
+func (c *StatsCounter) Add(queue, task string, counts Counts) {
 	if c.queues == nil {
 		c.queues = make(map[string]*Counts)
 		c.tasks = make(map[string]*Counts)
@@ -829,8 +761,8 @@ func (c *statsCounter) add(queue, task string, counts Counts) {
 	c.tasks[task].add(counts)
 }
 
-// stats returns the sums. DeadLetters and LastMinute are left to the caller.
-func (c *statsCounter) stats() Stats {
+// Stats returns the sums, sorted by name. It leaves DeadLetters and LastMinute to the storage.
+func (c *StatsCounter) Stats() Stats {
 	s := Stats{Total: c.total}
 	for _, name := range slices.Sorted(maps.Keys(c.queues)) {
 		s.Queues = append(s.Queues, QueueStats{name, *c.queues[name]})
@@ -841,6 +773,7 @@ func (c *statsCounter) stats() Stats {
 	return s
 }
 
+// add adds other counts. The older of two times stays.
 func (c *Counts) add(o Counts) {
 	c.Pending += o.Pending
 	c.Due += o.Due
@@ -871,6 +804,7 @@ type PanicError struct {
 	Stack []byte // as debug.Stack returns it
 }
 
+// Error returns the value and the stack. What stands before the first empty line is the value alone.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
 
 // Unwrap returns Value if it is an error.

@@ -103,8 +103,7 @@ func TestEveryExportedNameHasADocComment(t *testing.T) {
 		for _, decl := range file.Decls {
 			switch decl := decl.(type) {
 			case *ast.FuncDecl:
-				// Error and Unwrap mean what they mean everywhere.
-				if name := decl.Name.Name; name != "Error" && name != "Unwrap" && exportedReceiver(decl) {
+				if exportedReceiver(decl) {
 					missing(decl.Name, decl.Doc)
 				}
 			case *ast.GenDecl:
@@ -121,6 +120,60 @@ func TestEveryExportedNameHasADocComment(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A reader who looks up a type finds how it is used.
+func TestEachExportedTypeHasAnExample(t *testing.T) {
+	for _, dir := range []string{".", "web", "postgres", "prometheus"} {
+		var types []string
+		examples := make(map[string]bool)
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(name, "_test.go") {
+				types = append(types, exportedTypes(file)...)
+				continue
+			}
+			for _, decl := range file.Decls {
+				f, ok := decl.(*ast.FuncDecl)
+				if !ok {
+					continue
+				}
+				example, ok := strings.CutPrefix(f.Name.Name, "Example")
+				if ok {
+					about, _, _ := strings.Cut(example, "_")
+					examples[about] = true
+				}
+			}
+		}
+		for _, name := range types {
+			if !examples[name] {
+				t.Errorf("%s: the type %s has no Example%s", dir, name, name)
+			}
+		}
+	}
+}
+
+func exportedTypes(file *ast.File) (names []string) {
+	for _, decl := range file.Decls {
+		general, ok := decl.(*ast.GenDecl)
+		if !ok {
+			continue
+		}
+		for _, spec := range general.Specs {
+			declared, ok := spec.(*ast.TypeSpec)
+			if ok && declared.Name.IsExported() {
+				names = append(names, declared.Name.Name)
+			}
+		}
+	}
+	return names
 }
 
 // exportedReceiver reports whether a function is one of its own or a method of an exported type.

@@ -169,7 +169,8 @@ type newRow struct {
 	runAt        float64
 }
 
-func newRows(jobs []*Job, now time.Time) ([]*newRow, error) {
+// newRows encodes the jobs of one Enqueue. It returns an error for a job that is wrong, and if ctx has ended.
+func newRows(ctx context.Context, jobs []*Job, now time.Time) ([]*newRow, error) {
 	if err := checkDistinct(jobs); err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ func newRows(jobs []*Job, now time.Time) ([]*newRow, error) {
 			rows[i].meta = string(meta)
 		}
 	}
-	return rows, nil
+	return rows, ctx.Err()
 }
 
 // key returns the job's Key as it is stored.
@@ -244,11 +245,8 @@ func accept(rows []*newRow) {
 // Enqueue stores the jobs; see [Storage].
 func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	now := time.Now()
-	rows, err := newRows(jobs, now)
+	rows, err := newRows(ctx, jobs, now)
 	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if len(rows) == 0 {
@@ -266,8 +264,9 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		}
 	})
 	if err == errLocked {
-		return fmt.Errorf("%w within %v: another program holds the lock on %s (a transaction left open in a sqlite3 shell, "+
-			"say), or a transaction of this program does; if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
+		return fmt.Errorf("%w within %v: another program holds the lock on %s "+
+			"(a transaction left open in a sqlite3 shell, say), or a transaction of this program does; "+
+			"if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
 	}
 	if err != nil {
 		return wrap("enqueue", err)
@@ -333,8 +332,8 @@ const (
 // A plain INSERT of one row would roll back all of a user's transaction when the disk is full. One that selects its row
 // undoes itself, and so does one of several rows. ?1 is when the jobs were created, which jobs of one call share.
 const (
-	insertColumns = `INSERT INTO jobs (created_at, id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
-		run_at, future, status, attempts) `
+	insertColumns = `INSERT INTO jobs (created_at, id, func_name, args, kwargs, queue, priority,
+		key, key_until_start, meta, run_at, future, status, attempts) `
 	pendingRow = `?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`
 	insertOne  = insertColumns + `SELECT ` + pendingRow
 )
@@ -364,8 +363,8 @@ func insertRunning(tx *transaction, r *newRow, c *claim) {
 	if r.job.KeyUntilStart {
 		keyUntilStart = 2 // it gives up its key at once
 	}
-	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta, created_at, run_at,
-			status, attempts, claim, heartbeat_at, worker, lease)
+	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
+			created_at, run_at, status, attempts, claim, heartbeat_at, worker, lease)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?)`,
 		r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta,
 		seconds(r.created), r.runAt, tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
@@ -388,11 +387,8 @@ type sqliteTx struct {
 
 // Enqueue implements [Enqueuer].
 func (t sqliteTx) Enqueue(ctx context.Context, jobs ...*Job) error {
-	rows, err := newRows(jobs, time.Now())
+	rows, err := newRows(ctx, jobs, time.Now())
 	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if len(rows) == 0 {
@@ -656,7 +652,9 @@ func (s *SQLiteStorage) endClaims(
 			if end(tx, job) {
 				continue
 			}
-			if tx.exec(cancelRow+underClaim, ErrCanceled.Error(), seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0 {
+			ended := tx.exec(cancelRow+underClaim,
+				ErrCanceled.Error(), seconds(tx.now), job.ID, job.Claim, job.Attempts)
+			if ended > 0 {
 				s.ends.add(job.Queue, job.Task, StatusFailed, sinceClaim(job.Claim, tx.now))
 				canceled = append(canceled, job)
 			} else {
@@ -691,7 +689,8 @@ func (s *SQLiteStorage) MarkFailed(ctx context.Context, job *Job, cause error, r
 	errorText := ErrorText(cause) // not in the transaction: it runs code of the user's
 	return ofOne(s.endClaims(ctx, "mark failed", []*Job{job}, func(tx *transaction, job *Job) bool {
 		s.claims.changed(job.Queue)
-		return tx.exec(`UPDATE jobs SET status='PENDING', error=?, reaped=0, run_at=?, future=?`+claimEnds+heldAndNotCanceled,
+		return tx.exec(`UPDATE jobs SET status='PENDING', error=?, reaped=0,
+				run_at=?, future=?`+claimEnds+heldAndNotCanceled,
 			errorText, seconds(retryAt), seconds(retryAt) > seconds(tx.now), job.ID, job.Claim, job.Attempts) > 0
 	}))
 }
@@ -837,8 +836,8 @@ func (s *SQLiteStorage) Canceled(ctx context.Context, jobs ...*Job) (canceled []
 
 const (
 	// A claim sets the other columns, or they are empty in a job that waits. The driver takes time for each column.
-	claimColumns = `id, func_name, args, kwargs, attempts, claim, created_at, error, queue, priority, run_at, key, cancel,
-		key_until_start, meta, reaped`
+	claimColumns = `id, func_name, args, kwargs, attempts, claim, created_at, error,
+		queue, priority, run_at, key, cancel, key_until_start, meta, reaped`
 	jobColumns    = claimColumns + `, status, heartbeat_at, finished_at, result, worker, lease, started_at`
 	letterColumns = `id, func_name, args, kwargs, attempts, 0, NULL, error, queue, priority, 0, key, 0,
 		key_until_start, meta, 0,

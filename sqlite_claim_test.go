@@ -180,7 +180,7 @@ func TestAJobThatWasHandedOverInAFailedTransactionIsHandedOverAgain(t *testing.T
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
 		ctx, cancel := context.WithCancel(t.Context())
-		dequeue := &call{run: func(*transaction) { s.claims.join(newClaim(DequeueOptions{Max: 1})) }}
+		dequeue := newCall(func(*transaction) { s.claims.join(newClaim(DequeueOptions{Max: 1})) }, time.Time{})
 		blocked(t, path,
 			func() {
 				if err := s.w.wait(ctx, dequeue); !errors.Is(err, context.Canceled) {

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pinion-queue/pinion/internal/rules"
 	"modernc.org/sqlite"
 )
 
@@ -54,11 +55,9 @@ func (o *SQLiteOptions) complete() error {
 	if o.PollInterval < 0 {
 		return fmt.Errorf("option PollInterval is %v; want 0 (the default) or more", o.PollInterval)
 	}
-	o.Retention = cmp.Or(o.Retention, defaultRetention)
+	o.Retention = cmp.Or(o.Retention, rules.DefaultRetention)
 	return nil
 }
-
-const defaultRetention = 24 * time.Hour
 
 // findFile sets s.path to the absolute path of the file itself, and creates the file if it is missing. A
 // symbolic link is followed here, once, because SQLite keeps the -wal beside the file and not beside the
@@ -460,7 +459,8 @@ var migrations = [...]migration{
 			// 1: not ready before run_at. An index cannot look at the clock. Claims would not find a job with any
 			// other value, here as in aside, so no program may write one.
 			{"future", "INTEGER NOT NULL CHECK (future IN (0, 1))", "0"},
-			// 1: a worker that does not know the task has set the job aside. Those who know the task find it all the same.
+			// 1: a worker that does not know the task has set the job aside. Those who know the task find it all the
+			// same.
 			{"aside", "REAL NOT NULL CHECK (aside IN (0, 1))", "0"},
 			{"claim", "INTEGER NOT NULL", "0"},
 			{"worker", "TEXT NOT NULL", "''"},

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"math"
 	"os"
@@ -163,7 +162,7 @@ func (s *SQLiteStorage) JobsPage(ctx context.Context, f Filter, from int64) (Pag
 	where := f.where("created_at")
 	s.narrowToPeriodic(f, &where)
 	page, err := s.page(q, all, f, where, from)
-	hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < f.onPage()
+	hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < rules.PageSize(f.Limit)
 	if hasLookedInVain && s.narrowToPending(q, f, &where) {
 		return s.page(q, all, f, where, from)
 	}
@@ -209,8 +208,8 @@ func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions)
 		SELECT rowid FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0%[1]s UNION ALL
 		SELECT rowid FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0%[1]s UNION ALL
 		SELECT rowid FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1%[1]s`, inQueue)
-	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, pageLook+1)
-	if integer(q.value(count, args...)) > pageLook {
+	count := fmt.Sprintf(`SELECT count(*) FROM (%s LIMIT %d)`, pending, rules.PageLook+1)
+	if integer(q.value(count, args...)) > rules.PageLook {
 		return false
 	}
 	where.and("seq IN ("+pending+")", args...)
@@ -276,19 +275,19 @@ func (r *pageReader) readNarrow() {
 		r.l.columns, r.l.from, r.after, r.where.sql, r.direction, r.left()), append([]any{r.last}, r.where.args...))
 }
 
-// look looks at pageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
+// look looks at rules.PageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
 // that: to count them would take longer than to fill a page.
 func (r *pageReader) look() {
 	start := r.last
-	near := max(start, math.MinInt64+pageLook) - pageLook
+	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
 	if !r.f.Newest {
-		near = min(start, math.MaxInt64-pageLook) + pageLook
+		near = min(start, math.MaxInt64-rules.PageLook) + rules.PageLook
 	}
 	r.readRange(start, near)
 	if r.isFull {
 		return
 	}
-	end := endOfLook(r.q, r.l.table, r.after, r.direction, start, pageLook)
+	end := endOfLook(r.q, r.l.table, r.after, r.direction, start, rules.PageLook)
 	if end == 0 && r.f.Newest {
 		r.readRange(near, math.MinInt64)
 	} else if end == 0 {
@@ -309,12 +308,12 @@ func (r *pageReader) readRange(behind, upTo int64) {
 }
 
 // left returns how many rows to ask for: one more than the page has room for shows whether more follow.
-func (r *pageReader) left() int { return r.f.onPage() - r.rows + 1 }
+func (r *pageReader) left() int { return rules.PageSize(r.f.Limit) - r.rows + 1 }
 
 // read adds the rows of a query to the page, until it is full.
 func (r *pageReader) read(query string, args []any) {
 	for row := range r.q.rows(query, args...) {
-		if r.rows == r.f.onPage() || r.size > pageBytes {
+		if r.rows == rules.PageSize(r.f.Limit) || r.size > rules.PageBytes {
 			r.page.Next = r.last
 			r.isFull = true
 			return
@@ -355,10 +354,10 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 	q := s.rawReader(ctx)
 	where := f.where("failed_at")
 	query := `SELECT seq, func_name, error` + inRowOrder(s.letters) + `WHERE seq<? AND seq>=?` + where.sql
-	var counter groupCounter
+	var counter rules.ErrorGroups
 	last := int64(math.MaxInt64)
-	for left := look; q.err == nil; left -= pageLook {
-		part := pageLook
+	for left := look; q.err == nil; left -= rules.PageLook {
+		part := rules.PageLook
 		if look > 0 {
 			part = min(part, left)
 		}
@@ -369,7 +368,7 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 		}
 		for row := range q.rows(query, append([]any{last, begin}, where.args...)...) {
 			if f.matchesTask(text(row[1])) {
-				counter.add(text(row[2]), integer(row[0]))
+				counter.Add(rules.HashError(text(row[2])), integer(row[0]))
 			}
 		}
 		last = end
@@ -378,12 +377,12 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 			break
 		}
 	}
-	groups.Errors = len(counter.groups)
-	groups.Letters = counter.letters
-	for _, g := range counter.largest(f.Limit) {
-		for row := range q.rows(`SELECT seq, `+letterColumns+s.letters+`WHERE seq=?`, g.newest) {
+	groups.Errors = counter.Errors()
+	groups.Letters = counter.Letters
+	for _, g := range counter.Largest(f.Limit) {
+		for row := range q.rows(`SELECT seq, `+letterColumns+s.letters+`WHERE seq=?`, g.Newest) {
 			_, job, _ := jobOf(row)
-			groups.Groups = append(groups.Groups, LetterGroup{g.count, job})
+			groups.Groups = append(groups.Groups, LetterGroup{g.Count, job})
 		}
 	}
 	if q.err != nil {
@@ -434,7 +433,7 @@ func (f Filter) where(timeColumn string) conditions {
 		c.and("instr(error, ?)>0", f.Text)
 	}
 	if f.Error != "" {
-		c.and(messageSQL+"=?", errorMessage(f.Error))
+		c.and(messageSQL+"=?", rules.ErrorMessage(f.Error))
 	}
 	if !f.After.IsZero() {
 		c.and(timeColumn+">=?", seconds(f.After))
@@ -445,7 +444,7 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// messageSQL is errorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that would
+// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that would
 // make an empty line which is not there. A job that has not failed has NULL.
 const messageSQL = `CASE coalesce(instr(error, char(10,10)), 0)
 	WHEN 0 THEN coalesce(error, '')
@@ -482,11 +481,11 @@ func (f Filter) matchesTask(name string) bool {
 // Stats counts jobs; see [Inspector].
 func (s *SQLiteStorage) Stats(ctx context.Context) (Stats, error) {
 	q, now := s.rawReader(ctx), time.Now()
-	var counter statsCounter
+	var counter StatsCounter
 	s.countPending(q, now, &counter)
 	s.countRunning(q, &counter)
 	s.countEnds(q, now, &counter)
-	stats := counter.stats()
+	stats := counter.Stats()
 	stats.DeadLetters = int(integer(q.value(`SELECT count(*) FROM dlq`)))
 	stats.LastMinute = s.countLastMinute(q, now)
 	return stats, wrap("stats", q.err)
@@ -525,28 +524,11 @@ func rawRows(
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	values := make([]driver.Value, len(rows.Columns()))
-	row := make([]any, len(values))
-	for {
-		err := rows.Next(values)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for i, v := range values {
-			row[i] = v
-		}
-		if !yield(row) {
-			return nil
-		}
-	}
+	return yieldRows(rows, yield)
 }
 
 // countPending counts the jobs that wait.
-func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCounter) {
+func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *StatsCounter) {
 	type group struct{ queue, task string }
 	groups := make(map[group]*Counts)
 	for row := range q.rows(s.pendingRows(q)) {
@@ -570,7 +552,7 @@ func (s *SQLiteStorage) countPending(q *session, now time.Time, counter *statsCo
 		counts.OldestDue = rules.Earlier(counts.OldestDue, since)
 	}
 	for g, counts := range groups {
-		counter.add(g.queue, g.task, *counts)
+		counter.Add(g.queue, g.task, *counts)
 	}
 }
 
@@ -593,25 +575,25 @@ func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 }
 
 // countRunning counts the jobs that run.
-func (s *SQLiteStorage) countRunning(q *session, counter *statsCounter) {
+func (s *SQLiteStorage) countRunning(q *session, counter *StatsCounter) {
 	for row := range q.rows(`SELECT queue, func_name, started_at` + s.jobs + `WHERE status='RUNNING'`) {
 		counts := Counts{Running: 1}
 		if row[2] != nil {
 			counts.Started = 1
 		}
-		counter.add(text(row[0]), text(row[1]), counts)
+		counter.Add(text(row[0]), text(row[1]), counts)
 	}
 }
 
 // countEnds counts what ended in the last hour.
-func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *statsCounter) {
+func (s *SQLiteStorage) countEnds(q *session, now time.Time, counter *StatsCounter) {
 	lastMinute := now.Truncate(time.Minute).Add(-time.Minute)
 	for ends := range s.endsSince(q, now.Add(-time.Hour)) {
 		counts := Counts{SuccessHour: ends.Succeeded, FailedHour: ends.Failed}
 		if !ends.At.Before(lastMinute) {
 			counts.Minute = ends.Succeeded + ends.Failed
 		}
-		counter.add(ends.Queue, ends.Task, counts)
+		counter.Add(ends.Queue, ends.Task, counts)
 	}
 }
 

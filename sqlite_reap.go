@@ -108,8 +108,8 @@ func (s *SQLiteStorage) expiredClaims(
 
 // fromFloat returns seconds as a Duration of whole microseconds that does not overflow.
 func fromFloat(seconds float64) time.Duration {
-	const most = float64(math.MaxInt64 / 2)
-	return time.Duration(min(max(seconds*float64(time.Second), -most), most)).Round(time.Microsecond)
+	const longest = float64(math.MaxInt64 / 2)
+	return time.Duration(min(max(seconds*float64(time.Second), -longest), longest)).Round(time.Microsecond)
 }
 
 // forgetDoubts forgets the doubts about claims that have not expired any more.
@@ -244,8 +244,8 @@ func (s *SQLiteStorage) checkVersion(ctx context.Context) error {
 func newerVersion(q *session) error {
 	version := int(integer(q.value("PRAGMA user_version")))
 	if q.err == nil && version > schemaVersion {
-		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; this one knows version %d: "+
-			"update this program", version, schemaVersion))
+		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; "+
+			"this one knows version %d: update this program", version, schemaVersion))
 	}
 	return q.err
 }

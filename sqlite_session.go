@@ -138,7 +138,7 @@ func (c *preparedConn) change(query string, args []any) (sql.Result, error) {
 	return stmt.ExecContext(context.Background(), values)
 }
 
-func (c *preparedConn) query(query string, args []any, yield func([]any) bool) (err error) {
+func (c *preparedConn) query(query string, args []any, yield func([]any) bool) error {
 	stmt, bound, err := c.prepare(query, args)
 	if err != nil {
 		return err
@@ -147,6 +147,11 @@ func (c *preparedConn) query(query string, args []any, yield func([]any) bool) (
 	if err != nil {
 		return err
 	}
+	return yieldRows(rows, yield)
+}
+
+// yieldRows yields the rows of the driver, and closes them.
+func yieldRows(rows driver.Rows, yield func([]any) bool) (err error) {
 	defer func() {
 		closeErr := rows.Close()
 		if err == nil {

@@ -63,6 +63,10 @@ type call struct {
 	answer    chan error // capacity 1; gets one value
 }
 
+func newCall(run func(tx *transaction), giveUp time.Time) *call {
+	return &call{run: run, giveUp: giveUp, answer: make(chan error, 1)}
+}
+
 const (
 	lockRetry    = 2 * time.Millisecond   // the longest pause between two tries for the write lock
 	shortRetry   = 100 * time.Microsecond // the same, where a commit is likely to end soon
@@ -106,23 +110,24 @@ func (w *writer) stop() {
 // do runs a function in a transaction and returns after its COMMIT. The function runs again if the transaction was
 // rolled back because of another call. If ctx ends before the transaction has begun, run is not called.
 func (w *writer) do(ctx context.Context, run func(tx *transaction)) error {
-	return w.wait(ctx, &call{run: run})
+	return w.wait(ctx, newCall(run, time.Time{}))
 }
 
 // doWithin is like do, but waits for another process's lock for no longer than patience. Then it returns errLocked.
 func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
-	return w.wait(ctx, &call{run: run, giveUp: time.Now().Add(patience)})
+	return w.wait(ctx, newCall(run, time.Now().Add(patience)))
 }
 
 // doFirst is like doWithin, but the function runs before those of the other calls that wait.
 func (w *writer) doFirst(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
-	return w.wait(ctx, &call{run: run, first: true, giveUp: time.Now().Add(patience)})
+	c := newCall(run, time.Now().Add(patience))
+	c.first = true
+	return w.wait(ctx, c)
 }
 
 // doWhenIdle is like doWithin, but lets all other calls go first, for up to a second.
 func (w *writer) doWhenIdle(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
-	now := time.Now()
-	c := &call{run: run, giveUp: now.Add(time.Second + patience), answer: make(chan error, 1)}
+	c := newCall(run, time.Now().Add(time.Second+patience))
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	select {
@@ -148,7 +153,7 @@ func (w *writer) wait(ctx context.Context, c *call) error {
 // doInline is like do, but commits in the caller's goroutine if it can. If another process still holds the write lock
 // at the time giveUp, it returns errLocked.
 func (w *writer) doInline(ctx context.Context, giveUp time.Time, run func(tx *transaction)) error {
-	c := &call{run: run, giveUp: giveUp}
+	c := newCall(run, giveUp)
 	if err := w.add(c); err != nil {
 		return err
 	}
@@ -160,7 +165,6 @@ func (w *writer) doInline(ctx context.Context, giveUp time.Time, run func(tx *tr
 
 // add queues a call.
 func (w *writer) add(c *call) error {
-	c.answer = make(chan error, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {

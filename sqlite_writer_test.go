@@ -360,16 +360,16 @@ func claimBriefly(t *testing.T, s Storage, n int) []*Job {
 // A claim that comes with the transaction that is rolled back joins the next one with nothing in its hands.
 func TestARollbackTakesBackWhatAClaimOfTheSameTransactionHad(t *testing.T) {
 	s := sqliteStorage(t, filepath.Join(t.TempDir(), "jobs.db"), nil)
-	rows, err := newRows([]*Job{NewJob("t")}, time.Now())
+	rows, err := newRows(t.Context(), []*Job{NewJob("t")}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := newClaim(DequeueOptions{Max: 10})
 	failed := errors.New("fails")
 	calls := []*call{
-		{run: func(*transaction) { s.claims.join(c) }},
-		{run: func(tx *transaction) { s.store(tx, rows) }},
-		{run: func(tx *transaction) { tx.fail(failed) }},
+		newCall(func(*transaction) { s.claims.join(c) }, time.Time{}),
+		newCall(func(tx *transaction) { s.store(tx, rows) }, time.Time{}),
+		newCall(func(tx *transaction) { tx.fail(failed) }, time.Time{}),
 	}
 	s.w.between(func(*session) { // so that all come in one transaction
 		for _, call := range calls {

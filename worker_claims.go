@@ -96,12 +96,12 @@ func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, 
 // drainWait is how soon a retry must be due for the Drain that scheduled it to wait for it.
 const drainWait = 5 * time.Second
 
-// unknownMost is how many PENDING jobs are looked at to find those whose tasks are not known.
-const unknownMost = 200
+// maxUnknown is how many PENDING jobs are looked at to find those whose tasks are not known.
+const maxUnknown = 200
 
 // unknownDue returns an ErrTaskNotFound that names the tasks of due jobs that this worker does not know, or nil.
 func (r *workerRun) unknownDue(ctx context.Context) error {
-	names, err := r.unknownTasks(ctx, time.Now(), 50*unknownMost)
+	names, err := r.unknownTasks(ctx, time.Now(), 50*maxUnknown)
 	if err != nil {
 		return err
 	}

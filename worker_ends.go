@@ -29,8 +29,8 @@ const (
 	OutcomeLost         Outcome = "lost"          // the lease was lost, so another worker decides
 )
 
-// endsMost is how many calls of OnEnd may wait. While there are more, no job is claimed.
-const endsMost = 1000
+// maxEnds is how many calls of OnEnd may wait. While there are more, no job is claimed.
+const maxEnds = 1000
 
 // ends calls OnEnd, one call at a time, on a goroutine of its own, so that a slow OnEnd delays neither
 // heartbeats nor recording.

@@ -155,18 +155,18 @@ func TestASlowOnEndDelaysNeitherHeartbeatsNorRecording(t *testing.T) {
 			t.task("long", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
 		t.enqueue("long")
 		var jobs []*Job
-		for range 3 * endsMost {
+		for range 3 * maxEnds {
 			jobs = append(jobs, NewJob("fast"))
 		}
 		mustEnqueue(t.T, t.storage, jobs...)
 		t.sleep(50 * time.Second)
 		got := t.statuses("fast")
-		if got[StatusSuccess] < endsMost || got[StatusSuccess] > endsMost+2*aheadMost || got[StatusPending] == 0 {
-			t.Errorf("the fast jobs are %v; want some %d recorded and the others left", got, endsMost)
+		if got[StatusSuccess] < maxEnds || got[StatusSuccess] > maxEnds+2*maxAhead || got[StatusPending] == 0 {
+			t.Errorf("the fast jobs are %v; want some %d recorded and the others left", got, maxEnds)
 		}
 		close(release)
 		t.sleep(20 * time.Second)
-		if got := t.statuses(""); got[StatusSuccess] != 1+3*endsMost {
+		if got := t.statuses(""); got[StatusSuccess] != 1+3*maxEnds {
 			t.Errorf("the jobs are %v; want all of them SUCCESS", got)
 		}
 		if m := run.metrics(); m.Reaped != 0 {

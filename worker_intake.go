@@ -3,7 +3,7 @@ package pinion
 import "time"
 
 const (
-	aheadMost = 1000                   // how many jobs may be claimed ahead of free slots
+	maxAhead  = 1000                   // how many jobs may be claimed ahead of free slots
 	aheadTime = 100 * time.Millisecond // within which jobs claimed ahead are expected to start
 )
 
@@ -34,10 +34,10 @@ func (r request) none() bool { return r.slots == 0 && r.ahead == 0 }
 
 // next returns what to claim now.
 func (in *intake) next() request {
-	if unrecorded := in.open - in.held; unrecorded >= 2*batchMost {
+	if unrecorded := in.open - in.held; unrecorded >= 2*maxBatch {
 		return request{} // the storage does not keep up
 	}
-	if in.ending >= endsMost {
+	if in.ending >= maxEnds {
 		return request{} // OnEnd does not keep up
 	}
 	free := in.slots - in.held - in.pending.slots
@@ -49,25 +49,25 @@ func (in *intake) next() request {
 	}
 	// No slot is free. Claiming ahead alone is worth a call when at least half of the room has become empty.
 	// After a claim that returned nothing, the next is the one for the next free slot, which waits.
-	if in.dry || !in.pending.none() || in.roomAhead() <= in.mostAhead()/2 {
+	if in.dry || !in.pending.none() || in.roomAhead() <= in.allowedAhead()/2 {
 		return request{}
 	}
 	return request{ahead: in.roomAhead()}
 }
 
-// mostAhead returns how many jobs may wait for a slot.
-func (in *intake) mostAhead() int {
+// allowedAhead returns how many jobs may wait for a slot.
+func (in *intake) allowedAhead() int {
 	if !in.mayPrefetch || in.pace == 0 {
 		return 0
 	}
 	soon := time.Duration(in.slots) * aheadTime / max(in.pace, time.Microsecond)
-	return min(aheadMost, int(soon))
+	return min(maxAhead, int(soon))
 }
 
 // roomAhead returns how many more jobs may be claimed ahead of free slots.
 func (in *intake) roomAhead() int {
 	waiting := max(in.held-in.slots, 0)
-	return max(in.mostAhead()-in.pending.ahead-waiting, 0)
+	return max(in.allowedAhead()-in.pending.ahead-waiting, 0)
 }
 
 // idle reports whether nothing is left to do but claim.

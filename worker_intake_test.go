@@ -36,10 +36,10 @@ func TestTheIntakeClaimsForFreeSlotsAndAheadOfThem(t *testing.T) {
 		{"the last claim found nothing", busy(intake{held: 4, dry: true}), request{}},
 		{"the last claim found nothing, and a slot is free", busy(intake{claimers: 1, held: 3, dry: true}), request{slots: 1, ahead: 40}},
 		{"tasks are long", busy(intake{held: 4, pace: time.Second}), request{}},
-		{"tasks take no time", busy(intake{held: 4, pace: 1}), request{ahead: aheadMost}},
+		{"tasks take no time", busy(intake{held: 4, pace: 1}), request{ahead: maxAhead}},
 		{"a policy forbids retries", intake{slots: 4, claimers: 1, held: 3, open: 3, pace: ms}, request{slots: 1}},
-		{"the storage does not keep up", busy(intake{claimers: 1, open: 2 * batchMost}), request{}},
-		{"the storage just keeps up", busy(intake{claimers: 1, open: 2*batchMost - 1}), request{slots: 4, ahead: 40}},
+		{"the storage does not keep up", busy(intake{claimers: 1, open: 2 * maxBatch}), request{}},
+		{"the storage just keeps up", busy(intake{claimers: 1, open: 2*maxBatch - 1}), request{slots: 4, ahead: 40}},
 	} {
 		if got := c.in.next(); got != c.want {
 			t.Errorf("%s: the intake asks for %+v, want %+v", c.name, got, c.want)
@@ -85,7 +85,7 @@ func TestThePaceFollowsTheTasks(t *testing.T) {
 		t.Error("after many tasks that took no time the pace counts as unknown")
 	}
 	in.slowed()
-	if got := in.mostAhead(); got != 0 {
+	if got := in.allowedAhead(); got != 0 {
 		t.Errorf("when tasks have turned out slow %d jobs may wait, want none", got)
 	}
 }

@@ -8,10 +8,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
-	batchMost = 1000                   // how many successes one call records
+	maxBatch  = 1000                   // how many successes one call records
 	batchTime = 500 * time.Microsecond // for which they are gathered
 )
 
@@ -29,7 +31,7 @@ func (s *successes) add(a *attempt) {
 	s.done = append(s.done, a)
 	n := len(s.done)
 	s.mu.Unlock()
-	if n == 1 || n == batchMost {
+	if n == 1 || n == maxBatch {
 		s.nudge()
 	}
 }
@@ -50,7 +52,7 @@ func (s *successes) nudge() {
 	}
 }
 
-// batch waits for successes and returns them: when there are batchMost of them, when batchTime has passed since
+// batch waits for successes and returns them: when there are maxBatch of them, when batchTime has passed since
 // the first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch
 // before. After close it returns what is left, perhaps nothing.
 func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
@@ -59,7 +61,11 @@ func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
 	late := false
 	for {
 		n, closed := s.count()
-		if n >= batchMost || closed || late || n > 0 && idle() {
+		isFull := n >= maxBatch
+		if isFull || late || closed {
+			return s.take(last[:0])
+		}
+		if n > 0 && idle() {
 			return s.take(last[:0])
 		}
 		if n > 0 && timer == nil {
@@ -96,7 +102,7 @@ func (r *workerRun) recordSuccesses(ctx context.Context) {
 		if len(all) == 0 {
 			return
 		}
-		for batch := range slices.Chunk(all, batchMost) {
+		for batch := range slices.Chunk(all, maxBatch) {
 			r.recordBatch(ctx, batch)
 		}
 	}
@@ -121,7 +127,8 @@ func (r *workerRun) recordBatch(ctx context.Context, batch []*attempt) {
 	}
 	for i, job := range jobs {
 		if len(lost) > 0 && isAmong(lost, job) {
-			r.log.Warn("lease lost before the success was recorded; the job runs again", "task", job.Task, "job", job.ID)
+			r.log.Warn("lease lost before the success was recorded; the job runs again",
+				"task", job.Task, "job", job.ID)
 			r.ended(ctx, batch[i], OutcomeLost, nil)
 			continue
 		}
@@ -262,7 +269,8 @@ func (r *workerRun) giveUp(ctx context.Context, a *attempt, stored, err error) (
 	})
 	if recorded {
 		a.counters.deadLettered.Add(1)
-		r.log.Error("job dead-lettered", "task", job.Task, "job", job.ID, "attempts", job.Attempts, "error", oneLine(err))
+		r.log.Error("job dead-lettered",
+			"task", job.Task, "job", job.ID, "attempts", job.Attempts, "error", oneLine(err))
 	}
 	return recorded
 }
@@ -331,7 +339,7 @@ func (r *workerRun) save(ctx context.Context, doing string, write func() error) 
 // which is kept with the job. Of several lines it takes the first and the last, because the last may be the one
 // that tells most.
 func oneLine(err error) string {
-	text, _, _ := strings.Cut(ErrorText(err), "\n\n")
+	text := rules.ErrorMessage(ErrorText(err))
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if len(lines) == 1 {
 		return text

@@ -522,7 +522,7 @@ func TestAWorkerWhoseStorageDoesNotKeepUpGoesOnWhenItDoesAndEndsWhenItIsClosed(t
 			run := t.run(&Worker{Storage: storage}, t.task("a", func(context.Context, *Job) error { return nil }))
 			t.enqueue(slices.Repeat([]string{"a"}, n)...)
 			t.sleep(2500 * time.Millisecond)
-			if got := t.statuses("a"); got[StatusRunning] < 2*batchMost || got[StatusRunning] > 2*batchMost+2*aheadMost {
+			if got := t.statuses("a"); got[StatusRunning] < 2*maxBatch || got[StatusRunning] > 2*maxBatch+2*maxAhead {
 				t.Errorf("the jobs are %v; want 2,000 RUNNING and what had been claimed by then", got)
 			}
 			if closed {

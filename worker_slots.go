@@ -304,8 +304,8 @@ func (r *workerRun) newAttempt(tasks context.Context, job *Job) (context.Context
 	return a.begin(tasks, cmp.Or(task.timeout, r.taskTimeout)), a
 }
 
-// reapedMost is how many leases of a job may be lost in a row. After that its task seems to kill its process.
-const reapedMost = 5
+// maxReaped is how many leases of a job may be lost in a row. After that its task seems to kill its process.
+const maxReaped = 5
 
 // attempt runs a job and settles how it ended.
 func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
@@ -333,7 +333,7 @@ func (r *workerRun) attempt(ctx, writes context.Context, a *attempt) {
 // could record how its attempts ended.
 func usedUp(a *attempt) error {
 	last := cmp.Or(a.job.Error, "none")
-	if a.job.Reaped >= reapedMost {
+	if a.job.Reaped >= maxReaped {
 		return fmt.Errorf("%w: its last %d leases were lost while it ran; the last error: %s",
 			ErrAttemptsUsedUp, a.job.Reaped, last)
 	}

@@ -361,7 +361,8 @@ func TestDrainWaitsForItsOwnRetriesWhileOtherJobsRun(t *testing.T) {
 			var ran []time.Duration
 			w := workerOf(s, taskOf("long", func(context.Context) error { time.Sleep(long); return nil }),
 				taskOf("flaky", func(context.Context) error {
-					if ran = append(ran, time.Since(start)); len(ran) < 2 {
+					ran = append(ran, time.Since(start))
+					if len(ran) < 2 {
 						return errTask
 					}
 					return nil

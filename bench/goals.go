@@ -94,8 +94,13 @@ func (g *goal) judge(r *results) verdict {
 	if value == 0 || base == 0 {
 		return v
 	}
-	v.Value, v.Verdict = value/base, "missed"
-	if g.atLeast && v.Value >= g.factor || !g.atLeast && v.Value <= g.factor {
+	v.Value = value / base
+	isMet := v.Value <= g.factor
+	if g.atLeast {
+		isMet = v.Value >= g.factor
+	}
+	v.Verdict = "missed"
+	if isMet {
 		v.Verdict = "met"
 	}
 	return v

@@ -217,7 +217,10 @@ func (p *printer) table(flags uint, rows func(row func(cells ...string))) {
 			_, p.err = fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
 		}
 	})
-	p.err = cmp.Or(p.err, w.Flush())
+	err := w.Flush()
+	if p.err == nil {
+		p.err = err
+	}
 }
 
 // number writes three digits that matter, and thousands with commas.

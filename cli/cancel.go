@@ -204,11 +204,9 @@ func prune(c *call) func(context.Context) error {
 				}
 			}
 			n, err := storage.PruneWhere(ctx, *filter)
-			if err != nil {
-				return incomplete(ctx, err, are(n, "job"), "pruned")
+			if err := c.reportChange(ctx, err, n, "job", "pruned"); err != nil {
+				return err
 			}
-			c.did("%s pruned", are(n, "job"))
-			fmt.Fprintf(c.stdout, "pruned %s\n", thousands(n))
 			return c.sweepAfter(ctx, storage)
 		})
 	}

@@ -329,7 +329,10 @@ func (c *call) offerQueues(ctx context.Context, storage pinion.Inspector, offer 
 func (c *call) offerJobs(
 	ctx context.Context, storage pinion.Inspector, typed, kind string, offer func(word, about string),
 ) {
-	const lookAt, offerAtMost = 2000, 100
+	const lookAt, maxOffered = 2000, 100
+	newest := func(status pinion.Status) pinion.Filter {
+		return pinion.Filter{Status: status, Limit: lookAt, Newest: true}
+	}
 	var lists []iter.Seq2[*pinion.Job, error]
 	statuses := []pinion.Status{pinion.StatusRunning, pinion.StatusPending}
 	if c.command.name == "reschedule" {
@@ -337,19 +340,19 @@ func (c *call) offerJobs(
 	}
 	if !strings.HasPrefix(c.command.name, "dlq-") {
 		for _, status := range statuses {
-			lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: status, Limit: lookAt, Newest: true}))
+			lists = append(lists, storage.Jobs(ctx, newest(status)))
 		}
 	}
 	if c.command.name != "cancel" && c.command.name != "reschedule" {
-		lists = append(lists, storage.DeadLetters(ctx, pinion.Filter{Limit: lookAt, Newest: true}))
+		lists = append(lists, storage.DeadLetters(ctx, newest("")))
 	}
 	if c.command.name == "show" || c.command.name == "logs" {
-		lists = append(lists, storage.Jobs(ctx, pinion.Filter{Status: pinion.StatusSuccess, Limit: lookAt, Newest: true}))
+		lists = append(lists, storage.Jobs(ctx, newest(pinion.StatusSuccess)))
 	}
 	var offered []string
 	for _, jobs := range lists {
 		for job, err := range jobs {
-			if err != nil || len(offered) == offerAtMost {
+			if err != nil || len(offered) == maxOffered {
 				break
 			}
 			word, about := job.ID, strings.ToLower(string(job.Status))+" "+job.Task

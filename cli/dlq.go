@@ -69,11 +69,9 @@ func dlqReplay(c *call) func(context.Context) error {
 				return err
 			}
 			n, err := storage.Replay(ctx, *filter)
-			if err != nil {
-				return incomplete(ctx, err, are(n, "dead letter"), "replayed")
+			if err := c.reportChange(ctx, err, n, "dead letter", "replayed"); err != nil {
+				return err
 			}
-			c.did("%s replayed", are(n, "dead letter"))
-			fmt.Fprintf(c.stdout, "replayed %s\n", thousands(n))
 			if n < chosen {
 				return notReplayed(ctx, storage, *filter, chosen-n)
 			}
@@ -123,14 +121,22 @@ func dlqPurge(c *call) func(context.Context) error {
 				return err
 			}
 			n, err := storage.Purge(ctx, *filter)
-			if err != nil {
-				return incomplete(ctx, err, are(n, "dead letter"), "purged")
+			if err := c.reportChange(ctx, err, n, "dead letter", "purged"); err != nil {
+				return err
 			}
-			c.did("%s purged", are(n, "dead letter"))
-			fmt.Fprintf(c.stdout, "purged %s\n", thousands(n))
 			return c.sweepAfter(ctx, storage)
 		})
 	}
+}
+
+// reportChange prints how many jobs a verb has changed. If it has failed, reportChange returns err with that number.
+func (c *call) reportChange(ctx context.Context, err error, n int, thing, changed string) error {
+	if err != nil {
+		return incomplete(ctx, err, are(n, thing), changed)
+	}
+	c.did("%s %s", are(n, thing), changed)
+	fmt.Fprintf(c.stdout, "%s %s\n", changed, thousands(n))
+	return nil
 }
 
 // incomplete returns the error of a verb that has changed only some of its jobs.

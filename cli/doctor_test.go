@@ -19,9 +19,7 @@ func TestADoctorWithTasksFindsThePendingJobsOfOthers(t *testing.T) {
 	db := filepath.Join(dir, "q.db")
 	storage := openStorage(t, db)
 	for _, task := range []string{"pack", "PACK", "unpack", "unpack", "other"} {
-		if err := storage.Enqueue(t.Context(), pinion.NewJob(task)); err != nil {
-			t.Fatal(err)
-		}
+		mustEnqueue(t, storage, pinion.NewJob(task))
 	}
 	stdout, _ := finish(t, process(t, dir, "doctor", "--exec", "pack=gzip -k -- {0}", "--db", db), 1)
 	wantText(t, stdout, `(?m)^WRONG  tasks .*not registered here: unpack \(2\), other \(1\)$`)
@@ -61,9 +59,7 @@ func TestADoctorFindsDamageAndALogThatHasGrown(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "q.db")
 	storage := openStorage(t, db)
 	for range 50 {
-		if err := storage.Enqueue(t.Context(), pinion.NewJob("a", strings.Repeat("x", 3000))); err != nil {
-			t.Fatal(err)
-		}
+		mustEnqueue(t, storage, pinion.NewJob("a", strings.Repeat("x", 3000)))
 	}
 	// SQLite ignores what is behind the last frame of a log.
 	if err := os.Truncate(db+"-wal", checkup.HugeLog+1); err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -207,11 +206,7 @@ func TestAnInterruptedFeedReportsWhatIsEnqueued(t *testing.T) {
 func TestAFeedOutlivesTheReaderOfItsIDs(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
+	w := brokenPipe(t)
 	cmd := process(t, dir, "enqueue", "x", "-", "--lines", "--ids", "--db", "q.db")
 	cmd.Stdin = strings.NewReader(strings.Repeat("x\n", 50_000))
 	var stderr bytes.Buffer

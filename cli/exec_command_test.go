@@ -270,10 +270,12 @@ func checkShellText(t *testing.T, shell, text, argument string) {
 	out, err := cmd.CombinedOutput()
 	got := strings.TrimRight(string(out), "\n")
 	var want string
-	if raw, _ := json.Marshal(argument); json.Unmarshal(raw, &want) != nil { // U+FFFD for what is no UTF-8
-		t.Fatal("a string is not JSON")
+	raw, _ := json.Marshal(argument) // U+FFFD for what isn't UTF-8
+	if err := json.Unmarshal(raw, &want); err != nil {
+		t.Fatal(err)
 	}
-	if want = "[" + want + "]"; got != want || err != nil {
+	want = "[" + want + "]"
+	if got != want || err != nil {
 		t.Errorf("%s: %s with %q: %v, got %q", shell, text, argument, err, got)
 	}
 	if files, _ := filepath.Glob("*"); len(files) > 0 {

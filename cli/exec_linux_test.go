@@ -62,9 +62,7 @@ func TestRealProgramsEndToEnd(t *testing.T) {
 		add("", texts[i*(len(texts)/good)])
 	}
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), jobs...); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, jobs...)
 
 	start := func(flags ...string) (worker *exec.Cmd, output *watched) {
 		args := []string{"worker", "--exec", "convert=./convert.sh {0} {to}", "--db", "q.db", "--concurrency", "8",

@@ -20,9 +20,7 @@ func TestAJobDoesNotPayForAMachineWithoutRoom(t *testing.T) {
 	for range 30 {
 		jobs = append(jobs, pinion.NewJob("nap"))
 	}
-	if err := storage.Enqueue(t.Context(), jobs...); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, jobs...)
 	worker := process(t, dir, "worker", "--exec", "nap=sleep 0.3", "--db", "q.db", "--concurrency", "30",
 		"--max-retries", "0")
 	limited := exec.CommandContext(t.Context(), "/bin/sh", "-c", `ulimit -n 60; exec "$@"`, "sh")

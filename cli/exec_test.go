@@ -56,9 +56,7 @@ func drain(t *testing.T, p *program, w *pinion.Worker, job *pinion.Job) *pinion.
 		w.Retry = new(pinion.RetryPolicy)
 	}
 	job.Task = "task"
-	if err := storage.Enqueue(t.Context(), job); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, job)
 	if err := w.Drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}

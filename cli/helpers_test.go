@@ -309,6 +309,34 @@ func openDB(t *testing.T, dsn string) *sql.DB {
 	return db
 }
 
+func mustEnqueue(t testing.TB, storage pinion.Storage, jobs ...*pinion.Job) {
+	t.Helper()
+	if err := storage.Enqueue(t.Context(), jobs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startOne claims a job and records that its task has started.
+func startOne(t testing.TB, storage pinion.Storage) {
+	t.Helper()
+	job := claim(t, storage, 1)[0]
+	job.StartedAt = job.HeartbeatAt
+	if _, err := storage.Heartbeat(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// brokenPipe returns the end of a pipe that nobody reads.
+func brokenPipe(t testing.TB) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	return w
+}
+
 // claim claims n jobs. Dequeue may return fewer at a time.
 func claim(t testing.TB, storage pinion.Storage, n int) (jobs []*pinion.Job) {
 	t.Helper()
@@ -418,9 +446,7 @@ func exampleFolder(t *testing.T) string {
 	dead := &pinion.Job{ID: exampleID, Task: "mail"}
 	done := &pinion.Job{ID: exampleDone, Task: "mail"}
 	waits := &pinion.Job{ID: exampleWaits, Task: "public", RunAt: time.Now().Add(time.Hour)}
-	if err := storage.Enqueue(t.Context(), dead, done, waits); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, dead, done, waits)
 	claimed := claim(t, storage, 2)
 	if err := storage.DeadLetter(t.Context(), claimed[0], io.ErrUnexpectedEOF); err != nil {
 		t.Fatal(err)

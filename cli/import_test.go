@@ -135,9 +135,7 @@ $`)
 	wantText(t, stdout, `^public runs\ninternal runs\nnested runs\ndeeper runs\nprocessed +6\nsucceeded +6\n`)
 
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), pinion.NewJob("up", "x")); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, pinion.NewJob("up", "x"))
 	built(0, "worker", "--drain", "--stdin", "--exec", "up=tr a-z A-Z", "--max-retries", "0")
 	var results []string
 	for job, err := range storage.Jobs(t.Context(), pinion.Filter{Queue: "default"}) {

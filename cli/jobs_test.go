@@ -25,9 +25,7 @@ func TestLinesOfAListingHaveABoundedLength(t *testing.T) {
 	} {
 		unique := long + strconv.Itoa(i)
 		job := &pinion.Job{ID: unique, Task: long, Queue: long, Key: unique, Args: []any{huge[:100_000]}}
-		if err := s.Enqueue(t.Context(), job); err != nil {
-			t.Fatal(err)
-		}
+		mustEnqueue(t, s, job)
 		if err := end(claim(t, s, 1)[0]); err != nil {
 			t.Fatal(err)
 		}

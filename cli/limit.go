@@ -47,20 +47,20 @@ func resume(c *call) func(context.Context) error {
 func limit(c *call) func(context.Context) error {
 	c.storageFlags()
 	return func(ctx context.Context) error {
-		most, err := strconv.Atoi(c.operands[1])
+		limit, err := strconv.Atoi(c.operands[1])
 		if err != nil {
 			return usagef("%q is not a number of jobs; write it as in: pinion limit mail 3", c.operands[1])
 		}
-		if most < 1 {
-			return usagef("the limit is %d; want at least 1, or use `pinion pause` or `pinion resume`", most)
+		if limit < 1 {
+			return usagef("the limit is %d; want at least 1, or use `pinion pause` or `pinion resume`", limit)
 		}
-		return c.setLimit(ctx, most)
+		return c.setLimit(ctx, limit)
 	}
 }
 
 // setLimit sets the limit of the queue that the first operand names, and reports the new state. It warns of a
 // name that may be misspelt.
-func (c *call) setLimit(ctx context.Context, most int) error {
+func (c *call) setLimit(ctx context.Context, limit int) error {
 	queue := c.operands[0]
 	if queue == "" {
 		return usagef("QUEUE is empty; is a variable of your shell not set?")
@@ -75,10 +75,10 @@ func (c *call) setLimit(ctx context.Context, most int) error {
 		if err != nil {
 			return err
 		}
-		if err := limiter.SetLimit(ctx, queue, most); err != nil {
+		if err := limiter.SetLimit(ctx, queue, limit); err != nil {
 			return err
 		}
-		c.did("the queue %s is set to: %s", queue, limitText(most))
+		c.did("the queue %s is set to: %s", queue, limitText(limit))
 		stats, err := storage.Stats(ctx)
 		if err != nil {
 			return err
@@ -88,7 +88,7 @@ func (c *call) setLimit(ctx context.Context, most int) error {
 			fmt.Fprintf(c.stderr, "pinion: no job is in the queue %s now; is it the right name?\n",
 				printable(queue, ""))
 		}
-		fmt.Fprintf(c.stdout, "%s: %s\n", printable(queue, ""), limitText(most))
+		fmt.Fprintf(c.stdout, "%s: %s\n", printable(queue, ""), limitText(limit))
 		return nil
 	})
 }
@@ -104,14 +104,14 @@ func hasQueue(stats pinion.Stats, queue string) bool {
 }
 
 // limitText returns how a limit is called.
-func limitText(most int) string {
+func limitText(limit int) string {
 	switch {
-	case most < 0:
+	case limit < 0:
 		return "no limit"
-	case most == 0:
+	case limit == 0:
 		return "paused"
 	}
-	return fmt.Sprintf("at most %d", most)
+	return fmt.Sprintf("at most %d", limit)
 }
 
 // limitsOf returns the limits by queue, or nil if the storage has none.

@@ -42,7 +42,10 @@ func (c *call) logsFlag() {
 // logsOf returns the directory that has the logs of the queue. A directory that is named may have the logs of
 // several queues, so each has its own in there.
 func (c *call) logsOf() (dir string, err error) {
-	base := cmp.Or(c.logsDir, os.Getenv(logsVariable))
+	base := c.logsDir
+	if base == "" {
+		base = os.Getenv(logsVariable)
+	}
 	scheme := schemeOf(c.db)
 	if scheme != "" && !strings.EqualFold(scheme, "sqlite:") {
 		if base == "" {

@@ -127,9 +127,7 @@ func TestLogsGoWithTheirJobs(t *testing.T) {
 	storage := pinion.NewMemoryStorage()
 	defer storage.Close()
 	kept, dead := &pinion.Job{ID: "kept", Task: "x"}, &pinion.Job{ID: "dead", Task: "x"}
-	if err := storage.Enqueue(t.Context(), kept, dead); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, kept, dead)
 	claimed := claim(t, storage, 2)
 	if err := storage.DeadLetter(t.Context(), claimed[1], io.ErrUnexpectedEOF); err != nil {
 		t.Fatal(err)
@@ -195,9 +193,7 @@ func TestLogsAreFollowedThroughTheRetriesOfAJob(t *testing.T) {
 	dir := t.TempDir()
 	storage := openStorage(t, filepath.Join(dir, "q.db"))
 	job := pinion.NewJob("slow")
-	if err := storage.Enqueue(t.Context(), job); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, job)
 	follow := process(t, dir, "logs", job.ID, "--follow", "--db", "q.db")
 	_, stdout, _ := pipesOf(t, follow)
 	if err := follow.Start(); err != nil {

@@ -75,10 +75,5 @@ func unwritable(t *testing.T, kind string) *os.File {
 		}
 		return w
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
-	return w
+	return brokenPipe(t)
 }

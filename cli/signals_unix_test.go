@@ -23,14 +23,8 @@ func TestAWaitDiesOfTheSignalThatEndsIt(t *testing.T) {
 	dir := t.TempDir()
 	db := filepath.Join(dir, "q.db")
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"}); err != nil {
-		t.Fatal(err)
-	}
-	job := claim(t, storage, 1)[0]
-	job.StartedAt = job.HeartbeatAt
-	if _, err := storage.Heartbeat(t.Context(), job); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, &pinion.Job{ID: "x", Task: "add"})
+	startOne(t, storage)
 	for signal, word := range map[syscall.Signal]string{
 		syscall.SIGINT: "interrupted", syscall.SIGTERM: "ended by a signal: terminated",
 		syscall.SIGHUP: "ended by a signal: hangup",
@@ -69,14 +63,8 @@ func TestAShellLoopEndsWithTheWaitInIt(t *testing.T) {
 	t.Parallel()
 	dir := exampleFolder(t)
 	storage := openStorage(t, filepath.Join(dir, "q.db"))
-	if err := storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"}); err != nil {
-		t.Fatal(err)
-	}
-	job := claim(t, storage, 1)[0]
-	job.StartedAt = job.HeartbeatAt
-	if _, err := storage.Heartbeat(t.Context(), job); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, &pinion.Job{ID: "x", Task: "add"})
+	startOne(t, storage)
 	cmd := process(t, dir)
 	cmd.Path = shell(t, "bash") // of all shells, it looks most closely at how the command died
 	cmd.Args = []string{"bash", "-c", "while :; do bin/pinion wait x --db q.db; echo again; done"}
@@ -179,15 +167,11 @@ func TestAnInterruptedDrainDiesOfTheSignal(t *testing.T) {
 func TestAWorkerWhoseLogNobodyReadsStopsGracefully(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
+	w := brokenPipe(t)
 	finish(t, process(t, dir, "enqueue", "fail", "--args", `["text"]`, "--db", "q.db"), 0)
 	cmd := process(t, dir, "worker", "--db", "q.db")
 	cmd.Stdout, cmd.Stderr = w, w
-	err = cmd.Run()
+	err := cmd.Run()
 	w.Close()
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || exit.ExitCode() != 1 {
@@ -196,11 +180,7 @@ func TestAWorkerWhoseLogNobodyReadsStopsGracefully(t *testing.T) {
 	wantNothingLeased(t, dir)
 
 	cmd = process(t, dir, "worker", "--db", "q.db")
-	r, w, err = os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Close()
+	w = brokenPipe(t)
 	var stdout bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, w
 	cmd.Run()

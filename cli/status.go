@@ -124,14 +124,14 @@ func queueRows(s *snapshot) (queues []statusRow) {
 	limits := maps.Clone(s.limits)
 	for _, q := range s.stats.Queues {
 		row := statusRow{name: q.Queue, Counts: q.Counts}
-		if most, ok := limits[q.Queue]; ok {
-			row.limit = limitText(most)
+		if limit, ok := limits[q.Queue]; ok {
+			row.limit = limitText(limit)
 			delete(limits, q.Queue)
 		}
 		queues = append(queues, row)
 	}
-	for name, most := range limits { // of queues without jobs
-		queues = append(queues, statusRow{name: name, limit: limitText(most)})
+	for name, limit := range limits { // of queues without jobs
+		queues = append(queues, statusRow{name: name, limit: limitText(limit)})
 	}
 	slices.SortStableFunc(queues, func(a, b statusRow) int { return cmp.Compare(a.name, b.name) })
 	return queues

@@ -85,7 +85,8 @@ func newProducer(t *testing.T, db string, number, n int) *producer {
 		}
 	}
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
-	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+	p.stdin, err = p.cmd.StdinPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := p.cmd.Start(); err != nil {

@@ -19,9 +19,7 @@ func manyNames(t *testing.T) (db string) {
 	storage := openStorage(t, db)
 	for _, name := range []string{"images.thumbnails.small", "images.thumbnails.large", "日本語の名前はとても長いです"} {
 		job := &pinion.Job{Task: name, Queue: "queue of " + name, Args: []any{strings.Repeat("日本", 20)}}
-		if err := storage.Enqueue(t.Context(), job, &pinion.Job{Task: name}); err != nil {
-			t.Fatal(err)
-		}
+		mustEnqueue(t, storage, job, &pinion.Job{Task: name})
 	}
 	if err := storage.SetLimit(t.Context(), "default", 1000); err != nil {
 		t.Fatal(err)

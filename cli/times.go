@@ -270,8 +270,8 @@ func parseSeconds(s string) (time.Duration, error) {
 	if errors.Is(err, strconv.ErrSyntax) {
 		return 0, strconv.ErrSyntax
 	}
-	const most = math.MaxInt64 / float64(2*time.Second)
-	if err != nil || math.IsNaN(seconds) || math.Abs(seconds) > most {
+	const maxSeconds = math.MaxInt64 / float64(2*time.Second)
+	if err != nil || math.IsNaN(seconds) || math.Abs(seconds) > maxSeconds {
 		return 0, fmt.Errorf("%q is out of range", s)
 	}
 	return time.Duration(seconds * float64(time.Second)), nil

@@ -101,9 +101,9 @@ func (c *call) waitFor(
 
 // firstWords returns some words of a line, with an ellipsis if there are more.
 func firstWords(words []string) string {
-	const most = 3
-	if len(words) > most {
-		return strings.Join(words[:most], " ") + " …"
+	const maxWords = 3
+	if len(words) > maxWords {
+		return strings.Join(words[:maxWords], " ") + " …"
 	}
 	return strings.Join(words, " ")
 }

@@ -41,9 +41,7 @@ func TestAWaitForACanceledJobFails(t *testing.T) {
 	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"}); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, &pinion.Job{ID: "x", Task: "add"})
 	if _, _, err := storage.Cancel(t.Context(), "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -58,9 +56,7 @@ func TestAWaitShowsProgress(t *testing.T) {
 	t.Parallel()
 	db := filepath.Join(t.TempDir(), "q.db")
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), &pinion.Job{ID: "x", Task: "add"}); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, &pinion.Job{ID: "x", Task: "add"})
 	job := claim(t, storage, 1)[0]
 	job.StartedAt, job.Result = time.Now(), []byte(`"40 %"`)
 	if _, err := storage.Heartbeat(t.Context(), job); err != nil {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -294,7 +293,7 @@ func (c *call) rateLine(counts [60]int, width int, text string) string {
 // sparkline draws numbers as bars, the highest number as a full one. 0 is blank.
 func sparkline(numbers []int) []rune {
 	bars := []rune("▁▂▃▄▅▆▇█")
-	highest := cmp.Or(slices.Max(numbers), 1)
+	highest := max(slices.Max(numbers), 1)
 	var line []rune
 	for _, n := range numbers {
 		if n == 0 {

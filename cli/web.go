@@ -120,7 +120,8 @@ func (w *webCall) listenAt() (net.Listener, error) {
 		listener, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot serve at %s: %w; --listen takes another address, such as 127.0.0.1:9000", address, err)
+		return nil, fmt.Errorf("cannot serve at %s: %w; --listen takes another address, such as 127.0.0.1:9000",
+			address, err)
 	}
 	isOpen := !httpguard.IsLoopback(listener.Addr().String())
 	if isOpen && w.passwordFile == "" { // localhost may be anything

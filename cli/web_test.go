@@ -85,9 +85,7 @@ func queueFile(t *testing.T) string {
 	t.Helper()
 	db := filepath.Join(t.TempDir(), "q.db")
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), pinion.NewJob("mail")); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, pinion.NewJob("mail"))
 	return db
 }
 

@@ -248,7 +248,8 @@ func (w *workerCall) setPeriodic() error {
 	for _, spelled := range slices.Sorted(maps.Keys(w.every)) {
 		name, known := taskName(spelled)
 		if !known {
-			return usagef("--every %s: there is no such task%s", spelled, didYouMean(spelled, pinion.DefaultRegistry.Names()))
+			return usagef("--every %s: there is no such task%s",
+				spelled, didYouMean(spelled, pinion.DefaultRegistry.Names()))
 		}
 		interval, err := parseDuration(w.every[spelled])
 		if err != nil {

@@ -71,9 +71,7 @@ func TestTheFlagForRetriesIsForProgramsToo(t *testing.T) {
 		{nil, map[string]int{"no": 1 + 3, "fail": 1 + 25}},
 		{[]string{"--max-retries", "1"}, map[string]int{"no": 2, "fail": 2}},
 	} {
-		if err := storage.Enqueue(t.Context(), pinion.NewJob("no"), pinion.NewJob("fail", "text")); err != nil {
-			t.Fatal(err)
-		}
+		mustEnqueue(t, storage, pinion.NewJob("no"), pinion.NewJob("fail", "text"))
 		args := []string{"worker", "--db", "q.db", "--drain", "--exec", "no=false", "--base-delay", "0.001", "--cap", "0.002"}
 		finish(t, process(t, dir, append(args, c.flags...)...), 0)
 		got := make(map[string]int)
@@ -199,9 +197,7 @@ func TestRealWorkEndToEnd(t *testing.T) {
 		jobs[i] = pinion.NewJob("sum", files[i+1], i+1)
 	}
 	storage := openStorage(t, db)
-	if err := storage.Enqueue(t.Context(), jobs...); err != nil {
-		t.Fatal(err)
-	}
+	mustEnqueue(t, storage, jobs...)
 
 	start := func(env ...string) (worker *exec.Cmd, output *watched) {
 		worker = command(env, "worker",

@@ -19,10 +19,10 @@ const (
 )
 
 // frontSQL selects the first jobs of a queue ($2), or of all queues if that is NULL.
-func frontSQL(columns string, most int) string {
+func frontSQL(columns string, limit int) string {
 	const inOrder = ` ORDER BY j.priority DESC, j.seq LIMIT `
 	return fmt.Sprintf(`(SELECT %[1]s FROM @jobs j WHERE $2::text IS NULL AND `+isReadySQL+inOrder+`%[2]d)
-		UNION ALL (SELECT %[1]s FROM @jobs j WHERE j.queue=$2 AND `+isReadySQL+inOrder+`%[2]d)`, columns, most)
+		UNION ALL (SELECT %[1]s FROM @jobs j WHERE j.queue=$2 AND `+isReadySQL+inOrder+`%[2]d)`, columns, limit)
 }
 
 var (

@@ -55,7 +55,8 @@ const (
 const (
 	readyOfAllSQL = `
 		ready AS (SELECT ` + candidatesSQL + ` FROM @jobs j
-			WHERE ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL + inOrderSQL + `FOR UPDATE SKIP LOCKED),`
+			WHERE ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL + inOrderSQL + `
+			FOR UPDATE SKIP LOCKED),`
 	readyOfOneSQL = `
 		ready AS (SELECT ` + candidatesSQL + ` FROM @jobs j
 			WHERE j.queue=$8 AND ` + isReadySQL + ` AND ` + isKnownSQL + ` AND ` + isUnlimitedSQL + inOrderSQL + `
@@ -207,7 +208,7 @@ func (s *Storage) sendClaim(ctx context.Context, conn *pgx.Conn, w *wish, number
 	batch.Queue(s.sql(promoteSQL))
 	batch.Queue(s.sql(lockLimitsSQL), w.queues)
 	batch.Queue(s.sql(anyLimitsSQL), w.queues).QueryRow(func(found pgx.Row) error { return found.Scan(&limited) })
-	args := append([]any{w.tasks, w.queues, w.most, w.slots, number, w.worker, interval(w.lease)}, more...)
+	args := append([]any{w.tasks, w.queues, w.max, w.slots, number, w.worker, interval(w.lease)}, more...)
 	batch.Queue(s.sql(claim), args...).Query(func(found pgx.Rows) (err error) {
 		rows, err = collectRows(found, nil)
 		return err

@@ -26,7 +26,8 @@ const (
 
 	// giveUpSQL begins whatever gives a claim up without success. It ends a canceled job instead, with the text
 	// of ErrCanceled, which @canceled stands for.
-	giveUpSQL = `UPDATE @jobs j SET ` + setClaimEndedSQL + `, status=CASE WHEN canceled THEN 'FAILED' ELSE 'PENDING' END,
+	giveUpSQL = `UPDATE @jobs j SET ` + setClaimEndedSQL + `,
+		status=CASE WHEN canceled THEN 'FAILED' ELSE 'PENDING' END,
 		finished_at=CASE WHEN canceled THEN statement_timestamp() END`
 
 	// What a statement returns of each job, and what the count of ends needs.
@@ -45,7 +46,8 @@ const (
 		SELECT id, claim, attempts, canceled AND status='FAILED', queue IN (SELECT queue FROM @limits) FROM ended`
 
 	markDoneSQL = `WITH ended AS (
-		UPDATE @jobs j SET ` + setClaimEndedSQL + `, status='SUCCESS', finished_at=statement_timestamp(), result=h.result
+		UPDATE @jobs j SET ` + setClaimEndedSQL + `,
+			status='SUCCESS', finished_at=statement_timestamp(), result=h.result
 		FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS h(id, claim, attempts, result)
 		WHERE ` + isHeldSQL + returningSQL + `)` + countEndsSQL + endedSQL
 	markFailedSQL = `WITH ended AS (

@@ -11,8 +11,6 @@ import (
 	"github.com/pinion-queue/pinion/internal/rules"
 )
 
-const defaultLease = 10 * time.Second
-
 // Dequeue implements [pinion.Storage].
 func (s *Storage) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
 	w, err := newWish(opts)
@@ -42,25 +40,19 @@ func (s *Storage) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*p
 
 // wish is what a Dequeue asks for, as the statements take it.
 type wish struct {
-	most, slots int
-	worker      string
-	lease       time.Duration
-	tasks       []string // without regard to case, sorted, each once; nil: every task
-	queues      []string // sorted, each once; nil: every queue
+	max, slots int
+	worker     string
+	lease      time.Duration
+	tasks      []string // without regard to case, sorted, each once; nil: every task
+	queues     []string // sorted, each once; nil: every queue
 }
 
 func newWish(opts pinion.DequeueOptions) (*wish, error) {
-	if opts.Max < 1 {
-		return nil, fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", opts.Max)
+	if err := rules.CheckDequeue(opts.Max, opts.Ahead, opts.Lease); err != nil {
+		return nil, err
 	}
-	if opts.Ahead < 0 || opts.Ahead > opts.Max {
-		return nil, fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to Max, which is %d", opts.Ahead, opts.Max)
-	}
-	if opts.Lease < 0 {
-		return nil, fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", opts.Lease, defaultLease)
-	}
-	w := &wish{most: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker)}
-	w.lease = rules.Lease(cmp.Or(opts.Lease, defaultLease))
+	w := &wish{max: opts.Max, slots: opts.Max - opts.Ahead, worker: storable(opts.Worker)}
+	w.lease = rules.Lease(cmp.Or(opts.Lease, rules.DefaultLease))
 	for _, name := range opts.Queues {
 		w.queues = append(w.queues, nameOrNone(queueName(name)))
 	}

@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// pairsMost is how many queues and tasks of a minute, or hour, are told apart.
+	// maxPairs is how many queues and tasks of a minute, or hour, are told apart.
 	// mergeSize is how many rows a transaction merges.
-	pairsMost, mergeSize = 1000, 5000
+	maxPairs, mergeSize = 1000, 5000
 
 	// mergeEndsSQL merges rows of the span $1 that are older than $2 into the next span, whose name is $3.
 	mergeEndsSQL = `
@@ -31,7 +31,8 @@ const (
 			sum(succeeded)::bigint AS succeeded, sum(failed)::bigint AS failed, sum(took) AS took
 		FROM (SELECT date_trunc($3, at) AS at, queue, task,
 				sum(succeeded) AS succeeded, sum(failed) AS failed, sum(took) AS took,
-				row_number() OVER (PARTITION BY date_trunc($3, at) ORDER BY sum(succeeded+failed) DESC, queue, task) AS rank
+				row_number() OVER (PARTITION BY date_trunc($3, at)
+					ORDER BY sum(succeeded+failed) DESC, queue, task) AS rank
 			FROM gone GROUP BY 1, 2, 3) g
 		GROUP BY 1, 2, 3`
 
@@ -53,7 +54,7 @@ func (s *Storage) History(ctx context.Context, since time.Time) (history []pinio
 	err = s.browse(ctx, "history", func(ctx context.Context, conn *pgx.Conn) error {
 		history = nil
 		var e pinion.Ends
-		rows, _ := conn.Query(ctx, s.sql(historySQL), since, pairsMost)
+		rows, _ := conn.Query(ctx, s.sql(historySQL), since, maxPairs)
 		_, err := pgx.ForEachRow(rows, []any{&e.At, &e.Queue, &e.Task, &e.Succeeded, &e.Failed, &e.Took}, func() error {
 			e.At = e.At.UTC()
 			history = append(history, e)
@@ -84,7 +85,8 @@ func (s *Storage) mergeSpan(ctx context.Context, span int, older time.Duration, 
 	for {
 		var merged int
 		err := s.write(ctx, "reap", func(ctx context.Context, conn *pgx.Conn, _ bool) error {
-			return conn.QueryRow(ctx, s.sql(mergeEndsSQL), span, interval(older), into, mergeSize, pairsMost).Scan(&merged)
+			return conn.QueryRow(ctx, s.sql(mergeEndsSQL), span, interval(older), into, mergeSize, maxPairs).
+				Scan(&merged)
 		})
 		if err != nil || merged < mergeSize {
 			return err

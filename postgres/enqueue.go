@@ -19,10 +19,10 @@ const (
 	insertOneSQL = insertColumnsSQL + `
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, coalesce($8>statement_timestamp(), false), $9, $10, $11, $12)`
 	insertManySQL = insertColumnsSQL + `
-		SELECT id, task, folded, args, kwargs, queue, priority, run_at, coalesce(run_at>statement_timestamp(), false), key,
-			key_until_start, meta, $12
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::timestamptz[],
-				$9::text[], $10::smallint[], $11::text[])
+		SELECT id, task, folded, args, kwargs, queue, priority,
+			run_at, coalesce(run_at>statement_timestamp(), false), key, key_until_start, meta, $12
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+				$8::timestamptz[], $9::text[], $10::smallint[], $11::text[])
 			WITH ORDINALITY AS t(id, task, folded, args, kwargs, queue, priority, run_at, key, key_until_start, meta, n)
 		ORDER BY n`
 	// Without this a conflict is an error, which the server logs. An ID or a Key of the caller's often conflicts.
@@ -156,7 +156,9 @@ func (s *Storage) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 
 // enqueueTogether lets the job share a statement with those of concurrent calls. If that fails, which may be
 // due to another's job, done is false, and the caller goes on alone, with the ctx that is returned.
-func (s *Storage) enqueueTogether(ctx context.Context, c *call, b *batch) (alone context.Context, done bool, err error) {
+func (s *Storage) enqueueTogether(
+	ctx context.Context, c *call, b *batch,
+) (alone context.Context, done bool, err error) {
 	sent, err := s.insertTogether(ctx, b)
 	if err == nil {
 		b.accept()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
@@ -33,6 +34,24 @@ func Example() {
 	})
 	worker := &pinion.Worker{Storage: storage}
 	if err := worker.Run(ctx); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Two queues in one database, each in a schema of its own. Behind PgBouncer nothing can LISTEN.
+func ExampleOptions() {
+	ctx := context.Background()
+	storage, err := postgres.Open(ctx, os.Getenv("DATABASE_URL"), &postgres.Options{
+		Schema:    "mails",
+		MaxConns:  4,
+		Retention: time.Hour,
+		NoListen:  true,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer storage.Close()
+	if err := storage.Enqueue(ctx, pinion.NewJob("welcome", 1)); err != nil {
 		log.Fatal(err)
 	}
 }

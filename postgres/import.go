@@ -16,16 +16,20 @@ const (
 	importSize = 500 // jobs that a transaction stores
 
 	importJobsSQL = `
-		INSERT INTO @jobs (id, task, folded, args, kwargs, queue, priority, run_at, future, key, key_until_start, meta, created_at,
-			claim, attempts, reaped, error, result, finished_at, status, dead)
-		SELECT id, task, folded, args, kwargs, queue, priority, run_at, NOT $18 AND coalesce(run_at>statement_timestamp(), false), key,
-			key_until_start, meta, created_at, claim, attempts, reaped, error, CASE WHEN $18 THEN result END,
-			CASE WHEN $18 THEN finished_at END, CASE WHEN $18 THEN 'FAILED' ELSE 'PENDING' END,
+		INSERT INTO @jobs (id, task, folded, args, kwargs, queue, priority, run_at, future,
+			key, key_until_start, meta, created_at, claim, attempts, reaped, error, result, finished_at, status, dead)
+		SELECT id, task, folded, args, kwargs, queue, priority,
+			run_at, NOT $18 AND coalesce(run_at>statement_timestamp(), false),
+			key, key_until_start, meta, created_at, claim, attempts, reaped, error,
+			CASE WHEN $18 THEN result END,
+			CASE WHEN $18 THEN finished_at END,
+			CASE WHEN $18 THEN 'FAILED' ELSE 'PENDING' END,
 			CASE WHEN $18 THEN nextval('@dead_letters') END
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::timestamptz[],
-				$9::text[], $10::smallint[], $11::text[], $12::timestamptz[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[],
-				$17::text[], $19::timestamptz[])
-			WITH ORDINALITY AS t(id, task, folded, args, kwargs, queue, priority, run_at, key, key_until_start, meta, created_at, claim,
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[],
+				$8::timestamptz[], $9::text[], $10::smallint[], $11::text[], $12::timestamptz[], $13::bigint[],
+				$14::bigint[], $15::bigint[], $16::text[], $17::text[], $19::timestamptz[])
+			WITH ORDINALITY AS t(id, task, folded, args, kwargs, queue, priority,
+				run_at, key, key_until_start, meta, created_at, claim,
 				attempts, reaped, error, result, finished_at, n)
 		ORDER BY n ON CONFLICT (id) DO NOTHING`
 )
@@ -63,8 +67,8 @@ func (s *Storage) importLimits(ctx context.Context, from pinion.Limiter) error {
 	if err != nil {
 		return err
 	}
-	for queue, most := range limits {
-		if err := s.SetLimit(ctx, queue, most); err != nil {
+	for queue, limit := range limits {
+		if err := s.SetLimit(ctx, queue, limit); err != nil {
 			return err
 		}
 	}
@@ -72,7 +76,9 @@ func (s *Storage) importLimits(ctx context.Context, from pinion.Limiter) error {
 }
 
 // importAll stores the jobs of a listing, as dead letters or as pending jobs.
-func (s *Storage) importAll(ctx context.Context, from iter.Seq2[*pinion.Job, error], dead bool) (stored int, err error) {
+func (s *Storage) importAll(
+	ctx context.Context, from iter.Seq2[*pinion.Job, error], dead bool,
+) (stored int, err error) {
 	var page []*pinion.Job
 	for job, err := range from {
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"iter"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -97,8 +96,7 @@ func where(f pinion.Filter, when string, args ...any) conditions {
 		c.bindText("strpos(j.error, $%d)>0", f.Text)
 	}
 	if f.Error != "" {
-		message, _, _ := strings.Cut(f.Error, "\n\n")
-		c.bindText(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, message)
+		c.bindText(`split_part(coalesce(j.error, ''), E'\n\n', 1)=$%d`, rules.ErrorMessage(f.Error))
 	}
 	if !f.After.IsZero() {
 		c.bind(when+">=$%d", rules.DueTime(f.After))
@@ -129,21 +127,21 @@ func (s *Storage) DeadLetters(ctx context.Context, f pinion.Filter) iter.Seq2[*p
 
 // list reads pages in the order of a number, so that no snapshot stays open while the caller works. The last
 // number that was read is the argument $1.
-func (s *Storage) list(ctx context.Context, number, only string, c conditions, f pinion.Filter) iter.Seq2[*pinion.Job, error] {
+func (s *Storage) list(
+	ctx context.Context, number, only string, c conditions, f pinion.Filter,
+) iter.Seq2[*pinion.Job, error] {
 	return func(yield func(*pinion.Job, error) bool) {
-		order, next, last := number, "%s>$1::bigint", int64(math.MinInt64)
-		if f.Newest {
-			next, last = "%s<$1::bigint", math.MaxInt64
-		}
+		order := number
 		if isNarrow(f) {
 			order += "+0" // few rows: find them by their own index and sort them
 		}
-		direction := ""
+		after, direction, last := ">", "", int64(math.MinInt64)
 		if f.Newest {
-			direction = " DESC"
+			after, direction, last = "<", "DESC", math.MaxInt64
 		}
-		sql := inSchema(s.opts.Schema, fmt.Sprintf(`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s ORDER BY %s%s LIMIT %d`,
-			number, jobColumns, only, fmt.Sprintf(next, order), c.sql, order, direction, pageSize))
+		sql := inSchema(s.opts.Schema, fmt.Sprintf(
+			`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
+			number, jobColumns, only, order, after, c.sql, order, direction, pageSize))
 		args := slices.Clone(c.args) // a sequence may be ranged over again
 		listed := 0
 		for {

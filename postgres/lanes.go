@@ -64,7 +64,7 @@ func (s *Storage) look(ctx context.Context, l *lane, w *wish) ([]*pinion.Job, er
 	start := time.Now()
 	jobs, err := s.claimDue(ctx, w)
 	l.looked, l.took, l.found = time.Now(), time.Since(start), len(jobs)
-	if err == nil && len(jobs) < w.most {
+	if err == nil && len(jobs) < w.max {
 		l.woken = woken
 	}
 	return jobs, err
@@ -128,7 +128,7 @@ func (s *Storage) untilDue(ctx context.Context, w *wish) (time.Duration, error) 
 
 const (
 	gatherStep = time.Millisecond // between two looks of a lane, for each job that the last one found
-	gatherMost = 8 * gatherStep
+	maxGather  = 8 * gatherStep
 )
 
 // gather lets jobs come together while they keep coming, so that a look claims several, and looking takes half
@@ -137,7 +137,7 @@ const (
 func (s *Storage) gather(ctx context.Context, l *lane) bool {
 	pause := gatherStep
 	if l.found > 0 {
-		pause = min(time.Duration(l.found-1)*gatherStep, gatherMost)
+		pause = min(time.Duration(l.found-1)*gatherStep, maxGather)
 	}
 	left := max(pause, l.took) - time.Since(l.looked)
 	return left <= 0 || s.pause(ctx, left)

@@ -63,7 +63,7 @@ const (
 )
 
 // SetLimit implements [pinion.Limiter].
-func (s *Storage) SetLimit(ctx context.Context, queue string, most int) error {
+func (s *Storage) SetLimit(ctx context.Context, queue string, max int) error {
 	queue = queueName(queue)
 	if _, _, err := (&pinion.Job{Task: "limit", Queue: queue}).EncodeArgs(); err != nil {
 		return err // no job can be in a queue of that name
@@ -76,10 +76,10 @@ func (s *Storage) SetLimit(ctx context.Context, queue string, most int) error {
 			if err != nil {
 				return err
 			}
-			if most < 0 {
+			if max < 0 {
 				_, err = tx.Exec(ctx, s.sql(liftLimitSQL), queue)
 			} else {
-				_, err = tx.Exec(ctx, s.sql(setLimitSQL), queue, min(most, math.MaxInt32))
+				_, err = tx.Exec(ctx, s.sql(setLimitSQL), queue, min(max, math.MaxInt32))
 			}
 			return err
 		})
@@ -95,10 +95,10 @@ func (s *Storage) Limits(ctx context.Context) (limits map[string]int, err error)
 	err = s.read(ctx, "limits", func(ctx context.Context, conn *pgx.Conn) error {
 		limits = make(map[string]int)
 		var queue string
-		var most int
+		var limit int
 		rows, _ := conn.Query(ctx, s.sql(limitsSQL))
-		_, err := pgx.ForEachRow(rows, []any{&queue, &most}, func() error {
-			limits[queue] = most
+		_, err := pgx.ForEachRow(rows, []any{&queue, &limit}, func() error {
+			limits[queue] = limit
 			return nil
 		})
 		return err

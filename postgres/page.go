@@ -1,31 +1,22 @@
 package postgres
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
-const (
-	pageLimit = 100     // jobs of a page if its filter has no Limit
-	pageLook  = 20_000  // jobs that a page looks at
-	pageBytes = 4 << 20 // after which a page ends
-
-	// pendingSQL selects the PENDING jobs, of all queues or of $1, by their indexes.
-	pendingSQL = `
-		SELECT j.seq FROM @jobs j WHERE ` + isReadySQL + ` AND ($1='' OR j.queue=$1) UNION ALL
-		SELECT j.seq FROM @jobs j WHERE ` + isAsideSQL + ` AND ($1='' OR j.queue=$1) UNION ALL
-		SELECT j.seq FROM @jobs j WHERE j.status='PENDING' AND j.future AND ($1='' OR j.queue=$1)`
-)
+// pendingSQL selects the PENDING jobs, of all queues or of $1, by their indexes.
+const pendingSQL = `
+	SELECT j.seq FROM @jobs j WHERE ` + isReadySQL + ` AND ($1='' OR j.queue=$1) UNION ALL
+	SELECT j.seq FROM @jobs j WHERE ` + isAsideSQL + ` AND ($1='' OR j.queue=$1) UNION ALL
+	SELECT j.seq FROM @jobs j WHERE j.status='PENDING' AND j.future AND ($1='' OR j.queue=$1)`
 
 // listing is what a page is a part of.
 type listing struct {
@@ -43,7 +34,7 @@ var (
 func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
 		page, err = s.readPage(ctx, conn, allJobs, where(f, "j.created_at", nil), f, from, isNarrow(f))
-		hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < limitOf(f)
+		hasLookedInVain := err == nil && page.Next != 0 && len(page.Jobs) < rules.PageSize(f.Limit)
 		if !hasLookedInVain || f.Status != pinion.StatusPending || isNarrow(f) {
 			return err
 		}
@@ -59,9 +50,6 @@ func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (pa
 	return page, err
 }
 
-// limitOf returns how many jobs a page of the filter has at most.
-func limitOf(f pinion.Filter) int { return cmp.Or(max(f.Limit, 0), pageLimit) }
-
 // DeadLettersPage implements [pinion.Inspector].
 func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	f.Status = ""
@@ -75,9 +63,9 @@ func (s *Storage) DeadLettersPage(ctx context.Context, f pinion.Filter, from int
 // fewPending returns the numbers of the PENDING jobs of a queue, or of all if that is "". It returns nil if they are so
 // many that a look at all jobs in their order finds some soon.
 func (s *Storage) fewPending(ctx context.Context, conn *pgx.Conn, queue string) ([]int64, error) {
-	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", pageLook+1)), nameOrNone(queue))
+	rows, _ := conn.Query(ctx, s.sql(pendingSQL+fmt.Sprint(" LIMIT ", rules.PageLook+1)), nameOrNone(queue))
 	seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	if len(seqs) > pageLook {
+	if len(seqs) > rules.PageLook {
 		return nil, err
 	}
 	return seqs, err
@@ -134,19 +122,19 @@ func (s *Storage) newPageReader(
 	return r, err
 }
 
-// look looks at pageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
+// look looks at rules.PageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
 // that: to count them would take longer than to fill a page.
 func (r *pageReader) look(ctx context.Context) error {
 	start := r.last
-	near := max(start, math.MinInt64+pageLook) - pageLook
+	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
 	if !r.f.Newest {
-		near = min(start, math.MaxInt64-pageLook) + pageLook
+		near = min(start, math.MaxInt64-rules.PageLook) + rules.PageLook
 	}
 	err := r.readRange(ctx, r.l.number, start, near)
 	if err != nil || r.isFull {
 		return err
 	}
-	next, err := r.s.endOfLook(ctx, r.conn, r.l, r.after, r.direction, start, pageLook)
+	next, err := r.s.endOfLook(ctx, r.conn, r.l, r.after, r.direction, start, rules.PageLook)
 	if err != nil {
 		return err
 	}
@@ -162,7 +150,7 @@ func (r *pageReader) look(ctx context.Context) error {
 
 // readRange adds the rows that match behind a number, up to another, to the page, until it is full.
 func (r *pageReader) readRange(ctx context.Context, order string, behind, upTo int64) error {
-	limit := limitOf(r.f)
+	limit := rules.PageSize(r.f.Limit)
 	c := r.c
 	c.args = slices.Clone(c.args)
 	c.args[0] = behind
@@ -175,7 +163,7 @@ func (r *pageReader) readRange(ctx context.Context, order string, behind, upTo i
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if len(r.page.Jobs) == limit || r.size > pageBytes {
+		if len(r.page.Jobs) == limit || r.size > rules.PageBytes {
 			r.page.Next = r.last
 			r.isFull = true
 			return nil
@@ -208,38 +196,10 @@ func (s *Storage) endOfLook(
 	return found[0], nil
 }
 
-// groups counts dead letters by error, of which it keeps only a hash.
-type groups map[[sha256.Size]byte]*group
-
-// group is the dead letters that have one error.
-type group struct {
-	count  int
-	newest int64 // by its place in the dead-letter queue
-}
-
 // letter is what the grouping needs of a dead letter.
 type letter struct {
-	number  int64
-	message [sha256.Size]byte
-}
-
-func (g groups) add(l letter) {
-	if g[l.message] == nil {
-		g[l.message] = new(group)
-	}
-	g[l.message].count++
-	g[l.message].newest = max(g[l.message].newest, l.number)
-}
-
-// largest returns at most limit groups, the largest first and among equals the newest; all if limit is not positive.
-func (g groups) largest(limit int) []*group {
-	all := slices.SortedFunc(maps.Values(g), func(a, b *group) int {
-		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(b.newest, a.newest))
-	})
-	if limit > 0 && len(all) > limit {
-		all = all[:limit]
-	}
-	return all
+	number int64
+	hash   rules.ErrorHash // of its error
 }
 
 // GroupDeadLetters implements [pinion.Inspector]. It reads a part at a time, so that no snapshot stays open for long.
@@ -247,10 +207,10 @@ func (s *Storage) GroupDeadLetters(
 	ctx context.Context, f pinion.Filter, look int,
 ) (found pinion.LetterGroups, err error) {
 	f.Status = ""
-	counts := make(groups)
+	var counter rules.ErrorGroups
 	last := int64(math.MaxInt64)
-	for left := look; ; left -= pageLook {
-		part := pageLook
+	for left := look; ; left -= rules.PageLook {
+		part := rules.PageLook
 		if look > 0 {
 			part = min(part, left)
 		}
@@ -258,9 +218,8 @@ func (s *Storage) GroupDeadLetters(
 		if err != nil {
 			return pinion.LetterGroups{}, err
 		}
-		found.Letters += len(letters)
 		for _, l := range letters {
-			counts.add(l)
+			counter.Add(l.hash, l.number)
 		}
 		last = end
 		found.More = end != 0
@@ -268,8 +227,9 @@ func (s *Storage) GroupDeadLetters(
 			break
 		}
 	}
-	found.Errors = len(counts)
-	found.Groups, err = s.newestOf(ctx, counts.largest(f.Limit))
+	found.Errors = counter.Errors()
+	found.Letters = counter.Letters
+	found.Groups, err = s.newestOf(ctx, counter.Largest(f.Limit))
 	if err != nil {
 		return pinion.LetterGroups{}, err
 	}
@@ -293,8 +253,7 @@ func (s *Storage) letters(
 		var number int64
 		var text string
 		_, err := pgx.ForEachRow(rows, []any{&number, &text}, func() error {
-			message, _, _ := strings.Cut(text, "\n\n")
-			found = append(found, letter{number, sha256.Sum256([]byte(message))})
+			found = append(found, letter{number, rules.HashError(text)})
 			return nil
 		})
 		return err
@@ -303,12 +262,12 @@ func (s *Storage) letters(
 }
 
 // newestOf returns the groups with their newest letters. It leaves out those whose newest letter is gone.
-func (s *Storage) newestOf(ctx context.Context, groups []*group) (all []pinion.LetterGroup, err error) {
+func (s *Storage) newestOf(ctx context.Context, groups []*rules.ErrorGroup) (all []pinion.LetterGroup, err error) {
 	counts := make(map[int64]int)
 	var numbers []int64
 	for _, g := range groups {
-		counts[g.newest] = g.count
-		numbers = append(numbers, g.newest)
+		counts[g.Newest] = g.Count
+		numbers = append(numbers, g.Newest)
 	}
 	err = s.browse(ctx, "group dead letters", func(ctx context.Context, conn *pgx.Conn) error {
 		all = nil

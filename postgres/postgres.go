@@ -68,6 +68,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 func init() {
@@ -252,7 +253,7 @@ func (o *Options) setDefaults() {
 		o.Schema = "pinion"
 	}
 	if o.Retention == 0 {
-		o.Retention = 24 * time.Hour
+		o.Retention = rules.DefaultRetention
 	}
 	if o.PollInterval == 0 && o.NoListen {
 		o.PollInterval = 100 * time.Millisecond

@@ -16,7 +16,7 @@ import (
 
 const (
 	retryFor = 10 * time.Second // how long a verb is tried again
-	tryMost  = 30 * time.Second // how long one try of a verb that writes may take
+	maxTry   = 30 * time.Second // how long one try of a verb that writes may take
 )
 
 // call is a verb under way: what it does, and what is known of its earlier tries.
@@ -53,7 +53,9 @@ func (s *Storage) browse(ctx context.Context, verb string, run func(ctx context.
 
 // write calls run, which writes in one transaction, on a connection, and again if that breaks. again reports
 // that an earlier try may have been committed.
-func (s *Storage) write(ctx context.Context, verb string, run func(ctx context.Context, conn *pgx.Conn, again bool) error) error {
+func (s *Storage) write(
+	ctx context.Context, verb string, run func(ctx context.Context, conn *pgx.Conn, again bool) error,
+) error {
 	return s.retry(ctx, &call{verb: verb, writes: true, start: time.Now(), run: run})
 }
 
@@ -102,7 +104,7 @@ func (s *Storage) try(ctx context.Context, c *call) outcome {
 		err := c.run(ctx, conn, c.stored)
 		return readOutcome(ctx, conn, err)
 	}
-	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryMost)
+	writing, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTry)
 	defer cancel()
 	err = c.run(writing, conn, c.stored)
 	return writeOutcome(writing, conn, err)
@@ -114,9 +116,12 @@ func (s *Storage) notConnected(ctx context.Context, err error) outcome {
 		return outcome{err: pinion.ErrClosed}
 	}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
-	refusal, refused := errors.AsType[*pgconn.PgError](err)
-	if ctx.Err() != nil || !connecting || refused && !isPassing(refusal.Code) {
+	if !connecting || ctx.Err() != nil {
 		return outcome{err: err}
+	}
+	refusal, refused := errors.AsType[*pgconn.PgError](err)
+	if refused {
+		return outcome{err: err, retry: isPassing(refusal.Code)}
 	}
 	return outcome{err: err, retry: true}
 }
@@ -165,7 +170,8 @@ func isShutdown(code string) bool { return strings.HasPrefix(code, "57P") }
 // isPassing reports whether the cause of an error passes by itself.
 func isPassing(code string) bool {
 	switch code {
-	case serializationFailure, deadlock, adminShutdown, crashShutdown, cannotConnectNow, tooManyConnections, readOnlyServer:
+	case serializationFailure, deadlock, readOnlyServer,
+		adminShutdown, crashShutdown, cannotConnectNow, tooManyConnections:
 		return true
 	}
 	return strings.HasPrefix(code, "08") // the connection failed
@@ -179,7 +185,8 @@ func isCode(err error, code string) bool {
 // failed returns the error of a call that is given up.
 func (c *call) failed(err error) error {
 	if c.stored && c.writes && !errors.Is(err, pinion.ErrDuplicate) { // an Enqueue would have recognized its own jobs
-		return fmt.Errorf("pinion: %s: the connection broke, and it is not known whether this was done: %w", c.verb, err)
+		return fmt.Errorf("pinion: %s: the connection broke, and it is not known whether this was done: %w",
+			c.verb, err)
 	}
 	return wrap(c.verb, err)
 }

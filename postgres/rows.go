@@ -32,7 +32,8 @@ func scanRow(found pgx.CollectableRow) (r row, err error) {
 	var keyUntilStart int
 	var key, meta, failure, result *string
 	var runAt, heartbeatAt, leaseUntil, startedAt, finishedAt *time.Time
-	err = found.Scan(&r.number, &j.ID, &j.Task, &args, &kwargs, &j.Queue, &j.Priority, &runAt, &key, &keyUntilStart, &meta,
+	err = found.Scan(&r.number, &j.ID, &j.Task, &args, &kwargs, &j.Queue, &j.Priority,
+		&runAt, &key, &keyUntilStart, &meta,
 		&j.Status, &j.Attempts, &j.Claim, &j.Worker, &j.Reaped, &j.Canceled, &failure, &result,
 		&j.CreatedAt, &heartbeatAt, &leaseUntil, &startedAt, &finishedAt)
 	if err != nil {

@@ -116,7 +116,8 @@ func (s *Storage) migrate(ctx context.Context) error {
 }
 
 func (s *Storage) migrateIn(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))`, "pinion: migrate "+s.opts.Schema)
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1::text, 0))`,
+		"pinion: migrate "+s.opts.Schema)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,8 @@ func (s *Storage) migrateIn(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	script += strings.Join(migrations[version:], "") + fmt.Sprintf("UPDATE @pinion_version SET version=%d", len(migrations))
+	script += strings.Join(migrations[version:], "")
+	script += fmt.Sprintf("UPDATE @pinion_version SET version=%d", len(migrations))
 	_, err = tx.Conn().PgConn().Exec(ctx, inSchema(s.opts.Schema, script)).ReadAll()
 	if err == nil && version == 1 {
 		err = s.foldTasks(ctx, tx)
@@ -147,7 +149,8 @@ func (s *Storage) foldTasks(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	for _, task := range tasks {
-		if _, err := tx.Exec(ctx, s.sql(`UPDATE @jobs SET folded=$2 WHERE task=$1`), task, foldedOrNull(task)); err != nil {
+		_, err := tx.Exec(ctx, s.sql(`UPDATE @jobs SET folded=$2 WHERE task=$1`), task, foldedOrNull(task))
+		if err != nil {
 			return err
 		}
 	}
@@ -166,7 +169,8 @@ func (s *Storage) creation(ctx context.Context, tx pgx.Tx) (script string, err e
 	if !exists {
 		script = fmt.Sprintf("CREATE SCHEMA %s;", pgx.Identifier{s.opts.Schema}.Sanitize())
 	}
-	return script + `CREATE TABLE @pinion_version (version integer NOT NULL); INSERT INTO @pinion_version VALUES (0);`, nil
+	script += `CREATE TABLE @pinion_version (version integer NOT NULL); INSERT INTO @pinion_version VALUES (0);`
+	return script, nil
 }
 
 // version returns the version of the tables, 0 if there are none.
@@ -176,7 +180,8 @@ func (s *Storage) version(ctx context.Context, q querier) (version int, err erro
 	err = q.QueryRow(ctx, `
 		SELECT coalesce(bool_or(relname='pinion_version'), false), coalesce(bool_or(relname='jobs'), false)
 		FROM pg_catalog.pg_class WHERE relname IN ('pinion_version', 'jobs')
-			AND relnamespace=(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).Scan(&ours, &others)
+			AND relnamespace=(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname=$1::text)`, s.opts.Schema).
+		Scan(&ours, &others)
 	if err != nil {
 		return 0, err
 	}
@@ -195,7 +200,8 @@ func (s *Storage) version(ctx context.Context, q querier) (version int, err erro
 		return 0, err
 	}
 	if version > len(migrations) {
-		return 0, fmt.Errorf("the tables have version %d, of a newer Pinion; this program knows %d: update it", version, len(migrations))
+		return 0, fmt.Errorf("the tables have version %d, of a newer Pinion; this program knows %d: update it",
+			version, len(migrations))
 	}
 	return version, nil
 }

@@ -2,17 +2,16 @@ package postgres
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pinion-queue/pinion"
-	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const (
+	countedSQL = `queue, task, status, future, started_at, created_at, run_at`
+
 	// countUnfinishedSQL counts what waits and runs. Jobs that were set aside are due as well.
 	countUnfinishedSQL = `
 		SELECT queue, task, count(*) FILTER (WHERE status='PENDING'),
@@ -20,19 +19,21 @@ const (
 			count(*) FILTER (WHERE status='RUNNING'),
 			count(*) FILTER (WHERE status='RUNNING' AND started_at IS NOT NULL),
 			min(created_at) FILTER (WHERE status='PENDING'),
-			min(greatest(run_at, created_at)) FILTER (WHERE status='PENDING' AND (NOT future OR run_at<=statement_timestamp()))
+			min(greatest(run_at, created_at))
+				FILTER (WHERE status='PENDING' AND (NOT future OR run_at<=statement_timestamp()))
 		FROM (
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE ` + isReadySQL + `
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE ` + isReadySQL + `
 			UNION ALL
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE ` + isAsideSQL + `
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE ` + isAsideSQL + `
 			UNION ALL
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE j.status='PENDING' AND j.future
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE j.status='PENDING' AND j.future
 			UNION ALL
-			SELECT queue, task, status, future, started_at, created_at, run_at FROM @jobs j WHERE j.status='RUNNING') u
+			SELECT ` + countedSQL + ` FROM @jobs j WHERE j.status='RUNNING') u
 		GROUP BY queue, task`
 	countEndedSQL = `
 		SELECT queue, task, sum(succeeded)::bigint, sum(failed)::bigint,
-			coalesce(sum(succeeded+failed) FILTER (WHERE at>=date_trunc('minute', statement_timestamp())-interval '1min'), 0)::bigint
+			coalesce(sum(succeeded+failed)
+				FILTER (WHERE at>=date_trunc('minute', statement_timestamp())-interval '1min'), 0)::bigint
 		FROM @ends WHERE at>statement_timestamp()-interval '1h' AND span<2 GROUP BY queue, task`
 	countDeadSQL       = `SELECT count(*) FROM @jobs WHERE dead IS NOT NULL`
 	countLastMinuteSQL = `
@@ -60,7 +61,7 @@ func (s *Storage) Stats(ctx context.Context) (stats pinion.Stats, err error) {
 }
 
 func (s *Storage) count(ctx context.Context, tx pgx.Tx) (stats pinion.Stats, err error) {
-	sums := &counter{queues: make(map[string]*pinion.Counts), tasks: make(map[string]*pinion.Counts)}
+	var counter pinion.StatsCounter
 	var queue, task string
 	var c pinion.Counts
 	var oldest, oldestDue *time.Time
@@ -68,7 +69,7 @@ func (s *Storage) count(ctx context.Context, tx pgx.Tx) (stats pinion.Stats, err
 	columns := []any{&queue, &task, &c.Pending, &c.Due, &c.Running, &c.Started, &oldest, &oldestDue}
 	_, err = pgx.ForEachRow(rows, columns, func() error {
 		c.Oldest, c.OldestDue = timeOf(oldest), timeOf(oldestDue)
-		sums.add(queue, task, c)
+		counter.Add(queue, task, c)
 		return nil
 	})
 	if err != nil {
@@ -77,13 +78,13 @@ func (s *Storage) count(ctx context.Context, tx pgx.Tx) (stats pinion.Stats, err
 	c = pinion.Counts{}
 	rows, _ = tx.Query(ctx, s.sql(countEndedSQL))
 	_, err = pgx.ForEachRow(rows, []any{&queue, &task, &c.SuccessHour, &c.FailedHour, &c.Minute}, func() error {
-		sums.add(queue, task, c)
+		counter.Add(queue, task, c)
 		return nil
 	})
 	if err != nil {
 		return stats, err
 	}
-	stats = sums.stats()
+	stats = counter.Stats()
 	if err := tx.QueryRow(ctx, s.sql(countDeadSQL)).Scan(&stats.DeadLetters); err != nil {
 		return stats, err
 	}
@@ -102,43 +103,4 @@ func (s *Storage) countLastMinute(ctx context.Context, tx pgx.Tx, stats *pinion.
 		return nil
 	})
 	return err
-}
-
-// counter adds up counts by queue and by task.
-type counter struct {
-	total         pinion.Counts
-	queues, tasks map[string]*pinion.Counts
-}
-
-// add adds the counts of one queue and one task.
-func (c *counter) add(queue, task string, counts pinion.Counts) {
-	for _, sum := range []*pinion.Counts{&c.total, countsOf(c.queues, queue), countsOf(c.tasks, task)} {
-		sum.Pending += counts.Pending
-		sum.Due += counts.Due
-		sum.Running += counts.Running
-		sum.Started += counts.Started
-		sum.SuccessHour += counts.SuccessHour
-		sum.FailedHour += counts.FailedHour
-		sum.Minute += counts.Minute
-		sum.Oldest = rules.Earlier(sum.Oldest, counts.Oldest)
-		sum.OldestDue = rules.Earlier(sum.OldestDue, counts.OldestDue)
-	}
-}
-
-func countsOf(by map[string]*pinion.Counts, name string) *pinion.Counts {
-	if by[name] == nil {
-		by[name] = new(pinion.Counts)
-	}
-	return by[name]
-}
-
-func (c *counter) stats() pinion.Stats {
-	stats := pinion.Stats{Total: c.total}
-	for _, name := range slices.Sorted(maps.Keys(c.queues)) {
-		stats.Queues = append(stats.Queues, pinion.QueueStats{Queue: name, Counts: *c.queues[name]})
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.tasks)) {
-		stats.Tasks = append(stats.Tasks, pinion.TaskStats{Task: name, Counts: *c.tasks[name]})
-	}
-	return stats
 }

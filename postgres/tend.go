@@ -26,7 +26,7 @@ type choice struct {
 // forEachPage calls change for the numbers (seq) of the jobs chosen, in pages, until it has changed as many as
 // the filter's Limit, or all.
 func (s *Storage) forEachPage(
-	ctx context.Context, verb string, c choice, change func(seqs []int64, most int) (changed int, err error),
+	ctx context.Context, verb string, c choice, change func(seqs []int64, limit int) (changed int, err error),
 ) (changed int, err error) {
 	w := where(c.filter, c.when, int64(math.MinInt64))
 	if isNarrow(c.filter) {
@@ -35,11 +35,11 @@ func (s *Storage) forEachPage(
 	sql := inSchema(s.opts.Schema, fmt.Sprintf(`SELECT j.seq, %[1]s FROM @jobs j WHERE %[2]s AND %[1]s>$1::bigint%[3]s
 		ORDER BY %[1]s LIMIT %[4]d`, c.number, c.only, w.sql, tendSize))
 	for {
-		most := tendSize
+		limit := tendSize
 		if c.filter.Limit > 0 {
-			most = min(most, c.filter.Limit-changed)
+			limit = min(limit, c.filter.Limit-changed)
 		}
-		if most <= 0 {
+		if limit <= 0 {
 			return changed, nil
 		}
 		seqs, last, err := s.choose(ctx, verb, sql, w.args)
@@ -47,7 +47,7 @@ func (s *Storage) forEachPage(
 			return changed, err
 		}
 		w.args[0] = last
-		n, err := change(seqs, most)
+		n, err := change(seqs, limit)
 		changed += n
 		if err != nil {
 			return changed, err
@@ -97,9 +97,9 @@ const (
 func (s *Storage) Replay(ctx context.Context, f pinion.Filter) (replayed int, err error) {
 	f.Status = ""
 	letters := choice{"j.dead", "j.dead IS NOT NULL", f, "j.finished_at"}
-	replayed, err = s.forEachPage(ctx, "replay", letters, func(seqs []int64, most int) (int, error) {
+	replayed, err = s.forEachPage(ctx, "replay", letters, func(seqs []int64, limit int) (int, error) {
 		for {
-			n, err := s.change(ctx, "replay", replaySQL, []any{seqs, most})
+			n, err := s.change(ctx, "replay", replaySQL, []any{seqs, limit})
 			if !isCode(err, uniqueViolation) {
 				return n, err
 			}
@@ -116,16 +116,16 @@ func (s *Storage) Replay(ctx context.Context, f pinion.Filter) (replayed int, er
 func (s *Storage) Purge(ctx context.Context, f pinion.Filter) (int, error) {
 	f.Status = ""
 	letters := choice{"j.dead", "j.dead IS NOT NULL", f, "j.finished_at"}
-	return s.forEachPage(ctx, "purge", letters, func(seqs []int64, most int) (int, error) {
-		return s.change(ctx, "purge", purgeSQL, []any{seqs, most})
+	return s.forEachPage(ctx, "purge", letters, func(seqs []int64, limit int) (int, error) {
+		return s.change(ctx, "purge", purgeSQL, []any{seqs, limit})
 	})
 }
 
 // Reschedule implements [pinion.Inspector].
 func (s *Storage) Reschedule(ctx context.Context, f pinion.Filter, at time.Time) (moved int, err error) {
 	pending := choice{"j.seq", "j.status='PENDING'", f, "j.created_at"}
-	moved, err = s.forEachPage(ctx, "reschedule", pending, func(seqs []int64, most int) (int, error) {
-		return s.change(ctx, "reschedule", rescheduleSQL, []any{seqs, most, timeOrNull(at)})
+	moved, err = s.forEachPage(ctx, "reschedule", pending, func(seqs []int64, limit int) (int, error) {
+		return s.change(ctx, "reschedule", rescheduleSQL, []any{seqs, limit, timeOrNull(at)})
 	})
 	if moved > 0 {
 		s.announceJobs()
@@ -136,8 +136,8 @@ func (s *Storage) Reschedule(ctx context.Context, f pinion.Filter, at time.Time)
 // CancelWhere implements [pinion.Inspector].
 func (s *Storage) CancelWhere(ctx context.Context, f pinion.Filter) (ended, asked int, err error) {
 	unfinished := choice{"j.seq", "j.status IN ('PENDING', 'RUNNING')", f, "j.created_at"}
-	_, err = s.forEachPage(ctx, "cancel", unfinished, func(seqs []int64, most int) (int, error) {
-		waited, err := s.cancel(ctx, nil, seqs[:min(most, len(seqs))])
+	_, err = s.forEachPage(ctx, "cancel", unfinished, func(seqs []int64, limit int) (int, error) {
+		waited, err := s.cancel(ctx, nil, seqs[:min(limit, len(seqs))])
 		for _, waits := range waited {
 			if waits {
 				ended++
@@ -153,8 +153,8 @@ func (s *Storage) CancelWhere(ctx context.Context, f pinion.Filter) (ended, aske
 // PruneWhere implements [pinion.Inspector].
 func (s *Storage) PruneWhere(ctx context.Context, f pinion.Filter) (int, error) {
 	finished := choice{"j.seq", isPrunableSQL, f, "j.finished_at"}
-	return s.forEachPage(ctx, "prune", finished, func(seqs []int64, most int) (int, error) {
-		return s.change(ctx, "prune", pruneChosenSQL, []any{seqs, most})
+	return s.forEachPage(ctx, "prune", finished, func(seqs []int64, limit int) (int, error) {
+		return s.change(ctx, "prune", pruneChosenSQL, []any{seqs, limit})
 	})
 }
 
@@ -180,7 +180,7 @@ func (s *Storage) prune(ctx context.Context, before string, arg any) (pruned int
 }
 
 // pruneOld prunes what finished longer ago than Retention, by the server's clock. It does so once a minute at
-// most.
+// limit.
 func (s *Storage) pruneOld(ctx context.Context) error {
 	if s.opts.Retention < 0 || !s.isTimeFor(&s.pruned, min(s.opts.Retention, time.Minute)) {
 		return nil

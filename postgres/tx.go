@@ -160,7 +160,7 @@ func (t *transaction) atomically(ctx context.Context, do func() error) error {
 		_, err = t.tx.exec(ctx, releaseTxSQL)
 		return err
 	}
-	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryMost)
+	undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTry)
 	defer cancel()
 	if _, undoErr := t.tx.exec(undoing, undoTxSQL); undoErr != nil {
 		return errors.Join(err, undoErr)

@@ -67,8 +67,8 @@ func (q *Queues) Collect(metrics chan<- prometheus.Metric) {
 		gauge(queueJobs, float64(queue.Running), name, "running")
 		gauge(queueOldest, age(queue.OldestDue), name)
 	}
-	for queue, most := range limits {
-		gauge(queueLimit, float64(most), label(queue))
+	for queue, limit := range limits {
+		gauge(queueLimit, float64(limit), label(queue))
 	}
 	gauge(deadLetters, float64(stats.DeadLetters))
 }

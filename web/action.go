@@ -337,7 +337,8 @@ func (s *site) askOne(r *http.Request, c *confirmation, verb string, can func(*p
 	c.Detail = shown(job.Task, 60) + " " + preview(job, 200)
 	if !possible {
 		c.Nothing = true
-		c.Question = fmt.Sprintf("There is nothing to do: the job is %s.", shown(strings.ToLower(string(job.Status)), 20))
+		status := shown(strings.ToLower(string(job.Status)), 20)
+		c.Question = fmt.Sprintf("There is nothing to do: the job is %s.", status)
 	}
 	return nil
 }
@@ -384,8 +385,8 @@ func (s *site) actReschedule(ctx context.Context, r *http.Request) (performed, e
 	id := r.URL.Query().Get("id")
 	at, err := parseDue(r.PostFormValue("at"), time.Now())
 	if err != nil || id == "" {
-		return performed{}, badRequest(fmt.Sprintf("%q is not a due time; want now, a time from now such as 90s, 10m, 2h or 3d, "+
-			"or a time such as 2026-01-31T15:04:05Z.", r.PostFormValue("at")))
+		return performed{}, badRequest(fmt.Sprintf("%q is not a due time; want now, a time from now such as 90s, "+
+			"10m, 2h or 3d, or a time such as 2026-01-31T15:04:05Z.", r.PostFormValue("at")))
 	}
 	n, err := s.inspector.Reschedule(ctx, pinion.Filter{IDs: []string{id}}, at)
 	if err != nil {
@@ -428,13 +429,22 @@ func (s *site) queueOf(r *http.Request) (string, error) {
 	return queue, nil
 }
 
-func (s *site) askPause(r *http.Request, c *confirmation) error {
+// askAboutQueue asks about one queue. The question has a %s for its name.
+func (s *site) askAboutQueue(r *http.Request, c *confirmation, verb, question, detail string) error {
 	queue, err := s.queueOf(r)
-	c.Verb = "Pause the queue"
-	c.Question = fmt.Sprintf("Pause the queue %s?", shown(queue, 80))
-	c.Detail = "Workers claim no more of its jobs until it is resumed. What runs goes on."
+	if err != nil {
+		return err
+	}
+	c.Verb = verb
+	c.Question = fmt.Sprintf(question, shown(queue, 80))
+	c.Detail = detail
 	c.Back = c.Root
-	return err
+	return nil
+}
+
+func (s *site) askPause(r *http.Request, c *confirmation) error {
+	return s.askAboutQueue(r, c, "Pause the queue", "Pause the queue %s?",
+		"Workers claim no more of its jobs until it is resumed. What runs goes on.")
 }
 
 func (s *site) actPause(ctx context.Context, r *http.Request) (performed, error) {
@@ -442,12 +452,8 @@ func (s *site) actPause(ctx context.Context, r *http.Request) (performed, error)
 }
 
 func (s *site) askResume(r *http.Request, c *confirmation) error {
-	queue, err := s.queueOf(r)
-	c.Verb = "Lift the limit"
-	c.Question = fmt.Sprintf("Lift the limit of the queue %s?", shown(queue, 80))
-	c.Detail = "Its jobs run again, as many as the workers take."
-	c.Back = c.Root
-	return err
+	return s.askAboutQueue(r, c, "Lift the limit", "Lift the limit of the queue %s?",
+		"Its jobs run again, as many as the workers take.")
 }
 
 func (s *site) actResume(ctx context.Context, r *http.Request) (performed, error) {
@@ -455,7 +461,8 @@ func (s *site) actResume(ctx context.Context, r *http.Request) (performed, error
 }
 
 func (s *site) askLimit(r *http.Request, c *confirmation) error {
-	queue, err := s.queueOf(r)
+	err := s.askAboutQueue(r, c, "Set the limit", "How many jobs of the queue %s may run at once?",
+		"Over all workers. 0 pauses the queue.")
 	if err != nil {
 		return err
 	}
@@ -463,14 +470,10 @@ func (s *site) askLimit(r *http.Request, c *confirmation) error {
 	if err != nil {
 		return err
 	}
-	c.Verb = "Set the limit"
-	c.Question = fmt.Sprintf("How many jobs of the queue %s may run at once?", shown(queue, 80))
-	c.Detail = "Over all workers. 0 pauses the queue."
 	c.Field = "max"
-	if most, limited := limits[queue]; limited {
-		c.Value = strconv.Itoa(most)
+	if limit, limited := limits[r.URL.Query().Get("queue")]; limited {
+		c.Value = strconv.Itoa(limit)
 	}
-	c.Back = c.Root
 	return nil
 }
 
@@ -478,23 +481,23 @@ func (s *site) askLimit(r *http.Request, c *confirmation) error {
 const maxLimit = math.MaxInt32
 
 func (s *site) actLimit(ctx context.Context, r *http.Request) (performed, error) {
-	most, err := strconv.Atoi(strings.TrimSpace(r.PostFormValue("max")))
-	if err != nil || most < 0 || most > maxLimit {
+	limit, err := strconv.Atoi(strings.TrimSpace(r.PostFormValue("max")))
+	if err != nil || limit < 0 || limit > maxLimit {
 		return performed{}, badRequest(fmt.Sprintf("%q is not a limit; want a whole number from 0 to %d.",
 			r.PostFormValue("max"), maxLimit))
 	}
 	did := "limited"
-	if most == 0 {
+	if limit == 0 {
 		did = "paused"
 	}
-	return s.setLimit(ctx, r, most, did)
+	return s.setLimit(ctx, r, limit, did)
 }
 
-func (s *site) setLimit(ctx context.Context, r *http.Request, most int, did string) (performed, error) {
+func (s *site) setLimit(ctx context.Context, r *http.Request, limit int, did string) (performed, error) {
 	queue, err := s.queueOf(r)
 	if err != nil {
 		return performed{}, err
 	}
-	err = s.limiter.SetLimit(ctx, queue, most)
-	return performed{back: root(r), did: did, n: most, named: queue}, err
+	err = s.limiter.SetLimit(ctx, queue, limit)
+	return performed{back: root(r), did: did, n: limit, named: queue}, err
 }

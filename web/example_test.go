@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"time"
 
 	"github.com/pinion-queue/pinion"
 	"github.com/pinion-queue/pinion/web"
@@ -65,6 +67,44 @@ func ExampleOptions_redact() {
 	page.ServeHTTP(w, httptest.NewRequest("GET", "/job/1", nil))
 	fmt.Println(w.Code)
 	// Output: 200
+}
+
+// With Write the page can change the queue. With Hosts it answers under these names only.
+func ExampleOptions() {
+	storage := pinion.NewMemoryStorage()
+	page := web.New(storage, &web.Options{
+		Write:   true,
+		Hosts:   []string{"queue.example.com"},
+		MaxWait: time.Hour, // of a job that is due, before healthz complains
+	})
+	for _, host := range []string{"queue.example.com", "elsewhere.example.net"} {
+		w := httptest.NewRecorder()
+		page.ServeHTTP(w, httptest.NewRequest("GET", "http://"+host+"/", nil))
+		fmt.Println(w.Code)
+	}
+	// Output:
+	// 200
+	// 421
+}
+
+// Prometheus reads the state of the queues without the page.
+func ExampleMetrics() {
+	storage := pinion.NewMemoryStorage()
+	if err := storage.Enqueue(context.Background(), pinion.NewJob("mail")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	w := httptest.NewRecorder()
+	web.Metrics(storage, nil).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "pinion_queue_jobs{") {
+			fmt.Print(line)
+		}
+	}
+	// Output:
+	// pinion_queue_jobs{queue="default",state="due"} 1
+	// pinion_queue_jobs{queue="default",state="scheduled"} 0
+	// pinion_queue_jobs{queue="default",state="running"} 0
 }
 
 // Whoever watches your program may ask for the health of the queue without the page.

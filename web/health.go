@@ -86,8 +86,8 @@ func (s *site) lateness(ctx context.Context, stats *pinion.Stats, limits map[str
 // waiting counts the jobs that are due and says since when the oldest is. Jobs of a queue that somebody has paused may wait.
 func waiting(stats *pinion.Stats, limits map[string]int) (due int, since time.Time) {
 	for _, q := range stats.Queues {
-		most, limited := limits[q.Queue]
-		isPaused := limited && most == 0
+		limit, limited := limits[q.Queue]
+		isPaused := limited && limit == 0
 		if isPaused || q.Due == 0 {
 			continue
 		}

@@ -329,7 +329,8 @@ func (s *site) countJobs(ctx context.Context, q *question, page pinion.Page) str
 
 // total returns how many jobs match, if that is one of the numbers that the storage counts.
 func (s *site) total(ctx context.Context, q *question) (n int, known bool) {
-	if q.Before != "" || q.Text != "" || q.Queue != "" && q.Task != "" {
+	hasBoth := q.Queue != "" && q.Task != "" // the storage counts by one of them
+	if q.Before != "" || q.Text != "" || hasBoth {
 		return 0, false
 	}
 	stats, err := s.stats.getSoon(ctx)
@@ -581,8 +582,8 @@ func (s *site) groupRow(p *deadPage, q question, g pinion.LetterGroup) (groupRow
 type errGone struct{ id string }
 
 func (e errGone) Error() string {
-	return fmt.Sprintf("The dead letter %s, whose error is meant, is gone: somebody has replayed or deleted it. Look at "+
-		"the dead letters again.", shown(e.id, 80))
+	return fmt.Sprintf("The dead letter %s, whose error is meant, is gone: somebody has replayed or deleted it. "+
+		"Look at the dead letters again.", shown(e.id, 80))
 }
 
 // errHidden refuses to search in errors, because Redact changes them.

@@ -114,11 +114,12 @@ func (s *site) overview(w http.ResponseWriter, r *http.Request) {
 // missing says what the storage cannot do.
 func (s *site) missing() (missing []string) {
 	if s.inspector == nil {
-		missing = append(missing, "This storage cannot be looked into (it is not a pinion.Inspector), so only the number "+
-			"of jobs that wait is known.")
+		missing = append(missing, "This storage cannot be looked into (it is not a pinion.Inspector), "+
+			"so only the number of jobs that wait is known.")
 	}
 	if s.limiter == nil {
-		missing = append(missing, "This storage has no limits (it is not a pinion.Limiter), so queues cannot be paused.")
+		missing = append(missing, "This storage has no limits (it is not a pinion.Limiter), "+
+			"so queues cannot be paused.")
 	}
 	if s.canceler == nil {
 		missing = append(missing, "This storage cannot cancel jobs (it is not a pinion.Canceler).")
@@ -166,10 +167,10 @@ func (s *site) queueRows(
 	}
 	for _, name := range mostActive(counts) {
 		row := rowOf(root(r), "queue", name, counts[name], sparks[name])
-		most, limited := limits[name]
+		limit, limited := limits[name]
 		if limited {
-			row.Limit = strconv.Itoa(most)
-			row.Paused = most == 0
+			row.Limit = strconv.Itoa(limit)
+			row.Paused = limit == 0
 		}
 		if s.opts.Write && s.limiter != nil {
 			if !row.Paused {

@@ -11,7 +11,6 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -356,8 +355,11 @@ func checkFile(ctx context.Context, path string) error {
 	defer db.Close()
 	var verdict string
 	err = db.QueryRowContext(ctx, "PRAGMA integrity_check").Scan(&verdict)
-	if err != nil || verdict != "ok" {
-		return fmt.Errorf("integrity check of %s: %w", path, cmp.Or(err, errors.New(verdict)))
+	if err == nil && verdict != "ok" {
+		err = errors.New(verdict)
+	}
+	if err != nil {
+		return fmt.Errorf("integrity check of %s: %w", path, err)
 	}
 	return nil
 }

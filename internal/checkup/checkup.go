@@ -59,7 +59,9 @@ func (e *Checkup) wrong(about, do, format string, args ...any) {
 func (e *Checkup) failed(about string, err error) {
 	do := "solve that problem, and run doctor again"
 	if e.Advise != nil {
-		do = cmp.Or(e.Advise(err), do)
+		if advice := e.Advise(err); advice != "" {
+			do = advice
+		}
 	}
 	e.wrong(about, do, "cannot be examined: %s", strings.TrimPrefix(err.Error(), "pinion: "))
 }

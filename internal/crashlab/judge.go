@@ -31,8 +31,8 @@ func (e *experiment) judge(ctx context.Context) error {
 	if e.report.LongestCall > wait {
 		violation("a call waited %v for the storage, want at most %v", e.report.LongestCall, wait)
 	}
-	if most := e.mostExpired() + wait; e.report.LongestExpired > most {
-		violation("a lease was taken back %v after it expired, want at most %v", e.report.LongestExpired, most)
+	if limit := e.maxExpired() + wait; e.report.LongestExpired > limit {
+		violation("a lease was taken back %v after it expired, want at most %v", e.report.LongestExpired, limit)
 	}
 	for _, problem := range e.problems {
 		violation("%s", problem)
@@ -118,9 +118,9 @@ func (ev *evidence) judge(report *Report) {
 
 // violation reports a broken promise about a job, with all that is known about the job.
 func (ev *evidence) violation(h *history, format string, args ...any) {
-	const mostDetailed = 5 // so that a report with many violations can still be read
+	const maxDetailed = 5 // so that a report with many violations can still be read
 	text := fmt.Sprintf("job %s (%s): %s", h.id, h.kind, fmt.Sprintf(format, args...))
-	if len(ev.report.Violations) < mostDetailed {
+	if len(ev.report.Violations) < maxDetailed {
 		text += ev.details(h)
 	}
 	ev.report.Violations = append(ev.report.Violations, text)
@@ -176,9 +176,9 @@ func (ev *evidence) attemptsAllowed(h *history) int {
 // judgeTrouble looks for calls that failed and for shutdowns that were not clean.
 func (ev *evidence) judgeTrouble() {
 	// A call gives up after ten seconds at the latest, so what made it wait may be that long ago.
-	const mostPatience = 10 * time.Second
+	const maxPatience = 10 * time.Second
 	for _, line := range ev.lines {
-		from := line.at - mostPatience.Microseconds()
+		from := line.at - maxPatience.Microseconds()
 		var isViolation bool
 		switch line.verb {
 		case logTrouble, logError:

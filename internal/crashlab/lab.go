@@ -70,10 +70,10 @@ func (l Lab) visibilities() []time.Duration {
 // longestVisibility is that of the worker with the longest leases.
 func (l Lab) longestVisibility() time.Duration { return slices.Max(l.visibilities()) }
 
-// mostExpired is how long a lease of a dead worker may have expired. Within a reapInterval some worker doubts it. If
+// maxExpired is how long a lease of a dead worker may have expired. Within a reapInterval some worker doubts it. If
 // that one dies as well, another worker takes the lease back within a reapInterval after the doubt is a whole lease
 // old.
-func (l Lab) mostExpired() time.Duration {
+func (l Lab) maxExpired() time.Duration {
 	longest := l.longestVisibility()
 	return longest + 2*reapInterval(longest)
 }

@@ -18,8 +18,8 @@ type disturbance struct {
 	clock      time.Duration // their clock is set so far ahead of the machine's, or behind it
 }
 
-// mostAhead is by how much the clock of the children is ahead of the machine's at most, or behind it.
-const mostAhead = time.Hour
+// maxAhead is by how much the clock of the children is ahead of the machine's at most, or behind it.
+const maxAhead = time.Hour
 
 // planDisturbances spreads the Lab's locks, freezes and settings of the clock evenly over its kills, in a random order.
 func (e *experiment) planDisturbances() error {
@@ -36,7 +36,7 @@ func (e *experiment) planDisturbances() error {
 		e.disturbances = append(e.disturbances, disturbance{freeze: d})
 	}
 	for range e.Clocks {
-		ahead := randomTime(e.random, 2*mostAhead) - mostAhead
+		ahead := randomTime(e.random, 2*maxAhead) - maxAhead
 		e.disturbances = append(e.disturbances, disturbance{clock: ahead})
 	}
 	n := len(e.disturbances)

@@ -486,7 +486,8 @@ func (p *player) newJobs(step Step) []*pinion.Job {
 // even beside an empty storage, either error is right.
 func (p *player) checkEnqueueAfterEnd(err error, jobs []*pinion.Job) {
 	bad, taken := new(reference).enqueue(jobs)
-	if (bad || taken) && (errors.Is(err, pinion.ErrBadArgs) || errors.Is(err, pinion.ErrDuplicate)) {
+	blamesJobs := errors.Is(err, pinion.ErrBadArgs) || errors.Is(err, pinion.ErrDuplicate)
+	if blamesJobs && (bad || taken) {
 		return
 	}
 	p.wantError(err, context.Canceled)

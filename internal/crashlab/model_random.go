@@ -11,12 +11,12 @@ import (
 
 // randomSequence returns the i-th sequence of the Model's seed.
 func (m Model) randomSequence(i int) []Step {
-	most := m.Steps
-	if most == 0 {
-		most = 60
+	maxSteps := m.Steps
+	if maxSteps == 0 {
+		maxSteps = 60
 	}
 	d := newDice(m.Seed, uint64(i), m.RealTime)
-	steps := make([]Step, 1+d.IntN(most))
+	steps := make([]Step, 1+d.IntN(maxSteps))
 	for i := range steps {
 		steps[i] = d.step()
 	}
@@ -207,28 +207,26 @@ func (d dice) task() string {
 
 // tasks returns tasks to claim; none means every task.
 func (d dice) tasks() []string {
-	if d.simple || d.oneIn(2) {
-		return nil
-	}
-	var tasks []string
-	for range 1 + d.IntN(3) {
-		tasks = append(tasks, d.task())
-	}
-	return tasks
+	return d.some(d.task)
 }
 
 func (d dice) queue() string { return pick(d, "", "", "default", "q", "Q", "ü") }
 
 // queues returns queues to claim from; none means every queue.
 func (d dice) queues() []string {
+	return d.some(d.queue)
+}
+
+// some returns one to three names, or none.
+func (d dice) some(name func() string) []string {
 	if d.simple || d.oneIn(2) {
 		return nil
 	}
-	var queues []string
+	var names []string
 	for range 1 + d.IntN(3) {
-		queues = append(queues, d.queue())
+		names = append(names, name())
 	}
-	return queues
+	return names
 }
 
 func (d dice) specs() []Spec {

@@ -136,13 +136,13 @@ func (r *reference) enqueue(jobs []*pinion.Job) (bad, taken bool) {
 
 // isBad reports whether nobody can enqueue the job.
 func isBad(job *pinion.Job) bool {
-	const most = 1 << 10 // bytes of a name
+	const maxName = 1 << 10 // bytes
 	names := []string{job.ID, job.Task, job.Queue, job.Key}
 	for name, value := range job.Meta {
 		names = append(names, name, value)
 	}
 	for _, name := range names {
-		if !utf8.ValidString(name) || strings.Contains(name, "\x00") || len(name) > most {
+		if !utf8.ValidString(name) || strings.Contains(name, "\x00") || len(name) > maxName {
 			return true
 		}
 	}
@@ -739,14 +739,14 @@ func micro(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
 // storedError returns the text of an error as storages keep it: valid UTF-8 without NUL, of at most 16 KiB.
 func storedError(cause error) string {
-	const most = 16 << 10
+	const maxText = 16 << 10
 	if cause == nil {
 		return "unknown error"
 	}
 	text := strings.ToValidUTF8(cause.Error(), "\uFFFD")
 	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
-	if len(text) > most {
-		text = strings.ToValidUTF8(text[:most-len("...")], "") + "..."
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText-len("...")], "") + "..."
 	}
 	return text
 }

@@ -33,9 +33,9 @@ type shortener struct {
 // adoptIfFails plays a sequence and adopts it if it fails. A storage may choose times at random, so a
 // sequence that fails need not do so each time.
 func (s *shortener) adoptIfFails(steps []Step) bool {
-	const mostPlayed = 5000
+	const maxPlayed = 5000
 	for range max(s.model.Tries, 2) {
-		if s.played == mostPlayed || s.ctx.Err() != nil {
+		if s.played == maxPlayed || s.ctx.Err() != nil {
 			return false
 		}
 		s.played++

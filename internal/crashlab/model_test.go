@@ -260,7 +260,7 @@ var mutants = []struct {
 
 func TestTheModelFindsMutantsAndPrintsTestsThatCompile(t *testing.T) {
 	t.Parallel()
-	const mostSteps = 8 // of a shortened sequence
+	const maxSteps = 8 // of a shortened sequence
 	var source strings.Builder
 	source.WriteString(`package crashlab_test
 
@@ -289,8 +289,8 @@ var _ pinion.Job
 			}
 			t.Logf("%s: found by sequence %d, shortened from %d steps to %d",
 				test.name, found.Sequence, len(found.Steps), len(found.Short))
-			if len(found.Short) > mostSteps {
-				t.Errorf("%s: shortened to %d steps, want at most %d:\n%v", test.name, len(found.Short), mostSteps, found)
+			if len(found.Short) > maxSteps {
+				t.Errorf("%s: shortened to %d steps, want at most %d:\n%v", test.name, len(found.Short), maxSteps, found)
 			}
 			printed := strings.Replace(crashlab.Source(found.Short), "func Test", fmt.Sprintf("func Test%d", i), 1)
 			fmt.Fprintf(&source, "\n%s\n", printed)

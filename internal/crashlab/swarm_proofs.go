@@ -54,13 +54,13 @@ func (exactlyOnce) judge(ctx context.Context, w *swarm, report *SwarmReport, lef
 
 type limit struct{}
 
-// limitMost is the limit of the queue.
-const limitMost = 3
+// swarmLimit is the limit of the queue.
+const swarmLimit = 3
 
 func (limit) size() (processes, slots int) { return 8, 8 }
 
 func (limit) prepare(ctx context.Context, w *swarm) error {
-	if err := w.storage.SetLimit(ctx, "", limitMost); err != nil {
+	if err := w.storage.SetLimit(ctx, "", swarmLimit); err != nil {
 		return err
 	}
 	w.total = w.Jobs
@@ -70,10 +70,10 @@ func (limit) prepare(ctx context.Context, w *swarm) error {
 func (limit) look(context.Context, *swarm) error { return nil }
 
 func (limit) judge(_ context.Context, w *swarm, report *SwarmReport, left leftovers) error {
-	if report.MostAtOnce > limitMost {
-		report.violation("%d jobs ran at the same time, want at most %d", report.MostAtOnce, limitMost)
+	if report.MostAtOnce > swarmLimit {
+		report.violation("%d jobs ran at the same time, want at most %d", report.MostAtOnce, swarmLimit)
 	}
-	if report.MostAtOnce < limitMost {
+	if report.MostAtOnce < swarmLimit {
 		report.violation("only %d jobs ran at the same time, which shows little", report.MostAtOnce)
 	}
 	w.judgeAllDone(report, left.jobs)

@@ -2,10 +2,31 @@
 package rules
 
 import (
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
 )
+
+// DefaultLease is how long a claim lives without a heartbeat if its Dequeue does not say.
+const DefaultLease = 10 * time.Second
+
+// CheckDequeue reports fields of a pinion.DequeueOptions that make no sense.
+func CheckDequeue(max, ahead int, lease time.Duration) error {
+	if max < 1 {
+		return fmt.Errorf("pinion: dequeue: Max is %d; want at least 1", max)
+	}
+	if ahead < 0 || ahead > max {
+		return fmt.Errorf("pinion: dequeue: Ahead is %d; want 0 to %d, which is Max", ahead, max)
+	}
+	if lease < 0 {
+		return fmt.Errorf("pinion: dequeue: Lease is %v; want 0 (default %v) or more", lease, DefaultLease)
+	}
+	return nil
+}
+
+// DefaultRetention is how long finished jobs stay if the options of the storage do not say.
+const DefaultRetention = 24 * time.Hour
 
 // HistoryKept is how long the counts of History stay.
 const HistoryKept = 7 * 24 * time.Hour

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Printable escapes, as in Go source, every character that a terminal might obey instead of showing it, or that changes
@@ -65,7 +67,7 @@ func Clip(s string, n int) string {
 // the one that explains it. Each is clipped to limit characters. Text after an empty line, such as the
 // stack of a panic, is left out.
 func Brief(text string, limit int) string {
-	text, _, _ = strings.Cut(text, "\n\n")
+	text = rules.ErrorMessage(text)
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if len(lines) == 1 {
 		return text
