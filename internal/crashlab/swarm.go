@@ -179,7 +179,7 @@ func (w *swarm) workUntilDone(ctx context.Context) error {
 			return true, nil
 		}
 		if patience.isOver() {
-			return false, fmt.Errorf("none was done for %v", patience.limit)
+			return false, fmt.Errorf("none was done for %v; not done are %s", patience.limit, w.undone(ctx))
 		}
 		w.harmOne(done)
 		return false, nil
@@ -188,6 +188,23 @@ func (w *swarm) workUntilDone(ctx context.Context) error {
 		return fmt.Errorf("crashlab: %d of %d jobs are done: %w", most, w.total, err)
 	}
 	return w.stopAll(ctx, patience.limit)
+}
+
+// undone describes some of the jobs that are not done.
+func (w *swarm) undone(ctx context.Context) string {
+	var jobs []string
+	for job, err := range w.storage.Jobs(ctx, pinion.Filter{}) {
+		if err != nil {
+			return err.Error()
+		}
+		if job.Status != pinion.StatusSuccess {
+			jobs = append(jobs, fmt.Sprintf("%s (%s, %d attempts: %s)", job.ID, job.Status, job.Attempts, job.Error))
+		}
+		if len(jobs) == 10 {
+			break
+		}
+	}
+	return strings.Join(jobs, ", ")
 }
 
 // count returns the number that a query returns. A query must not wait for the write lock of a file, because a process
