@@ -589,14 +589,7 @@ func (q *claims) claimFrom(
 	if len(c.rowids) > 0 {
 		c.storeRunning(tx) // or the line might still hold jobs that c has taken
 	}
-	query := `SELECT rowid, ` + claimColumns + ` FROM jobs INDEXED BY jobs_ready3
-		WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`
-	args := []any{from.queue}
-	if from.aside != "" {
-		query = `SELECT rowid, ` + claimColumns + ` FROM jobs INDEXED BY jobs_aside
-			WHERE status='PENDING' AND future=0 AND aside>0 AND queue=? AND func_name=? ORDER BY priority DESC, rowid`
-		args = append(args, from.aside)
-	}
+	query, args := from.jobs()
 	left, limited := ready.limits[from.queue]
 	unusable := make(map[int64]unusableJob)
 	first := true
@@ -624,8 +617,7 @@ func (q *claims) claimFrom(
 			unusable[rowid] = unusableJob{job, err}
 			continue
 		}
-		needsSlot := job.Attempts > 0 || job.Claim > 0 || job.KeyUntilStart && job.Key != "" || limited
-		if needsSlot && len(c.jobs) >= c.slots {
+		if len(c.jobs) >= c.slots && (limited || needsSlot(job)) {
 			c.full = true
 			break
 		}
@@ -642,6 +634,24 @@ func (q *claims) claimFrom(
 		q.bury(tx, rowid, u.job, u.reason)
 	}
 	return next
+}
+
+// jobs returns the query for the jobs of a line, in order.
+func (l line) jobs() (query string, args []any) {
+	const columns = `SELECT rowid, ` + claimColumns + ` FROM jobs `
+	if l.aside == "" {
+		return columns + `INDEXED BY jobs_ready3
+			WHERE status='PENDING' AND future=0 AND aside=0 AND queue=? ORDER BY priority DESC, rowid`, []any{l.queue}
+	}
+	return columns + `INDEXED BY jobs_aside
+		WHERE status='PENDING' AND future=0 AND aside>0 AND queue=? AND func_name=?
+		ORDER BY priority DESC, rowid`, []any{l.queue, l.aside}
+}
+
+// needsSlot reports whether a job is not claimed ahead of free slots: one that was claimed before, and one that gives
+// up its Key when it is claimed.
+func needsSlot(job *Job) bool {
+	return job.Attempts > 0 || job.Claim > 0 || job.KeyUntilStart && job.Key != ""
 }
 
 type unusableJob struct {
