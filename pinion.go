@@ -258,11 +258,11 @@ type Storage interface {
 type DequeueOptions struct {
 	// Max is how many jobs to claim at most. A backend may return fewer.
 	Max int
-	// Ahead is how many of Max may be claimed ahead of free slots [0]. The first Max-Ahead jobs are for free slots.
-	// After them Dequeue stops at the first job that has been claimed already, that has KeyUntilStart, or whose queue
-	// has a limit. A job that has been claimed already may be one that kills its process, and the jobs that wait for a
-	// slot there would lose an attempt with it. With Ahead = Max, Dequeue does not wait, and may return no job and no
-	// error. A backend that claims nothing ahead is correct.
+	// Ahead is how many of Max may be claimed ahead of free slots [0]. The first Max-Ahead jobs are for free slots; the
+	// others wait for one. Dequeue returns fewer of these others if it comes to a job that has been claimed already, that
+	// has KeyUntilStart, or whose queue has a limit. A job that has been claimed already may be one that kills its
+	// process, and the jobs that wait for a slot there would lose an attempt with it. With Ahead = Max, Dequeue does not
+	// wait, and may return no job and no error. A backend that claims nothing ahead is correct.
 	Ahead int
 	// Queues are the queues to claim from [every queue]. "" is the default queue.
 	Queues []string
@@ -271,7 +271,7 @@ type DequeueOptions struct {
 	Tasks []string
 	// Worker becomes the Worker of the jobs.
 	Worker string
-	// Lease is how long a claim lives without a heartbeat [10s].
+	// Lease is how long a claim lives without a heartbeat [10s], in whole microseconds.
 	Lease time.Duration
 	// NoWait makes Dequeue return what is due now, perhaps no job and no error.
 	NoWait bool
@@ -329,9 +329,9 @@ type Inspector interface {
 	// DeadLettersPage is JobsPage for what DeadLetters lists.
 	DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error)
 	// GroupDeadLetters counts the dead letters that match f by their Error, without a panic's stack (see Filter.Error).
-	// It looks at the newest ones only, at most look of them, whether they match or not; 0 is all. It returns at most
+	// It reads only the newest dead letters, at most so many, whether they match or not; 0 reads all. It returns at most
 	// f.Limit groups, the largest.
-	GroupDeadLetters(ctx context.Context, f Filter, look int) (LetterGroups, error)
+	GroupDeadLetters(ctx context.Context, f Filter, newest int) (LetterGroups, error)
 	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with
 	// 0 Attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
@@ -354,7 +354,8 @@ type Inspector interface {
 	History(ctx context.Context, since time.Time) ([]Ends, error)
 }
 
-// Ends are the jobs of one queue and task that ended in one minute, or hour.
+// Ends counts the jobs of one queue and task that ended in one minute, or hour; see Inspector.History. An [End] is that of
+// one attempt.
 type Ends struct {
 	At        time.Time     `json:"at"` // when the minute or hour began
 	Queue     string        `json:"queue"`
@@ -374,7 +375,8 @@ type Limiter interface {
 	Limits(ctx context.Context) (map[string]int, error)
 }
 
-// Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set.
+// Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set. A field
+// that is not valid UTF-8, or that has a NUL, matches no job.
 type Filter struct {
 	IDs    []string // any of these; nil matches every job, and a list without elements none
 	Status Status   // ignored for dead letters, which are all FAILED
@@ -744,7 +746,8 @@ type StatsCounter struct {
 	queues, tasks map[string]*Counts // by name
 }
 
-// Add adds counts of jobs that are in one queue and have one task. It may be called again for the same pair.
+// Add adds counts of jobs that are in one queue and have one task. It may be called again for the same pair. Of Oldest
+// and OldestDue it keeps the earlier.
 func (c *StatsCounter) Add(queue, task string, counts Counts) {
 	if c.queues == nil {
 		c.queues = make(map[string]*Counts)

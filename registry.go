@@ -226,7 +226,7 @@ func (r *Registry) once() bool {
 }
 
 // isSameTask reports whether two names are those of one task: without regard to case. A name that is not UTF-8, which
-// only another program stores, is the same as itself alone: strings.EqualFold would take it for U+FFFD.
+// only another program stores, equals only the same bytes: strings.EqualFold would take it for U+FFFD.
 func isSameTask(a, b string) bool {
 	return a == b || strings.EqualFold(a, b) && utf8.ValidString(a) && utf8.ValidString(b)
 }

