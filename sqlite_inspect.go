@@ -247,36 +247,44 @@ type pageReader struct {
 	size   int // of what was read, in bytes
 	isFull bool
 
-	// In the order of the listing.
-	after, upTo, direction string
+	// The order of the listing, in SQL.
+	afterOp   string // ">", or "<" if the newest come first
+	upToOp    string // "<=" or ">="
+	direction string // "" or "DESC"
+	endOfAll  int64  // no number lies beyond it
 }
 
+// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing begins.
 func newPageReader(q *session, l listing, f Filter, where conditions, from int64) *pageReader {
-	r := &pageReader{q: q, l: l, f: f, where: where, last: from, after: ">", upTo: "<="}
+	r := &pageReader{q: q, l: l, f: f, where: where, last: from, afterOp: ">", upToOp: "<=", endOfAll: math.MaxInt64}
 	if f.Newest {
-		r.after, r.upTo, r.direction = "<", ">=", "DESC"
+		r.afterOp, r.upToOp, r.direction, r.endOfAll = "<", ">=", "DESC", math.MinInt64
 	}
-	switch {
-	case from != 0:
-	case f.Newest:
-		newest := integer(q.value(`SELECT max(rowid) FROM ` + l.table))
-		r.last = min(newest, math.MaxInt64-1) + 1
-	default:
-		oldest := integer(q.value(`SELECT min(rowid) FROM ` + l.table))
-		r.last = max(oldest, math.MinInt64+1) - 1
+	if from == 0 {
+		r.last = beforeFirst(q, l, f.Newest)
 	}
 	return r
+}
+
+// beforeFirst returns the number before the first of a listing, in its order.
+func beforeFirst(q *session, l listing, newestFirst bool) int64 {
+	if newestFirst {
+		newest := integer(q.value(`SELECT max(rowid) FROM ` + l.table))
+		return min(newest, math.MaxInt64-1) + 1
+	}
+	oldest := integer(q.value(`SELECT min(rowid) FROM ` + l.table))
+	return max(oldest, math.MinInt64+1) - 1
 }
 
 // readNarrow reads rows that an index finds.
 func (r *pageReader) readNarrow() {
 	r.read(fmt.Sprintf(`SELECT seq, %[1]s%[2]s
 		WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
-		r.l.columns, r.l.from, r.after, r.where.sql, r.direction, r.left()), append([]any{r.last}, r.where.args...))
+		r.l.columns, r.l.from, r.afterOp, r.where.sql, r.direction, r.left()), append([]any{r.last}, r.where.args...))
 }
 
-// look looks at rules.PageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
-// that: to count them would take longer than to fill a page.
+// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold at
+// most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
 func (r *pageReader) look() {
 	start := r.last
 	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
@@ -287,24 +295,22 @@ func (r *pageReader) look() {
 	if r.isFull {
 		return
 	}
-	end := endOfLook(r.q, r.l.table, r.after, r.direction, start, rules.PageLook)
-	if end == 0 && r.f.Newest {
-		r.readRange(near, math.MinInt64)
-	} else if end == 0 {
-		r.readRange(near, math.MaxInt64)
-	} else {
-		r.readRange(near, end)
+	end := endOfLook(r.q, r.l.table, r.afterOp, r.direction, start, rules.PageLook)
+	if end == 0 {
+		r.readRange(near, r.endOfAll)
+		return
 	}
+	r.readRange(near, end)
 	if !r.isFull {
 		r.page.Next = end
 	}
 }
 
-// readRange reads the rows that match behind a number, up to another.
-func (r *pageReader) readRange(behind, upTo int64) {
+// readRange reads the rows that match between two numbers: not the one with the number behind, but the one with last.
+func (r *pageReader) readRange(behind, last int64) {
 	r.read(fmt.Sprintf(`SELECT seq, %s%s WHERE seq%s? AND seq%s? %s ORDER BY seq %s LIMIT %d`,
-		r.l.columns, inRowOrder(r.l.from), r.after, r.upTo, r.where.sql, r.direction, r.left()),
-		append([]any{behind, upTo}, r.where.args...))
+		r.l.columns, inRowOrder(r.l.from), r.afterOp, r.upToOp, r.where.sql, r.direction, r.left()),
+		append([]any{behind, last}, r.where.args...))
 }
 
 // left returns how many rows to ask for: one more than the page has room for shows whether more follow.
@@ -334,9 +340,9 @@ func (r *pageReader) read(query string, args []any) {
 func inRowOrder(from string) string { return strings.Replace(from, ") AS ", " NOT INDEXED) AS ", 1) }
 
 // endOfLook returns the rowid of the last of a number of rows that follow a rowid, or 0 if no more follow.
-func endOfLook(q *session, table, after, direction string, rowid int64, look int) (end int64) {
+func endOfLook(q *session, table, afterOp, direction string, rowid int64, look int) (end int64) {
 	query := fmt.Sprintf(`SELECT rowid FROM %s NOT INDEXED WHERE rowid%s? ORDER BY rowid %s LIMIT 2 OFFSET %d`,
-		table, after, direction, look-1)
+		table, afterOp, direction, look-1)
 	var found []int64
 	for row := range q.rows(query, rowid) {
 		found = append(found, integer(row[0]))

@@ -88,7 +88,7 @@ type call struct {
 	show       func(word, about string) // shows a candidate of a completion; nil: as zsh and fish want it
 	done       string                   // what the command has done, for the case that its output cannot be written
 	endedBy    os.Signal                // the signal that has ended the command
-	log        *slog.Logger             // of a worker with --json, for all else that it reports too; else nil
+	log        *slog.Logger             // set for worker --json: errors and notices go here as JSON
 	pipes      chan os.Signal           // takes SIGPIPE; nil: a closed pipe kills the command
 	slowNotice *time.Timer              // reports that a write takes long; nil if no SQLite file is open for writing
 }
@@ -105,7 +105,7 @@ func newCall(stdin io.Reader, stdout, stderr io.Writer) *call {
 func (c *call) run(ctx context.Context, args []string) int {
 	err := c.dispatch(ctx, args)
 	if c.pipes != nil {
-		defer c.unlessProcess(func() { signal.Stop(c.pipes) })
+		defer c.undoSignals(func() { signal.Stop(c.pipes) })
 	}
 	c.stopSlowNotice()
 	writeErr := c.stdout.Flush()
@@ -134,7 +134,7 @@ func (c *call) run(ctx context.Context, args []string) int {
 		return 1
 	}
 	switch {
-	case c.log != nil: // what follows is no JSON
+	case c.log != nil: // a usage would not be JSON
 	case c.command.name == "":
 		fmt.Fprintln(c.stderr, "Run `pinion help` for a list of commands.")
 	default:

@@ -92,7 +92,7 @@ func enqueue(c *call) func(context.Context) error {
 		}
 		e.echoTime()
 		ctx, stop := untilSignal(ctx)
-		defer c.unlessProcess(stop)
+		defer c.undoSignals(stop)
 		c.surviveClosedPipe()
 		var err error
 		e.storage, err = c.open(ctx, creates)
@@ -342,8 +342,8 @@ func (c *call) readJSON(flag, value string, open byte, kind string) (string, err
 	return string(text), nil
 }
 
-// badByte returns the position of the byte that a syntax error is about, from 1 on. At the end of the text it is the last
-// one's.
+// badByte returns the position of the byte that a syntax error is about. The first byte is 1. For text that ends too early
+// it is the last byte.
 func badByte(err *json.SyntaxError) int {
 	if strings.HasPrefix(err.Error(), "unexpected end") {
 		return int(err.Offset)
@@ -351,7 +351,7 @@ func badByte(err *json.SyntaxError) int {
 	return int(err.Offset - firstOffset() + 1)
 }
 
-// firstOffset returns the Offset of an error about the first byte: 1, and 0 in the next encoding/json.
+// firstOffset returns the Offset that encoding/json gives an error about the first byte: 1, or 0 in its next version.
 var firstOffset = sync.OnceValue(func() int64 {
 	syntax, _ := errors.AsType[*json.SyntaxError](json.Unmarshal([]byte("x"), new(json.RawMessage)))
 	return syntax.Offset

@@ -112,7 +112,8 @@ func (p *program) checkWords() error {
 // refuseText returns the error about an argument behind an option that may take text to run.
 func (p *program) refuseText(word template, option string) error {
 	hint := `as in sh -c 'exec wc -c -- "$1"' sh {0}`
-	if strings.HasPrefix(option, "--") && option != word[0] && !takesText().MatchString(option+"=") {
+	isRefusedJoined := takesText().MatchString(option + "=") // --command={0} would be refused too
+	if strings.HasPrefix(option, "--") && option != word[0] && !isRefusedJoined {
 		hint = fmt.Sprintf("as %s=%s if the program knows that, or ", option, word) + hint
 	}
 	return usagef("--exec %s: behind %s many programs take text to run, and %s would be that; write it %s",

@@ -375,7 +375,8 @@ func logs(c *call) func(context.Context) error {
 			}
 			l.id = job.ID
 			if l.follow {
-				ctx, stop := untilSignals(ctx, syscall.SIGQUIT) // the others end it at once
+				// SIGINT, SIGTERM and SIGHUP kill the process; Go would print its goroutines at SIGQUIT.
+				ctx, stop := untilSignals(ctx, syscall.SIGQUIT)
 				defer stop()
 				return signalOr(ctx, l.printGrowing(ctx, storage))
 			}

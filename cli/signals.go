@@ -64,9 +64,9 @@ func untilSignals(ctx context.Context, wanted ...os.Signal) (_ context.Context, 
 	}
 }
 
-// unlessProcess undoes what a command has done about signals, unless the process ends now. To give up a signal, Go
-// switches to another thread and back, which is too much for a command that only enqueues.
-func (c *call) unlessProcess(undo func()) {
+// undoSignals calls undo, which gives up signals, except in a call of Main: its process ends at once, and giving up a
+// signal costs two thread switches.
+func (c *call) undoSignals(undo func()) {
 	if !c.isProcess {
 		undo()
 	}

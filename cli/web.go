@@ -55,7 +55,7 @@ func webPage(c *call) func(context.Context) error {
 	c.flags.BoolVar(&w.options.Write, "write", false, "let people change the queue")
 	c.flags.StringVar(&w.passwordFile, "password-file", "", "ask for the password in the first line of `FILE`")
 	c.listFlag(&w.options.Hosts, "host", "also answer under the `NAME` that a proxy passes on; may be repeated")
-	c.durationFlag(&w.options.MaxWait, "max-wait", "/healthz reports jobs that have been due for this `TIME` [5m]")
+	c.durationFlag(&w.options.MaxWait, "max-wait", "/healthz reports jobs due, and leases expired, for this `TIME` [5m]")
 	return w.run
 }
 

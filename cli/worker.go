@@ -106,6 +106,9 @@ func (w *workerCall) run(ctx context.Context) error {
 	if err := w.checkFlags(); err != nil {
 		return err
 	}
+	w.noneIsNotDefault("shutdown-timeout", &w.worker.ShutdownTimeout)
+	w.noneIsNotDefault("base-delay", &w.retry.BaseDelay)
+	w.noneIsNotDefault("cap", &w.retry.Cap)
 	if err := addPrograms(&w.programs); err != nil {
 		return err
 	}
@@ -137,7 +140,7 @@ func (w *workerCall) run(ctx context.Context) error {
 	return errors.Join(err, storage.Close(), w.printMetrics(w.worker.Metrics()))
 }
 
-// checkFlags refuses what Worker.Run would refuse, in the words of the command line.
+// checkFlags returns a usage error for values that Run refuses, and for leases shorter than 10 ms.
 func (w *workerCall) checkFlags() error {
 	const (
 		maxConcurrency = 100_000
@@ -156,14 +159,10 @@ func (w *workerCall) checkFlags() error {
 		return usagef("--visibility-timeout: %v is too short; a worker would lose its jobs while it runs them; "+
 			"want at least %v", lease, shortestLease)
 	}
-	// To the library 0 is the default. Whoever types 0 wants none.
-	w.noneIsNotDefault("shutdown-timeout", &w.worker.ShutdownTimeout)
-	w.noneIsNotDefault("base-delay", &w.retry.BaseDelay)
-	w.noneIsNotDefault("cap", &w.retry.Cap)
 	return nil
 }
 
-// noneIsNotDefault makes the shortest duration of a 0 that was typed.
+// noneIsNotDefault makes a typed 0 a nanosecond, because the library takes 0 as the default.
 func (w *workerCall) noneIsNotDefault(flag string, d *time.Duration) {
 	if w.given(flag) {
 		*d = max(*d, time.Nanosecond)
@@ -256,7 +255,7 @@ func (w *workerCall) setPeriodic() error {
 			return usagef("--every %s: %v", spelled, err)
 		}
 		if interval < time.Millisecond {
-			return usagef("--every %s: an interval of %v is too short; write it as in --every %[1]s=1h", spelled, interval)
+			return usagef("--every %s: an interval of %v is too short; want at least 1ms, as in --every %[1]s=1h", spelled, interval)
 		}
 		job := pinion.Job{Task: name, Queue: pinion.DefaultRegistry.Queue(name)}
 		if err := pinion.DefaultRegistry.Check(&job); err != nil {

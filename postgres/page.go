@@ -78,7 +78,7 @@ func (s *Storage) readPage(
 ) (pinion.Page, error) {
 	r, err := s.newPageReader(ctx, conn, l, c, f, from)
 	if err == nil && narrow {
-		err = r.readRange(ctx, l.number+"+0", r.last, r.end)
+		err = r.readRange(ctx, l.number+"+0", r.last, r.endOfAll)
 	} else if err == nil {
 		err = r.look(ctx)
 	}
@@ -100,18 +100,22 @@ type pageReader struct {
 	size   int   // of what was read, in bytes
 	isFull bool
 
-	// In the order of the listing.
-	after, upTo, direction string
-	end                    int64 // beyond all numbers
+	// The order of the listing, in SQL.
+	afterOp   string // ">", or "<" if the newest come first
+	upToOp    string // "<=" or ">="
+	direction string // "" or "DESC"
+	endOfAll  int64  // no number lies beyond it
 }
 
+// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing begins.
 func (s *Storage) newPageReader(
 	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64,
 ) (*pageReader, error) {
-	r := &pageReader{s: s, conn: conn, l: l, c: c, f: f, last: from, after: ">", upTo: "<=", end: math.MaxInt64}
+	r := &pageReader{s: s, conn: conn, l: l, c: c, f: f, last: from,
+		afterOp: ">", upToOp: "<=", endOfAll: math.MaxInt64}
 	first := "coalesce(min(%[1]s), 1)-1"
 	if f.Newest {
-		r.after, r.upTo, r.direction, r.end = "<", ">=", "DESC", math.MinInt64
+		r.afterOp, r.upToOp, r.direction, r.endOfAll = "<", ">=", "DESC", math.MinInt64
 		first = "coalesce(max(%[1]s), 0)+1"
 	}
 	if from != 0 {
@@ -122,8 +126,8 @@ func (s *Storage) newPageReader(
 	return r, err
 }
 
-// look looks at rules.PageLook rows, in their order. It begins with as many numbers, among which there are no more rows than
-// that: to count them would take longer than to fill a page.
+// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold at
+// most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
 func (r *pageReader) look(ctx context.Context) error {
 	start := r.last
 	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
@@ -134,30 +138,31 @@ func (r *pageReader) look(ctx context.Context) error {
 	if err != nil || r.isFull {
 		return err
 	}
-	next, err := r.s.endOfLook(ctx, r.conn, r.l, r.after, r.direction, start, rules.PageLook)
+	end, err := r.s.endOfLook(ctx, r.conn, r.l, r.afterOp, r.direction, start, rules.PageLook)
 	if err != nil {
 		return err
 	}
-	if next == 0 {
-		return r.readRange(ctx, r.l.number, near, r.end)
+	if end == 0 {
+		return r.readRange(ctx, r.l.number, near, r.endOfAll)
 	}
-	err = r.readRange(ctx, r.l.number, near, next)
+	err = r.readRange(ctx, r.l.number, near, end)
 	if !r.isFull {
-		r.page.Next = next
+		r.page.Next = end
 	}
 	return err
 }
 
-// readRange adds the rows that match behind a number, up to another, to the page, until it is full.
-func (r *pageReader) readRange(ctx context.Context, order string, behind, upTo int64) error {
+// readRange reads the rows that match between two numbers, until the page is full: not the one with the number behind, but
+// the one with last.
+func (r *pageReader) readRange(ctx context.Context, order string, behind, last int64) error {
 	limit := rules.PageSize(r.f.Limit)
 	c := r.c
 	c.args = slices.Clone(c.args)
 	c.args[0] = behind
-	c.bind(order+r.upTo+"$%d::bigint", upTo)
+	c.bind(order+r.upToOp+"$%d::bigint", last)
 	rows, err := r.conn.Query(ctx, inSchema(r.s.opts.Schema, fmt.Sprintf(
 		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
-		r.l.number, jobColumns, r.l.only, order, r.after, c.sql, order, r.direction, limit-len(r.page.Jobs)+1)), c.args...)
+		r.l.number, jobColumns, r.l.only, order, r.afterOp, c.sql, order, r.direction, limit-len(r.page.Jobs)+1)), c.args...)
 	if err != nil {
 		return err
 	}
@@ -184,11 +189,11 @@ func (r *pageReader) readRange(ctx context.Context, order string, behind, upTo i
 // endOfLook returns the number of the last of those jobs that follow a number and that are looked at, or 0 if no more
 // follow.
 func (s *Storage) endOfLook(
-	ctx context.Context, conn *pgx.Conn, l listing, after, direction string, number int64, look int,
+	ctx context.Context, conn *pgx.Conn, l listing, afterOp, direction string, number int64, look int,
 ) (int64, error) {
 	rows, _ := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
 		`SELECT %[1]s FROM @jobs j WHERE %[2]s AND %[1]s%[3]s$1::bigint ORDER BY %[1]s %[4]s LIMIT 2 OFFSET %[5]d`,
-		l.number, l.only, after, direction, look-1)), number)
+		l.number, l.only, afterOp, direction, look-1)), number)
 	found, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if err != nil || len(found) < 2 {
 		return 0, err

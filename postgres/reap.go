@@ -95,7 +95,7 @@ func (s *Storage) takeBack(ctx context.Context, visibility time.Duration) (reape
 		return 0, err
 	}
 	if !found {
-		s.forget(ripe) // they are void
+		s.forget(ripe) // these leases were renewed or have ended
 		return 0, nil
 	}
 	select {
@@ -113,7 +113,7 @@ func (s *Storage) takeBack(ctx context.Context, visibility time.Duration) (reape
 		}
 		reaped += page
 		if page < reapSize {
-			s.forget(ripe) // those that were not taken back are void
+			s.forget(ripe) // the others were renewed or have ended
 			return reaped, nil
 		}
 	}

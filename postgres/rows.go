@@ -116,8 +116,7 @@ func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// nameOrNone returns the name that is to be found: "", which nothing has, for one that the server would refuse. storable
-// would make it the name of something else.
+// nameOrNone returns name, or "", which matches nothing, if name is not text. storable would turn it into another name.
 func nameOrNone(name string) string {
 	if rules.IsText(name) {
 		return name

@@ -69,7 +69,7 @@ func (s *site) lateness(ctx context.Context, stats *pinion.Stats, limits map[str
 	if err != nil {
 		return "", err
 	}
-	isAbandoned := !isAlive && time.Since(expired) > s.opts.MaxWait
+	isAbandoned := !isAlive && !expired.IsZero() && time.Since(expired) > s.opts.MaxWait
 	late := fmt.Sprintf("%s due, and the oldest has been due for %s", words.Are(due, "job"), words.Rough(waited))
 	switch {
 	case isLate && isAlive:
@@ -99,8 +99,9 @@ func waiting(stats *pinion.Stats, limits map[string]int) (due int, since time.Ti
 	return due, since
 }
 
-// lookForWorkers reports whether a worker is at work: a job ended in the last minute, or is held under a lease that has
-// not expired. Otherwise it returns when the first lease of a running job expired.
+// lookForWorkers reports whether a worker is at work: a job ended in the last one to two minutes, or is held under a lease
+// that has not expired. A claim of an early Python library, which stores no time, counts as alive. If no worker is at work,
+// it returns when the first lease of a running job expired, or the zero time if no job runs.
 func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive bool, expired time.Time, err error) {
 	if stats.Total.Minute > 0 {
 		return true, time.Time{}, nil
@@ -113,16 +114,13 @@ func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive
 		if end.IsZero() {
 			end = job.HeartbeatAt.Add(pythonLease)
 		}
-		isUnknown := job.LeaseUntil.IsZero() && job.HeartbeatAt.IsZero() // early versions of the Python library
+		isUnknown := job.LeaseUntil.IsZero() && job.HeartbeatAt.IsZero()
 		if isUnknown || time.Now().Before(end) {
 			return true, time.Time{}, nil
 		}
 		if expired.IsZero() || end.Before(expired) {
 			expired = end
 		}
-	}
-	if expired.IsZero() { // what ran when the jobs were counted has ended meanwhile
-		expired = time.Now()
 	}
 	return false, expired, nil
 }

@@ -44,8 +44,8 @@ type Options struct {
 	// ::1; elsewhere every name]. So no other site can read the page by a name of its own that points here (DNS
 	// rebinding). Behind a proxy on the same machine, name the host that the proxy passes on.
 	Hosts []string
-	// MaxWait is how long a job may have been due until healthz reports it [5m]; negative: for ever. An expired lease
-	// of a running job may stand as long.
+	// MaxWait is how long a job may have been due until healthz reports it [5m]; negative: for ever. If no worker is at
+	// work, it also bounds how long the lease of a running job may have been expired.
 	MaxWait time.Duration
 	// Logger reports what goes wrong [slog.Default()].
 	Logger *slog.Logger
@@ -57,11 +57,15 @@ func New(storage pinion.Storage, opts *Options) http.Handler {
 	return newSite(storage, opts)
 }
 
-// Health returns the handler of the page's healthz alone. It answers 200, or 503 with the reason: the storage fails, its
-// file is damaged, or jobs have been due, or running with an expired lease, for longer than Options.MaxWait. If no job
-// ended in the last minute and none is held under a lease, the reason has the words "no worker". A queue without jobs that
-// are due needs none, and jobs in paused queues may wait. Every ten minutes Health checks a SQLite file for damage, for at
-// most half a second: damage in a larger file shows only when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
+// Health returns the handler of the page's healthz alone. It answers 503 with the reason if the storage fails, its file is
+// damaged, or a job has been due for longer than Options.MaxWait. It also answers 503 if the lease of a running job expired
+// longer ago than MaxWait and no worker is at work. Otherwise it answers 200.
+//
+// A worker is at work if a job ended in the last one to two minutes, or is held under a lease. If none is, the reason has
+// the words "no worker". A queue without jobs that are due needs none, and jobs in paused queues may wait.
+//
+// Every ten minutes Health checks a SQLite file for damage, for at most half a second: damage in a larger file shows only
+// when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
 func Health(storage pinion.Storage, opts *Options) http.Handler {
 	s := newSite(storage, opts)
 	return s.guarded(s.health)

@@ -67,18 +67,18 @@ func (h *history) hadToRunAgain(s start) bool {
 	return h.ended[s.claim] == "failed" || h.endings[s.claim].call == "release"
 }
 
-// diedUnstarted returns how many workers died, or lost their lease, between the claim and the start of the task. They
-// may have been about to dead-letter the job or to give it back. The next worker cannot know that, and their claims stay
+// diedUnstarted returns how many claims ended without a start, because the worker died or lost its lease. They stay
 // counted as attempts.
 //
-// The log has such a claim, unless its worker died before it could log it. Then the row may know: reaped is how many
-// leases in a row it says were lost, until a worker gave the job back.
+// It takes the larger of two counts: claims in the log, and leases that the row counts as lost, which is reaped. The log
+// misses a claim whose worker died before logging it; the row forgets its count when a worker gives the job back.
 func (h *history) diedUnstarted(reaped int) int {
 	started := make(map[int64]bool)
+	lostStarted := 0
 	for _, s := range h.starts {
 		started[s.claim] = true
 		if h.ended[s.claim] == "" {
-			reaped--
+			lostStarted++
 		}
 	}
 	logged := 0
@@ -87,7 +87,7 @@ func (h *history) diedUnstarted(reaped int) int {
 			logged++
 		}
 	}
-	return max(reaped, logged, 0)
+	return max(logged, reaped-lostStarted)
 }
 
 // history returns the history of a job. It begins one if there is none.

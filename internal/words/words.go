@@ -75,7 +75,8 @@ func Brief(text string, limit int) string {
 	return Clip(lines[0], limit) + " … " + Clip(strings.TrimSpace(lines[len(lines)-1]), limit)
 }
 
-// Ago returns how long ago a time was, in its largest unit; "" for the zero time.
+// Ago returns how long ago a time was, as in "47h ago", or how far ahead, as in "in 5m"; "" for the zero time. The units
+// are those of Rough.
 func Ago(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -87,7 +88,7 @@ func Ago(t time.Time) string {
 	return Between(t, now) + " ago"
 }
 
-// Between returns how long it is from one time to a later one, in the largest unit. They may be farther apart
+// Between returns how long it is from one time to a later one, in the units of Rough. They may be farther apart
 // than a time.Duration can say, which is 292 years.
 func Between(from, to time.Time) string {
 	seconds := to.Unix() - from.Unix()
@@ -97,7 +98,8 @@ func Between(from, to time.Time) string {
 	return roughSeconds(seconds)
 }
 
-// Rough returns a duration in its largest unit.
+// Rough returns a duration in one unit, rounded down: seconds, minutes, hours up to two days, days up to two years, or
+// years.
 func Rough(d time.Duration) string { return roughSeconds(int64(d / time.Second)) }
 
 func roughSeconds(n int64) string {
