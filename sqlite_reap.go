@@ -33,14 +33,10 @@ type expiredClaim struct {
 	queue, task string
 }
 
-const (
-	// maxLockWait is how long a reaper may have waited for the write lock and still take something back. For long leases
-	// it is a quarter of ReapGap, if that is longer. While the reaper waited, heartbeats may have waited too. The wait
-	// includes heartbeatsFirst.
-	maxLockWait = 500 * time.Millisecond
-	// heartbeatsFirst is how long heartbeats that had to wait need until they are stored.
-	heartbeatsFirst = 100 * time.Millisecond
-)
+// maxLockWait is how long a reaper may have waited for the write lock and still take something back. For long leases it
+// is a quarter of ReapGap, if that is longer. While the reaper waited, heartbeats may have waited too. The wait includes
+// rules.HeartbeatsFirst.
+const maxLockWait = 500 * time.Millisecond
 
 // ReapStale takes back the claims of dead workers; see [Storage]. It also deletes some of what Retention and
 // DeadLetterRetention do not keep, and merges old minutes of History into hours. If there is nothing to do it takes no
@@ -132,7 +128,7 @@ func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
 		return err
 	}
-	pause(ctx, heartbeatsFirst)
+	pause(ctx, rules.HeartbeatsFirst)
 	return ctx.Err()
 }
 
@@ -184,8 +180,8 @@ func (s *SQLiteStorage) findRipe(expired []expiredClaim, now time.Time) (found b
 	return found
 }
 
-// isRipe reports whether a claim was doubted for long enough: by this storage, for the gap of its lease on the monotonic
-// clock, or by another process, for a whole lease.
+// isRipe reports whether a claim was doubted for long enough: by this storage, on the monotonic clock, or by another
+// process for a whole lease.
 func (s *SQLiteStorage) isRipe(e expiredClaim, now time.Time) bool {
 	if e.doubtedAt == nil {
 		return false
@@ -194,7 +190,7 @@ func (s *SQLiteStorage) isRipe(e expiredClaim, now time.Time) bool {
 	own, ok := s.doubts[e.key]
 	s.mu.Unlock()
 	if ok {
-		return now.Sub(own) >= rules.ReapGap(e.lease)
+		return now.Sub(own) >= rules.SecondLook(e.lease)
 	}
 	age := now.Sub(fromSeconds(e.doubtedAt))
 	return age >= e.lease

@@ -87,7 +87,7 @@ func TestAReaperThatFindsTheLockFreeLetsHeartbeatsGoFirst(t *testing.T) {
 		time.Sleep(rules.ReapGap(defaultLease))
 		var others sync.WaitGroup
 		others.Go(func() {
-			time.Sleep(heartbeatsFirst / 2)
+			time.Sleep(rules.HeartbeatsFirst / 2)
 			if lost, err := other.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
 				t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
 			}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Each test runs in a synctest bubble, where times are exact and a goroutine that is left over fails the test. Where a
@@ -142,9 +144,11 @@ func TestADeadWorkersJobRunsWithin15Seconds(t *testing.T) {
 		}))
 		t.sleep(time.Minute)
 		// The lease ends after 10s. Looks are at 0.3s, 1.3s and so on: the one at 10.3s doubts it, and the first that comes
-		// 3s after that takes it back.
-		if diff := gocmp.Diff([]time.Duration{13300 * time.Millisecond}, ran); diff != "" {
-			t.Errorf("runs (-want +got):\n%s", diff)
+		// 3s after that takes it back, perhaps after it has let heartbeats go first.
+		earliest := 13300 * time.Millisecond
+		latest := earliest + rules.HeartbeatsFirst
+		if len(ran) != 1 || ran[0] < earliest || ran[0] > latest {
+			t.Errorf("it ran after %v, want once, after %v to %v", ran, earliest, latest)
 		}
 		if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 2 || job.Claim <= abandoned.Claim {
 			t.Errorf("%s after %d attempts with claim %d; want SUCCESS after 2 with one above %d", job.Status, job.Attempts, job.Claim, abandoned.Claim)

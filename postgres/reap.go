@@ -17,8 +17,6 @@ import (
 const (
 	reapSize = 500 // leases that a transaction doubts or takes back
 
-	heartbeatsFirst = 100 * time.Millisecond // how long heartbeats that had to wait need until they are stored
-
 	// leaseSQL is a row's lease; a claim without one is of a version that stored none, and $1 holds for it.
 	leaseSQL = `coalesce(j.lease, $1::interval)`
 	// A heartbeat in the future was stored before the clock was set back.
@@ -99,7 +97,7 @@ func (s *Storage) takeBack(ctx context.Context, visibility time.Duration) (reape
 		return 0, nil
 	}
 	select {
-	case <-time.After(heartbeatsFirst):
+	case <-time.After(rules.HeartbeatsFirst):
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
@@ -171,6 +169,6 @@ func (s *Storage) keepDoubts(doubts map[doubt]time.Duration) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for d, lease := range doubts {
-		s.doubts[d] = now.Add(rules.ReapGap(lease))
+		s.doubts[d] = now.Add(rules.SecondLook(lease))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // All processes may have been stopped since the doubt. Then the reaper may be the first that goes on, and must give the
@@ -28,8 +29,8 @@ func TestAReaperLetsHeartbeatsGoFirst(t *testing.T) {
 		if reaped == 0 {
 			continue
 		}
-		if took < heartbeatsFirst {
-			t.Errorf("the lease was taken back %v after the look began, want %v or more", took, heartbeatsFirst)
+		if took < rules.HeartbeatsFirst {
+			t.Errorf("the lease was taken back %v after the look began, want %v or more", took, rules.HeartbeatsFirst)
 		}
 		break
 	}

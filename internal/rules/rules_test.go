@@ -64,3 +64,12 @@ func TestFindTwice(t *testing.T) {
 		}
 	}
 }
+
+func TestASecondLookAndTheHeartbeatsThatGoFirstTakeAtLeastTheGap(t *testing.T) {
+	for _, lease := range []time.Duration{time.Millisecond, 100 * time.Millisecond, 10 * time.Second, time.Hour} {
+		look, gap := SecondLook(lease), ReapGap(lease)
+		if look > gap || look < gap*9/10 || look+HeartbeatsFirst < gap {
+			t.Errorf("SecondLook(%v) = %v, and the gap is %v", lease, look, gap)
+		}
+	}
+}
