@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -155,37 +156,45 @@ func (e *planError) Error() string { return fmt.Sprintf("periodic %q: %v", e.nam
 func (e *planError) Unwrap() error { return e.err }
 
 // next returns the first time of the schedule after a time, or the zero time if there is none.
-func (p Periodic) next(after time.Time) (slot time.Time, err error) {
-	err = p.guard(func() { slot = p.Schedule.Next(after) })
+func (n *nextRun) next(after time.Time) (slot time.Time, err error) {
+	err = n.guard(func() { slot = n.Schedule.Next(after) })
 	if err != nil {
 		return time.Time{}, err
 	}
 	if !slot.IsZero() && !slot.After(after) {
-		return time.Time{}, &planError{p.Name, fmt.Errorf("Schedule.Next(%v) is %v; want a later time", after, slot)}
+		return time.Time{}, &planError{n.Name, fmt.Errorf("Schedule.Next(%v) is %v; want a later time", after, slot)}
 	}
 	return slot, nil
 }
 
 // job returns the job for one time, or nil if Job skips it.
-func (p Periodic) job(slot time.Time) (job *Job, err error) {
+func (n *nextRun) job(slot time.Time) (job *Job, err error) {
 	var made *Job
-	err = p.guard(func() { made = p.Job(slot) })
+	err = n.guard(func() { made = n.Job(slot) })
 	if err != nil || made == nil {
 		return nil, err
 	}
 	copied := *made // the caller may return the same one each time
-	copied.ID = periodicID(p.Name, slot)
-	copied.Key = periodicPrefix + p.Name
+	copied.ID = periodicID(n.Name, slot)
+	copied.Key = periodicPrefix + n.Name
 	copied.RunAt = slot
 	copied.KeyUntilStart = false
 	return &copied, nil
 }
 
-// guard calls code of the caller's and makes an error of a panic in it.
+// maxPlanTime is how long the code of a Periodic may take.
+const maxPlanTime = time.Second
+
+// guard calls code of the caller's and makes an error of a panic in it, and of code that has not returned in
+// maxPlanTime. Until that returns, guard calls nothing more.
 //
 // The code runs on a goroutine of its own: one that calls runtime.Goexit, as a test's FailNow does, would
-// otherwise end the worker's goroutine.
-func (p Periodic) guard(code func()) error {
+// otherwise end the worker's goroutine, and one that blocks would keep it.
+func (n *nextRun) guard(code func()) error {
+	stuck := &planError{n.Name, fmt.Errorf("Schedule.Next or Job has not returned in %v", maxPlanTime)}
+	if n.stuck.Load() > 0 {
+		return stuck
+	}
 	ended := make(chan error)
 	go func() {
 		returned := false
@@ -193,9 +202,9 @@ func (p Periodic) guard(code func()) error {
 			v := recover()
 			switch {
 			case v != nil:
-				ended <- &planError{p.Name, &PanicError{v, debug.Stack()}}
+				ended <- &planError{n.Name, &PanicError{v, debug.Stack()}}
 			case !returned:
-				ended <- &planError{p.Name, &PanicError{"runtime.Goexit was called", debug.Stack()}}
+				ended <- &planError{n.Name, &PanicError{"runtime.Goexit was called", debug.Stack()}}
 			default:
 				ended <- nil
 			}
@@ -203,7 +212,19 @@ func (p Periodic) guard(code func()) error {
 		code()
 		returned = true
 	}()
-	return <-ended
+	timer := time.NewTimer(maxPlanTime)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		n.stuck.Add(1)
+		go func() { // ends with the code
+			<-ended
+			n.stuck.Add(-1)
+		}()
+		return stuck
+	}
 }
 
 // ---- What the worker does ----
@@ -217,8 +238,9 @@ type periodics struct {
 // nextRun is what a worker knows about one Periodic.
 type nextRun struct {
 	Periodic
-	id   string    // of the job that was last seen to be there
-	last time.Time // no run is made for this time or an earlier one
+	id    string       // of the job that was last seen to be there
+	last  time.Time    // no run is made for this time or an earlier one
+	stuck atomic.Int32 // how many calls of guard have given up on code that has not returned
 }
 
 func newPeriodics(all []Periodic) *periodics {

@@ -359,6 +359,7 @@ func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
 	t.Parallel()
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		ran := 0
+		never := make(chan struct{})
 		task := t.task("tick", func(context.Context, *Job) error { ran++; return nil })
 		run := t.run(&Worker{Periodic: []Periodic{
 			{"stuck", stuck(time.Now().Add(-time.Hour)), tick},
@@ -366,9 +367,11 @@ func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
 			{"panics too", Every(time.Hour), func(time.Time) *Job { panic("in Job") }},
 			{"exits", Every(time.Hour), func(time.Time) *Job { runtime.Goexit(); return nil }},
 			{"bad", Every(time.Hour), func(time.Time) *Job { return NewJob("") }},
+			{"waits", Every(time.Hour), func(time.Time) *Job { <-never; return nil }},
 			{"good", Every(time.Hour), tick},
 		}}, task)
 		t.sleep(3 * time.Hour)
+		close(never)
 		if ran < 2 {
 			t.Errorf("the good one ran %d times in three hours", ran)
 		}
@@ -383,8 +386,9 @@ func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
 			"panics too: panic: in Job",
 			"panics: panic: in Next",
 			"stuck: Schedule.Next",
+			"waits: Schedule.Next or Job has not returned in 1s",
 		} {
-			if len(said) != 5 || !strings.HasPrefix(said[i], want) {
+			if len(said) != 6 || !strings.HasPrefix(said[i], want) {
 				t.Fatalf("the log says\n%q, want %q …, each once", said, want)
 			}
 		}

@@ -449,7 +449,7 @@ type Counts struct {
 
 // Errors to match with errors.Is. What the package returns adds the job and the reason.
 var (
-	// From Enqueue.
+	// From Enqueue. ErrBusy also comes from the verbs that people call: those of Canceler, Inspector and Limiter.
 	ErrBusy      = errors.New("pinion: got no write lock") // another program held the write lock for ten seconds
 	ErrDuplicate = errors.New("pinion: duplicate job")
 	ErrTooLarge  = errors.New("pinion: too large")     // more than 1 MiB of encoded arguments, or of a result

@@ -137,6 +137,24 @@ func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *tr
 	return wrap(name, s.w.do(ctx, verb))
 }
 
+// writeOrBusy is write for verbs that people call: if it does not get the write lock within busyPatience, it returns
+// ErrBusy. Who calls such a verb inside a transaction of their own on the same file would otherwise wait for ever.
+func (s *SQLiteStorage) writeOrBusy(ctx context.Context, name string, verb func(tx *transaction)) error {
+	if s.w == nil {
+		return wrap(name, errReadOnly)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := s.w.doWithin(ctx, busyPatience, verb)
+	if err == errLocked {
+		return fmt.Errorf("%w: %s: another program has held the lock on %s for %v "+
+			"(a transaction left open in a sqlite3 shell, say), or a transaction of this program does; "+
+			"end that first", ErrBusy, name, s.path, busyPatience)
+	}
+	return wrap(name, err)
+}
+
 // beforeCommit is the last part of each transaction of the writer.
 func (s *SQLiteStorage) beforeCommit(tx *transaction) {
 	s.claims.serveDue(tx)
@@ -752,7 +770,7 @@ func (s *SQLiteStorage) SetLimit(ctx context.Context, queue string, max int) err
 	if err := checkLimited(queue); err != nil {
 		return err
 	}
-	return s.write(ctx, "set limit", func(tx *transaction) {
+	return s.writeOrBusy(ctx, "set limit", func(tx *transaction) {
 		if max < 0 {
 			tx.exec(`DELETE FROM pinion_limits WHERE queue=?`, queue)
 		} else {
@@ -783,7 +801,7 @@ func (s *SQLiteStorage) Limits(ctx context.Context) (map[string]int, error) {
 
 // Cancel cancels jobs; see [Canceler].
 func (s *SQLiteStorage) Cancel(ctx context.Context, ids ...string) (ended, asked []string, err error) {
-	err = s.write(ctx, "cancel", func(tx *transaction) {
+	err = s.writeOrBusy(ctx, "cancel", func(tx *transaction) {
 		ended, asked = nil, nil
 		for _, id := range ids {
 			if s.cancelPending(tx, id) {

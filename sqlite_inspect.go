@@ -821,7 +821,7 @@ func (s *SQLiteStorage) tendRows(
 		return counts, nil
 	}
 	stillMatches := `SELECT 1 FROM ` + table + ` WHERE rowid=? AND id IS ?` + where.sql
-	err = s.write(ctx, verb, func(tx *transaction) {
+	err = s.writeOrBusy(ctx, verb, func(tx *transaction) {
 		counts = [3]int{} // the transaction may run again
 		for _, row := range chosen {
 			args := append([]any{row.rowid, row.id}, where.args...)
@@ -880,7 +880,7 @@ func (s *SQLiteStorage) choose(ctx context.Context, verb, query string, args ...
 // pruneRows prunes jobs in one transaction.
 func (s *SQLiteStorage) pruneRows(ctx context.Context, rows []chosenRow) (int, error) {
 	n := 0
-	err := s.write(ctx, "prune", func(tx *transaction) {
+	err := s.writeOrBusy(ctx, "prune", func(tx *transaction) {
 		n = 0 // the transaction may run again
 		for _, row := range rows {
 			if pruneJob(tx, row) == outcomeChanged {
@@ -961,7 +961,7 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		err = s.write(ctx, "purge", func(tx *transaction) {
+		err = s.writeOrBusy(ctx, "purge", func(tx *transaction) {
 			for _, row := range rows {
 				purgeLetter(tx, row)
 			}

@@ -820,3 +820,42 @@ func TestAPageLooksAcrossGaps(t *testing.T) {
 		}
 	}
 }
+
+// A person who calls such a verb inside a transaction of their own would wait for ever.
+func TestVerbsThatPeopleCallGiveUpTheWriteLockAfterTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		mustEnqueue(t, s, NewJob("a"))
+		if err := s.DeadLetter(t.Context(), mustDequeue(t, s, 1)[0], errors.New("x")); err != nil {
+			t.Fatal(err)
+		}
+		mustEnqueue(t, s, NewJob("done"))
+		if _, err := s.MarkDone(t.Context(), mustDequeue(t, s, 1)...); err != nil {
+			t.Fatal(err)
+		}
+		mustEnqueue(t, s, NewJob("b"))
+		release := otherProgram(t, path).lock()
+		ctx := t.Context()
+		id := NewID()
+		for name, verb := range map[string]func() error{
+			"Cancel":      func() error { _, _, err := s.Cancel(ctx, id); return err },
+			"CancelWhere": func() error { _, _, err := s.CancelWhere(ctx, Filter{}); return err },
+			"Reschedule":  func() error { _, err := s.Reschedule(ctx, Filter{}, time.Time{}); return err },
+			"SetLimit":    func() error { return s.SetLimit(ctx, "", 3) },
+			"Replay":      func() error { _, err := s.Replay(ctx, Filter{}); return err },
+			"Purge":       func() error { _, err := s.Purge(ctx, Filter{}); return err },
+			"Prune":       func() error { _, err := s.Prune(ctx, time.Now().Add(time.Hour)); return err },
+		} {
+			start := time.Now()
+			err := verb()
+			if took := time.Since(start); !errors.Is(err, ErrBusy) || took < busyPatience || took > busyPatience+promptly {
+				t.Errorf("%s: %v after %v, want %v after %v", name, err, took, ErrBusy, busyPatience)
+			}
+			wantError(t, err, "another program", "a transaction of this program", path)
+		}
+		release()
+		if got := listed(t, s.Jobs(ctx, Filter{Status: StatusPending})); got != "b" {
+			t.Errorf("waiting are %q, want b", got)
+		}
+	})
+}

@@ -313,8 +313,8 @@ func (w *Worker) check() error {
 	if w.Concurrency < 0 || w.Concurrency > maxConcurrency {
 		return fmt.Errorf("field Concurrency is %d; want 0 (default 10) to %d", w.Concurrency, maxConcurrency)
 	}
-	if len(w.Name) > maxName || !utf8.ValidString(w.Name) {
-		return fmt.Errorf("field Name is %.300q; want valid UTF-8 of at most %d bytes", w.Name, maxName)
+	if len(w.Name) > maxName || !utf8.ValidString(w.Name) || strings.Contains(w.Name, "\x00") {
+		return fmt.Errorf("field Name is %.300q; want valid UTF-8 of at most %d bytes, without NUL", w.Name, maxName)
 	}
 	durations := []struct {
 		field string

@@ -66,19 +66,34 @@ func (r *workerRun) claim(ctx context.Context, want request) (jobs []*Job, last 
 	if err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err()) {
 		err = nil // it waited for as long as it should
 	}
+	over := idle || context.Cause(waiting) == errEndsTakeLong
 	// A claim that is only ahead of slots leaves out jobs that were claimed before, so it cannot be the last.
-	return jobs, idle && want.slots > 0, err
+	return jobs, over && want.slots > 0, err
 }
+
+// errEndsTakeLong is why a claim of a Drain ends that waited for calls of OnEnd.
+var errEndsTakeLong = errors.New("OnEnd has not returned for ShutdownTimeout")
 
 // drainContext returns the context in which the next claim of a Drain waits.
 //
 //   - While jobs run, which may enqueue more, it ends when the last of them has ended and is recorded.
+//   - Otherwise, while calls of OnEnd run, which may enqueue more too, it ends when the last of them has returned, or
+//     after ShutdownTimeout. Then the Drain is over.
 //   - Otherwise it ends when the next of the Drain's own retries is due.
 //   - Otherwise, while another worker's job runs and that worker may be dead, it ends after the next reaping.
 //   - If there is none either, the run is idle: the claim must not wait, and if it finds nothing the Drain is over.
 func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, cancel context.CancelFunc, idle bool) {
-	waiting, cancel = context.WithCancel(ctx)
-	if r.slots.whenIdle(cancel) {
+	waiting, cancelBecause := context.WithCancelCause(ctx)
+	cancel = func() { cancelBecause(nil) }
+	busy, onlyEnds := r.slots.whenIdle(cancel)
+	if onlyEnds {
+		timer := time.AfterFunc(r.shutdown, func() { cancelBecause(errEndsTakeLong) })
+		cancel = func() {
+			timer.Stop()
+			cancelBecause(nil)
+		}
+	}
+	if busy {
 		return waiting, cancel, false
 	}
 	until, found := r.retries.next(time.Now())

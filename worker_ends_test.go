@@ -191,6 +191,29 @@ func TestAnOnEndThatHangsDelaysRunNoLongerThanASlowTask(t *testing.T) {
 	})
 }
 
+func TestAnOnEndThatHangsKeepsADrainForShutdownTimeout(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		release := make(chan struct{})
+		defer close(release)
+		ids := t.enqueue("a", "a")
+		w := workerOf(t.storage, t.task("a", func(context.Context, *Job) error { return nil }))
+		w.ShutdownTimeout = 3 * time.Second
+		w.OnEnd = func(context.Context, *Job, End) { <-release }
+		start := time.Now()
+		if err := w.Drain(t.Context()); err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+		if took := time.Since(start); took > 2*w.ShutdownTimeout+lastWords+promptly {
+			t.Errorf("Drain took %v, with a ShutdownTimeout of %v", took, w.ShutdownTimeout)
+		}
+		for _, id := range ids {
+			if job := t.get(id); job.Status != StatusSuccess {
+				t.Errorf("a job is %s, want SUCCESS", job.Status)
+			}
+		}
+	})
+}
+
 func TestAnOnEndThatPanicsOrExitsIsCalledAgain(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		calls := 0

@@ -17,14 +17,15 @@ import (
 type slots struct {
 	running []atomic.Pointer[attempt] // what each slot runs, until its end is recorded or in successes
 
-	mu      sync.Mutex // guards the rest
-	intake  intake
-	waiting []*Job     // claimed, in the order in which they will start
-	fresh   int        // how many jobs have begun to wait since the last sweep, which is takeOld
-	stopped bool       // no further job starts
-	arrived *sync.Cond // waiting has a job, or stopped is set; slots wait for it
-	room    *sync.Cond // the intake wants a claim, or stopped is set; claimers wait for it
-	onIdle  func()     // called once when nothing is left to do but claim; nil: nobody asks
+	mu       sync.Mutex // guards the rest
+	intake   intake
+	waiting  []*Job     // claimed, in the order in which they will start
+	fresh    int        // how many jobs have begun to wait since the last sweep, which is takeOld
+	stopped  bool       // no further job starts
+	arrived  *sync.Cond // waiting has a job, or stopped is set; slots wait for it
+	room     *sync.Cond // the intake wants a claim, or stopped is set; claimers wait for it
+	onIdle   func()     // of whenIdle; nil: nobody asks
+	onlyEnds bool       // when whenIdle was called, only calls of OnEnd were left
 
 	onEmpty func() // called when no job is held; must neither block nor use slots
 }
@@ -148,7 +149,8 @@ func (s *slots) changedLocked() {
 	if !s.intake.next().none() {
 		s.room.Broadcast()
 	}
-	if s.intake.idle() && s.onIdle != nil {
+	noJobs := s.intake.open == 0 && !s.onlyEnds
+	if s.onIdle != nil && (noJobs || s.intake.idle()) {
 		s.onIdle()
 		s.onIdle = nil
 	}
@@ -162,16 +164,17 @@ func (s *slots) ending(n int) {
 	s.changedLocked()
 }
 
-// whenIdle arranges that f is called once nothing is left to do but claim, and returns true. If nothing is left
-// already, it returns false, and f is not called.
-func (s *slots) whenIdle(f func()) (busy bool) {
+// whenIdle arranges that f is called once no job is left, or, if only calls of OnEnd are left, once they have returned. It
+// returns which it is. If nothing is left already, busy is false, and f is not called.
+func (s *slots) whenIdle(f func()) (busy, onlyEnds bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.intake.idle() {
-		return false
+		return false, false
 	}
 	s.onIdle = f
-	return true
+	s.onlyEnds = s.intake.open == 0
+	return true, s.onlyEnds
 }
 
 // held returns how many jobs run or wait for a slot.

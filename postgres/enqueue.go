@@ -88,13 +88,21 @@ func newBatch(jobs []*pinion.Job) (*batch, error) {
 	return b, nil
 }
 
-// encode returns the job as it is stored. [pinion.Job.EncodeArgs] also checks its names and its Meta.
+// encode returns the job as it is stored. [pinion.Job.EncodeArgs] also checks its names and its Meta, and refuses nil.
 func encode(job *pinion.Job) (n newJob, err error) {
-	n = newJob{job: job, id: job.ID, queue: queueName(job.Queue), folded: foldedOrNull(job.Task),
-		runAt: timeOrNull(job.RunAt), key: stringOrNull(job.Key)}
-	n.args, n.kwargs, err = job.EncodeArgs()
+	args, kwargs, err := job.EncodeArgs()
 	if err != nil {
 		return n, err
+	}
+	n = newJob{
+		job:    job,
+		id:     job.ID,
+		queue:  queueName(job.Queue),
+		folded: foldedOrNull(job.Task),
+		args:   args,
+		kwargs: kwargs,
+		runAt:  timeOrNull(job.RunAt),
+		key:    stringOrNull(job.Key),
 	}
 	n.meta, err = metaOrNull(job)
 	if err != nil {

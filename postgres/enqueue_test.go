@@ -22,3 +22,17 @@ func TestANameThatTheServerCannotStoreOrFindIsRefusedAndALongOneIsNot(t *testing
 		t.Errorf("%d jobs are pending, %v; want 8", n, err)
 	}
 }
+
+func TestANilJobIsRefused(t *testing.T) {
+	s := open(t, schemaURL(t), nil)
+	if err := s.Enqueue(t.Context(), nil...); err != nil {
+		t.Errorf("no job: %v", err)
+	}
+	var job *pinion.Job
+	if err := s.Enqueue(t.Context(), pinion.NewJob("a"), job); !errors.Is(err, pinion.ErrBadArgs) {
+		t.Errorf("a nil *Job: got %v, want %v", err, pinion.ErrBadArgs)
+	}
+	if n, err := s.Size(t.Context()); n != 0 || err != nil {
+		t.Errorf("there are %d jobs, %v, want none", n, err)
+	}
+}

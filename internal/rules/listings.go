@@ -17,10 +17,10 @@ const (
 	defaultPageSize = 100
 )
 
-// PageSize returns how many jobs a page has at most if its filter has this Limit.
+// PageSize returns how many jobs a page has at most if its filter has this Limit. It cannot have more than it looks at.
 func PageSize(limit int) int {
 	if limit > 0 {
-		return limit
+		return min(limit, PageLook)
 	}
 	return defaultPageSize
 }

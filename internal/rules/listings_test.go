@@ -1,13 +1,14 @@
 package rules
 
 import (
+	"math"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 func TestAPageHasAHundredJobsUnlessItsFilterHasALimit(t *testing.T) {
-	for limit, want := range map[int]int{-1: 100, 0: 100, 1: 1, 500: 500} {
+	for limit, want := range map[int]int{-1: 100, 0: 100, 1: 1, 500: 500, math.MaxInt: PageLook} {
 		if got := PageSize(limit); got != want {
 			t.Errorf("PageSize(%d) = %d, want %d", limit, got, want)
 		}
