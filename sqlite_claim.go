@@ -101,6 +101,7 @@ type claims struct {
 	nextDue  time.Time // when the next future job is due; zero: there is none
 	version  int64     // PRAGMA data_version when last asked for
 	lines    queueLines
+	aside    asideTasks
 	outdated error     // a newer Pinion has migrated the file
 	checked  time.Time // when outdated was last found out
 
@@ -214,6 +215,9 @@ func (q *claims) serveDue(tx *transaction) {
 		}
 		starving = starving || len(c.jobs) == 0 && c.wait
 	}
+	if q.aside.old && ready.aside != nil { // what they know may be set aside
+		q.nextDue = rules.Earlier(q.nextDue, q.aside.found.Add(asideTime))
+	}
 	if starving {
 		q.schedule()
 	}
@@ -256,6 +260,7 @@ func (q *claims) rolledBack() {
 	q.waiting = slices.DeleteFunc(q.waiting, func(c *claim) bool { return !c.joined }) // their calls run again
 	q.mayBeDue = true
 	q.lines.forget()
+	q.aside.forget()
 	if len(q.waiting) > 0 {
 		q.schedule() // if the next look fails too, the claims get its error
 	}
@@ -483,7 +488,10 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		heap.Fix(lines, 0)
 	}
 	c.storeRunning(tx)
-	c.setAside(tx)
+	if len(c.passed) > passedFree {
+		q.setAside(tx, c.passed)
+	}
+	clear(c.passed)
 	return more
 }
 
@@ -492,7 +500,7 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) (heaped *lineHeap, shared bool) {
 	var lines lineHeap
 	if ready.aside != nil {
-		lines = asideLines(tx, c)
+		lines = q.asideLines(tx, c)
 	}
 	queues := c.queues
 	if len(queues) == 0 && ready.first != nil && ready.first == ready.last {
@@ -542,11 +550,9 @@ func seekLine(tx *transaction, query, queue string) (found line, ok bool) {
 const setAsideJobs = ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 `
 
 // asideLines returns the lines of set-aside jobs that a claim knows.
-func asideLines(tx *transaction, c *claim) (lines []line) {
-	for task := range asideTasks(tx) {
-		if !c.wantsTask(task) {
-			continue
-		}
+func (q *claims) asideLines(tx *transaction, c *claim) (lines []line) {
+	q.aside.update(tx, c)
+	for _, task := range q.aside.known {
 		for queue := range asideQueues(tx, task) {
 			if !c.wantsQueue(queue) {
 				continue
@@ -560,8 +566,40 @@ func asideLines(tx *transaction, c *claim) (lines []line) {
 	return lines
 }
 
-// asideTasks yields the tasks whose jobs are set aside. It seeks each one in the index.
-func asideTasks(tx *transaction) iter.Seq[string] {
+// asideTasks keeps the tasks that a claim knows and whose jobs are set aside, because with very many names of unknown
+// tasks it takes long to find them. A name too many does no harm: it has no jobs.
+type asideTasks struct {
+	known   []string
+	tasks   []string  // those of the claim
+	found   time.Time // when known was found; zero: nothing is known
+	version int64     // PRAGMA data_version then
+	old     bool      // another connection has written since then
+}
+
+// asideTime is how long a claim that waits makes do with the known names while other connections write.
+const asideTime = time.Second
+
+func (a *asideTasks) forget() { a.found = time.Time{} }
+
+// update makes the names right. For a claim that waits, those that another connection has set aside since may be missing
+// for asideTime.
+func (a *asideTasks) update(tx *transaction, c *claim) {
+	version := integer(tx.value("PRAGMA data_version"))
+	a.old = version != a.version
+	isRecent := c.wait && tx.now.Sub(a.found).Abs() < asideTime
+	if !a.found.IsZero() && slices.Equal(a.tasks, c.tasks) && (isRecent || !a.old) {
+		return
+	}
+	*a = asideTasks{tasks: c.tasks, found: tx.now, version: version}
+	for task := range namesAside(tx) {
+		if c.wantsTask(task) {
+			a.known = append(a.known, task)
+		}
+	}
+}
+
+// namesAside yields the tasks whose jobs are set aside. It seeks each one in the index.
+func namesAside(tx *transaction) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		task := tx.value(`SELECT func_name` + setAsideJobs + `AND func_name<x'' ORDER BY func_name LIMIT 1`)
 		for task != nil && yield(text(task)) {
@@ -681,17 +719,15 @@ func (c *claim) storeRunning(tx *transaction) {
 	c.rowids = c.rowids[:0]
 }
 
-// setAside sets aside the jobs of other tasks that the claim has passed, if they are many, so that the next claims need
-// not pass them. Claims for those tasks still find them, see asideLines, so nothing has to bring them back.
-func (c *claim) setAside(tx *transaction) {
-	if len(c.passed) > passedFree {
-		var rowids []any
-		for rowid := range c.passed {
-			rowids = append(rowids, rowid)
-		}
-		updateRows(tx, `UPDATE jobs SET aside=1`, nil, rowids)
+// setAside sets aside the jobs of other tasks that a claim has passed, so that the next claims need not pass them. Claims
+// for those tasks still find them, see asideLines, so nothing has to bring them back.
+func (q *claims) setAside(tx *transaction, passed map[int64]bool) {
+	var rowids []any
+	for rowid := range passed {
+		rowids = append(rowids, rowid)
 	}
-	clear(c.passed)
+	updateRows(tx, `UPDATE jobs SET aside=1`, nil, rowids)
+	q.aside.forget()
 }
 
 // pass notes a job of another task.

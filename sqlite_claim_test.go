@@ -58,6 +58,55 @@ func TestManyJobsOfOtherTasksAreSetAsideOnceAndKeptInOrder(t *testing.T) {
 	})
 }
 
+// With many names of unknown tasks, to find them at each claim would take most of a core.
+func TestTheNamesOfSetAsideTasksAreLookedForOnceWhileNobodyElseWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newSQLite(t)
+		for i := range passedFree + 1 {
+			mustEnqueue(t, s, NewJob(fmt.Sprint("other", i)))
+		}
+		claimTasks(t, s, "", "known")
+		claimTasks(t, s, "", "known")
+		found := s.claims.aside.found
+		for range 3 {
+			time.Sleep(time.Minute)
+			mustEnqueue(t, s, NewJob("known"))
+			claimTasks(t, s, "known", "known")
+		}
+		if s.claims.aside.found != found {
+			t.Error("the names were looked for again")
+		}
+	})
+}
+
+func TestAWaitingClaimFindsWhatAnotherProcessSetsAsideMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, path := newSQLite(t)
+		s := sqliteStorage(t, path, &SQLiteOptions{PollInterval: 10 * time.Millisecond})
+		for range passedFree + 1 {
+			mustEnqueue(t, s, NewJob("other"))
+		}
+		claimTasks(t, s, "", "known") // sets these aside
+		got := make(chan string, 1)
+		go func() {
+			jobs, err := s.Dequeue(t.Context(), DequeueOptions{Max: 1, Tasks: []string{"known"}, Queues: []string{"q"}})
+			got <- fmt.Sprint(tasksOf(jobs), err)
+		}()
+		synctest.Wait()
+		otherProgram(t, path).exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at, queue, aside)
+			VALUES ('x', 'known', '[]', '{}', 'PENDING', 0, 1, 'q', 1)`)
+		time.Sleep(2 * asideTime)
+		select {
+		case jobs := <-got:
+			if jobs != "known<nil>" {
+				t.Errorf("the claim returns %s", jobs)
+			}
+		default:
+			t.Error("the claim still waits")
+		}
+	})
+}
+
 func TestFewJobsOfOtherTasksStayWhereTheyAre(t *testing.T) {
 	s, path := newSQLite(t)
 	for range passedFree {
