@@ -128,10 +128,7 @@ func (s *SQLiteStorage) Close() error {
 // write runs a verb in a transaction and returns after its COMMIT. An error that the verb leaves in tx undoes it. If
 // ctx ends before the verb has begun, write returns the error of ctx.
 func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *transaction)) error {
-	if s.w == nil {
-		return wrap(name, errReadOnly)
-	}
-	if err := ctx.Err(); err != nil {
+	if err := s.mayWrite(ctx, name); err != nil {
 		return err
 	}
 	return wrap(name, s.w.do(ctx, verb))
@@ -140,19 +137,33 @@ func (s *SQLiteStorage) write(ctx context.Context, name string, verb func(tx *tr
 // writeOrBusy is write for verbs that people call: if it does not get the write lock within busyPatience, it returns
 // ErrBusy. Who calls such a verb inside a transaction of their own on the same file would otherwise wait for ever.
 func (s *SQLiteStorage) writeOrBusy(ctx context.Context, name string, verb func(tx *transaction)) error {
-	if s.w == nil {
-		return wrap(name, errReadOnly)
-	}
-	if err := ctx.Err(); err != nil {
+	if err := s.mayWrite(ctx, name); err != nil {
 		return err
 	}
 	err := s.w.doWithin(ctx, busyPatience, verb)
 	if err == errLocked {
-		return fmt.Errorf("%w: %s: another program has held the lock on %s for %v "+
-			"(a transaction left open in a sqlite3 shell, say), or a transaction of this program does; "+
-			"end that first", ErrBusy, name, s.path, busyPatience)
+		return s.busy("end that first")
 	}
 	return wrap(name, err)
+}
+
+// mayWrite returns an error if the storage is read-only, or if ctx has ended.
+func (s *SQLiteStorage) mayWrite(ctx context.Context, name string) error {
+	if s.w == nil {
+		return wrap(name, errReadOnly)
+	}
+	return ctx.Err()
+}
+
+// busyPatience is how long Enqueue and the verbs that people call wait for the write lock.
+const busyPatience = 10 * time.Second
+
+// busy returns the ErrBusy of a call that has waited for busyPatience, with the advice what to do about a transaction of
+// the caller's own.
+func (s *SQLiteStorage) busy(advice string) error {
+	return fmt.Errorf("%w within %v: another program holds the lock on %s "+
+		"(a transaction left open in a sqlite3 shell, say), or a transaction of this program does; "+
+		"if so, %s", ErrBusy, busyPatience, s.path, advice)
 }
 
 // beforeCommit is the last part of each transaction of the writer.
@@ -282,9 +293,7 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 		}
 	})
 	if err == errLocked {
-		return fmt.Errorf("%w within %v: another program holds the lock on %s "+
-			"(a transaction left open in a sqlite3 shell, say), or a transaction of this program does; "+
-			"if so, enqueue with SQLiteStorage.Tx", ErrBusy, busyPatience, s.path)
+		return s.busy("enqueue with SQLiteStorage.Tx")
 	}
 	if err != nil {
 		return wrap("enqueue", err)
@@ -295,9 +304,6 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	accept(rows)
 	return nil
 }
-
-// busyPatience is how long Enqueue waits for the write lock.
-const busyPatience = 10 * time.Second
 
 // store inserts the rows. A single job may go to a claim that waits; of several jobs the claims choose by priority.
 func (s *SQLiteStorage) store(tx *transaction, rows []*newRow) {

@@ -287,10 +287,7 @@ func (r *pageReader) readNarrow() {
 // most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
 func (r *pageReader) look() {
 	start := r.last
-	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
-	if !r.f.Newest {
-		near = min(start, math.MaxInt64-rules.PageLook) + rules.PageLook
-	}
+	near := rules.NearEnd(start, r.f.Newest)
 	r.readRange(start, near)
 	if r.isFull {
 		return
@@ -450,8 +447,8 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that would
-// make an empty line which is not there. A job that has not failed has NULL.
+// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that
+// would make an empty line which is not there. A job that has not failed has NULL.
 const messageSQL = `CASE coalesce(instr(error, char(10,10)), 0)
 	WHEN 0 THEN coalesce(error, '')
 	ELSE substr(error, 1, instr(error, char(10,10))-1)
@@ -961,7 +958,7 @@ func (s *SQLiteStorage) purgeOld(ctx context.Context, before time.Time) error {
 		if err != nil || len(rows) == 0 {
 			return err
 		}
-		err = s.writeOrBusy(ctx, "purge", func(tx *transaction) {
+		err = s.write(ctx, "purge", func(tx *transaction) {
 			for _, row := range rows {
 				purgeLetter(tx, row)
 			}

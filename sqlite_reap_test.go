@@ -20,6 +20,26 @@ func mustReap(t *testing.T, s Storage, want int, when string) {
 	}
 }
 
+// mustHeartbeat wants the job's lease renewed.
+func mustHeartbeat(t *testing.T, s Storage, job *Job) {
+	t.Helper()
+	if lost, err := s.Heartbeat(t.Context(), job); len(lost) > 0 || err != nil {
+		t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
+	}
+}
+
+// newDoubted returns a storage that has just doubted the leases of two jobs, which other claimed. One is called alive.
+func newDoubted(t *testing.T) (s, other *SQLiteStorage, path string, alive *Job) {
+	t.Helper()
+	s, path = newSQLite(t)
+	other = sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour})
+	mustEnqueue(t, s, NewJob("alive"), NewJob("dead"))
+	jobs := mustDequeue(t, other, 2)
+	time.Sleep(11 * time.Second)
+	mustReap(t, s, 0, "at its first look")
+	return s, other, path, jobs[0]
+}
+
 func TestAReaperThatWaitedForTheLockLooksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
@@ -36,9 +56,7 @@ func TestAReaperThatWaitedForTheLockLooksAgain(t *testing.T) {
 			release()
 		}()
 		mustReap(t, s, 0, "after a wait for the lock")
-		if lost, err := s.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
-			t.Fatalf("Heartbeat: %d lost, %v", len(lost), err)
-		}
+		mustHeartbeat(t, s, jobs[0])
 		time.Sleep(rules.ReapGap(defaultLease))
 		mustReap(t, s, 1, "at the next look")
 		if got := tasksOf(dueNow(t, s, 9)); got != "dead" {
@@ -49,21 +67,12 @@ func TestAReaperThatWaitedForTheLockLooksAgain(t *testing.T) {
 
 func TestAReaperLetsHeartbeatsThatWaitedForTheLockGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, path := newSQLite(t)
-		other := sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour})
-		mustEnqueue(t, s, NewJob("alive"), NewJob("dead"))
-		jobs := mustDequeue(t, other, 2)
-		time.Sleep(11 * time.Second)
-		mustReap(t, s, 0, "at its first look")
+		s, other, path, alive := newDoubted(t)
 
 		// Another program takes the lock right after the first look and holds it until just after the second one begins.
 		release := otherProgram(t, path).lock()
 		var others sync.WaitGroup
-		others.Go(func() {
-			if lost, err := other.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
-				t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
-			}
-		})
+		others.Go(func() { mustHeartbeat(t, other, alive) })
 		time.Sleep(rules.ReapGap(defaultLease))
 		others.Go(func() {
 			time.Sleep(100 * time.Millisecond)
@@ -78,19 +87,12 @@ func TestAReaperLetsHeartbeatsThatWaitedForTheLockGoFirst(t *testing.T) {
 // Then the reaper is the first that goes on, and must give the others time.
 func TestAReaperThatFindsTheLockFreeLetsHeartbeatsGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, path := newSQLite(t)
-		other := sqliteStorage(t, path, &SQLiteOptions{PollInterval: time.Hour})
-		mustEnqueue(t, s, NewJob("alive"), NewJob("dead"))
-		jobs := mustDequeue(t, other, 2)
-		time.Sleep(11 * time.Second)
-		mustReap(t, s, 0, "at its first look")
+		s, other, _, alive := newDoubted(t)
 		time.Sleep(rules.ReapGap(defaultLease))
 		var others sync.WaitGroup
 		others.Go(func() {
 			time.Sleep(rules.HeartbeatsFirst / 2)
-			if lost, err := other.Heartbeat(t.Context(), jobs[0]); len(lost) > 0 || err != nil {
-				t.Errorf("Heartbeat: %d lost, %v", len(lost), err)
-			}
+			mustHeartbeat(t, other, alive)
 		})
 		mustReap(t, s, 1, "at its second look")
 		others.Wait()

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion/internal/rules"
 )
@@ -156,10 +155,9 @@ func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 // Drain runs jobs until nothing is due and nothing runs. It waits for a retry that it has scheduled itself if
 // that is due within five seconds, and for no other job that is due later. It does not wait for what other
 // workers run, unless their heartbeats are missing: then it stays until their leases are taken back, and runs
-// the jobs. It suits tests and batches, and may
-// be called again and again. If ctx ends first, Drain stops as Run does and returns ctx's error. Unlike Run, it
-// ends at the first storage error. If jobs are due whose tasks the worker does not know, it runs all others and
-// returns an ErrTaskNotFound that names those tasks.
+// the jobs. It suits tests and batches, and may be called again and again. If ctx ends first, Drain stops as Run
+// does and returns ctx's error. Unlike Run, it ends at the first storage error. If jobs are due whose tasks the
+// worker does not know, it runs all others and returns an ErrTaskNotFound that names those tasks.
 func (w *Worker) Drain(ctx context.Context) error { return w.work(ctx, true) }
 
 // Stop ends a Run or Drain in progress, as if its ctx had ended, and does not wait for it. Before the first Run
@@ -313,7 +311,7 @@ func (w *Worker) check() error {
 	if w.Concurrency < 0 || w.Concurrency > maxConcurrency {
 		return fmt.Errorf("field Concurrency is %d; want 0 (default 10) to %d", w.Concurrency, maxConcurrency)
 	}
-	if len(w.Name) > maxName || !utf8.ValidString(w.Name) || strings.Contains(w.Name, "\x00") {
+	if len(w.Name) > maxName || !rules.IsText(w.Name) {
 		return fmt.Errorf("field Name is %.300q; want valid UTF-8 of at most %d bytes, without NUL", w.Name, maxName)
 	}
 	durations := []struct {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinion-queue/pinion"
 	"github.com/pinion-queue/pinion/internal/checkup"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 const doctorDetail = `
@@ -29,7 +30,7 @@ func doctor(c *call) func(context.Context) error {
 	c.storageFlags()
 	c.execFlags()
 	c.jsonFlag()
-	e := &checkup.Checkup{Visibility: 10 * time.Second, Advise: adviseDoctor}
+	e := &checkup.Checkup{Visibility: rules.DefaultLease, Advise: adviseDoctor}
 	c.durationFlag(&e.Visibility, "visibility-timeout", "the `TIME` that workers use, if not the default [10s]")
 	return func(ctx context.Context) error {
 		if err := addPrograms(&c.programs); err != nil {

@@ -342,8 +342,8 @@ func (c *call) readJSON(flag, value string, open byte, kind string) (string, err
 	return string(text), nil
 }
 
-// badByte returns the position of the byte that a syntax error is about. The first byte is 1. For text that ends too early
-// it is the last byte.
+// badByte returns the position of the byte that a syntax error is about. The first byte is 1. For text that ends too
+// early it is the last byte.
 func badByte(err *json.SyntaxError) int {
 	if strings.HasPrefix(err.Error(), "unexpected end") {
 		return int(err.Offset)

@@ -130,10 +130,7 @@ func (s *Storage) newPageReader(
 // most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
 func (r *pageReader) look(ctx context.Context) error {
 	start := r.last
-	near := max(start, math.MinInt64+rules.PageLook) - rules.PageLook
-	if !r.f.Newest {
-		near = min(start, math.MaxInt64-rules.PageLook) + rules.PageLook
-	}
+	near := rules.NearEnd(start, r.f.Newest)
 	err := r.readRange(ctx, r.l.number, start, near)
 	if err != nil || r.isFull {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 	"github.com/pinion-queue/pinion/internal/words"
 )
 
@@ -112,7 +113,7 @@ func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive
 		}
 		end := job.LeaseUntil
 		if end.IsZero() {
-			end = job.HeartbeatAt.Add(pythonLease)
+			end = job.HeartbeatAt.Add(rules.DefaultLease)
 		}
 		isUnknown := job.LeaseUntil.IsZero() && job.HeartbeatAt.IsZero()
 		if isUnknown || time.Now().Before(end) {
@@ -124,9 +125,6 @@ func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive
 	}
 	return false, expired, nil
 }
-
-// pythonLease is the lease of a claim that stores none, as those of the Python library.
-const pythonLease = 10 * time.Second
 
 // damageLook is how long a look at a file for damage may take.
 const damageLook = 500 * time.Millisecond

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pinion-queue/pinion"
 	"github.com/pinion-queue/pinion/internal/checkup"
+	"github.com/pinion-queue/pinion/internal/rules"
 	"github.com/pinion-queue/pinion/internal/words"
 )
 
@@ -136,7 +137,7 @@ func (s *site) limits(ctx context.Context) (map[string]int, error) {
 
 // findings returns what the doctor would say that needs somebody's attention, as far as a quick look shows it.
 func (s *site) findings(ctx context.Context, stats *pinion.Stats) []checkup.Finding {
-	c := &checkup.Checkup{Now: time.Now(), Visibility: 10 * time.Second, Look: 200}
+	c := &checkup.Checkup{Now: time.Now(), Visibility: rules.DefaultLease, Look: 200}
 	damage, err := s.damage.getSoon(ctx)
 	if err == nil && damage != "" {
 		c.Findings = append(c.Findings, checkup.Finding{Level: checkup.Wrong, About: "content", Text: damage,

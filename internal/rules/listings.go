@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -23,6 +24,15 @@ func PageSize(limit int) int {
 		return min(limit, PageLook)
 	}
 	return defaultPageSize
+}
+
+// NearEnd returns the last of the PageLook row numbers that follow a number in the order of a listing: upwards, or
+// downwards if the newest come first. It does not overflow.
+func NearEnd(number int64, newestFirst bool) int64 {
+	if newestFirst {
+		return max(number, math.MinInt64+PageLook) - PageLook
+	}
+	return min(number, math.MaxInt64-PageLook) + PageLook
 }
 
 // ErrorMessage returns the text of an error without the stack of a panic: what stands before its first empty line.

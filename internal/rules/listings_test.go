@@ -51,3 +51,20 @@ func TestTheLargestGroupsComeFirstAndAmongEqualsTheNewest(t *testing.T) {
 		t.Errorf("there are %d letters with %d errors, want 5 with 3", groups.Letters, groups.Errors())
 	}
 }
+
+func TestNearEndDoesNotOverflow(t *testing.T) {
+	for _, test := range []struct {
+		number      int64
+		newestFirst bool
+		want        int64
+	}{
+		{0, false, PageLook},
+		{0, true, -PageLook},
+		{math.MaxInt64, false, math.MaxInt64},
+		{math.MinInt64, true, math.MinInt64},
+	} {
+		if got := NearEnd(test.number, test.newestFirst); got != test.want {
+			t.Errorf("NearEnd(%d, %v) = %d, want %d", test.number, test.newestFirst, got, test.want)
+		}
+	}
+}
