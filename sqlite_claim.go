@@ -842,24 +842,27 @@ func (q *claims) schedule() {
 
 // lookForWork has the claims served when another process has written, or when a job becomes due. It ends with stop.
 func (q *claims) lookForWork() {
-	noteDue := func(*transaction) { q.mayBeDue = true }
 	for {
-		var err error
+		var due bool
 		select {
 		case <-q.stopped:
 			return
 		case <-q.watch.wake():
-			// The last event of a commit precedes its end, so a look at once would come too early. To take the write
-			// lock is to wait for that end. Most events are of this process's own commits; while it is busy they
-			// add up to one look.
-			if q.someWait() {
-				err = q.w.doWhenIdle(context.Background(), lockPatience, noteDue)
-			}
+			// Mostly it is this process that has written. While it is busy its claims look anyway, and an armed watch
+			// would make each commit dearer.
+			q.w.awaitIdle()
+			q.watch.arm() // before the look, which would miss what is written between the two
+			due = q.someWait()
 		case <-q.timer.C:
-			if q.timeToLook() {
-				err = q.w.doWithin(context.Background(), lockPatience, noteDue)
-			}
+			q.watch.arm() // it may have been left without a file
+			due = q.timeToLook()
 		}
+		if !due {
+			continue
+		}
+		// A write precedes the end of its commit, so to read at once might be too early. To take the write lock is to
+		// wait for that end.
+		err := q.w.doWithin(context.Background(), lockPatience, func(*transaction) { q.mayBeDue = true })
 		if err != nil {
 			q.fail(err)
 		}

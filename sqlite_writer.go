@@ -36,7 +36,7 @@ type writer struct {
 	blockedSince time.Time  // since when another process has held the write lock; zero if it was free at the last try
 
 	wake    chan struct{} // capacity 1: queue or closed has changed
-	idle    chan *call    // of doWhenIdle; loop receives from it when no call waits
+	idle    chan struct{} // of awaitIdle; loop receives from it when no call waits
 	stopped chan struct{} // closed when loop has returned
 
 	connMu     sync.Mutex // guards the rest; whoever makes a transaction holds it throughout; locked before mu
@@ -87,7 +87,7 @@ var (
 func newWriter(conn driver.Conn) *writer {
 	w := &writer{
 		wake:    make(chan struct{}, 1),
-		idle:    make(chan *call),
+		idle:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		conn:    &preparedConn{conn: conn, stmts: make(map[string]preparedStmt)},
 	}
@@ -125,20 +125,14 @@ func (w *writer) doFirst(ctx context.Context, patience time.Duration, run func(t
 	return w.wait(ctx, c)
 }
 
-// doWhenIdle is like doWithin, but lets all other calls go first, for up to a second.
-func (w *writer) doWhenIdle(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
-	c := newCall(run, time.Now().Add(time.Second+patience))
+// awaitIdle returns when no call waits, or after a second, or when the writer is stopped.
+func (w *writer) awaitIdle() {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	select {
-	case w.idle <- c:
-		return w.await(ctx, c)
+	case w.idle <- struct{}{}:
 	case <-w.stopped:
-		return ErrClosed
-	case <-ctx.Done():
-		return ctx.Err()
 	case <-timer.C:
-		return w.wait(ctx, c)
 	}
 }
 
@@ -268,10 +262,7 @@ func (w *writer) next() bool {
 		}
 		select {
 		case <-w.wake:
-		case c := <-w.idle:
-			w.mu.Lock()
-			w.queue = append(w.queue, c)
-			w.mu.Unlock()
+		case <-w.idle:
 		}
 	}
 }

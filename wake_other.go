@@ -9,6 +9,7 @@ type watch struct{}
 
 func watchFile(string) *watch          { return nil }
 func (w *watch) wake() <-chan struct{} { return nil }
+func (w *watch) arm() error            { return nil }
 func (w *watch) close()                {}
 
 func nap(d time.Duration) { time.Sleep(d) }
