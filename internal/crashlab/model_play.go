@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // player plays one sequence on one storage and on the reference, and compares them.
@@ -57,6 +58,9 @@ func (p *player) wantError(err, want error) {
 // take takes one step on the storage and on the reference.
 func (p *player) take(step Step) {
 	step.Lease = step.Lease.Truncate(time.Microsecond) // no storage keeps more
+	if step.Lease > 0 {
+		step.Lease = max(step.Lease, time.Millisecond) // whether a shorter one has expired is a matter of rounding
+	}
 	if step.Verb == "Sleep" {
 		p.Sleep(step.For)
 		return
@@ -64,6 +68,8 @@ func (p *player) take(step Step) {
 	if p.RealTime {
 		p.waitUntilClear(step)
 		defer p.noteIfTooSlow()
+	} else if step.Verb == "ReapStale" {
+		p.passSecondLooks()
 	}
 	ctx := p.ctx
 	if step.Ended {
@@ -92,7 +98,7 @@ func (p *player) waitUntilClear(step Step) {
 		for _, e := range p.reference.jobs {
 			moments := []time.Time{e.RunAt}
 			if step.Verb == "ReapStale" {
-				moments = []time.Time{e.HeartbeatAt.Add(e.lease), e.doubted.Add(reapGap(e.lease))}
+				moments = []time.Time{e.HeartbeatAt.Add(e.lease), e.doubted.Add(rules.ReapGap(e.lease))}
 			}
 			for _, moment := range moments {
 				d := time.Until(moment)
@@ -101,6 +107,29 @@ func (p *player) waitUntilClear(step Step) {
 					again = true
 				}
 			}
+		}
+	}
+}
+
+// waited returns how long the storage has waited in the call, in a bubble.
+func (p *player) waited() time.Duration {
+	if p.RealTime {
+		return 0
+	}
+	return time.Since(p.now)
+}
+
+// passSecondLooks waits while a storage may take a claim back or leave it: one that waits for heartbeats first looks
+// early.
+func (p *player) passSecondLooks() {
+	for _, e := range p.reference.jobs {
+		if e.doubted.IsZero() {
+			continue
+		}
+		early := time.Until(e.doubted.Add(rules.SecondLook(e.lease)))
+		late := time.Until(e.doubted.Add(rules.ReapGap(e.lease)))
+		if early <= 0 && late >= 0 {
+			time.Sleep(late + time.Microsecond)
 		}
 	}
 }
@@ -293,7 +322,7 @@ func (p *player) askReference(step Step, jobs []*pinion.Job) answer {
 		a.jobs, canceled = ref.release(jobs, p.timeOrZero(step), causeOf(step))
 		a.text = fmt.Sprint("canceled: ", canceled)
 	case "ReapStale":
-		a.n = ref.reapStale()
+		a.n = ref.reapStale(p.waited())
 	case "Size":
 		a.n = ref.size()
 	case "Stats":

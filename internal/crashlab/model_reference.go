@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // reference is what the documentation of [pinion.Storage] and its companions says, written as plainly as
@@ -428,9 +429,9 @@ func (r *reference) cancelWhere(f pinion.Filter) (ended, asked int) {
 }
 
 // reapStale takes back leases that have expired and were doubted long enough ago. From the second time on a job
-// becomes due at a random time.
-func (r *reference) reapStale() int {
-	n := 0
+// becomes due at a random time. A storage may wait for heartbeats after it has looked, and took says how long.
+func (r *reference) reapStale(took time.Duration) int {
+	var expired, ripe []*entry
 	for _, e := range r.jobs {
 		silence := r.now.Sub(e.HeartbeatAt).Abs()
 		switch {
@@ -438,13 +439,19 @@ func (r *reference) reapStale() int {
 		case silence <= e.lease:
 			e.doubted = time.Time{}
 		case e.doubted.IsZero():
-			e.doubted = r.now
-		case r.now.Sub(e.doubted) >= reapGap(e.lease):
-			r.reap(e)
-			n++
+			expired = append(expired, e)
+		case r.now.Sub(e.doubted) >= rules.ReapGap(e.lease):
+			ripe = append(ripe, e)
 		}
 	}
-	return n
+	r.now = r.now.Add(took)
+	for _, e := range expired {
+		e.doubted = r.now
+	}
+	for _, e := range ripe {
+		r.reap(e)
+	}
+	return len(ripe)
 }
 
 func (r *reference) reap(e *entry) {
@@ -460,9 +467,6 @@ func (r *reference) reap(e *entry) {
 		e.changed.dueWithin = max(time.Duration(e.Attempts)*e.lease, 1)
 	}
 }
-
-// reapGap returns how long after its doubt an expired lease is taken back.
-func reapGap(lease time.Duration) time.Duration { return min(lease, lease/5+time.Second) }
 
 // ---- Listings and counts ----
 
