@@ -567,15 +567,20 @@ func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 	if !s.indexed {
 		return columns + s.jobs + `WHERE status='PENDING'`
 	}
-	pending := integer(q.value(sizeQuery))
-	span := integer(q.value(`SELECT (SELECT max(rowid) FROM jobs) - (SELECT min(rowid) FROM jobs)`))
-	if pending > span/3 {
+	third := integer(q.value(`SELECT ((SELECT max(rowid) FROM jobs) - (SELECT min(rowid) FROM jobs)) / 3`))
+	if integer(q.value(pendingUpTo, third+1)) > third {
 		return columns + ` FROM jobs NOT INDEXED WHERE status='PENDING'`
 	}
 	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0
 		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0
 		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
 }
+
+// pendingUpTo counts the PENDING jobs, and stops at a bound.
+const pendingUpTo = `SELECT count(*) FROM (
+	SELECT 1 FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 UNION ALL
+	SELECT 1 FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 UNION ALL
+	SELECT 1 FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 LIMIT ?)`
 
 // countRunning counts the jobs that run.
 func (s *SQLiteStorage) countRunning(q *session, counter *StatsCounter) {
