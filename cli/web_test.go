@@ -169,6 +169,7 @@ func TestWebRefusesAPasswordFileThatIsOfNoUse(t *testing.T) {
 			write(t, file, c.text)
 		}
 		status, _, stderr := runCommand(t, "web", "--db", db, "--listen", "127.0.0.1:0", "--password-file", file)
+		stderr = systemErrors.Replace(stderr)
 		if status != c.status || !strings.Contains(stderr, c.says) {
 			t.Errorf("%s: exit status %d, %s; want %d, %q", c.name, status, stderr, c.status, c.says)
 		}
