@@ -237,9 +237,11 @@ func fitsTask(job *pinion.Job) error {
 
 // echoTime prints the time of --at as it was understood, with its offset from UTC.
 func (e *enqueueCall) echoTime() {
+	passed := time.Since(e.at)
 	switch {
 	case e.at.IsZero():
-	case e.at.Before(time.Now()):
+	case 0 <= passed && passed < time.Second: // "now"
+	case passed > 0:
 		fmt.Fprintf(e.stderr, "pinion: %s has passed, so it is due now\n", localTime(e.at))
 	default:
 		fmt.Fprintf(e.stderr, "pinion: due %s\n", timestamp(e.at))

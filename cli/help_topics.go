@@ -169,6 +169,7 @@ MOMENT is a point in time:
   2026-01-31T15:04+01:00   with its offset: what date -Iminutes, date -Iseconds and
                            date --rfc-3339=seconds print
   @1769868240              seconds since 1970, as date +%s prints them
+  now
 
 --since and --before also take a TIME, for so long ago.
 

@@ -120,4 +120,4 @@ func timestamp(t time.Time) string {
 }
 
 // localTime returns a time on the local clock, with its offset from UTC.
-func localTime(t time.Time) string { return t.Local().Format("2006-01-02T15:04:05.999999999-07:00") }
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02T15:04:05.999999-07:00") }

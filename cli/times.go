@@ -96,7 +96,7 @@ var (
 	dayWords     = map[string]int{"yesterday": -1, "today": 0, "tomorrow": 1}
 )
 
-// parseLocal reads a date with or without a time of day, a time of day, or one behind "today", "tomorrow" or
+// parseLocal reads "now", a date with or without a time of day, a time of day, or one behind "today", "tomorrow" or
 // "yesterday", on the clock of now's zone. A time of day alone is the next after now or, if last is true, the
 // last before it.
 func parseLocal(s string, now time.Time, last bool) (t time.Time, ok bool) {
@@ -108,6 +108,9 @@ func parseLocal(s string, now time.Time, last bool) (t time.Time, ok bool) {
 		}
 	}
 	s = strings.ToLower(s)
+	if s == "now" {
+		return now, true
+	}
 	word, rest, _ := strings.Cut(s, " ")
 	if days, isDay := dayWords[word]; isDay {
 		clock, ok := parseClock(rest)

@@ -29,6 +29,7 @@ func TestATimeOfDayIsTheNextOrTheLastSuch(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]time.Time{
+		"now":                 now,
 		"tomorrow 9:00":       time.Date(2026, 4, 1, 9, 0, 0, 0, zone),
 		"Tomorrow 9 am":       time.Date(2026, 4, 1, 9, 0, 0, 0, zone),
 		"today 9:00":          time.Date(2026, 3, 31, 9, 0, 0, 0, zone),
