@@ -179,11 +179,12 @@ func patience(t *testing.T) context.Context {
 	return ctx
 }
 
-// await polls until something has happened that sends no event.
+// await polls until something has happened that sends no event. It leaves most of the processor to what it waits for:
+// done may read the queue, or all of /proc.
 func await(t *testing.T, output fmt.Stringer, done func() bool) {
 	t.Helper()
 	ctx := patience(t)
-	poll := time.NewTicker(10 * time.Millisecond)
+	poll := time.NewTicker(30 * time.Millisecond)
 	defer poll.Stop()
 	for !done() {
 		select {
