@@ -163,6 +163,8 @@ func TestAProgramThatDoesNotCallCheckStorageDoesNotLinkTheRules(t *testing.T) {
 	}
 }
 
+// ---- Mutants ----
+
 func TestCheckStorageFindsEachMutant(t *testing.T) {
 	faults := slices.Concat(
 		orderFaults(),
