@@ -19,6 +19,9 @@ import (
 // tick is a job for each time of a schedule.
 func tick(time.Time) *Job { return NewJob("tick") }
 
+// seldom is a ReapInterval for tests in which hours pass: a look each second would take most of their time.
+const seldom = time.Minute
+
 // nextRunOf returns the PENDING or RUNNING run of a schedule.
 func nextRunOf(t *testing.T, in Inspector, name string) *Job {
 	t.Helper()
@@ -140,7 +143,7 @@ func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
 			return &Job{Task: "tick", Queue: "q", Priority: 3, Args: []any{at.Unix()}, ID: "ignored", Key: "ignored", KeyUntilStart: true}
 		}}}
 		for range 3 {
-			t.run(&Worker{Periodic: plans}, task)
+			t.run(&Worker{Periodic: plans, ReapInterval: seldom}, task)
 		}
 		t.sleep(time.Second)
 		job := nextRunOf(t.T, t.storage, "hourly")
@@ -171,7 +174,7 @@ func TestARunMissedWhileNobodyLivedHappensOnceAndLate(t *testing.T) {
 		run.wait()
 		t.sleep(10*time.Hour + 20*time.Minute)
 		late := time.Now()
-		t.run(&Worker{Periodic: plans}, task)
+		t.run(&Worker{Periodic: plans, ReapInterval: seldom}, task)
 		t.sleep(50 * time.Minute)
 		next := late.Truncate(time.Hour).Add(time.Hour)
 		if len(ran) != 2 || ran[0].Sub(late) > time.Second || !ran[1].Equal(next) {
@@ -208,7 +211,7 @@ func TestAFailedRunIsDueAgainAtTheNextTimeAtTheLatest(t *testing.T) {
 			ran = append(ran, time.Now())
 			return errTask
 		})
-		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}},
+		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}}, ReapInterval: seldom,
 			Retry: &RetryPolicy{MaxRetries: 2, BaseDelay: 40 * time.Minute, Cap: 10 * time.Hour}}, task)
 		first := time.Now().Truncate(time.Hour).Add(time.Hour)
 		t.sleep(time.Until(first) + 4*time.Hour - time.Minute)
@@ -260,7 +263,10 @@ func TestARunThatWasAttemptedOrRescheduledIsNotMoved(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 10*time.Minute)))
 		task := t.task("tick", func(context.Context, *Job) error { return RetryAfter(5*time.Hour, errTask) })
-		run := t.run(&Worker{Periodic: []Periodic{{"tried", Every(6 * time.Hour), tick}, {"moved", Every(24 * time.Hour), tick}}}, task)
+		run := t.run(&Worker{
+			Periodic:     []Periodic{{"tried", Every(6 * time.Hour), tick}, {"moved", Every(24 * time.Hour), tick}},
+			ReapInterval: seldom,
+		}, task)
 		t.sleep(time.Second)
 		tried, moved := nextRunOf(t.T, t.storage, "tried"), nextRunOf(t.T, t.storage, "moved")
 		if n, err := t.storage.Reschedule(t.Context(), Filter{IDs: []string{moved.ID}}, time.Now().Add(20*time.Hour)); n != 1 || err != nil {
@@ -297,7 +303,7 @@ func TestATimeForWhichThereIsNoJobIsSkipped(t *testing.T) {
 			return NewJob("tick")
 		}
 		t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 10*time.Minute)))
-		t.run(&Worker{Periodic: []Periodic{{"office", Every(time.Hour), office}}}, task)
+		t.run(&Worker{Periodic: []Periodic{{"office", Every(time.Hour), office}}, ReapInterval: seldom}, task)
 		t.sleep(36 * time.Hour)
 		if diff := cmp.Diff([]int{9, 10, 11, 9, 10, 11}, ran); diff != "" {
 			t.Errorf("hours of the runs (-want +got):\n%s", diff)
@@ -334,7 +340,10 @@ func TestAScheduleMayEnd(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		ran := 0
 		task := t.task("tick", func(context.Context, *Job) error { ran++; return nil })
-		run := t.run(&Worker{Periodic: []Periodic{{"once", lastOnly(time.Now().Add(time.Hour)), tick}}}, task)
+		run := t.run(&Worker{
+			Periodic:     []Periodic{{"once", lastOnly(time.Now().Add(time.Hour)), tick}},
+			ReapInterval: seldom,
+		}, task)
 		t.sleep(5 * time.Hour)
 		if got := t.statuses(""); ran != 1 || got[StatusPending] != 0 {
 			t.Errorf("it ran %d times, and the jobs are %v; want one run and no more", ran, got)
@@ -369,7 +378,7 @@ func TestAScheduleWithABugHurtsNobodyElse(t *testing.T) {
 			{"bad", Every(time.Hour), func(time.Time) *Job { return NewJob("") }},
 			{"waits", Every(time.Hour), func(time.Time) *Job { <-never; return nil }},
 			{"good", Every(time.Hour), tick},
-		}}, task)
+		}, ReapInterval: seldom}, task)
 		t.sleep(3 * time.Hour)
 		close(never)
 		if ran < 2 {
@@ -418,8 +427,9 @@ func TestAScheduleThatPanicsDoesNotKeepItsRunFromBeingRetried(t *testing.T) {
 			return nil
 		})
 		t.run(&Worker{
-			Periodic: []Periodic{{"breaking", breaking{&broken}, tick}},
-			Retry:    &RetryPolicy{MaxRetries: 5, BaseDelay: time.Second},
+			Periodic:     []Periodic{{"breaking", breaking{&broken}, tick}},
+			ReapInterval: seldom,
+			Retry:        &RetryPolicy{MaxRetries: 5, BaseDelay: time.Second},
 		}, task)
 		t.sleep(3 * time.Hour)
 		if attempts != 3 {

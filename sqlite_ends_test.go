@@ -77,9 +77,8 @@ func TestOldMinutesAreMergedIntoHoursAndOldHoursForgotten(t *testing.T) {
 		s, path := newSQLite(t)
 		o := otherProgram(t, path)
 		hour := time.Now().Truncate(time.Hour).Unix()
-		for minute := range 2 * perTransaction {
-			o.exec(`INSERT INTO pinion_ends VALUES (?, 'q', 'a', 1, 2, 0.5)`, hour+int64(minute)*60)
-		}
+		o.exec(`WITH RECURSIVE minutes(n) AS (SELECT 0 UNION ALL SELECT n+1 FROM minutes WHERE n+1 < ?)
+			INSERT INTO pinion_ends SELECT ?+n*60, 'q', 'a', 1, 2, 0.5 FROM minutes`, 2*perTransaction, hour)
 		time.Sleep(24 * time.Hour)
 		mustReap(t, s, 0, "of an empty queue")
 		o.want("1000|2000|500|17|0", `SELECT sum(succeeded), sum(failed), sum(took), count(*), sum(at%3600) FROM pinion_ends`)

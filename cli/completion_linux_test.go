@@ -16,14 +16,18 @@ import (
 // the arguments that the command gets.
 func TestShellsInsertNamesAsTheyAre(t *testing.T) {
 	t.Parallel()
+	queues := t.TempDir()
+	for i, name := range hostileNames {
+		enqueueInto(t, filepath.Join(queues, fmt.Sprint(i, ".db")), name)
+	}
 	for name, args := range map[string][]string{
 		"bash": {"--norc", "--noprofile", "-i"}, "zsh": {"-f", "-i"}, "fish": {"--no-config", "-i"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			for i, name := range hostileNames {
-				enqueueInto(t, filepath.Join(dir, fmt.Sprint(i, ".db")), name)
+			if err := os.CopyFS(dir, os.DirFS(queues)); err != nil {
+				t.Fatal(err)
 			}
 			sh := startShell(t, dir, name, args)
 			for i, name := range hostileNames {

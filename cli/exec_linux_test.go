@@ -32,7 +32,7 @@ wc -c <"$2"
 // nobody writes into, so their conversion never ends. It kills two of the workers on the way.
 func TestRealProgramsEndToEnd(t *testing.T) {
 	t.Parallel()
-	const good, broken, endless = 120, 8, 4
+	const good, broken, endless = 60, 4, 4
 	dir := t.TempDir()
 	db := filepath.Join(dir, "q.db")
 	writeProgram(t, filepath.Join(dir, "convert.sh"), convertScript)

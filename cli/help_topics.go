@@ -40,10 +40,10 @@ every command with --db has --import.
 tasks of --exec, built in. It needs no go command.
 `
 
-const importTopicExamples = `# Run the tasks of a package, four at a time.
-pinion worker --import ./internal/tasks --db q.db --concurrency 4
+const importTopicExamples = `# Run the tasks of a package, eight at a time.
+pinion worker --import ./internal/tasks --db q.db --concurrency 8
 # Make one program of the command and the tasks.
-pinion worker --import ./tasks --build ./work && ./work worker --db q.db --drain`
+pinion worker --import ./tasks --build ./work && ./work worker --db q.db`
 
 const execTopic = `
 With --exec the task NAME is a program. {0}, {1} and {name} in COMMAND, also as part

@@ -179,11 +179,12 @@ func patience(t *testing.T) context.Context {
 	return ctx
 }
 
-// await polls until something has happened that sends no event.
+// await polls until something has happened that sends no event. It leaves most of the processor to what it waits for:
+// done may read the queue, or all of /proc.
 func await(t *testing.T, output fmt.Stringer, done func() bool) {
 	t.Helper()
 	ctx := patience(t)
-	poll := time.NewTicker(10 * time.Millisecond)
+	poll := time.NewTicker(30 * time.Millisecond)
 	defer poll.Stop()
 	for !done() {
 		select {
@@ -438,11 +439,40 @@ func exampleFolder(t *testing.T) string {
 	write(t, filepath.Join(dir, "rows.jsonl"), "[1, 2]\n{\"a\": 3}\n")
 	write(t, filepath.Join(dir, "images/a.png"), "")
 	write(t, filepath.Join(dir, "secret"), "correct horse\n")
-	storage, err := pinion.OpenSQLite(t.Context(), filepath.Join(dir, "q.db"), nil)
+	write(t, filepath.Join(dir, "q.db"), exampleQueue(t))
+	for _, id := range []string{exampleID, exampleDone} {
+		write(t, filepath.Join(dir, "q.db.logs", id, "1.log"), "hello\n")
+	}
+	return dir
+}
+
+// exampleFile is the file of exampleQueue.
+var exampleFile struct {
+	once    sync.Once
+	content string
+}
+
+// exampleQueue returns the content of a file with the jobs that the examples name. Nobody has the file open. It is
+// made once: many tests need it, and to copy it is quicker.
+func exampleQueue(t *testing.T) string {
+	t.Helper()
+	exampleFile.once.Do(func() {
+		path := filepath.Join(t.TempDir(), "q.db")
+		makeExampleQueue(t, path)
+		exampleFile.content = read(t, path)
+	})
+	if exampleFile.content == "" {
+		t.Fatal("the queue was not made; see the first test that needs it")
+	}
+	return exampleFile.content
+}
+
+func makeExampleQueue(t *testing.T, path string) {
+	t.Helper()
+	storage, err := pinion.OpenSQLite(t.Context(), path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer storage.Close() // the examples find a queue that nobody has open
 	dead := &pinion.Job{ID: exampleID, Task: "mail"}
 	done := &pinion.Job{ID: exampleDone, Task: "mail"}
 	waits := &pinion.Job{ID: exampleWaits, Task: "public", RunAt: time.Now().Add(time.Hour)}
@@ -454,8 +484,7 @@ func exampleFolder(t *testing.T) string {
 	if _, err := storage.MarkDone(t.Context(), claimed[1]); err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{exampleID, exampleDone} {
-		write(t, filepath.Join(dir, "q.db.logs", id, "1.log"), "hello\n")
+	if err := storage.Close(); err != nil {
+		t.Fatal(err)
 	}
-	return dir
 }

@@ -98,7 +98,9 @@ func TestHealthSaysThatNoWorkerIsAtWork(t *testing.T) {
 }
 
 func TestHealthIsOfEveryStorage(t *testing.T) {
+	t.Parallel()
 	overStorages(t, func(t *testing.T, q queue) {
+		t.Parallel()
 		page := Health(q, quiet(t, Options{MaxWait: 1}))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()

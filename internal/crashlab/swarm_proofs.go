@@ -129,10 +129,20 @@ func (p *periodic) judge(_ context.Context, _ *swarm, report *SwarmReport, left 
 		jobOf[run.slot] = run.id
 		ran[run.id] = true
 	}
+	withdrawn := 0
 	for _, job := range left.jobs {
-		if job.Status != pinion.StatusPending && !ran[job.ID] {
-			report.violation("job %s is %s, but it never ran", job.ID, job.Status)
+		switch {
+		case job.Status == pinion.StatusPending || ran[job.ID]:
+		case job.Canceled && job.Attempts == 0:
+			withdrawn++
+		default:
+			report.violation("job %s is %s after %d attempts, but it never ran: %s", job.ID, job.Status, job.Attempts, job.Error)
 		}
+	}
+	// A worker that moves the next run cancels it, and then deletes it. One that ends in between leaves it canceled.
+	processes, _ := p.size()
+	if ended := report.Kills + processes; withdrawn > ended {
+		report.violation("%d runs are canceled, and only %d workers ended, which may leave one each", withdrawn, ended)
 	}
 	return nil
 }

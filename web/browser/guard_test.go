@@ -3,6 +3,7 @@ package browser
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
@@ -124,11 +125,12 @@ func TestAForeignNameShowsNothing(t *testing.T) {
 // A slow reader must not keep SQLite's log from being written back, nor anybody from working.
 func TestASlowReaderHoldsNoTransaction(t *testing.T) {
 	h := newHouse(t, "", nil)
-	large := pinion.NewJob("send_welcome", 1, strings.Repeat("<&>", 10_000))
+	large := pinion.NewJob("send_welcome", 1, strings.Repeat("<&>", 2_000))
 	large.Queue = "newsletter" // which is paused
 	h.enqueue(t, large)
 	page := httptest.NewUnstartedServer(web.New(h.SQLiteStorage, nil))
-	page.Listener = narrowListener{page.Listener}
+	narrow := narrowListener{page.Listener, make(chan *net.TCPConn, 1)}
+	page.Listener = narrow
 	page.Start()
 	defer page.Close()
 	for _, address := range []string{"", "jobs", "dead", "job/" + large.ID} {
@@ -150,6 +152,11 @@ func TestASlowReaderHoldsNoTransaction(t *testing.T) {
 			t.Fatalf("%s answers %q, %v", address, first, err)
 		}
 		h.checkpoint(t)
+		// Through small buffers the rest would take seconds.
+		err = (<-narrow.accepted).SetWriteBuffer(1 << 20)
+		if err != nil && !errors.Is(err, net.ErrClosed) { // closed: the system has the whole page
+			t.Fatal(err)
+		}
 		err = conn.(*net.TCPConn).SetReadBuffer(1 << 20)
 		if err != nil {
 			t.Fatal(err)
@@ -175,12 +182,17 @@ func (h *house) checkpoint(t *testing.T) {
 }
 
 // narrowListener gives its connections small buffers, so that a page does not fit into them.
-type narrowListener struct{ net.Listener }
+type narrowListener struct {
+	net.Listener
+	accepted chan *net.TCPConn
+}
 
 func (l narrowListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return conn, conn.(*net.TCPConn).SetWriteBuffer(2048)
+	narrow := conn.(*net.TCPConn)
+	l.accepted <- narrow
+	return conn, narrow.SetWriteBuffer(2048)
 }
