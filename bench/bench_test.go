@@ -30,6 +30,9 @@ func TestEveryPeerPassesEveryWorkload(t *testing.T) {
 				prepared: make(map[string]string),
 			}
 			here, err := b.read(t.Context(), []*peer{p})
+			if err != nil && os.Getenv("PINION_TEST_ALL") != "" {
+				t.Fatalf("%v: %s", err, p.missing)
+			}
 			if err != nil {
 				t.Skipf("%v: %s", err, p.missing)
 			}

@@ -91,10 +91,7 @@ const wordBreaks = " \t\n\"'><=;|&(:"
 // FuzzBashTakesACandidateAsItIs types a part of a name, within quotes or not, puts the candidate where bash puts it, and
 // asks bash what the word then is.
 func FuzzBashTakesACandidateAsItIs(f *testing.F) {
-	bash, err := exec.LookPath("bash")
-	if err != nil {
-		f.Skip("bash is not installed")
-	}
+	bash := shell(f, "bash")
 	for _, name := range hostileNames {
 		for _, open := range []string{"", "'", `"`} {
 			f.Add(name, open, byte(0))

@@ -63,7 +63,7 @@ func (s *server) run(name string, args ...string) {
 func newDir(t *testing.T) string {
 	t.Helper()
 	if os.Getenv("PINION_POSTGRES_BIN") == "" {
-		if os.Getenv("CI") != "" {
+		if os.Getenv(allEnv) != "" {
 			t.Fatal("PINION_POSTGRES_BIN is not set")
 		}
 		t.Skip("needs PINION_POSTGRES_BIN")
@@ -569,7 +569,7 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	to := schemaURL(t)
 	bouncer, err := exec.LookPath("pgbouncer")
 	if err != nil {
-		if os.Getenv("CI") != "" {
+		if os.Getenv(allEnv) != "" {
 			t.Fatal(err)
 		}
 		t.Skip("needs pgbouncer")
