@@ -450,27 +450,29 @@ func TestTxEnqueueStoresAllOrNoneWhenItsContextEndsMidway(t *testing.T) {
 }
 
 func TestTxEnqueueWaitsForOtherWritersWhereTheTransactionItselfWouldNot(t *testing.T) {
-	s, path := newSQLite(t)
-	db, err := sql.Open("sqlite", path) // without a busy_timeout
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	tx, err := db.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	release := otherProgram(t, path).lock()
-	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	wantError(t, s.Tx(tx).Enqueue(short, NewJob("early")), "locked")
-	go release()
-	if err := errors.Join(s.Tx(tx).Enqueue(t.Context(), NewJob("late")), tx.Commit()); err != nil {
-		t.Fatal(err)
-	}
-	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "late" {
-		t.Errorf("there are %q", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		db, err := sql.Open("sqlite", path) // without a busy_timeout
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := otherProgram(t, path).lock()
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		wantError(t, s.Tx(tx).Enqueue(short, NewJob("early")), "locked")
+		time.AfterFunc(time.Second, release)
+		if err := errors.Join(s.Tx(tx).Enqueue(t.Context(), NewJob("late")), tx.Commit()); err != nil {
+			t.Fatal(err)
+		}
+		if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "late" {
+			t.Errorf("there are %q", got)
+		}
+	})
 }
 
 func TestAVerbThatPanicsFailsAloneAndTheWriterLives(t *testing.T) {
@@ -811,15 +813,9 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 		e, wait := process(t, "work", path)
 		stop, end = append(stop, e), append(end, wait)
 	}
-	// The last one of as many jobs as there will be says that all are done.
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
+	// The last one of as many jobs as there will be says that all are done. Other processes send no event.
 	for done := 0; done < processes*perProducer; {
-		select {
-		case <-look.C:
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
+		time.Sleep(10 * time.Millisecond)
 		if failed := o.all("SELECT count(*) FROM jobs WHERE status='FAILED'"); failed != "0" {
 			t.Fatalf("%s jobs have failed", failed)
 		}
