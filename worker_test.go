@@ -235,6 +235,9 @@ func TestWorkersOfTwoVersionsDoNotHurtEachOthersJobs(t *testing.T) {
 			t.sleep(100 * time.Millisecond)
 		}
 		t.sleep(time.Minute)
+		if diff := cmp.Diff(map[Status]int{StatusSuccess: 60}, t.statuses("")); diff != "" {
+			t.Errorf("the jobs are (-want +got):\n%s", diff)
+		}
 		for job, err := range t.storage.Jobs(t.Context(), Filter{}) {
 			if err != nil {
 				t.Fatal(err)
@@ -323,8 +326,9 @@ func TestAJobThatIsReapedAgainIsDueAtAWholeMicrosecond(t *testing.T) {
 			reap(t, s, defaultLease, jobs)
 		}
 		now := time.Now()
-		q := s.reader(t.Context())
+		q, rows := s.reader(t.Context()), 0
 		for v := range q.rows("SELECT run_at FROM jobs") {
+			rows++
 			due := fromSeconds(v[0])
 			if v[0] != seconds(due) {
 				t.Errorf("a job is due at %.9f", v[0])
@@ -333,8 +337,8 @@ func TestAJobThatIsReapedAgainIsDueAtAWholeMicrosecond(t *testing.T) {
 				t.Errorf("a job is due in %v, want within 2 attempts of a lease each", due.Sub(now))
 			}
 		}
-		if q.err != nil {
-			t.Fatal(q.err)
+		if rows != jobs || q.err != nil {
+			t.Fatalf("%d rows were looked at, want %d: %v", rows, jobs, q.err)
 		}
 	})
 }
