@@ -15,7 +15,7 @@ func TestADequeueIsWokenByAnotherProcess(t *testing.T) {
 	url := schemaURL(t)
 	// Nothing here comes in time by looking now and then.
 	waiter, other := open(t, url, &Options{PollInterval: time.Hour}), open(t, url, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for a Dequeue that is never woken
 	defer cancel()
 	for what, enqueue := range map[string]func(job *pinion.Job) error{
 		"Enqueue": func(job *pinion.Job) error { return other.Enqueue(ctx, job) },
@@ -49,7 +49,7 @@ func TestTheListenerComesBackWhenItsConnectionIsCut(t *testing.T) {
 	url := withParam(schemaURL(t), "application_name=pinion_listener")
 	waiter, other := open(t, url, &Options{PollInterval: time.Hour}), open(t, schemaURL(t), nil)
 	sender := open(t, url, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for a Dequeue that is never woken
 	defer cancel()
 	got := make(chan error)
 	go func() { _, err := waiter.Dequeue(ctx, pinion.DequeueOptions{Max: 1}); got <- err }()
