@@ -49,9 +49,9 @@ type siege struct {
 	ran    map[string]int    // how often each job's task began
 }
 
-// besiege has a worker and a producer work for a while before something happens, and long after. Then every job that was
-// acknowledged, and no other, must have ended in SUCCESS after as many attempts as its task needs. As long as it happens
-// the worker must tell of it, once a second at most.
+// besiege has a worker and a producer work for a while before something happens, and long after. Then every job that
+// was acknowledged, and no other, must have ended in SUCCESS after as many attempts as its task needs. As long as it
+// happens the worker must tell of it, once a second at most.
 func besiege(t *testing.T, path string, happens func(s *siege)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

@@ -212,7 +212,8 @@ func TestAFailedRunIsDueAgainAtTheNextTimeAtTheLatest(t *testing.T) {
 			Retry: &RetryPolicy{MaxRetries: 2, BaseDelay: 40 * time.Minute, Cap: 10 * time.Hour}}, task)
 		first := time.Now().Truncate(time.Hour).Add(time.Hour)
 		t.sleep(time.Until(first) + 4*time.Hour - time.Minute)
-		// Retries after 40 minutes, and at the next time instead of after 80. Then the job is given up and the schedule goes on.
+		// Retries after 40 minutes, and at the next time instead of after 80.
+		// Then the job is given up and the schedule goes on.
 		want := []time.Time{first, first.Add(40 * time.Minute), first.Add(time.Hour),
 			first.Add(2 * time.Hour), first.Add(160 * time.Minute), first.Add(3 * time.Hour)}
 		if !slices.EqualFunc(ran, want, time.Time.Equal) {

@@ -123,8 +123,8 @@ func chmod(t *testing.T, name string, mode os.FileMode) {
 	}
 }
 
-// Linux lets no disk become read-only while a file is open there for writing. One that fails may all the same: SQLite then
-// says what it says of a quota, which sqlite_file_faults_unix_test.go tests.
+// Linux lets no disk become read-only while a file is open there for writing. One that fails may all the same: SQLite
+// then says what it says of a quota, which sqlite_file_faults_unix_test.go tests.
 func TestAFileOnAReadOnlyDiskIsRefusedAndCanBeLookedAt(t *testing.T) {
 	t.Parallel()
 	inMountNamespace(t, func(t *testing.T) {

@@ -220,8 +220,8 @@ func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions)
 // listing is a table as a list of its columns and a FROM clause.
 type listing struct{ table, columns, from string }
 
-// page reads a part of a listing. Where an index finds the rows that match, it sorts their numbers. Otherwise it looks at
-// a number of rows, in their order.
+// page reads a part of a listing. Where an index finds the rows that match, it sorts their numbers. Otherwise it looks
+// at a number of rows, in their order.
 func (s *SQLiteStorage) page(q *session, l listing, f Filter, where conditions, from int64) (Page, error) {
 	r := newPageReader(q, l, f, where, from)
 	if where.isNarrow {
@@ -254,7 +254,8 @@ type pageReader struct {
 	endOfAll  int64  // no number lies beyond it
 }
 
-// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing begins.
+// newPageReader returns the reader of the page behind the number from.
+// If that is 0, it queries where the listing begins.
 func newPageReader(q *session, l listing, f Filter, where conditions, from int64) *pageReader {
 	r := &pageReader{q: q, l: l, f: f, where: where, last: from, afterOp: ">", upToOp: "<=", endOfAll: math.MaxInt64}
 	if f.Newest {
@@ -283,8 +284,9 @@ func (r *pageReader) readNarrow() {
 		r.l.columns, r.l.from, r.afterOp, r.where.sql, r.direction, r.left()), append([]any{r.last}, r.where.args...))
 }
 
-// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold at
-// most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
+// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold
+// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows,
+// which takes longer.
 func (r *pageReader) look() {
 	start := r.last
 	near := rules.NearEnd(start, r.f.Newest)
@@ -447,8 +449,8 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that
-// would make an empty line which is not there. A job that has not failed has NULL.
+// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break,
+// that would make an empty line which is not there. A job that has not failed has NULL.
 const messageSQL = `CASE coalesce(instr(error, char(10,10)), 0)
 	WHEN 0 THEN coalesce(error, '')
 	ELSE substr(error, 1, instr(error, char(10,10))-1)

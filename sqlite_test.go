@@ -58,7 +58,8 @@ func commits(t *testing.T, path string) (n int) {
 	return n
 }
 
-// reapAll takes back all claims that have expired: it looks a second time after the gap, and returns how many there were.
+// reapAll takes back all claims that have expired: it looks a second time after the gap,
+// and returns how many there were.
 func reapAll(t *testing.T, s Storage, visibility time.Duration) int {
 	t.Helper()
 	for range 2 {

@@ -143,8 +143,8 @@ func TestADeadWorkersJobRunsWithin15Seconds(t *testing.T) {
 			return nil
 		}))
 		t.sleep(time.Minute)
-		// The lease ends after 10s. Looks are at 0.3s, 1.3s and so on: the one at 10.3s doubts it, and the first that comes
-		// 3s after that takes it back, perhaps after it has let heartbeats go first.
+		// The lease ends after 10s. Looks are at 0.3s, 1.3s and so on: the one at 10.3s doubts it, and the first that
+		// comes 3s after that takes it back, perhaps after it has let heartbeats go first.
 		earliest := 13300 * time.Millisecond
 		latest := earliest + rules.HeartbeatsFirst
 		if len(ran) != 1 || ran[0] < earliest || ran[0] > latest {

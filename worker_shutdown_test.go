@@ -512,7 +512,8 @@ func TestAClosedStorageEndsRun(t *testing.T) {
 	})
 }
 
-// A worker claims no more while some 2,000 ends wait to be recorded, and so does not learn from a claim what has changed.
+// A worker claims no more while some 2,000 ends wait to be recorded,
+// and so does not learn from a claim what has changed.
 func TestAWorkerWhoseStorageDoesNotKeepUpGoesOnWhenItDoesAndEndsWhenItIsClosed(t *testing.T) {
 	const n = 5000
 	for _, closed := range []bool{false, true} {

@@ -88,8 +88,8 @@ var hostileNames = []string{
 // wordBreaks are the COMP_WORDBREAKS that bash begins with.
 const wordBreaks = " \t\n\"'><=;|&(:"
 
-// FuzzBashTakesACandidateAsItIs types a part of a name, within quotes or not, puts the candidate where bash puts it, and
-// asks bash what the word then is.
+// FuzzBashTakesACandidateAsItIs types a part of a name, within quotes or not, puts the candidate where bash puts it,
+// and asks bash what the word then is.
 func FuzzBashTakesACandidateAsItIs(f *testing.F) {
 	bash := shell(f, "bash")
 	for _, name := range hostileNames {

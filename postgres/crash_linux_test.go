@@ -54,8 +54,8 @@ func TestCrashOfWorkersLosesNothing(t *testing.T) {
 	}
 }
 
-// Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends the
-// job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
+// Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends
+// the job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
 func TestTxDoneMakesEffectsHappenExactlyOnce(t *testing.T) {
 	runSwarm(t, crashlab.ProofExactlyOnce, *crashJobs)
 }

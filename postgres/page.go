@@ -29,8 +29,8 @@ var (
 	deadLetters = listing{"j.dead", "j.dead IS NOT NULL"}
 )
 
-// JobsPage implements [pinion.Inspector]. Where the PENDING jobs are the ones that come next, a look at the jobs in their
-// order finds a page of them soonest; else an index finds them, if they are few.
+// JobsPage implements [pinion.Inspector]. Where the PENDING jobs are the ones that come next, a look at the jobs in
+// their order finds a page of them soonest; else an index finds them, if they are few.
 func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
 		page, err = s.readPage(ctx, conn, allJobs, where(f, "j.created_at", nil), f, from, isNarrow(f))
@@ -107,7 +107,8 @@ type pageReader struct {
 	endOfAll  int64  // no number lies beyond it
 }
 
-// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing begins.
+// newPageReader returns the reader of the page behind the number from.
+// If that is 0, it queries where the listing begins.
 func (s *Storage) newPageReader(
 	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64,
 ) (*pageReader, error) {
@@ -126,8 +127,9 @@ func (s *Storage) newPageReader(
 	return r, err
 }
 
-// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold at
-// most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
+// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold
+// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows,
+// which takes longer.
 func (r *pageReader) look(ctx context.Context) error {
 	start := r.last
 	near := rules.NearEnd(start, r.f.Newest)
@@ -149,8 +151,8 @@ func (r *pageReader) look(ctx context.Context) error {
 	return err
 }
 
-// readRange reads the rows that match between two numbers, until the page is full: not the one with the number behind, but
-// the one with last.
+// readRange reads the rows that match between two numbers, until the page is full: not the one with the number behind,
+// but the one with last.
 func (r *pageReader) readRange(ctx context.Context, order string, behind, last int64) error {
 	limit := rules.PageSize(r.f.Limit)
 	c := r.c
@@ -238,8 +240,8 @@ func (s *Storage) GroupDeadLetters(
 	return found, nil
 }
 
-// letters returns those of the next letters before a number that match, and the number of the last that it looked at, or
-// 0 if there are no more.
+// letters returns those of the next letters before a number that match, and the number of the last that it looked at,
+// or 0 if there are no more.
 func (s *Storage) letters(
 	ctx context.Context, f pinion.Filter, before int64, look int,
 ) (found []letter, end int64, err error) {

@@ -9,8 +9,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// BenchmarkMillion asks for each list over a file with a million jobs: 100,000 dead letters, 20,000 jobs that wait, the rest
-// done.
+// BenchmarkMillion asks for each list over a file with a million jobs: 100,000 dead letters, 20,000 jobs that wait, the
+// rest done.
 func BenchmarkMillion(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "q.db")
 	q, err := pinion.OpenSQLite(b.Context(), path, nil)

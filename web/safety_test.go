@@ -92,8 +92,8 @@ func unquoted(tag string) string {
 	return b.String()
 }
 
-// addHostile adds jobs that have a text wherever a job may have one: a dead letter, one that runs, one that has succeeded, and
-// the run of a schedule.
+// addHostile adds jobs that have a text wherever a job may have one: a dead letter, one that runs, one that has
+// succeeded, and the run of a schedule.
 func addHostile(t *testing.T, q queue, text string) {
 	t.Helper()
 	name := text // what a name may be

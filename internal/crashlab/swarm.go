@@ -31,8 +31,8 @@ type Proof = role
 
 // The proofs.
 const (
-	// ProofExactlyOnce has four processes with four slots. Each job adds 1 to a row, and enqueues a second job that does
-	// the same, in the transaction that ends the job. The sum must be exact.
+	// ProofExactlyOnce has four processes with four slots. Each job adds 1 to a row, and enqueues a second job that
+	// does the same, in the transaction that ends the job. The sum must be exact.
 	ProofExactlyOnce Proof = "exactly once"
 	// ProofLimit has eight processes with eight slots, which share a queue with a limit of three.
 	ProofLimit Proof = "limit"
