@@ -782,7 +782,8 @@ func FuzzArgs(f *testing.F) {
 		fuzzShape[**crawlArgs](t, job)
 		fuzzShape[[]byte](t, job)
 		fuzzShape[big.Int](t, job)
-		if whole, err := given[*Job](job); err != nil || len(whole.Args) != len(job.Args) || len(whole.Kwargs) != len(job.Kwargs) {
+		if whole, err := given[*Job](job); err != nil || len(whole.Args) != len(job.Args) ||
+			len(whole.Kwargs) != len(job.Kwargs) {
 			t.Fatalf("a task of *Job was given %v, %v", whole, err)
 		}
 	})

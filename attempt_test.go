@@ -90,7 +90,8 @@ func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got.Status != StatusFailed || got.Attempts != 2 || !strings.HasPrefix(got.Error, c.want) {
-				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q", c.err, got.Status, got.Attempts, got.Error, c.want)
+				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q",
+					c.err, got.Status, got.Attempts, got.Error, c.want)
 			}
 		}
 	}
@@ -189,7 +190,8 @@ func TestATimeoutCancelsTheTaskAndIsNamedInItsError(t *testing.T) {
 				want := fmt.Sprintf("timed out after %v: waiting: context deadline exceeded", c.want)
 				wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, want})
 				wantElapsed(t, start, c.want)
-				if !errors.Is(cause, context.DeadlineExceeded) || cause.Error() != fmt.Sprintf("timed out after %v", c.want) {
+				if !errors.Is(cause, context.DeadlineExceeded) ||
+					cause.Error() != fmt.Sprintf("timed out after %v", c.want) {
 					t.Errorf("the cause of the cancellation is %v", cause)
 				}
 			})
@@ -610,8 +612,10 @@ func TestASnoozeIsHonouredAtTheShutdownAndPermanentWinsOverIt(t *testing.T) {
 		if err := run.wait(); err != nil {
 			t.Error(err)
 		}
-		if job := t.get(ids[0]); job.Status != StatusPending || job.Attempts != 0 || job.RunAt.Sub(t.start).Round(time.Second) != time.Hour+11*time.Second {
-			t.Errorf("the job that snoozed is %s after %d attempts, due at %v", job.Status, job.Attempts, job.RunAt.Sub(t.start))
+		if job := t.get(ids[0]); job.Status != StatusPending || job.Attempts != 0 ||
+			job.RunAt.Sub(t.start).Round(time.Second) != time.Hour+11*time.Second {
+			t.Errorf("the job that snoozed is %s after %d attempts, due at %v",
+				job.Status, job.Attempts, job.RunAt.Sub(t.start))
 		}
 		if job := t.get(ids[1]); job.Status != StatusFailed {
 			t.Errorf("the job with a permanent error is %s", job.Status)
@@ -657,7 +661,8 @@ func TestAJobThatWasDoneInATransactionIsRecordedOnce(t *testing.T) {
 		t.sleep(5 * time.Second)
 		for _, id := range ids {
 			if job := t.get(id); job.Status != StatusSuccess || string(job.Result) != "7" || job.Attempts != 1 {
-				t.Errorf("%s is %s after %d attempts with result %s; want SUCCESS after 1 with 7", job.Task, job.Status, job.Attempts, job.Result)
+				t.Errorf("%s is %s after %d attempts with result %s; want SUCCESS after 1 with 7",
+					job.Task, job.Status, job.Attempts, job.Result)
 			}
 		}
 		if diff := cmp.Diff(Metrics{Processed: 2, Succeeded: 2}, run.metrics()); diff != "" {
@@ -688,7 +693,8 @@ func TestAJobWhoseTransactionWasRolledBackEndsAsItsTaskSays(t *testing.T) {
 		t.sleep(5 * time.Second)
 		for i, attempts := range []int{1, 2} {
 			if job := t.get(ids[i]); job.Status != StatusSuccess || job.Attempts != attempts {
-				t.Errorf("%s is %s after %d attempts, want SUCCESS after %d", job.Task, job.Status, job.Attempts, attempts)
+				t.Errorf("%s is %s after %d attempts, want SUCCESS after %d",
+					job.Task, job.Status, job.Attempts, attempts)
 			}
 		}
 		if diff := cmp.Diff(Metrics{Processed: 3, Succeeded: 2, Failed: 1, Retried: 1}, run.metrics()); diff != "" {
@@ -745,7 +751,8 @@ func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
 func TestCallRunsATaskAsAWorkerWould(t *testing.T) {
 	task := Task[addArgs]{Name: "add", Queue: "sums", Run: func(ctx context.Context, args addArgs) error {
 		job, ok := JobFromContext(ctx)
-		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" || job.Status != StatusRunning {
+		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" ||
+			job.Status != StatusRunning {
 			t.Errorf("the task's job is %+v", job)
 		}
 		if diff := cmp.Diff(map[string]any{"A": json.RawMessage("1"), "B": json.RawMessage("2")}, job.Kwargs); diff != "" {

@@ -722,7 +722,8 @@ func (sc *scene) cancel(ended, asked int, ids ...string) {
 	sc.Helper()
 	gotEnded, gotAsked, err := sc.storage.Cancel(sc.Context(), ids...)
 	if err != nil || len(gotEnded) != ended || len(gotAsked) != asked {
-		sc.Fatalf("Cancel: %d ended, %d asked, error %v; want %d, %d and none", len(gotEnded), len(gotAsked), err, ended, asked)
+		sc.Fatalf("Cancel: %d ended, %d asked, error %v; want %d, %d and none",
+			len(gotEnded), len(gotAsked), err, ended, asked)
 	}
 }
 
@@ -731,7 +732,8 @@ func (sc *scene) wantCanceled(ids ...string) {
 	sc.Helper()
 	for _, id := range ids {
 		if job := sc.get(id); job.Status != StatusFailed || job.Error != ErrCanceled.Error() || !job.Canceled {
-			sc.Errorf("%s is %s with error %q, Canceled %t; want it canceled", job.Task, job.Status, job.Error, job.Canceled)
+			sc.Errorf("%s is %s with error %q, Canceled %t; want it canceled",
+				job.Task, job.Status, job.Error, job.Canceled)
 		}
 	}
 	if letters := deadLetters(sc.T, sc.storage); len(letters) > 0 {
@@ -837,7 +839,8 @@ func (s *siege) verify() {
 		if want == 0 {
 			s.Errorf("%q is there, and its Enqueue returned an error", job.Task)
 		} else if job.Status != StatusSuccess || job.Attempts != want || s.ran[job.ID] != want {
-			s.Errorf("%q is %s after %d attempts and %d runs; want SUCCESS after %d", job.Task, job.Status, job.Attempts, s.ran[job.ID], want)
+			s.Errorf("%q is %s after %d attempts and %d runs; want SUCCESS after %d",
+				job.Task, job.Status, job.Attempts, s.ran[job.ID], want)
 		}
 		delete(s.stored, job.ID)
 	}
@@ -920,7 +923,8 @@ func (sc *scene) thatWait(cause error) (tasks []AnyTask, ids []string) {
 		tasks = append(tasks, sc.task(name, func(ctx context.Context, _ *Job) error {
 			<-ctx.Done()
 			if after := sc.since(); after != 6*time.Second || context.Cause(ctx) != cause {
-				sc.Errorf("%s: canceled after %v because %v; want 6s, the next heartbeat, and %v", name, after, context.Cause(ctx), cause)
+				sc.Errorf("%s: canceled after %v because %v; want 6s, the next heartbeat, and %v",
+					name, after, context.Cause(ctx), cause)
 			}
 			return answer(ctx)
 		}))

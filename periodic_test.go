@@ -145,7 +145,8 @@ func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
 		t.sleep(time.Second)
 		job := nextRunOf(t.T, t.storage, "hourly")
 		at := t.start.Add(50 * time.Minute)
-		if job.ID != periodicID("hourly", at) || job.Key != "periodic:hourly" || !job.RunAt.Equal(at) || job.Queue != "q" || job.Priority != 3 || job.KeyUntilStart {
+		if job.ID != periodicID("hourly", at) || job.Key != "periodic:hourly" || !job.RunAt.Equal(at) ||
+			job.Queue != "q" || job.Priority != 3 || job.KeyUntilStart {
 			t.Errorf("the planned job is %+v", job)
 		}
 		t.sleep(4 * time.Hour)
@@ -237,7 +238,8 @@ func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 		}
 		wantAt := func(at time.Duration) {
 			t.Helper()
-			if got := nextRunOf(t.T, t.storage, "a"); !got.RunAt.Equal(day.Add(at)) || got.ID != periodicID("a", got.RunAt) {
+			if got := nextRunOf(t.T, t.storage, "a"); !got.RunAt.Equal(day.Add(at)) ||
+				got.ID != periodicID("a", got.RunAt) {
 				t.Errorf("the next run is %s at %v, want at %v", got.ID, got.RunAt, day.Add(at))
 			}
 		}

@@ -178,7 +178,8 @@ func TestArgsOfReturnsWhatTheTaskWouldGet(t *testing.T) {
 	if _, err := add.ArgsOf(NewJob("add", "x")); !errors.Is(err, ErrBadArgs) {
 		t.Errorf("arguments that do not fit: %v, want ErrBadArgs", err)
 	}
-	if _, err := add.ArgsOf(NewJob("subtract", 1, 2)); err == nil || !strings.Contains(err.Error(), `of task "subtract", want "Add"`) {
+	if _, err := add.ArgsOf(NewJob("subtract", 1, 2)); err == nil ||
+		!strings.Contains(err.Error(), `of task "subtract", want "Add"`) {
 		t.Errorf("a job of another task: %v, want an error", err)
 	}
 }

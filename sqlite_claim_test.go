@@ -48,7 +48,8 @@ func TestManyJobsOfOtherTasksAreSetAsideOnceAndKeptInOrder(t *testing.T) {
 		jobs := dueNow(t, s, 99)
 		for i := 1; i < len(jobs); i++ {
 			a, b := jobs[i-1], jobs[i]
-			if a.Priority < b.Priority || a.Priority == b.Priority && b.ID != "late" && a.ID > b.ID && b.Task == "other" {
+			if a.Priority < b.Priority ||
+				a.Priority == b.Priority && b.ID != "late" && a.ID > b.ID && b.Task == "other" {
 				t.Errorf("%s of priority %d is claimed before %s of priority %d", a.ID, a.Priority, b.ID, b.Priority)
 			}
 		}
@@ -353,7 +354,8 @@ func TestADueTimeWakesAWaitingDequeueAtThatMoment(t *testing.T) {
 		}{{"c", 100 * time.Millisecond}, {"a", 1500 * time.Millisecond}, {"a", 2 * time.Second}, {"b", 90 * time.Minute}} {
 			got := <-waiting
 			if tasksOf(got.jobs) != want.tasks || !got.at.Equal(after(want.at)) || got.err != nil {
-				t.Errorf("after %v it got %q, %v; want %q after %v", got.at.Sub(start), tasksOf(got.jobs), got.err, want.tasks, want.at)
+				t.Errorf("after %v it got %q, %v; want %q after %v",
+					got.at.Sub(start), tasksOf(got.jobs), got.err, want.tasks, want.at)
 			}
 			waiting = dequeueLater(t.Context(), s, 9)
 			if time.Since(start) == 1500*time.Millisecond { // a retry is due at its time, too
@@ -431,7 +433,8 @@ func TestADequeueThatDoesNotWaitForJobsStillWaitsForTheLock(t *testing.T) {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if jobs, err := s.Dequeue(ctx, DequeueOptions{Max: 1, NoWait: true}); jobs != nil || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second+promptly {
+		if jobs, err := s.Dequeue(ctx, DequeueOptions{Max: 1, NoWait: true}); jobs != nil ||
+			!errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Second+promptly {
 			t.Errorf("with the lock held: %q, %v after %v", tasksOf(jobs), err, time.Since(start))
 		}
 		release()

@@ -65,7 +65,8 @@ func TestAnIdleWorkerMissesADeletedFileWithinTwoSeconds(t *testing.T) {
 			rename(t.T, path, path+".aside")
 			t.sleep(2 * time.Second)
 			if lines := run.log.lines("storage in trouble"); len(lines) == 0 || lines[0] < 10*time.Second {
-				t.Errorf("without %s the worker told of its trouble at %v, want it within two seconds of 10s", path, lines)
+				t.Errorf("without %s the worker told of its trouble at %v, want it within two seconds of 10s",
+					path, lines)
 			}
 			rename(t.T, path+".aside", path)
 			t.sleep(2 * time.Second)
@@ -221,7 +222,8 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				run.stop()
 				run.wait()
 				seconds := int64(run.at / time.Second)
-				if seconds < 40 || n.Load() > 22*seconds || int64(len(run.log.lines("storage in trouble"))) > seconds+1 {
+				if seconds < 40 || n.Load() > 22*seconds ||
+					int64(len(run.log.lines("storage in trouble"))) > seconds+1 {
 					t.Errorf("page %d, %d bytes: Run returned %v after %v, %d calls and %d lines of trouble", page, bytes, run.err, run.at,
 						n.Load(), len(run.log.lines("storage in trouble")))
 				}

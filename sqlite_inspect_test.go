@@ -767,7 +767,8 @@ func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := tasksOf(page.Jobs); got != c.want || page.Next != 0 {
-			t.Errorf("the first page of %s has %q and the next begins at %d, want %q and no next", filterText(c.filter), got, page.Next, c.want)
+			t.Errorf("the first page of %s has %q and the next begins at %d, want %q and no next",
+				filterText(c.filter), got, page.Next, c.want)
 		}
 	}
 	var looks int
@@ -846,7 +847,8 @@ func TestVerbsThatPeopleCallGiveUpTheWriteLockAfterTenSeconds(t *testing.T) {
 		} {
 			start := time.Now()
 			err := verb()
-			if took := time.Since(start); !errors.Is(err, ErrBusy) || took < busyPatience || took > busyPatience+promptly {
+			if took := time.Since(start); !errors.Is(err, ErrBusy) || took < busyPatience ||
+				took > busyPatience+promptly {
 				t.Errorf("%s: %v after %v, want %v after %v", name, err, took, ErrBusy, busyPatience)
 			}
 			wantError(t, err, "another program", "a transaction of this program", path)

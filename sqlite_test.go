@@ -312,7 +312,8 @@ func TestTxEnqueueStoresWhatIsCommittedAndNothingElse(t *testing.T) {
 		got := slices.Collect(maps.Keys(maps.Collect(s.Jobs(t.Context(), Filter{Task: "BAKE"}))))
 		want := *jobs[0]
 		want.Args, want.RunAt = []any{json.RawMessage("1")}, microTime(want.RunAt)
-		if diff := gocmp.Diff([]*Job{&want}, got); diff != "" || want.ID == "" || want.Queue != "default" || want.Status != StatusPending {
+		if diff := gocmp.Diff([]*Job{&want}, got); diff != "" || want.ID == "" || want.Queue != "default" ||
+			want.Status != StatusPending {
 			t.Errorf("what is stored, and what the caller was told (-told +stored):\n%s", diff)
 		}
 		if got := tasksOf(dueNow(t, s, 9)); got != "sell" {

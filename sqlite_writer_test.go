@@ -204,7 +204,8 @@ func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 			func() { _, errs[5] = s.MarkDone(ctx, job) },
 		)
 		for i, err := range errs {
-			if duplicate, ok := errors.AsType[*DuplicateError](err); i != 3 && err != nil || i == 3 && (!ok || *duplicate != DuplicateError{"held", "k"}) {
+			if duplicate, ok := errors.AsType[*DuplicateError](err); i != 3 && err != nil ||
+				i == 3 && (!ok || *duplicate != DuplicateError{"held", "k"}) {
 				t.Errorf("verb %d: %v", i, err)
 			}
 		}

@@ -40,7 +40,8 @@ func TestJobsClaimedBeforeAreClaimedOnlyIntoAFreeSlot(t *testing.T) {
 				t.Error(err)
 			}
 			if watched.again != n/2 || watched.againAhead > 0 {
-				t.Errorf("tasks of %v: of %d jobs claimed again, %d were without a free slot; want %d and none", took, watched.again, watched.againAhead, n/2)
+				t.Errorf("tasks of %v: of %d jobs claimed again, %d were without a free slot; want %d and none",
+					took, watched.again, watched.againAhead, n/2)
 			}
 			if watched.most <= slots {
 				t.Errorf("tasks of %v: nothing was claimed ahead, so this test shows nothing", took)
@@ -85,7 +86,8 @@ func TestTasksAreClaimedAtMostATenthOfASecondAhead(t *testing.T) {
 			}))
 			t.sleep(20 * took)
 			if watched.most != slots+ahead {
-				t.Errorf("tasks of %v: at most %d jobs were held at once; want %d running and %d ahead", took, watched.most, slots, ahead)
+				t.Errorf("tasks of %v: at most %d jobs were held at once; want %d running and %d ahead",
+					took, watched.most, slots, ahead)
 			}
 			if bound := time.Duration((ahead+slots-1)/slots) * took; longest > bound {
 				t.Errorf("tasks of %v: one waited %v for a slot, want at most %v", took, longest, bound)
@@ -253,8 +255,10 @@ func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
 			for range 3 {
 				others.Go(func() {
 					t.storage.Heartbeat(ctx) // so that the claims meet in one transaction
-					if jobs, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 10, Ahead: 10}); len(jobs) > 0 || err != nil {
-						t.Errorf("claimed ahead: %d jobs, error %v; want none, for it was claimed before", len(jobs), err)
+					if jobs, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 10, Ahead: 10}); len(jobs) > 0 ||
+						err != nil {
+						t.Errorf("claimed ahead: %d jobs, error %v; want none, for it was claimed before",
+							len(jobs), err)
 					}
 				})
 			}

@@ -207,7 +207,8 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 			t.Errorf("the known task ran %d times, want once", ran)
 		}
 		for _, job := range []*Job{unknown, other} {
-			if got := mustGet(t, in, job.ID); got.Status != StatusPending || got.Attempts != 0 || got.Claim != 0 || got.Error != "" {
+			if got := mustGet(t, in, job.ID); got.Status != StatusPending || got.Attempts != 0 || got.Claim != 0 ||
+				got.Error != "" {
 				t.Errorf("%s is %s after %d attempts with claim %d and error %q; want it as it was",
 					got.Task, got.Status, got.Attempts, got.Claim, got.Error)
 			}
@@ -219,7 +220,8 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 		if diff := cmp.Diff(want, log.String()); diff != "" {
 			t.Errorf("the log (-want +got):\n%s", diff)
 		}
-		if err := w.Drain(t.Context()); !errors.Is(err, ErrTaskNotFound) || !strings.Contains(err.Error(), `["unknown"]`) {
+		if err := w.Drain(t.Context()); !errors.Is(err, ErrTaskNotFound) ||
+			!strings.Contains(err.Error(), `["unknown"]`) {
 			t.Errorf("Drain: %v, want an ErrTaskNotFound that names the unknown task alone", err)
 		}
 	})
@@ -409,7 +411,8 @@ func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
 		}
 		jobs, last, err := r.claim(t.Context(), request{ahead: 1})
 		if len(jobs) > 0 || last || err != nil {
-			t.Errorf("a claim ahead returned %d jobs, last %t, error %v; want none and not the last", len(jobs), last, err)
+			t.Errorf("a claim ahead returned %d jobs, last %t, error %v; want none and not the last",
+				len(jobs), last, err)
 		}
 		jobs, _, err = r.claim(t.Context(), request{slots: 1})
 		if len(jobs) != 1 || err != nil {

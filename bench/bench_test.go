@@ -71,7 +71,8 @@ func TestTheTallyFindsWhatIsWrong(t *testing.T) {
 				[]*tally{here, there}[i%2].run(payload(n))
 			}
 			here.add(there.record())
-			if err := here.check(3); (err == nil) != (c.wrong == "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+			if err := here.check(3); (err == nil) != (c.wrong == "") ||
+				err != nil && !strings.Contains(err.Error(), c.wrong) {
 				t.Errorf("got %v, want %q", err, c.wrong)
 			}
 		})

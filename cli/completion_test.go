@@ -115,7 +115,8 @@ func FuzzBashTakesACandidateAsItIs(f *testing.F) {
 		words, current, isFile := splitBash("pinion list --queue " + typed)
 		want := []string{"pinion", "list", "--queue"}
 		if isFile || !slices.Equal(words, want) || current.text != name[:cut] {
-			t.Fatalf("typed %s: read %q, then %q, a file: %t; want the text %q", typed, words, current.text, isFile, name[:cut])
+			t.Fatalf("typed %s: read %q, then %q, a file: %t; want the text %q",
+				typed, words, current.text, isFile, name[:cut])
 		}
 		stay, before, stillOpen := current.replaced(wordBreaks)
 		rest, ok := strings.CutPrefix(name, before)

@@ -352,9 +352,11 @@ func (l *load) settle() {
 			twice++
 		}
 	}
-	l.t.Logf("%d jobs acknowledged, %d calls failed, %d jobs done in %d attempts", len(l.acked), l.unknown, len(done), attempts)
+	l.t.Logf("%d jobs acknowledged, %d calls failed, %d jobs done in %d attempts",
+		len(l.acked), l.unknown, len(done), attempts)
 	if lost > 0 || twice > 0 || l.unknown == 0 && len(done) != len(l.acked) || len(l.acked) < 100 {
-		l.t.Errorf("of %d jobs acknowledged %d are lost, %d were stored twice, %d are stored in all", len(l.acked), lost, twice, len(done))
+		l.t.Errorf("of %d jobs acknowledged %d are lost, %d were stored twice, %d are stored in all",
+			len(l.acked), lost, twice, len(done))
 	}
 }
 

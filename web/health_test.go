@@ -57,7 +57,8 @@ func TestHealthSaysThatNoWorkerIsAtWork(t *testing.T) {
 			time.Sleep(time.Minute) // counts are kept for a second
 			a := ask(t, page, "GET", "/")
 			isOK := a.status == http.StatusOK && a.body == "ok\n"
-			if want == "ok" && !isOK || want != "ok" && (a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, want)) {
+			if want == "ok" && !isOK ||
+				want != "ok" && (a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, want)) {
 				t.Errorf("%s: status %d, %q, want %q", what, a.status, a.body, want)
 			}
 		}

@@ -113,7 +113,8 @@ func TestAnErrorOfTheStorageIsShownAndLogged(t *testing.T) {
 	var log strings.Builder
 	page := New(broken{pinion.NewMemoryStorage()}, &Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	a := ask(t, page, "GET", "/jobs")
-	if a.status != http.StatusInternalServerError || !strings.Contains(a.body, "disk on fire") || !strings.Contains(log.String(), "disk on fire") {
+	if a.status != http.StatusInternalServerError || !strings.Contains(a.body, "disk on fire") ||
+		!strings.Contains(log.String(), "disk on fire") {
 		t.Errorf("status %d:\n%s\nlog: %s", a.status, visible(a.body), &log)
 	}
 }

@@ -177,7 +177,8 @@ func lookEverywhere(t *testing.T, page http.Handler, texts ...string) {
 		for _, found := range href.FindAllStringSubmatch(body, -1) {
 			target := follow(t, address, html.UnescapeString(found[1]))
 			target, _, _ = strings.Cut(target, "#")
-			if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") || strings.HasPrefix(target, "/dead?") {
+			if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") ||
+				strings.HasPrefix(target, "/dead?") {
 				addresses = append(addresses, target)
 			}
 		}
@@ -313,7 +314,8 @@ func TestAPanicOfRedactShowsNothing(t *testing.T) {
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	a := ask(t, page, "GET", "/jobs")
-	if a.status != http.StatusInternalServerError || strings.Contains(a.body, "secret") || !strings.Contains(log.String(), "panic: oh") {
+	if a.status != http.StatusInternalServerError || strings.Contains(a.body, "secret") ||
+		!strings.Contains(log.String(), "panic: oh") {
 		t.Errorf("status %d:\n%s\nlog: %s", a.status, visible(a.body), &log)
 	}
 }
