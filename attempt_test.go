@@ -109,7 +109,8 @@ func TestAPanicWithAnErrorCountsAsThatError(t *testing.T) {
 
 func TestAPanicOfTheArgumentsDecoderFailsItsAttempt(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, Task[panicsWhenDecoded]{Name: "decode", Run: func(context.Context, panicsWhenDecoded) error { return nil }})
+		w := workerOf(s,
+			Task[panicsWhenDecoded]{Name: "decode", Run: func(context.Context, panicsWhenDecoded) error { return nil }})
 		wantEnd(t, s, drained(t, w, "decode", 1), ending{StatusFailed, 4, "panic: cannot be decoded"})
 	})
 }
@@ -265,7 +266,8 @@ func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
 		{own.Err(), ending{StatusFailed, 2, "timed out after 1s: context canceled"}},
 	} {
 		overEach(t, func(t *testing.T, s Storage, in Inspector) {
-			w := workerOf(s, taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
+			w := workerOf(s,
+				taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
 			w.TaskTimeout, w.Retry.MaxRetries = time.Second, 1
 			wantEnd(t, in, drained(t, w, "late"), c.want)
 		})
@@ -274,7 +276,8 @@ func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
 
 func TestATaskThatReturnsTheCauseOfItsTimeoutIsNotToldTwice(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("waits", func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("waiting: %w", context.Cause(ctx)) }))
+		w := workerOf(s, taskOf("waits",
+			func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("waiting: %w", context.Cause(ctx)) }))
 		w.TaskTimeout, w.Retry.MaxRetries = time.Second, 0
 		wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, "waiting: timed out after 1s"})
 	})
@@ -373,7 +376,8 @@ func TestAResultMayBeSetAfterATimeoutAndByAnotherGoroutine(t *testing.T) {
 func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		var ended context.Context
-		w := workerOf(s, taskOf("answers", func(ctx context.Context) error { ended = ctx; return SetResult(ctx, "in time") }))
+		w := workerOf(s,
+			taskOf("answers", func(ctx context.Context) error { ended = ctx; return SetResult(ctx, "in time") }))
 		job := drained(t, w, "answers")
 		if err := SetResult(ended, "too late"); err != nil {
 			t.Errorf("SetResult: %v", err)
@@ -417,8 +421,18 @@ func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {
 
 func TestTheJobOfAContextIsACopy(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		want := &Job{ID: "1", Task: "asks", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"B": json.RawMessage("2")},
-			Queue: "default", Priority: 3, Key: "k", Status: StatusRunning, Attempts: 1, Worker: "one"}
+		want := &Job{
+			ID:       "1",
+			Task:     "asks",
+			Args:     []any{json.RawMessage("1")},
+			Kwargs:   map[string]any{"B": json.RawMessage("2")},
+			Queue:    "default",
+			Priority: 3,
+			Key:      "k",
+			Status:   StatusRunning,
+			Attempts: 1,
+			Worker:   "one",
+		}
 		w := workerOf(s, Task[addArgs]{Name: "asks", Run: func(ctx context.Context, _ addArgs) error {
 			for range 2 {
 				got, ok := JobFromContext(ctx)
@@ -656,7 +670,8 @@ func TestAJobThatWasDoneInATransactionIsRecordedOnce(t *testing.T) {
 				return err
 			}
 		}
-		run := t.run(&Worker{Storage: broken, OnEnd: log.add}, t.task("works", commits(nil)), t.task("fails", commits(errTask)))
+		run := t.run(&Worker{Storage: broken, OnEnd: log.add}, t.task("works", commits(nil)),
+			t.task("fails", commits(errTask)))
 		ids := t.enqueue("works", "fails")
 		t.sleep(5 * time.Second)
 		for _, id := range ids {
@@ -732,7 +747,8 @@ func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		var log bytes.Buffer
 		sum := 0
-		w := workerOf(s, Task[addArgs]{Name: "Add", Run: func(_ context.Context, args addArgs) error { sum += args.A; return nil }})
+		w := workerOf(s,
+			Task[addArgs]{Name: "Add", Run: func(_ context.Context, args addArgs) error { sum += args.A; return nil }})
 		w.Logger, w.Concurrency = logTo(&log, slog.LevelWarn), 1
 		for range 3 {
 			mustEnqueue(t, s, &Job{ID: NewID(), Task: "add", Kwargs: map[string]any{"A": 1, "new": 2}})

@@ -23,7 +23,8 @@ import (
 // The workloads of bench/ for Pinion alone, to be compared before and after a change: go test -bench . -count 6, and
 // benchstat. Numbers of jobs are small, so that all of it takes a minute or two; -bench.jobs makes the backlogs,
 // histories and futures that should not matter as large as bench/ has them.
-var benchJobs = flag.Int("bench.jobs", 20_000, "jobs that lie about in the benchmarks named Backlog, History and Future")
+var benchJobs = flag.Int("bench.jobs", 20_000,
+	"jobs that lie about in the benchmarks named Backlog, History and Future")
 
 const benchSlots = 8
 

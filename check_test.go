@@ -988,7 +988,8 @@ func limitFaults() []fault {
 		}},
 		{"takes any name for a queue", "that no job can have", func(m *mutant) {
 			m.setLimit = func(ctx context.Context, queue string, limit int) error {
-				return m.MemoryStorage.SetLimit(ctx, strings.ToValidUTF8(strings.ReplaceAll(queue, "\x00", ""), "?"), limit)
+				return m.MemoryStorage.SetLimit(ctx,
+					strings.ToValidUTF8(strings.ReplaceAll(queue, "\x00", ""), "?"), limit)
 			}
 		}},
 		{"pauses all queues", "and no other", func(m *mutant) {

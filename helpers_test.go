@@ -166,7 +166,8 @@ func inBubble(t *testing.T, storage tended, test func(sc *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		if storage == nil {
-			opened, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
+			opened, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"),
+				&SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -609,7 +610,8 @@ func fields(t *testing.T, job *Job) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt.UTC(), job.Key, job.CreatedAt.UTC())
+	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt.UTC(),
+		job.Key, job.CreatedAt.UTC())
 }
 
 var errTask = errors.New("it failed")

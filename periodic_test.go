@@ -137,7 +137,15 @@ func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
 			return nil
 		})
 		plans := []Periodic{{"hourly", Every(time.Hour), func(at time.Time) *Job {
-			return &Job{Task: "tick", Queue: "q", Priority: 3, Args: []any{at.Unix()}, ID: "ignored", Key: "ignored", KeyUntilStart: true}
+			return &Job{
+				Task:          "tick",
+				Queue:         "q",
+				Priority:      3,
+				Args:          []any{at.Unix()},
+				ID:            "ignored",
+				Key:           "ignored",
+				KeyUntilStart: true,
+			}
 		}}}
 		for range 3 {
 			t.run(&Worker{Periodic: plans}, task)
@@ -292,7 +300,8 @@ func TestATimeForWhichThereIsNoJobIsSkipped(t *testing.T) {
 	t.Parallel()
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var ran []int
-		task := t.task("tick", func(context.Context, *Job) error { ran = append(ran, time.Now().UTC().Hour()); return nil })
+		task := t.task("tick",
+			func(context.Context, *Job) error { ran = append(ran, time.Now().UTC().Hour()); return nil })
 		office := func(at time.Time) *Job {
 			if at.Hour() < 9 || at.Hour() >= 12 {
 				return nil

@@ -115,7 +115,8 @@ func TestADuplicateErrorMatchesAndNamesTheHolder(t *testing.T) {
 func TestOpenGoesByTheScheme(t *testing.T) {
 	dir := t.TempDir()
 	scheme := "Test-" + NewID()
-	RegisterScheme(scheme, func(_ context.Context, dsn string) (Storage, error) { return nil, errors.New("got " + dsn) })
+	RegisterScheme(scheme,
+		func(_ context.Context, dsn string) (Storage, error) { return nil, errors.New("got " + dsn) })
 	dsn := strings.ToUpper(scheme) + "://host/db"
 	if _, err := Open(t.Context(), dsn); err == nil || err.Error() != "got "+dsn {
 		t.Errorf("a registered scheme: %v, want its function to get the whole dsn", err)

@@ -271,15 +271,38 @@ func TestAWaitingDequeueIsServedInTheTransactionOfTheEnqueue(t *testing.T) {
 			t.Errorf("a job of another queue took %d transactions", n)
 		}
 		runAt := time.Now().Add(-time.Minute)
-		given := &Job{Task: "a", Args: []any{1}, Kwargs: map[string]any{"k": "v"}, Queue: "q", Priority: 3, Key: "key", RunAt: runAt}
+		given := &Job{
+			Task:     "a",
+			Args:     []any{1},
+			Kwargs:   map[string]any{"k": "v"},
+			Queue:    "q",
+			Priority: 3,
+			Key:      "key",
+			RunAt:    runAt,
+		}
 		mustEnqueue(t, s, given)
 		if n := commits(t, path) - before; n != 2 {
 			t.Errorf("Enqueue and the claim took %d transactions", n-1)
 		}
 		now := microTime(time.Now())
-		want := []*Job{{ID: given.ID, Task: "a", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"k": json.RawMessage(`"v"`)}, Queue: "q",
-			Priority: 3, Key: "key", RunAt: microTime(runAt), Status: StatusRunning, Attempts: 1, Claim: now.UnixMicro(),
-			CreatedAt: now, HeartbeatAt: now, LeaseUntil: now.Add(defaultLease)}}
+		want := []*Job{
+			{
+				ID:          given.ID,
+				Task:        "a",
+				Args:        []any{json.RawMessage("1")},
+				Kwargs:      map[string]any{"k": json.RawMessage(`"v"`)},
+				Queue:       "q",
+				Priority:    3,
+				Key:         "key",
+				RunAt:       microTime(runAt),
+				Status:      StatusRunning,
+				Attempts:    1,
+				Claim:       now.UnixMicro(),
+				CreatedAt:   now,
+				HeartbeatAt: now,
+				LeaseUntil:  now.Add(defaultLease),
+			},
+		}
 		got := <-waiting
 		if diff := gocmp.Diff(want, got.jobs); diff != "" || got.err != nil {
 			t.Errorf("Dequeue: %v (-want +got):\n%s", got.err, diff)
@@ -344,7 +367,8 @@ func TestADueTimeWakesAWaitingDequeueAtThatMoment(t *testing.T) {
 		s, path := newSQLite(t)
 		start := time.Now()
 		after := func(d time.Duration) time.Time { return start.Add(d) }
-		mustEnqueue(t, s, &Job{Task: "b", RunAt: after(90 * time.Minute)}, &Job{Task: "a", RunAt: after(1500 * time.Millisecond)})
+		mustEnqueue(t, s, &Job{Task: "b", RunAt: after(90 * time.Minute)},
+			&Job{Task: "a", RunAt: after(1500 * time.Millisecond)})
 		waiting := dequeueLater(t.Context(), s, 9)
 		synctest.Wait()
 		mustEnqueue(t, s, &Job{Task: "c", RunAt: after(100 * time.Millisecond)}) // the nearest, while one waits

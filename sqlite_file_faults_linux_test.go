@@ -68,7 +68,8 @@ func TestNothingIsLostWhenTheDiskIsFull(t *testing.T) {
 				s.shortenLog()
 				free := fill(s.T, dir, left)
 				s.sleep(time.Second) // in which the rest is used up
-				s.during(14*time.Second+time.Duration(i)*350*time.Millisecond, "the disk is full; nothing can be stored until there is room")
+				s.during(14*time.Second+time.Duration(i)*350*time.Millisecond,
+					"the disk is full; nothing can be stored until there is room")
 				free()
 				s.sleep(15 * time.Second)
 			}

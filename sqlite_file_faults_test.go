@@ -180,7 +180,12 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 		}
 		var jobs []*Job
 		for i := range 40 {
-			jobs = append(jobs, &Job{Task: "quick", Args: []any{strings.Repeat("x", 300)}, Key: NewID(), RunAt: time.Now().Add(time.Duration(i%3-1) * time.Second)})
+			jobs = append(jobs, &Job{
+				Task:  "quick",
+				Args:  []any{strings.Repeat("x", 300)},
+				Key:   NewID(),
+				RunAt: time.Now().Add(time.Duration(i%3-1) * time.Second),
+			})
 		}
 		mustEnqueue(t, s, jobs...)
 		for _, job := range dueNow(t, s, 5) {
@@ -207,7 +212,8 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Test(t, func(t *testing.T) {
-				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
+				s, err := OpenSQLite(t.Context(), path,
+					&SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 				if err != nil {
 					wantError(t, err, "pinion: open "+path+": ")
 					return
@@ -215,7 +221,8 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				defer s.Close() // its error may be the damage
 				sc := &scene{t, s, time.Now()}
 				var n atomic.Int64
-				run := sc.run(&Worker{Storage: &calls{s, &n}}, sc.task("quick", func(context.Context, *Job) error { return nil }))
+				run := sc.run(&Worker{Storage: &calls{s, &n}},
+					sc.task("quick", func(context.Context, *Job) error { return nil }))
 				sc.sleep(30 * time.Second)
 				s.Enqueue(t.Context(), NewJob("quick"))
 				sc.sleep(10 * time.Second)
@@ -305,7 +312,8 @@ func TestTenThousandGoroutinesEnqueueAtOnce(t *testing.T) {
 	const n = 10_000
 	overStorages(t, func(t *scene) {
 		var ran [n]atomic.Int64
-		run := t.run(&Worker{}, Task[int]{Name: "a", Run: func(_ context.Context, i int) error { ran[i].Add(1); return nil }})
+		run := t.run(&Worker{},
+			Task[int]{Name: "a", Run: func(_ context.Context, i int) error { ran[i].Add(1); return nil }})
 		begin := make(chan struct{})
 		var producers sync.WaitGroup
 		for i := range n {

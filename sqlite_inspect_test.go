@@ -285,7 +285,8 @@ func TestReapStalePrunesAfterRetentionAndSparesJobsWithADeadLetter(t *testing.T)
 
 func TestANegativeRetentionKeepsJobsForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := sqliteStorage(t, filepath.Join(t.TempDir(), "q.db"), &SQLiteOptions{PollInterval: time.Hour, Retention: -1})
+		s := sqliteStorage(t, filepath.Join(t.TempDir(), "q.db"),
+			&SQLiteOptions{PollInterval: time.Hour, Retention: -1})
 		mustEnqueue(t, s, NewJob("a"))
 		mustFinish(t, s)
 		time.Sleep(10 * 365 * 24 * time.Hour)
@@ -748,7 +749,8 @@ func TestAReadOnlyStorageCanBeBackedUp(t *testing.T) {
 func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
 	t.Parallel()
 	s, path := newSQLite(t)
-	mustEnqueue(t, s, NewJob("first"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, &Job{Task: "other", Queue: "q"})
+	mustEnqueue(t, s, NewJob("first"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)},
+		&Job{Task: "other", Queue: "q"})
 	otherProgram(t, path).exec(`INSERT INTO jobs(id, func_name, args, kwargs, status, attempts, created_at)
 		WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<50000)
 		SELECT 'done'||x, 'done', '[]', '{}', 'SUCCESS', 1, 1 FROM c`)

@@ -293,7 +293,8 @@ func TestTxEnqueueStoresWhatIsCommittedAndNothingElse(t *testing.T) {
 	o := otherProgram(t, path)
 	for _, commit := range []bool{false, true} {
 		tx := o.begin()
-		jobs := []*Job{{Task: "bake", Args: []any{1}, RunAt: time.Now().Add(time.Hour), Key: "k", Priority: 2}, {Task: "sell", Queue: "q"}}
+		jobs := []*Job{{Task: "bake", Args: []any{1}, RunAt: time.Now().Add(time.Hour), Key: "k", Priority: 2},
+			{Task: "sell", Queue: "q"}}
 		if err := s.Tx(tx).Enqueue(t.Context(), jobs...); err != nil {
 			t.Fatal(err)
 		}
@@ -375,7 +376,8 @@ func TestTxEnqueueStoresAllOrNoneAndTheTransactionGoesOn(t *testing.T) {
 	if err := errors.Join(s.Tx(tx).Enqueue(t.Context()), tx.Commit()); err != nil {
 		t.Error(err)
 	}
-	otherProgram(t, path).want("held after cake", "SELECT group_concat(func_name, ' ') || ' ' || (SELECT name FROM orders) FROM jobs")
+	otherProgram(t, path).want("held after cake",
+		"SELECT group_concat(func_name, ' ') || ' ' || (SELECT name FROM orders) FROM jobs")
 }
 
 // SQLite would otherwise end the transaction by itself, and what follows in it would be stored at once.
@@ -404,7 +406,8 @@ func TestAFullDiskInTxEnqueueLeavesTheTransactionAsItWas(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Errorf("after %d jobs: %v", n, err)
 		}
-		otherProgram(t, path).want("cake tea 0", `SELECT group_concat(name, ' ') || ' ' || (SELECT count(*) FROM jobs) FROM orders`)
+		otherProgram(t, path).want("cake tea 0",
+			`SELECT group_concat(name, ' ') || ' ' || (SELECT count(*) FROM jobs) FROM orders`)
 	}
 }
 
@@ -693,8 +696,10 @@ func TestTimesAreStoredExactToTheMicrosecond(t *testing.T) {
 func TestArgumentsAndResultsAreStoredAsText(t *testing.T) {
 	s, path := newSQLite(t)
 	waiting := dequeueLater(t.Context(), s, 1)
-	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)}, Kwargs: map[string]any{"k": nil}})
-	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)}, Kwargs: map[string]any{"k": nil}})
+	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)},
+		Kwargs: map[string]any{"k": nil}})
+	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)},
+		Kwargs: map[string]any{"k": nil}})
 	for _, jobs := range [][]*Job{(<-waiting).jobs, mustDequeue(t, s, 1)} {
 		jobs[0].Result = json.RawMessage(`{"n":12345678901234567890}`)
 		if lost, err := s.MarkDone(t.Context(), jobs...); len(lost) > 0 || err != nil {
@@ -702,7 +707,8 @@ func TestArgumentsAndResultsAreStoredAsText(t *testing.T) {
 		}
 	}
 	const row = `text|text|text|["<ü>",1.0,18446744073709551615]|{"k":null}|{"n":12345678901234567890}`
-	otherProgram(t, path).want(row+"\n"+row, "SELECT typeof(args), typeof(kwargs), typeof(result), args, kwargs, result FROM jobs")
+	otherProgram(t, path).want(row+"\n"+row,
+		"SELECT typeof(args), typeof(kwargs), typeof(result), args, kwargs, result FROM jobs")
 }
 
 func TestEachJobOfABatchIsStoredAsItIs(t *testing.T) {
@@ -849,5 +855,6 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 	if len(times) != processes*perProducer {
 		t.Errorf("%d jobs ran, want %d", len(times), processes*perProducer)
 	}
-	otherProgram(t, path).want(fmt.Sprintf("SUCCESS|%d|1", processes*perProducer), "SELECT status, count(*), max(attempts) FROM jobs GROUP BY status")
+	otherProgram(t, path).want(fmt.Sprintf("SUCCESS|%d|1", processes*perProducer),
+		"SELECT status, count(*), max(attempts) FROM jobs GROUP BY status")
 }

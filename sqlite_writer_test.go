@@ -54,7 +54,8 @@ func TestConcurrentVerbsShareATransaction(t *testing.T) {
 		if n := blocked(t, path, calls...); n != 1 {
 			t.Errorf("%d verbs took %d transactions", len(calls), n)
 		}
-		otherProgram(t, path).want("FAILED|1\nPENDING|52\nRUNNING|3\nSUCCESS|2", "SELECT status, count(*) FROM jobs GROUP BY status")
+		otherProgram(t, path).want("FAILED|1\nPENDING|52\nRUNNING|3\nSUCCESS|2",
+			"SELECT status, count(*) FROM jobs GROUP BY status")
 		if got := tasksOf(claimed); got != "a a" {
 			t.Errorf("claimed %q", got)
 		}

@@ -54,7 +54,8 @@ func TestFastTasksAreClaimedInLargeBatches(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		watched := watching(t.storage, 4)
 		t.enqueue(slices.Repeat([]string{"a"}, 1500)...)
-		run := t.run(&Worker{Storage: watched, Concurrency: 4}, t.task("a", func(context.Context, *Job) error { return nil }))
+		run := t.run(&Worker{Storage: watched, Concurrency: 4},
+			t.task("a", func(context.Context, *Job) error { return nil }))
 		t.sleep(time.Second)
 		if m := run.metrics(); m.Succeeded != 1500 {
 			t.Fatalf("%d succeeded, want 1500", m.Succeeded)
@@ -197,9 +198,14 @@ func TestJobsWithASingleAttemptAreNeverClaimedAhead(t *testing.T) {
 			inBubble(t, NewMemoryStorage(), func(t *scene) {
 				watch := watching(t.storage, 2)
 				t.enqueue(slices.Repeat([]string{"fast"}, 100)...)
-				w := workerOf(watch, taskOf("fast", func(context.Context) error { time.Sleep(time.Millisecond); return nil }))
+				w := workerOf(watch,
+					taskOf("fast", func(context.Context) error { time.Sleep(time.Millisecond); return nil }))
 				w.Concurrency, w.Retry = 2, c.worker
-				w.Registry.Add(Task[struct{}]{Name: "careful", Run: func(context.Context, struct{}) error { return nil }, Retry: c.task})
+				w.Registry.Add(Task[struct{}]{
+					Name:  "careful",
+					Run:   func(context.Context, struct{}) error { return nil },
+					Retry: c.task,
+				})
 				mustDrain(t.T, w)
 				if most := slices.Max(watch.batches); most > 2 {
 					t.Errorf("%d jobs were claimed at once, want at most the 2 for the slots", most)

@@ -228,7 +228,8 @@ func TestATaskThatIgnoresTheShutdownIsNamedAndLeftToTheReaper(t *testing.T) {
 			t.Errorf("the last heartbeat of the deaf task was after %v; want one while Run waited", beat)
 		}
 		ran := 0
-		t.run(&Worker{}, t.task("deaf", func(context.Context, *Job) error { ran++; return nil }), t.task("obedient", func(context.Context, *Job) error { return nil }))
+		t.run(&Worker{}, t.task("deaf", func(context.Context, *Job) error { ran++; return nil }),
+			t.task("obedient", func(context.Context, *Job) error { return nil }))
 		t.sleep(15 * time.Second)
 		if job := t.get(ids[0]); ran != 1 || job.Status != StatusSuccess || job.Attempts != 2 {
 			t.Errorf("the next worker ran the deaf task %d times, %s after %d attempts; want once, SUCCESS after 2",
@@ -288,7 +289,8 @@ func TestJobsClaimedAheadGoBackAtTheStop(t *testing.T) {
 
 func TestNothingIsClaimedAfterTheStop(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{Concurrency: 5}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 2*time.Second) }))
+		run := t.run(&Worker{Concurrency: 5},
+			t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 2*time.Second) }))
 		t.enqueue("a", "a")
 		t.sleep(time.Second)
 		run.stop()
@@ -712,7 +714,8 @@ func TestADrainStoppedWhileItWaitsForARetryReturnsAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		worker := &Worker{Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: 4 * time.Second}}
 		id := t.enqueue("a")[0]
-		run := t.begin(worker, worker.Drain, t.task("a", func(context.Context, *Job) error { return errors.New("broken") }))
+		run := t.begin(worker, worker.Drain,
+			t.task("a", func(context.Context, *Job) error { return errors.New("broken") }))
 		t.sleep(3 * time.Second)
 		run.stop()
 		if err := run.wait(); !errors.Is(err, context.Canceled) || run.at != 3*time.Second {
@@ -883,7 +886,8 @@ func TestDurationsThatMeanForEverDoNotOverflow(t *testing.T) {
 
 func TestAShutdownTimeoutForEverIsNotOneAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
+		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64},
+			t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
 		id := t.enqueue("a")[0]
 		t.sleep(time.Second)
 		run.stop()

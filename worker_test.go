@@ -121,7 +121,8 @@ func TestATasksOwnPolicyCountsOverTheWorkers(t *testing.T) {
 func TestAPermanentErrorIsDeadLetteredAtOnce(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start := time.Now()
-		w := workerOf(s, taskOf("fails", func(context.Context) error { return fmt.Errorf("wrapped: %w", Permanent(errTask)) }))
+		w := workerOf(s,
+			taskOf("fails", func(context.Context) error { return fmt.Errorf("wrapped: %w", Permanent(errTask)) }))
 		wantEnd(t, in, drained(t, w, "fails"), ending{StatusFailed, 1, "wrapped: it failed"})
 		wantElapsed(t, start, 0)
 	})
@@ -172,7 +173,8 @@ func TestARetryIsARowThatAnyWorkerTakesUp(t *testing.T) {
 func TestBadArgumentsAreDeadLetteredAtOnceAndHurtNobodyElse(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start, sum := time.Now(), 0
-		w := workerOf(s, Task[addArgs]{Name: "add", Run: func(_ context.Context, args addArgs) error { sum += args.A + args.B; return nil }})
+		w := workerOf(s, Task[addArgs]{Name: "add",
+			Run: func(_ context.Context, args addArgs) error { sum += args.A + args.B; return nil }})
 		bad := []*Job{NewJob("add", "one"), NewJob("add", 1, 2, 3)}
 		good := NewJob("add", 1, 2)
 		mustEnqueue(t, s, append(bad, good)...)
@@ -198,7 +200,8 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 		var log bytes.Buffer
 		w.Logger = logTo(&log, slog.LevelWarn)
 		unknown, other := NewJob("unknown"), &Job{Task: "other", Queue: "not mine"}
-		mustEnqueue(t, s, unknown, other, NewJob("unknown"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, NewJob("KNOWN"))
+		mustEnqueue(t, s, unknown, other, NewJob("unknown"),
+			&Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, NewJob("KNOWN"))
 		w.Queues = []string{"default"}
 		stop := started(t, w)
 		time.Sleep(10 * time.Minute)
@@ -1203,7 +1206,8 @@ func wantInOrder(t *testing.T, s Storage, how string, took time.Duration) {
 	t.Helper()
 	var jobs []*Job
 	for i := range 300 {
-		jobs = append(jobs, &Job{Task: "works", Args: []any{i}, Priority: rand.IntN(3), Queue: fmt.Sprint(rand.IntN(3))})
+		jobs = append(jobs,
+			&Job{Task: "works", Args: []any{i}, Priority: rand.IntN(3), Queue: fmt.Sprint(rand.IntN(3))})
 	}
 	mustEnqueue(t, s, jobs...)
 	var got, want []int

@@ -15,8 +15,9 @@ import (
 
 var (
 	crashKills = flag.Int("crash.kills", 12, "how many processes each test of the crash laboratories kills")
-	crashJobs  = flag.Int("crash.jobs", 300, "jobs in the laboratories of one promise; a thirtieth as many periodic runs")
-	crashSeed  = flag.Uint64("crash.seed", 0, "the random seed of the crash laboratories [a new one]")
+	crashJobs  = flag.Int("crash.jobs", 300,
+		"jobs in the laboratories of one promise; a thirtieth as many periodic runs")
+	crashSeed = flag.Uint64("crash.seed", 0, "the random seed of the crash laboratories [a new one]")
 )
 
 // newCrashSeed returns the seed of the flag, or a new one, and logs it.

@@ -255,7 +255,13 @@ type load struct {
 }
 
 func startLoad(t *testing.T, url string, producers int) *load {
-	l := &load{t: t, storage: open(t, url, nil), stop: make(chan struct{}), stored: make(chan struct{}, 1), acked: make(map[string]int)}
+	l := &load{
+		t:       t,
+		storage: open(t, url, nil),
+		stop:    make(chan struct{}),
+		stored:  make(chan struct{}, 1),
+		acked:   make(map[string]int),
+	}
 	for i := range producers {
 		l.all.Go(func() {
 			for {
@@ -403,7 +409,8 @@ func TestNothingIsLostWhenConnectionsAreCut(t *testing.T) {
 func TestAFailoverToAPromotedStandbyLosesNothing(t *testing.T) {
 	primary := newServer(t)
 	standby := &server{t: t, dir: newDir(t), port: freePort(t)}
-	standby.run("pg_basebackup", "-D", standby.data(), "-d", strings.Replace(primary.url(), "?", "?application_name=standby&", 1), "-R", "-X", "stream", "-c", "fast")
+	standby.run("pg_basebackup", "-D", standby.data(), "-d",
+		strings.Replace(primary.url(), "?", "?application_name=standby&", 1), "-R", "-X", "stream", "-c", "fast")
 	standby.start()
 	ctx := t.Context()
 	query(t, ctx, primary.url(), `ALTER SYSTEM SET synchronous_standby_names='*'`)

@@ -35,7 +35,8 @@ func TestADequeueIsWokenByAnotherProcess(t *testing.T) {
 			}
 			got <- jobs
 		}()
-		waitFor(t, ctx, waiter, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state='idle')`)
+		waitFor(t, ctx, waiter,
+			`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state='idle')`)
 		if err := enqueue(&pinion.Job{Task: what, Queue: "b"}); err != nil {
 			t.Error(err)
 		}

@@ -125,7 +125,8 @@ func TestTablesOfVersion1AreMigrated(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	jobs, err := s.Dequeue(t.Context(), pinion.DequeueOptions{Max: 9, Tasks: []string{"kelvin", "ADD", "runs"}, NoWait: true})
+	jobs, err := s.Dequeue(t.Context(),
+		pinion.DequeueOptions{Max: 9, Tasks: []string{"kelvin", "ADD", "runs"}, NoWait: true})
 	if err != nil || len(jobs) != 3 || jobs[2].Reaped != 1 || jobs[0].LeaseUntil.IsZero() {
 		t.Errorf("claimed %+v, %v", jobs, err)
 	}

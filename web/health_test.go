@@ -86,7 +86,8 @@ func TestHealthSaysThatNoWorkerIsAtWork(t *testing.T) {
 		wantHealth("a lease that expired 6 minutes ago", "no worker is at work")
 		enqueue(t, q, pinion.NewJob("waits"))
 		time.Sleep(5 * time.Minute)
-		wantHealth("a job that is due beside it", "1 job is due, and the oldest has been due for 6m: no worker is at work")
+		wantHealth("a job that is due beside it",
+			"1 job is due, and the oldest has been due for 6m: no worker is at work")
 		if _, err := q.Heartbeat(t.Context(), killed); err != nil {
 			t.Fatal(err)
 		}

@@ -86,7 +86,8 @@ func TestAFilterThatCannotBeReadIsRefused(t *testing.T) {
 					if method == "POST" && isList || !isList && strings.HasPrefix(query, "before=") { // the first one counts
 						continue
 					}
-					a := ask(t, page, method, address+query, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") })
+					a := ask(t, page, method, address+query,
+						func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") })
 					if a.status != http.StatusBadRequest {
 						t.Errorf("%s %s%s: status %d, want 400", method, address, query, a.status)
 					}
