@@ -19,7 +19,8 @@ func rawPeers() []*peer {
 	of := func(synchronous string) *peer {
 		loops := make(map[string]loop)
 		for name, l := range map[string]func(*rawConn, int){
-			"enqueue1": (*rawConn).enqueue, "batch": (*rawConn).batch, "drain": (*rawConn).drain, "mixed": (*rawConn).mixed,
+			"enqueue1": (*rawConn).enqueue, "batch": (*rawConn).batch, "drain": (*rawConn).drain,
+			"mixed": (*rawConn).mixed,
 		} {
 			loops[name] = func(ctx context.Context, dir string, n int) (time.Duration, error) {
 				return rawLoop(ctx, dir, synchronous, n, name, l)

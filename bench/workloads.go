@@ -56,7 +56,8 @@ type content struct {
 }
 
 func waiting(name string, n int) *content {
-	return &content{name, func(ctx context.Context, q queue, count func(int) int) error { return fill(ctx, q, 0, count(n)) }}
+	return &content{name,
+		func(ctx context.Context, q queue, count func(int) int) error { return fill(ctx, q, 0, count(n)) }}
 }
 
 // fill enqueues the jobs with the numbers from first on.
@@ -136,7 +137,8 @@ func pollSettled(ctx context.Context, q queue, n int, pause time.Duration) error
 func stored(ctx context.Context, q queue, waiting, done int) error {
 	gotWaiting, gotDone, err := q.counts(ctx)
 	if err == nil && (gotWaiting != waiting || gotDone != done && gotDone >= 0) {
-		err = fmt.Errorf("it counts %d jobs waiting and %d done; %d and %d are right", gotWaiting, gotDone, waiting, done)
+		err = fmt.Errorf("it counts %d jobs waiting and %d done; %d and %d are right",
+			gotWaiting, gotDone, waiting, done)
 	}
 	return err
 }

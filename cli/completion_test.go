@@ -80,9 +80,10 @@ func runProgramIn(t *testing.T, dir, program string, args ...string) string {
 // them.
 var hostileNames = []string{
 	"$(touch${IFS}PWNED)x", "x$(touch PWNED)", "`touch PWNED`y", "x`touch PWNED`", "two words", " lead", "trail ",
-	"'lead", `"lead`, `back\slash`, `end\`, `\`, "quo'te", `dou"ble`, `a\'b"c$d`, "semi;touch PWNED", "amp&touch PWNED", "x|touch PWNED",
-	"x>PWNED", "<x", "bang!x", "!!", "# x", "x#y", "~root", "~", "star*", "q?", "[a-z]*", "{a,b}", "a:b", "a:b c:d", "a=b",
-	"=ls", "日本 語", "$HOME", "${HOME}", "$((1+1))", "^x^y", "%s%d%%", "x=$(touch PWNED)", "a,b;c", "(x)", "é'\"",
+	"'lead", `"lead`, `back\slash`, `end\`, `\`, "quo'te", `dou"ble`, `a\'b"c$d`, "semi;touch PWNED", "amp&touch PWNED",
+	"x|touch PWNED", "x>PWNED", "<x", "bang!x", "!!", "# x", "x#y", "~root", "~", "star*", "q?", "[a-z]*", "{a,b}",
+	"a:b", "a:b c:d", "a=b", "=ls", "日本 語", "$HOME", "${HOME}", "$((1+1))", "^x^y", "%s%d%%", "x=$(touch PWNED)",
+	"a,b;c", "(x)", "é'\"",
 }
 
 // wordBreaks are the COMP_WORDBREAKS that bash begins with.

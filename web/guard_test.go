@@ -144,8 +144,8 @@ func TestAPageWithoutWriteChangesNothing(t *testing.T) {
 			}
 		}
 		for _, query := range []string{
-			"replay?id=" + ids[0], "delete?id=" + ids[0], "cancel?id=waits", "reschedule?id=waits", "pause?queue=default", "limit?queue=default",
-			"resume?queue=default", "replay?before=2100-01-01T00:00:00Z",
+			"replay?id=" + ids[0], "delete?id=" + ids[0], "cancel?id=waits", "reschedule?id=waits",
+			"pause?queue=default", "limit?queue=default", "resume?queue=default", "replay?before=2100-01-01T00:00:00Z",
 		} {
 			for _, method := range []string{"GET", "POST", "PUT"} {
 				if a := ask(t, page, method, "/do/"+query); a.status != http.StatusForbidden {

@@ -115,7 +115,8 @@ type leftovers struct {
 func (s Swarm) Run(ctx context.Context) (SwarmReport, error) {
 	proof := newProof(s.Proof)
 	_, slots := proof.size()
-	e := newExperiment(Lab{DSN: s.DSN, Dir: s.Dir, Seed: s.Seed, Slots: slots, Visibility: swarmVisibility}.withDefaults())
+	e := newExperiment(Lab{DSN: s.DSN, Dir: s.Dir, Seed: s.Seed, Slots: slots,
+		Visibility: swarmVisibility}.withDefaults())
 	e.sql = s.SQL
 	w := &swarm{Swarm: s, experiment: e, proof: proof}
 	opened, err := pinion.Open(ctx, s.DSN)
