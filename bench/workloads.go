@@ -289,7 +289,9 @@ func (s *stage) child(n int) childSpec {
 }
 
 // withCrew runs do with some worker processes at work, and checks that they have run n jobs, as do returns it.
-func (s *stage) withCrew(ctx context.Context, size int, spec childSpec, do func(crew) (n int, err error)) (last time.Time, err error) {
+func (s *stage) withCrew(
+	ctx context.Context, size int, spec childSpec, do func(crew) (n int, err error),
+) (last time.Time, err error) {
 	all, err := startCrew(ctx, size, spec)
 	if err != nil {
 		return last, err
@@ -328,7 +330,9 @@ func hammer(size int) func(ctx context.Context, s *stage) ([]measured, error) {
 				return 0, err
 			}
 			most := s.n / size
-			answers, err := all.ask(func(i int) string { return fmt.Sprintf("hammer %d %d %v", i*most, most, s.long(3*time.Second)) })
+			answers, err := all.ask(func(i int) string {
+				return fmt.Sprintf("hammer %d %d %v", i*most, most, s.long(3*time.Second))
+			})
 			for _, said := range answers {
 				longest, sent = max(longest, said.Longest), sent+said.Sent
 			}
