@@ -432,7 +432,8 @@ func TestArgumentsFillAStructInOrderAndByName(t *testing.T) {
 
 		accepts("tags", `["u",1,5]`, `{"id":"18446744073709551615"}`,
 			crawlArgs{URL: "u", Depth: 1, Every: 5, ID: math.MaxUint64}),
-		accepts("a string where the tag says so, by position", `["u",1,5,"7"]`, `{}`, crawlArgs{URL: "u", Depth: 1, Every: 5, ID: 7}),
+		accepts("a string where the tag says so, by position", `["u",1,5,"7"]`, `{}`,
+			crawlArgs{URL: "u", Depth: 1, Every: 5, ID: 7}),
 		refuses[crawlArgs]("a number where the tag says string", `["u",1,5,7]`, `{}`, `argument "id": expected uint64`),
 		accepts("the Go name of a tagged field is not its name", `[]`, `{"N":1}`, struct {
 			N int `json:"count"`
@@ -440,7 +441,8 @@ func TestArgumentsFillAStructInOrderAndByName(t *testing.T) {
 		accepts(`a field tagged "-" is not an argument`, `[]`, `{"Skipped":"s"}`, crawlArgs{}),
 		accepts("an unexported field is not an argument", `[]`, `{"hidden":"s"}`, crawlArgs{}),
 		refuses[crawlArgs]("text in a number that is a string", `[]`, `{"id":"x"}`, `argument "id": expected uint64`),
-		refuses[crawlArgs]("half a string in a number that is a string", `[]`, `{"id":"\"1"}`, `argument "id": expected uint64`),
+		refuses[crawlArgs]("half a string in a number that is a string", `[]`, `{"id":"\"1"}`,
+			`argument "id": expected uint64`),
 
 		accepts("embedded structs in place, shadowed names gone", `["t","n",["a"]]`, `{}`,
 			derived{marker: marker{}, base: base{Tenant: "t"}, Name: "n", Tags: []string{"a"}}),
@@ -454,9 +456,12 @@ func TestArgumentsFillAStructInOrderAndByName(t *testing.T) {
 				Any:   json.Number("12345678901234567890"),
 				Anys:  map[string]any{"x": []any{json.Number("0.1")}},
 			}),
-		refuses[nested]("a value that its type refuses", `["yesterday"]`, `{}`, `argument "At": expected time.Time: parsing time`),
-		refuses[everything]("a type inside a field", `[]`, `{"Nested":{"X":"1"}}`, `argument "Nested": expected int in X, got string`),
-		accepts("quoted pointers and strings", `[]`, `{"QuotedP":"true","QuotedS":"\"x\""}`, everything{QuotedP: new(true), QuotedS: "x"}),
+		refuses[nested]("a value that its type refuses", `["yesterday"]`, `{}`,
+			`argument "At": expected time.Time: parsing time`),
+		refuses[everything]("a type inside a field", `[]`, `{"Nested":{"X":"1"}}`,
+			`argument "Nested": expected int in X, got string`),
+		accepts("quoted pointers and strings", `[]`, `{"QuotedP":"true","QuotedS":"\"x\""}`,
+			everything{QuotedP: new(true), QuotedS: "x"}),
 
 		accepts("one int", `[9007199254740993]`, `{}`, int64(9007199254740993)),
 		accepts("one string", `["x"]`, `{}`, "x"),
@@ -467,14 +472,17 @@ func TestArgumentsFillAStructInOrderAndByName(t *testing.T) {
 		accepts("one slice", `[[1,2]]`, `{}`, []int{1, 2}),
 		accepts("one array", `[[1,2]]`, `{}`, [2]int{1, 2}),
 		accepts("one map", `[{"a":1}]`, `{}`, map[string]int{"a": 1}),
-		accepts[any]("one of any type", `[{"a":12345678901234567890}]`, `{}`, map[string]any{"a": json.Number("12345678901234567890")}),
+		accepts[any]("one of any type", `[{"a":12345678901234567890}]`, `{}`,
+			map[string]any{"a": json.Number("12345678901234567890")}),
 		accepts("one time", `["2026-01-02T03:04:05Z"]`, `{}`, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
 		accepts("one duration", `[1000]`, `{}`, time.Microsecond),
 		accepts("one piece of JSON", `[{"b":2,"a":1}]`, `{}`, json.RawMessage(`{"b":2,"a":1}`)),
-		refuses[int]("none for one", `[]`, `{}`, `task "task": it takes exactly one positional argument, int; got 0 by position and 0 by name`),
+		refuses[int]("none for one", `[]`, `{}`,
+			`task "task": it takes exactly one positional argument, int; got 0 by position and 0 by name`),
 		refuses[int]("two for one", `[1,2]`, `{}`, `got 2 by position and 0 by name`),
 		accepts("a name for one is unknown", `[1]`, `{"1":2}`, 1),
-		refuses[map[string]int]("names for a map", `[]`, `{"a":1}`, `it takes exactly one positional argument, map[string]int`),
+		refuses[map[string]int]("names for a map", `[]`, `{"a":1}`,
+			`it takes exactly one positional argument, map[string]int`),
 		refuses[time.Time]("no time", `["x"]`, `{}`, `argument "1": expected time.Time: parsing time`),
 
 		accepts("none", `[]`, `{}`, struct{}{}),
@@ -739,9 +747,10 @@ func TestTypesThatJSONCanExpressAreRegistered(t *testing.T) {
 func FuzzArgs(f *testing.F) {
 	for _, seed := range [][2]string{
 		{`[]`, `{}`}, {`[1,2]`, `{}`}, {`[1]`, `{"b":2}`}, {`["u",1,5]`, `{"id":"7","-":"x"}`}, {`[null]`, `{"":null}`},
-		{`[{"Any":1e400}]`, `{"x":[1,{"y":"\ud800"}]}`}, {`["2026-01-02T03:04:05Z"]`, `{"tenant":"t"}`}, {`[`, `{`}, {`null`, `null`},
-		{`[]`, `{"Huge":1,"Value":null,"At":"2026-01-02T03:04:05+23:59"}`}, {"[\"\xff\"]", `{"QuotedS":"\"\""}`},
-		{`[[1],{"a":2},3,4]`, `{"is":5}`}, {`["6869",{"6a":"ba"},[1],7,["8"]]`, `{"base":{"tenant":"t"},"Box":{"To":{"Of":["x"]}}}`},
+		{`[{"Any":1e400}]`, `{"x":[1,{"y":"\ud800"}]}`}, {`["2026-01-02T03:04:05Z"]`, `{"tenant":"t"}`}, {`[`, `{`},
+		{`null`, `null`}, {`[]`, `{"Huge":1,"Value":null,"At":"2026-01-02T03:04:05+23:59"}`},
+		{"[\"\xff\"]", `{"QuotedS":"\"\""}`}, {`[[1],{"a":2},3,4]`, `{"is":5}`},
+		{`["6869",{"6a":"ba"},[1],7,["8"]]`, `{"base":{"tenant":"t"},"Box":{"To":{"Of":["x"]}}}`},
 		{`[{"6a":{"A":1}}]`, `{}`}, {`[{"-128":[true]}]`, `{}`}, {`[[1,null,2.5]]`, `{}`}, {`["YWI="]`, `{}`}, {`[12345678901234567890]`, `{}`},
 	} {
 		f.Add(seed[0], seed[1])
@@ -782,7 +791,8 @@ func FuzzArgs(f *testing.F) {
 		fuzzShape[**crawlArgs](t, job)
 		fuzzShape[[]byte](t, job)
 		fuzzShape[big.Int](t, job)
-		if whole, err := given[*Job](job); err != nil || len(whole.Args) != len(job.Args) || len(whole.Kwargs) != len(job.Kwargs) {
+		if whole, err := given[*Job](job); err != nil || len(whole.Args) != len(job.Args) ||
+			len(whole.Kwargs) != len(job.Kwargs) {
 			t.Fatalf("a task of *Job was given %v, %v", whole, err)
 		}
 	})
@@ -791,7 +801,8 @@ func FuzzArgs(f *testing.F) {
 // DecodeArgs splits text by hand. It must agree with encoding/json, but for text that is not UTF-8.
 func FuzzDecodeArgs(f *testing.F) {
 	for _, seed := range [][2]string{
-		{`[]`, `{}`}, {``, ``}, {`null`, `null`}, {" [1 , 2 ]\n", "\t{ \"a\" : {\"b\":[1,{\"c\":\",\"}]} , \"d\":\":\" }"}, {`[[1],{"a":[2]}]`, `{"a":1,"a":2}`},
+		{`[]`, `{}`}, {``, ``}, {`null`, `null`},
+		{" [1 , 2 ]\n", "\t{ \"a\" : {\"b\":[1,{\"c\":\",\"}]} , \"d\":\":\" }"}, {`[[1],{"a":[2]}]`, `{"a":1,"a":2}`},
 		{`["a\\",null,"\"]"]`, `{"\u0041":null," b\"":"\"}"}`}, {"[\"\xff\"]", "{\"\xff\":1}"}, {`[ ]`, `{ }`}, {`[1,]`, `{"a":1,}`}, {`["é"]`, `{"\ud800":1,"é":2,"":3}`},
 	} {
 		f.Add(seed[0], seed[1])
@@ -865,8 +876,10 @@ func BenchmarkDecode(b *testing.B) {
 	}
 	text := `"` + strings.Repeat("x", 98) + `"`
 	benchmarkDecode[string](b, "string", "["+text+"]", "{}", text)
-	benchmarkDecode[fetch](b, "struct", "[]", `{"Path":"/usr/share/doc","Count":12345,"Deep":true}`, `{"Path":"/usr/share/doc","Count":12345,"Deep":true}`)
-	benchmarkDecode[fetch](b, "positional", `["/usr/share/doc",12345,true]`, "{}", `{"Path":"/usr/share/doc","Count":12345,"Deep":true}`)
+	benchmarkDecode[fetch](b, "struct", "[]", `{"Path":"/usr/share/doc","Count":12345,"Deep":true}`,
+		`{"Path":"/usr/share/doc","Count":12345,"Deep":true}`)
+	benchmarkDecode[fetch](b, "positional", `["/usr/share/doc",12345,true]`, "{}",
+		`{"Path":"/usr/share/doc","Count":12345,"Deep":true}`)
 }
 
 func benchmarkDecode[A any](b *testing.B, name, args, kwargs, plain string) {

@@ -90,7 +90,8 @@ func TestAnErrorThatPanicsWhenAskedFailsItsTaskAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got.Status != StatusFailed || got.Attempts != 2 || !strings.HasPrefix(got.Error, c.want) {
-				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q", c.err, got.Status, got.Attempts, got.Error, c.want)
+				t.Errorf("%T: the job is %s after %d attempts with the error %.40q, want FAILED after 2 with %q",
+					c.err, got.Status, got.Attempts, got.Error, c.want)
 			}
 		}
 	}
@@ -108,7 +109,8 @@ func TestAPanicWithAnErrorCountsAsThatError(t *testing.T) {
 
 func TestAPanicOfTheArgumentsDecoderFailsItsAttempt(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, Task[panicsWhenDecoded]{Name: "decode", Run: func(context.Context, panicsWhenDecoded) error { return nil }})
+		w := workerOf(s,
+			Task[panicsWhenDecoded]{Name: "decode", Run: func(context.Context, panicsWhenDecoded) error { return nil }})
 		wantEnd(t, s, drained(t, w, "decode", 1), ending{StatusFailed, 4, "panic: cannot be decoded"})
 	})
 }
@@ -189,7 +191,8 @@ func TestATimeoutCancelsTheTaskAndIsNamedInItsError(t *testing.T) {
 				want := fmt.Sprintf("timed out after %v: waiting: context deadline exceeded", c.want)
 				wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, want})
 				wantElapsed(t, start, c.want)
-				if !errors.Is(cause, context.DeadlineExceeded) || cause.Error() != fmt.Sprintf("timed out after %v", c.want) {
+				if !errors.Is(cause, context.DeadlineExceeded) ||
+					cause.Error() != fmt.Sprintf("timed out after %v", c.want) {
 					t.Errorf("the cause of the cancellation is %v", cause)
 				}
 			})
@@ -263,7 +266,8 @@ func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
 		{own.Err(), ending{StatusFailed, 2, "timed out after 1s: context canceled"}},
 	} {
 		overEach(t, func(t *testing.T, s Storage, in Inspector) {
-			w := workerOf(s, taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
+			w := workerOf(s,
+				taskOf("late", func(context.Context) error { time.Sleep(3 * time.Second); return c.answer }))
 			w.TaskTimeout, w.Retry.MaxRetries = time.Second, 1
 			wantEnd(t, in, drained(t, w, "late"), c.want)
 		})
@@ -272,7 +276,8 @@ func TestTheTasksOwnAnswerCountsAfterItsTimeout(t *testing.T) {
 
 func TestATaskThatReturnsTheCauseOfItsTimeoutIsNotToldTwice(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("waits", func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("waiting: %w", context.Cause(ctx)) }))
+		w := workerOf(s, taskOf("waits",
+			func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("waiting: %w", context.Cause(ctx)) }))
 		w.TaskTimeout, w.Retry.MaxRetries = time.Second, 0
 		wantEnd(t, s, drained(t, w, "waits"), ending{StatusFailed, 1, "waiting: timed out after 1s"})
 	})
@@ -371,7 +376,8 @@ func TestAResultMayBeSetAfterATimeoutAndByAnotherGoroutine(t *testing.T) {
 func TestAResultSetAfterTheTasksEndDoesNothing(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		var ended context.Context
-		w := workerOf(s, taskOf("answers", func(ctx context.Context) error { ended = ctx; return SetResult(ctx, "in time") }))
+		w := workerOf(s,
+			taskOf("answers", func(ctx context.Context) error { ended = ctx; return SetResult(ctx, "in time") }))
 		job := drained(t, w, "answers")
 		if err := SetResult(ended, "too late"); err != nil {
 			t.Errorf("SetResult: %v", err)
@@ -415,8 +421,18 @@ func TestAResultThatCannotBeKeptIsRefusedAndTheOneBeforeStays(t *testing.T) {
 
 func TestTheJobOfAContextIsACopy(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
-		want := &Job{ID: "1", Task: "asks", Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"B": json.RawMessage("2")},
-			Queue: "default", Priority: 3, Key: "k", Status: StatusRunning, Attempts: 1, Worker: "one"}
+		want := &Job{
+			ID:       "1",
+			Task:     "asks",
+			Args:     []any{json.RawMessage("1")},
+			Kwargs:   map[string]any{"B": json.RawMessage("2")},
+			Queue:    "default",
+			Priority: 3,
+			Key:      "k",
+			Status:   StatusRunning,
+			Attempts: 1,
+			Worker:   "one",
+		}
 		w := workerOf(s, Task[addArgs]{Name: "asks", Run: func(ctx context.Context, _ addArgs) error {
 			for range 2 {
 				got, ok := JobFromContext(ctx)
@@ -610,8 +626,10 @@ func TestASnoozeIsHonouredAtTheShutdownAndPermanentWinsOverIt(t *testing.T) {
 		if err := run.wait(); err != nil {
 			t.Error(err)
 		}
-		if job := t.get(ids[0]); job.Status != StatusPending || job.Attempts != 0 || job.RunAt.Sub(t.start).Round(time.Second) != time.Hour+11*time.Second {
-			t.Errorf("the job that snoozed is %s after %d attempts, due at %v", job.Status, job.Attempts, job.RunAt.Sub(t.start))
+		if job := t.get(ids[0]); job.Status != StatusPending || job.Attempts != 0 ||
+			job.RunAt.Sub(t.start).Round(time.Second) != time.Hour+11*time.Second {
+			t.Errorf("the job that snoozed is %s after %d attempts, due at %v",
+				job.Status, job.Attempts, job.RunAt.Sub(t.start))
 		}
 		if job := t.get(ids[1]); job.Status != StatusFailed {
 			t.Errorf("the job with a permanent error is %s", job.Status)
@@ -652,12 +670,14 @@ func TestAJobThatWasDoneInATransactionIsRecordedOnce(t *testing.T) {
 				return err
 			}
 		}
-		run := t.run(&Worker{Storage: broken, OnEnd: log.add}, t.task("works", commits(nil)), t.task("fails", commits(errTask)))
+		run := t.run(&Worker{Storage: broken, OnEnd: log.add}, t.task("works", commits(nil)),
+			t.task("fails", commits(errTask)))
 		ids := t.enqueue("works", "fails")
 		t.sleep(5 * time.Second)
 		for _, id := range ids {
 			if job := t.get(id); job.Status != StatusSuccess || string(job.Result) != "7" || job.Attempts != 1 {
-				t.Errorf("%s is %s after %d attempts with result %s; want SUCCESS after 1 with 7", job.Task, job.Status, job.Attempts, job.Result)
+				t.Errorf("%s is %s after %d attempts with result %s; want SUCCESS after 1 with 7",
+					job.Task, job.Status, job.Attempts, job.Result)
 			}
 		}
 		if diff := cmp.Diff(Metrics{Processed: 2, Succeeded: 2}, run.metrics()); diff != "" {
@@ -688,7 +708,8 @@ func TestAJobWhoseTransactionWasRolledBackEndsAsItsTaskSays(t *testing.T) {
 		t.sleep(5 * time.Second)
 		for i, attempts := range []int{1, 2} {
 			if job := t.get(ids[i]); job.Status != StatusSuccess || job.Attempts != attempts {
-				t.Errorf("%s is %s after %d attempts, want SUCCESS after %d", job.Task, job.Status, job.Attempts, attempts)
+				t.Errorf("%s is %s after %d attempts, want SUCCESS after %d",
+					job.Task, job.Status, job.Attempts, attempts)
 			}
 		}
 		if diff := cmp.Diff(Metrics{Processed: 3, Succeeded: 2, Failed: 1, Retried: 1}, run.metrics()); diff != "" {
@@ -726,7 +747,8 @@ func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
 		var log bytes.Buffer
 		sum := 0
-		w := workerOf(s, Task[addArgs]{Name: "Add", Run: func(_ context.Context, args addArgs) error { sum += args.A; return nil }})
+		w := workerOf(s,
+			Task[addArgs]{Name: "Add", Run: func(_ context.Context, args addArgs) error { sum += args.A; return nil }})
 		w.Logger, w.Concurrency = logTo(&log, slog.LevelWarn), 1
 		for range 3 {
 			mustEnqueue(t, s, &Job{ID: NewID(), Task: "add", Kwargs: map[string]any{"A": 1, "new": 2}})
@@ -745,7 +767,8 @@ func TestAnArgumentThatATaskDoesNotKnowIsIgnoredAndNamedOnce(t *testing.T) {
 func TestCallRunsATaskAsAWorkerWould(t *testing.T) {
 	task := Task[addArgs]{Name: "add", Queue: "sums", Run: func(ctx context.Context, args addArgs) error {
 		job, ok := JobFromContext(ctx)
-		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" || job.Status != StatusRunning {
+		if !ok || job.Task != "add" || job.Queue != "sums" || job.Attempts != 1 || job.ID == "" ||
+			job.Status != StatusRunning {
 			t.Errorf("the task's job is %+v", job)
 		}
 		if diff := cmp.Diff(map[string]any{"A": json.RawMessage("1"), "B": json.RawMessage("2")}, job.Kwargs); diff != "" {

@@ -21,9 +21,10 @@ import (
 )
 
 // The workloads of bench/ for Pinion alone, to be compared before and after a change: go test -bench . -count 6, and
-// benchstat. Numbers of jobs are small, so that all of it takes a minute or two; -bench.jobs makes the backlogs, histories
-// and futures that should not matter as large as bench/ has them.
-var benchJobs = flag.Int("bench.jobs", 20_000, "jobs that lie about in the benchmarks named Backlog, History and Future")
+// benchstat. Numbers of jobs are small, so that all of it takes a minute or two; -bench.jobs makes the backlogs,
+// histories and futures that should not matter as large as bench/ has them.
+var benchJobs = flag.Int("bench.jobs", 20_000,
+	"jobs that lie about in the benchmarks named Backlog, History and Future")
 
 const benchSlots = 8
 
@@ -278,7 +279,8 @@ func BenchmarkFuture(b *testing.B) {
 	})
 }
 
-// An operation is 5,000 jobs from their enqueueing, in a few calls, until all are recorded as done by as many processes.
+// An operation is 5,000 jobs from their enqueueing, in a few calls,
+// until all are recorded as done by as many processes.
 func BenchmarkProcesses(b *testing.B) {
 	onFiles(b, func(b *testing.B, s pinion.Storage, file benchFile) {
 		for _, size := range []int{1, 2, 4} {

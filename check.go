@@ -1080,7 +1080,8 @@ func filterRules() []storageRule {
 			for _, name := range []string{"\xff", "\x00", "\xff\x00", like + "\x00", like + "\xff"} {
 				ids := []string{name, "2" + name}
 				for _, f := range []Filter{
-					{IDs: ids}, {Queue: name}, {Task: name}, {Key: name}, {KeyPrefix: name}, {Text: name}, {Error: "boom " + name},
+					{IDs: ids}, {Queue: name}, {Task: name}, {Key: name}, {KeyPrefix: name}, {Text: name},
+					{Error: "boom " + name},
 				} {
 					what := fmt.Sprintf("of a filter %+v", f)
 					c.wantEqual("jobs "+what, taskNames(c.list(in.Jobs(c.ctx, f))), "")
@@ -1193,7 +1194,8 @@ func filterRules() []storageRule {
 func pageRules() []storageRule {
 	return []storageRule{
 		{"Error matches all of the error but a panic's stack", optional(func(c *checker, in Inspector) {
-			texts := []string{"boom", "boom\n\nstack 1", "boom 2", "boom\nmore\n\nstack 2", "boom\n", "", "\n\nstack 3", "\n"}
+			texts := []string{"boom", "boom\n\nstack 1", "boom 2", "boom\nmore\n\nstack 2", "boom\n",
+				"", "\n\nstack 3", "\n"}
 			for i, text := range texts {
 				c.enqueue(NewJob(string(rune('a' + i))))
 				c.must(c.DeadLetter(c.ctx, c.claim(1)[0], errors.New(text)))

@@ -49,7 +49,8 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 }
 
 func TestCheckStorageAcceptsAStorageWithoutOptionalInterfaces(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	// Only a Dequeue that is never woken takes so long.
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	open := func() (Storage, error) { return neverAhead{plain{NewMemoryStorage()}}, nil }
 	if err := CheckStorage(ctx, open); err != nil {
@@ -986,7 +987,8 @@ func limitFaults() []fault {
 		}},
 		{"takes any name for a queue", "that no job can have", func(m *mutant) {
 			m.setLimit = func(ctx context.Context, queue string, limit int) error {
-				return m.MemoryStorage.SetLimit(ctx, strings.ToValidUTF8(strings.ReplaceAll(queue, "\x00", ""), "?"), limit)
+				return m.MemoryStorage.SetLimit(ctx,
+					strings.ToValidUTF8(strings.ReplaceAll(queue, "\x00", ""), "?"), limit)
 			}
 		}},
 		{"pauses all queues", "and no other", func(m *mutant) {

@@ -45,8 +45,8 @@ func TestTheProgramsInTheGuidesPrintWhatTheySay(t *testing.T) {
 // programBlock matches a program and the block of text with its output.
 var programBlock = regexp.MustCompile("(?s)```go\n(package main\n.*?)```\n\n```text\n(.*?)```")
 
-// runProgram runs a program, overlaid on a folder of this module, in an empty folder. A go.work there makes that possible
-// with go run, which keeps what it has linked for the next time.
+// runProgram runs a program, overlaid on a folder of this module, in an empty folder. A go.work there makes that
+// possible with go run, which keeps what it has linked for the next time.
 func runProgram(t *testing.T, root, name, text string) []byte {
 	t.Helper()
 	dir := t.TempDir()

@@ -857,7 +857,8 @@ func ExampleJob_meta() {
 	})
 
 	// A request has come with the header "traceparent".
-	ctx := context.WithValue(context.Background(), traceKey{}, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	ctx := context.WithValue(context.Background(), traceKey{},
+		"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 	storage := pinion.NewMemoryStorage()
 	defer storage.Close()
 	check(storage.Enqueue(ctx, traced(ctx, pinion.NewJob("order", 17))))
@@ -924,7 +925,8 @@ func ExampleStats() {
 	ctx := context.Background()
 	storage := pinion.NewMemoryStorage()
 	defer storage.Close()
-	check(storage.Enqueue(ctx, pinion.NewJob("thumbnail", 1), pinion.NewJob("thumbnail", 2), pinion.NewJob("thumbnail", 0)))
+	check(storage.Enqueue(ctx, pinion.NewJob("thumbnail", 1), pinion.NewJob("thumbnail", 2),
+		pinion.NewJob("thumbnail", 0)))
 	worker := &pinion.Worker{Storage: storage, Logger: quiet}
 	check(worker.Drain(ctx))
 

@@ -49,9 +49,9 @@ type siege struct {
 	ran    map[string]int    // how often each job's task began
 }
 
-// besiege has a worker and a producer work for a while before something happens, and long after. Then every job that was
-// acknowledged, and no other, must have ended in SUCCESS after as many attempts as its task needs. As long as it happens
-// the worker must tell of it, once a second at most.
+// besiege has a worker and a producer work for a while before something happens, and long after. Then every job that
+// was acknowledged, and no other, must have ended in SUCCESS after as many attempts as its task needs. As long as it
+// happens the worker must tell of it, once a second at most.
 func besiege(t *testing.T, path string, happens func(s *siege)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -166,7 +166,8 @@ func inBubble(t *testing.T, storage tended, test func(sc *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		if storage == nil {
-			opened, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
+			opened, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"),
+				&SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -609,7 +610,8 @@ func fields(t *testing.T, job *Job) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt.UTC(), job.Key, job.CreatedAt.UTC())
+	return fmt.Sprint(job.ID, job.Task, args, kwargs, job.Queue, job.Priority, job.RunAt.UTC(),
+		job.Key, job.CreatedAt.UTC())
 }
 
 var errTask = errors.New("it failed")
@@ -722,7 +724,8 @@ func (sc *scene) cancel(ended, asked int, ids ...string) {
 	sc.Helper()
 	gotEnded, gotAsked, err := sc.storage.Cancel(sc.Context(), ids...)
 	if err != nil || len(gotEnded) != ended || len(gotAsked) != asked {
-		sc.Fatalf("Cancel: %d ended, %d asked, error %v; want %d, %d and none", len(gotEnded), len(gotAsked), err, ended, asked)
+		sc.Fatalf("Cancel: %d ended, %d asked, error %v; want %d, %d and none",
+			len(gotEnded), len(gotAsked), err, ended, asked)
 	}
 }
 
@@ -731,7 +734,8 @@ func (sc *scene) wantCanceled(ids ...string) {
 	sc.Helper()
 	for _, id := range ids {
 		if job := sc.get(id); job.Status != StatusFailed || job.Error != ErrCanceled.Error() || !job.Canceled {
-			sc.Errorf("%s is %s with error %q, Canceled %t; want it canceled", job.Task, job.Status, job.Error, job.Canceled)
+			sc.Errorf("%s is %s with error %q, Canceled %t; want it canceled",
+				job.Task, job.Status, job.Error, job.Canceled)
 		}
 	}
 	if letters := deadLetters(sc.T, sc.storage); len(letters) > 0 {
@@ -837,7 +841,8 @@ func (s *siege) verify() {
 		if want == 0 {
 			s.Errorf("%q is there, and its Enqueue returned an error", job.Task)
 		} else if job.Status != StatusSuccess || job.Attempts != want || s.ran[job.ID] != want {
-			s.Errorf("%q is %s after %d attempts and %d runs; want SUCCESS after %d", job.Task, job.Status, job.Attempts, s.ran[job.ID], want)
+			s.Errorf("%q is %s after %d attempts and %d runs; want SUCCESS after %d",
+				job.Task, job.Status, job.Attempts, s.ran[job.ID], want)
 		}
 		delete(s.stored, job.ID)
 	}
@@ -920,7 +925,8 @@ func (sc *scene) thatWait(cause error) (tasks []AnyTask, ids []string) {
 		tasks = append(tasks, sc.task(name, func(ctx context.Context, _ *Job) error {
 			<-ctx.Done()
 			if after := sc.since(); after != 6*time.Second || context.Cause(ctx) != cause {
-				sc.Errorf("%s: canceled after %v because %v; want 6s, the next heartbeat, and %v", name, after, context.Cause(ctx), cause)
+				sc.Errorf("%s: canceled after %v because %v; want 6s, the next heartbeat, and %v",
+					name, after, context.Cause(ctx), cause)
 			}
 			return answer(ctx)
 		}))

@@ -140,7 +140,15 @@ func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
 			return nil
 		})
 		plans := []Periodic{{"hourly", Every(time.Hour), func(at time.Time) *Job {
-			return &Job{Task: "tick", Queue: "q", Priority: 3, Args: []any{at.Unix()}, ID: "ignored", Key: "ignored", KeyUntilStart: true}
+			return &Job{
+				Task:          "tick",
+				Queue:         "q",
+				Priority:      3,
+				Args:          []any{at.Unix()},
+				ID:            "ignored",
+				Key:           "ignored",
+				KeyUntilStart: true,
+			}
 		}}}
 		for range 3 {
 			t.run(&Worker{Periodic: plans, ReapInterval: seldom}, task)
@@ -148,7 +156,8 @@ func TestAPeriodicJobRunsAtEachTimeOfItsSchedule(t *testing.T) {
 		t.sleep(time.Second)
 		job := nextRunOf(t.T, t.storage, "hourly")
 		at := t.start.Add(50 * time.Minute)
-		if job.ID != periodicID("hourly", at) || job.Key != "periodic:hourly" || !job.RunAt.Equal(at) || job.Queue != "q" || job.Priority != 3 || job.KeyUntilStart {
+		if job.ID != periodicID("hourly", at) || job.Key != "periodic:hourly" || !job.RunAt.Equal(at) ||
+			job.Queue != "q" || job.Priority != 3 || job.KeyUntilStart {
 			t.Errorf("the planned job is %+v", job)
 		}
 		t.sleep(4 * time.Hour)
@@ -215,7 +224,8 @@ func TestAFailedRunIsDueAgainAtTheNextTimeAtTheLatest(t *testing.T) {
 			Retry: &RetryPolicy{MaxRetries: 2, BaseDelay: 40 * time.Minute, Cap: 10 * time.Hour}}, task)
 		first := time.Now().Truncate(time.Hour).Add(time.Hour)
 		t.sleep(time.Until(first) + 4*time.Hour - time.Minute)
-		// Retries after 40 minutes, and at the next time instead of after 80. Then the job is given up and the schedule goes on.
+		// Retries after 40 minutes, and at the next time instead of after 80.
+		// Then the job is given up and the schedule goes on.
 		want := []time.Time{first, first.Add(40 * time.Minute), first.Add(time.Hour),
 			first.Add(2 * time.Hour), first.Add(160 * time.Minute), first.Add(3 * time.Hour)}
 		if !slices.EqualFunc(ran, want, time.Time.Equal) {
@@ -239,7 +249,8 @@ func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 		}
 		wantAt := func(at time.Duration) {
 			t.Helper()
-			if got := nextRunOf(t.T, t.storage, "a"); !got.RunAt.Equal(day.Add(at)) || got.ID != periodicID("a", got.RunAt) {
+			if got := nextRunOf(t.T, t.storage, "a"); !got.RunAt.Equal(day.Add(at)) ||
+				got.ID != periodicID("a", got.RunAt) {
 				t.Errorf("the next run is %s at %v, want at %v", got.ID, got.RunAt, day.Add(at))
 			}
 		}
@@ -295,7 +306,8 @@ func TestATimeForWhichThereIsNoJobIsSkipped(t *testing.T) {
 	t.Parallel()
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var ran []int
-		task := t.task("tick", func(context.Context, *Job) error { ran = append(ran, time.Now().UTC().Hour()); return nil })
+		task := t.task("tick",
+			func(context.Context, *Job) error { ran = append(ran, time.Now().UTC().Hour()); return nil })
 		office := func(at time.Time) *Job {
 			if at.Hour() < 9 || at.Hour() >= 12 {
 				return nil

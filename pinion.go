@@ -53,7 +53,8 @@
 //   - Retries are durable. A retry is a row with a due time, not a timer in a process.
 //   - Attempts are counted at the claim. A job that kills its process each time uses up its attempts and is
 //     dead-lettered; so is one that loses its lease five times in a row. A job that was claimed before is never claimed
-//     ahead of a free slot. From its second lost lease on it becomes due at a random time, so that its neighbors survive.
+//     ahead of a free slot. From its second lost lease on it becomes due at a random time,
+//     so that its neighbors survive.
 //   - The dead-letter queue is exact. A job enters and leaves it in one transaction, with its name, arguments,
 //     queue, priority, key, attempts, error and time.
 //   - Shutdown loses nothing and burns no attempt. Jobs that did not start, and tasks that stop because the worker
@@ -80,8 +81,8 @@
 //   - A job that runs beside one that kills their process loses an attempt too. Give jobs retries, and keep workers
 //     running: the due times of such jobs are spread over Attempts × VisibilityTimeout.
 //   - Keep a SQLite file on a local disk: network file systems lock badly. Do not move, delete or replace the file, its
-//     -wal or its -shm while a program has it open. If that happens, each call returns an error and stores nothing until
-//     the file is back or the program opens it again. Make a backup with [SQLiteStorage.Backup] or the command
+//     -wal or its -shm while a program has it open. If that happens, each call returns an error and stores nothing
+//     until the file is back or the program opens it again. Make a backup with [SQLiteStorage.Backup] or the command
 //     "pinion backup", and restore it when nobody uses the file.
 //   - When the disk is full, calls return an error that says so, and store nothing. Run logs it and goes on when
 //     there is room. SQLite's log, the -wal, needs a few megabytes.
@@ -259,15 +260,15 @@ type DequeueOptions struct {
 	// Max is how many jobs to claim at most. A backend may return fewer.
 	Max int
 	// Ahead is how many of Max may be claimed ahead of free slots [0]. The first Max-Ahead jobs are for free slots; the
-	// others wait for one. Dequeue returns fewer of these others if it comes to a job that has been claimed already, that
-	// has KeyUntilStart, or whose queue has a limit. A job that has been claimed already may be one that kills its
-	// process, and the jobs that wait for a slot there would lose an attempt with it. With Ahead = Max, Dequeue does not
-	// wait, and may return no job and no error. A backend that claims nothing ahead is correct.
+	// others wait for one. Dequeue returns fewer of these others if it comes to a job that has been claimed already,
+	// that has KeyUntilStart, or whose queue has a limit. A job that has been claimed already may be one that kills its
+	// process, and the jobs that wait for a slot there would lose an attempt with it. With Ahead = Max, Dequeue does
+	// not wait, and may return no job and no error. A backend that claims nothing ahead is correct.
 	Ahead int
 	// Queues are the queues to claim from [every queue]. "" is the default queue.
 	Queues []string
-	// Tasks are the tasks to claim, without regard to the case of letters [every task]. Jobs of other tasks stay as they
-	// are, for workers that know them, and delay nobody, however many they are.
+	// Tasks are the tasks to claim, without regard to the case of letters [every task]. Jobs of other tasks stay as
+	// they are, for workers that know them, and delay nobody, however many they are.
 	Tasks []string
 	// Worker becomes the Worker of the jobs.
 	Worker string
@@ -322,15 +323,15 @@ type Inspector interface {
 	// DeadLetters lists the dead-letter queue, the oldest letter first. The jobs are as they failed, with FinishedAt as
 	// the time. CreatedAt, RunAt, HeartbeatAt, Claim and Worker may be missing: Get has them.
 	DeadLetters(ctx context.Context, f Filter) iter.Seq2[*Job, error]
-	// JobsPage returns a part of what Jobs lists, for programs that show a listing bit by bit: nothing stays open between
-	// two pages. from is the Next of the page before, or 0. A page has at most f.Limit jobs [100]. It has fewer, perhaps
-	// none, if the jobs are large, or if many were looked at that do not match.
+	// JobsPage returns a part of what Jobs lists, for programs that show a listing bit by bit: nothing stays open
+	// between two pages. from is the Next of the page before, or 0. A page has at most f.Limit jobs [100]. It has
+	// fewer, perhaps none, if the jobs are large, or if many were looked at that do not match.
 	JobsPage(ctx context.Context, f Filter, from int64) (Page, error)
 	// DeadLettersPage is JobsPage for what DeadLetters lists.
 	DeadLettersPage(ctx context.Context, f Filter, from int64) (Page, error)
 	// GroupDeadLetters counts the dead letters that match f by their Error, without a panic's stack (see Filter.Error).
-	// It reads only the newest dead letters, at most so many, whether they match or not; 0 reads all. It returns at most
-	// f.Limit groups, the largest.
+	// It reads only the newest dead letters, at most so many, whether they match or not; 0 reads all. It returns at
+	// most f.Limit groups, the largest.
 	GroupDeadLetters(ctx context.Context, f Filter, newest int) (LetterGroups, error)
 	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with
 	// 0 Attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
@@ -354,8 +355,8 @@ type Inspector interface {
 	History(ctx context.Context, since time.Time) ([]Ends, error)
 }
 
-// Ends counts the jobs of one queue and task that ended in one minute, or hour; see Inspector.History. An [End] is that of
-// one attempt.
+// Ends counts the jobs of one queue and task that ended in one minute, or hour; see Inspector.History. An [End] is that
+// of one attempt.
 type Ends struct {
 	At        time.Time     `json:"at"` // when the minute or hour began
 	Queue     string        `json:"queue"`
@@ -375,8 +376,8 @@ type Limiter interface {
 	Limits(ctx context.Context) (map[string]int, error)
 }
 
-// Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set. A field
-// that is not valid UTF-8, or that has a NUL, matches no job.
+// Filter narrows a listing or a verb. Its zero value matches every job; a job must match all fields that are set. A
+// field that is not valid UTF-8, or that has a NUL, matches no job.
 type Filter struct {
 	IDs    []string // any of these; nil matches every job, and a list without elements none
 	Status Status   // ignored for dead letters, which are all FAILED

@@ -30,7 +30,8 @@ func TestIDsAreUUIDsOfVersion7ThatTellTheTime(t *testing.T) {
 	var millis int64
 	fmt.Sscanf(id[:12], "%x", &millis)
 	// Ids made faster than one in 244 ns run ahead of the clock, as those of the test beside this one may.
-	if made := time.UnixMilli(millis); made.Before(before.Truncate(time.Millisecond)) || made.After(before.Add(time.Minute)) {
+	if made := time.UnixMilli(millis); made.Before(before.Truncate(time.Millisecond)) ||
+		made.After(before.Add(time.Minute)) {
 		t.Errorf("%s was made at %v, the id says %v", id, before, made)
 	}
 }
@@ -101,7 +102,8 @@ func TestADuplicateErrorMatchesAndNamesTheHolder(t *testing.T) {
 		{&DuplicateError{ID: "a", Key: "k"}, `pinion: duplicate job: key "k" is held by unfinished job a`},
 	} {
 		wrapped := fmt.Errorf("enqueue: %w", c.err)
-		if got, ok := errors.AsType[*DuplicateError](wrapped); !ok || got != c.err || !errors.Is(wrapped, ErrDuplicate) || errors.Is(wrapped, ErrNotFound) {
+		if got, ok := errors.AsType[*DuplicateError](wrapped); !ok || got != c.err ||
+			!errors.Is(wrapped, ErrDuplicate) || errors.Is(wrapped, ErrNotFound) {
 			t.Errorf("%v does not match itself and ErrDuplicate alone", wrapped)
 		}
 		if c.err.Error() != c.want {
@@ -113,7 +115,8 @@ func TestADuplicateErrorMatchesAndNamesTheHolder(t *testing.T) {
 func TestOpenGoesByTheScheme(t *testing.T) {
 	dir := t.TempDir()
 	scheme := "Test-" + NewID()
-	RegisterScheme(scheme, func(_ context.Context, dsn string) (Storage, error) { return nil, errors.New("got " + dsn) })
+	RegisterScheme(scheme,
+		func(_ context.Context, dsn string) (Storage, error) { return nil, errors.New("got " + dsn) })
 	dsn := strings.ToUpper(scheme) + "://host/db"
 	if _, err := Open(t.Context(), dsn); err == nil || err.Error() != "got "+dsn {
 		t.Errorf("a registered scheme: %v, want its function to get the whole dsn", err)
@@ -179,7 +182,8 @@ func TestRegisterSchemePanicsForMistakes(t *testing.T) {
 	} {
 		func() {
 			defer func() {
-				if got := fmt.Sprint(recover()); !strings.Contains(got, c.want) || !strings.Contains(got, strings.ToLower(c.scheme)) {
+				if got := fmt.Sprint(recover()); !strings.Contains(got, c.want) ||
+					!strings.Contains(got, strings.ToLower(c.scheme)) {
 					t.Errorf("%q: panic %q, want one with %q", c.scheme, got, c.want)
 				}
 			}()
@@ -265,7 +269,8 @@ func TestDocumentedDefaultsAreThoseOfTheCode(t *testing.T) {
 	}
 	defer sqlite.Close()
 	retention := documentedDefaults(t, "sqlite.go", "SQLiteOptions")["Retention"]
-	if d, err := time.ParseDuration(retention); err != nil || d != sqlite.opts.Retention || sqlite.opts.Synchronous != "FULL" {
+	if d, err := time.ParseDuration(retention); err != nil || d != sqlite.opts.Retention ||
+		sqlite.opts.Synchronous != "FULL" {
 		t.Errorf("SQLiteOptions say that Retention is %q and Synchronous FULL; they are %+v", retention, sqlite.opts)
 	}
 }

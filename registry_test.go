@@ -30,13 +30,25 @@ func TestTaskJobEncodesAStructByNameAndAnythingElseByPosition(t *testing.T) {
 }
 
 func TestATaskCannotChangeTheWorkersJob(t *testing.T) {
-	job := &Job{ID: "id", Task: "task", Claim: 7, Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"a": json.RawMessage("1")}}
+	job := &Job{
+		ID:     "id",
+		Task:   "task",
+		Claim:  7,
+		Args:   []any{json.RawMessage("1")},
+		Kwargs: map[string]any{"a": json.RawMessage("1")},
+	}
 	got, err := given[*Job](job)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got.Claim, got.Args[0], got.Kwargs["a"] = 8, "changed", "changed"
-	want := &Job{ID: "id", Task: "task", Claim: 7, Args: []any{json.RawMessage("1")}, Kwargs: map[string]any{"a": json.RawMessage("1")}}
+	want := &Job{
+		ID:     "id",
+		Task:   "task",
+		Claim:  7,
+		Args:   []any{json.RawMessage("1")},
+		Kwargs: map[string]any{"a": json.RawMessage("1")},
+	}
 	if diff := cmp.Diff(want, job); diff != "" {
 		t.Errorf("the worker's job (-want +got):\n%s", diff)
 	}
@@ -178,7 +190,8 @@ func TestArgsOfReturnsWhatTheTaskWouldGet(t *testing.T) {
 	if _, err := add.ArgsOf(NewJob("add", "x")); !errors.Is(err, ErrBadArgs) {
 		t.Errorf("arguments that do not fit: %v, want ErrBadArgs", err)
 	}
-	if _, err := add.ArgsOf(NewJob("subtract", 1, 2)); err == nil || !strings.Contains(err.Error(), `of task "subtract", want "Add"`) {
+	if _, err := add.ArgsOf(NewJob("subtract", 1, 2)); err == nil ||
+		!strings.Contains(err.Error(), `of task "subtract", want "Add"`) {
 		t.Errorf("a job of another task: %v, want an error", err)
 	}
 }

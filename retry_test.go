@@ -174,7 +174,12 @@ func FuzzDelay(f *testing.F) {
 	f.Add(64, 0, int64(1), int64(math.MaxInt64), true)
 	f.Add(math.MinInt, -1, int64(-1), int64(math.MinInt64), false)
 	f.Fuzz(func(t *testing.T, attempt, retries int, base, limit int64, jitter bool) {
-		policy := RetryPolicy{MaxRetries: retries, BaseDelay: time.Duration(base), Cap: time.Duration(limit), Jitter: jitter}
+		policy := RetryPolicy{
+			MaxRetries: retries,
+			BaseDelay:  time.Duration(base),
+			Cap:        time.Duration(limit),
+			Jitter:     jitter,
+		}
 		delay := policy.Delay(attempt)
 		policy.Jitter = false
 		whole := policy.Delay(attempt)

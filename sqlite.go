@@ -158,8 +158,8 @@ func (s *SQLiteStorage) mayWrite(ctx context.Context, name string) error {
 // busyPatience is how long Enqueue and the verbs that people call wait for the write lock.
 const busyPatience = 10 * time.Second
 
-// busy returns the ErrBusy of a call that has waited for busyPatience, with the advice what to do about a transaction of
-// the caller's own.
+// busy returns the ErrBusy of a call that has waited for busyPatience, with the advice what to do about a transaction
+// of the caller's own.
 func (s *SQLiteStorage) busy(advice string) error {
 	return fmt.Errorf("%w within %v: another program holds the lock on %s "+
 		"(a transaction left open in a sqlite3 shell, say), or a transaction of this program does; "+

@@ -581,8 +581,8 @@ const asideTime = time.Second
 
 func (a *asideTasks) forget() { a.found = time.Time{} }
 
-// update makes the names right. For a claim that waits, those that another connection has set aside since may be missing
-// for asideTime.
+// update makes the names right. For a claim that waits, those that another connection has set aside since may be
+// missing for asideTime.
 func (a *asideTasks) update(tx *transaction, c *claim) {
 	version := integer(tx.value("PRAGMA data_version"))
 	a.old = version != a.version
@@ -719,8 +719,8 @@ func (c *claim) storeRunning(tx *transaction) {
 	c.rowids = c.rowids[:0]
 }
 
-// setAside sets aside the jobs of other tasks that a claim has passed, so that the next claims need not pass them. Claims
-// for those tasks still find them, see asideLines, so nothing has to bring them back.
+// setAside sets aside the jobs of other tasks that a claim has passed, so that the next claims need not pass them.
+// Claims for those tasks still find them, see asideLines, so nothing has to bring them back.
 func (q *claims) setAside(tx *transaction, passed map[int64]bool) {
 	var rowids []any
 	for rowid := range passed {

@@ -37,7 +37,8 @@ func TestEndsAreCountedByMinuteInTheTransactionThatEndsTheJob(t *testing.T) {
 		if err := s.MarkFailed(t.Context(), jobs[3], errors.New("x"), time.Time{}); !errors.Is(err, ErrCanceled) {
 			t.Fatal(err)
 		}
-		o.want(fmt.Sprintf("%d|default|a|2|1|4.5\n%d|default|c|0|1|0\n%d|q|b|0|1|61.5", minute, minute, minute+60), allEnds)
+		o.want(fmt.Sprintf("%d|default|a|2|1|4.5\n%d|default|c|0|1|0\n%d|q|b|0|1|61.5", minute, minute, minute+60),
+			allEnds)
 	})
 }
 
@@ -67,7 +68,8 @@ func TestBeyondAThousandPairsOfAMinuteTheOthersAreCountedTogether(t *testing.T) 
 				t.Fatal(err)
 			}
 		}
-		otherProgram(t, path).want("1001|1050|50", `SELECT count(*), sum(succeeded), sum(iif(queue='other', succeeded, 0)) FROM pinion_ends`)
+		otherProgram(t, path).want("1001|1050|50",
+			`SELECT count(*), sum(succeeded), sum(iif(queue='other', succeeded, 0)) FROM pinion_ends`)
 	})
 }
 
@@ -81,7 +83,8 @@ func TestOldMinutesAreMergedIntoHoursAndOldHoursForgotten(t *testing.T) {
 			INSERT INTO pinion_ends SELECT ?+n*60, 'q', 'a', 1, 2, 0.5 FROM minutes`, 2*perTransaction, hour)
 		time.Sleep(24 * time.Hour)
 		mustReap(t, s, 0, "of an empty queue")
-		o.want("1000|2000|500|17|0", `SELECT sum(succeeded), sum(failed), sum(took), count(*), sum(at%3600) FROM pinion_ends`)
+		o.want("1000|2000|500|17|0",
+			`SELECT sum(succeeded), sum(failed), sum(took), count(*), sum(at%3600) FROM pinion_ends`)
 		time.Sleep(rules.HistoryKept)
 		mustReap(t, s, 0, "a week later")
 		o.want("0", `SELECT count(*) FROM pinion_ends`)

@@ -65,7 +65,8 @@ func TestAnIdleWorkerMissesADeletedFileWithinTwoSeconds(t *testing.T) {
 			rename(t.T, path, path+".aside")
 			t.sleep(2 * time.Second)
 			if lines := run.log.lines("storage in trouble"); len(lines) == 0 || lines[0] < 10*time.Second {
-				t.Errorf("without %s the worker told of its trouble at %v, want it within two seconds of 10s", path, lines)
+				t.Errorf("without %s the worker told of its trouble at %v, want it within two seconds of 10s",
+					path, lines)
 			}
 			rename(t.T, path+".aside", path)
 			t.sleep(2 * time.Second)
@@ -179,7 +180,12 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 		}
 		var jobs []*Job
 		for i := range 40 {
-			jobs = append(jobs, &Job{Task: "quick", Args: []any{strings.Repeat("x", 300)}, Key: NewID(), RunAt: time.Now().Add(time.Duration(i%3-1) * time.Second)})
+			jobs = append(jobs, &Job{
+				Task:  "quick",
+				Args:  []any{strings.Repeat("x", 300)},
+				Key:   NewID(),
+				RunAt: time.Now().Add(time.Duration(i%3-1) * time.Second),
+			})
 		}
 		mustEnqueue(t, s, jobs...)
 		for _, job := range dueNow(t, s, 5) {
@@ -206,7 +212,8 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Test(t, func(t *testing.T) {
-				s, err := OpenSQLite(t.Context(), path, &SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
+				s, err := OpenSQLite(t.Context(), path,
+					&SQLiteOptions{PollInterval: time.Second, Synchronous: "NORMAL"})
 				if err != nil {
 					wantError(t, err, "pinion: open "+path+": ")
 					return
@@ -214,14 +221,16 @@ func TestAWorkerOutlivesEveryDamagedPage(t *testing.T) {
 				defer s.Close() // its error may be the damage
 				sc := &scene{t, s, time.Now()}
 				var n atomic.Int64
-				run := sc.run(&Worker{Storage: &calls{s, &n}}, sc.task("quick", func(context.Context, *Job) error { return nil }))
+				run := sc.run(&Worker{Storage: &calls{s, &n}},
+					sc.task("quick", func(context.Context, *Job) error { return nil }))
 				sc.sleep(30 * time.Second)
 				s.Enqueue(t.Context(), NewJob("quick"))
 				sc.sleep(10 * time.Second)
 				run.stop()
 				run.wait()
 				seconds := int64(run.at / time.Second)
-				if seconds < 40 || n.Load() > 22*seconds || int64(len(run.log.lines("storage in trouble"))) > seconds+1 {
+				if seconds < 40 || n.Load() > 22*seconds ||
+					int64(len(run.log.lines("storage in trouble"))) > seconds+1 {
 					t.Errorf("page %d, %d bytes: Run returned %v after %v, %d calls and %d lines of trouble", page, bytes, run.err, run.at,
 						n.Load(), len(run.log.lines("storage in trouble")))
 				}
@@ -303,7 +312,8 @@ func TestTenThousandGoroutinesEnqueueAtOnce(t *testing.T) {
 	const n = 10_000
 	overStorages(t, func(t *scene) {
 		var ran [n]atomic.Int64
-		run := t.run(&Worker{}, Task[int]{Name: "a", Run: func(_ context.Context, i int) error { ran[i].Add(1); return nil }})
+		run := t.run(&Worker{},
+			Task[int]{Name: "a", Run: func(_ context.Context, i int) error { ran[i].Add(1); return nil }})
 		begin := make(chan struct{})
 		var producers sync.WaitGroup
 		for i := range n {

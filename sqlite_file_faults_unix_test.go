@@ -28,7 +28,8 @@ func TestNothingIsLostWhenNoFileMayGrow(t *testing.T) {
 				}
 				limit(s.T, uint64(info.Size()+left))
 				s.sleep(time.Second) // in which the rest is used up
-				s.during(14*time.Second+time.Duration(i)*350*time.Millisecond, "the disk is full, over quota or failing")
+				s.during(14*time.Second+time.Duration(i)*350*time.Millisecond,
+					"the disk is full, over quota or failing")
 				limit(s.T, math.MaxUint64)
 				s.sleep(15 * time.Second)
 			}

@@ -83,7 +83,8 @@ func TestOpenSQLiteRefusesAFileOrFolderThatItMayNotWrite(t *testing.T) {
 					t.Fatal(err)
 				}
 				// SQLite cannot read a file in WAL mode without making a log beside it, if it may.
-				if after := folder(t, dir); journal == "" && !maps.Equal(before, after) || before["q.db"] != after["q.db"] {
+				if after := folder(t, dir); journal == "" && !maps.Equal(before, after) ||
+					before["q.db"] != after["q.db"] {
 					t.Errorf("the folder has changed; there are now %q", slices.Collect(maps.Keys(after)))
 				}
 			})

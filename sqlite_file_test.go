@@ -29,7 +29,8 @@ func TestANewFileIsPrivateDurableAndOfTheNewestSchema(t *testing.T) {
 			for _, end := range []string{"", "-wal", "-shm"} {
 				wantPrivate(t, path+end)
 			}
-			otherProgram(t, path).want("wal|3", "SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
+			otherProgram(t, path).want("wal|3",
+				"SELECT journal_mode, user_version FROM pragma_journal_mode, pragma_user_version")
 			inTransaction(t, s, func(tx *transaction) {
 				if got := tx.value("PRAGMA synchronous"); got != want {
 					t.Errorf("PRAGMA synchronous is %v, want %d", got, want)
@@ -220,12 +221,18 @@ func TestReadOnlyListsAnOlderFileAndChangesNothing(t *testing.T) {
 			if got := listed(t, s.Jobs(ctx, Filter{Queue: "default"})); got != "ADD add add add greet" {
 				t.Errorf("Jobs: %s", got)
 			}
-			for letter := range s.DeadLetters(ctx, Filter{}) {
-				want := &Job{ID: "13aa6a7c6bd64f1c8d0e8d5b3f6c7a05", Task: "greet", Args: []any{json.RawMessage(`"J\u00fcrgen"`)},
-					Queue: "default", Status: StatusFailed, Attempts: 4, Error: "nobody", FinishedAt: time.UnixMilli(1700000007250).UTC()}
-				if diff := gocmp.Diff(want, letter); diff != "" {
-					t.Errorf("the dead letter (-want +got):\n%s", diff)
-				}
+			letter := &Job{
+				ID:         "13aa6a7c6bd64f1c8d0e8d5b3f6c7a05",
+				Task:       "greet",
+				Args:       []any{json.RawMessage(`"J\u00fcrgen"`)},
+				Queue:      "default",
+				Status:     StatusFailed,
+				Attempts:   4,
+				Error:      "nobody",
+				FinishedAt: time.UnixMilli(1700000007250).UTC(),
+			}
+			if diff := gocmp.Diff([]*Job{letter}, deadLetters(t, s)); diff != "" {
+				t.Errorf("the dead letters (-want +got):\n%s", diff)
 			}
 			stats, err := s.Stats(ctx)
 			first, second := time.UnixMicro(1700000001123456).UTC(), time.UnixMicro(1700000002500000).UTC()
@@ -384,7 +391,8 @@ func TestManyProcessesMigrateAFileAtOnce(t *testing.T) {
 			}
 			s := sqliteStorage(t, path, nil)
 			o := otherProgram(t, path)
-			o.want(strconv.Itoa(before+processes+goroutines), "SELECT count(*) FROM jobs WHERE queue='default' AND future=0 AND claim=0")
+			o.want(strconv.Itoa(before+processes+goroutines),
+				"SELECT count(*) FROM jobs WHERE queue='default' AND future=0 AND claim=0")
 			o.want("3", "PRAGMA user_version")
 			if n, err := s.Size(t.Context()); err != nil || n < processes+goroutines {
 				t.Errorf("Size: %d, %v", n, err)
@@ -405,8 +413,12 @@ func adder() (registry *Registry, did func() string) {
 	}
 	registry = new(Registry)
 	registry.Add(
-		Task[struct{ A, B int }]{Name: "add", Run: func(_ context.Context, args struct{ A, B int }) error { return note("%d", args.A+args.B) }},
-		Task[string]{Name: "greet", Run: func(_ context.Context, name string) error { return note("hello %s", name) }})
+		Task[struct{ A, B int }]{
+			Name: "add",
+			Run:  func(_ context.Context, args struct{ A, B int }) error { return note("%d", args.A+args.B) },
+		},
+		Task[string]{Name: "greet", Run: func(_ context.Context, name string) error { return note("hello %s", name) }},
+	)
 	return registry, func() string {
 		mu.Lock()
 		defer mu.Unlock()
@@ -436,7 +448,8 @@ func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
 			if n, err := s.Replay(t.Context(), Filter{}); n != 1 || err != nil {
 				t.Errorf("Replay: %d, %v", n, err)
 			}
-			o.want("PENDING|0||default|0", "SELECT status, attempts, error, queue, priority FROM jobs WHERE func_name='greet'")
+			o.want("PENDING|0||default|0",
+				"SELECT status, attempts, error, queue, priority FROM jobs WHERE func_name='greet'")
 			if err := w.Drain(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -444,7 +457,8 @@ func TestThePendingJobsOfAnOlderFileRunAndItsDeadLettersReplay(t *testing.T) {
 			if want := "11, 3, 7, hello Jürgen"; did() != want {
 				t.Errorf("the jobs did %s, want %s", did(), want)
 			}
-			o.want("ADD|SUCCESS|1\nadd|SUCCESS|2\nadd|SUCCESS|2\nadd|SUCCESS|1\ngreet|SUCCESS|1", "SELECT func_name, status, attempts FROM jobs ORDER BY rowid")
+			o.want("ADD|SUCCESS|1\nadd|SUCCESS|2\nadd|SUCCESS|2\nadd|SUCCESS|1\ngreet|SUCCESS|1",
+				"SELECT func_name, status, attempts FROM jobs ORDER BY rowid")
 			o.want("0", "SELECT count(*) FROM dlq")
 		})
 	}
@@ -458,7 +472,14 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 	ran := make(chan Job)
 	var registry Registry
 	registry.Add(Task[*Job]{Name: "tell", Run: func(_ context.Context, job *Job) error { ran <- *job; return nil }})
-	w := &Worker{Name: "w", Storage: s, Registry: &registry, Queues: []string{"default"}, Retry: &RetryPolicy{MaxRetries: 0}, Logger: silent}
+	w := &Worker{
+		Name:     "w",
+		Storage:  s,
+		Registry: &registry,
+		Queues:   []string{"default"},
+		Retry:    &RetryPolicy{MaxRetries: 0},
+		Logger:   silent,
+	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.Run(t.Context()) }()
 
@@ -495,7 +516,8 @@ func TestPythonEnqueuesWhileAWorkerRuns(t *testing.T) {
 
 	// Python reads back what Go wrote, in its own columns alone.
 	o := otherProgram(t, path)
-	o.want(`tell|["x"]|{"k": 1}|SUCCESS|1||real`, "SELECT func_name, args, kwargs, status, attempts, error, typeof(heartbeat_at) FROM jobs WHERE id='f00d'")
+	o.want(`tell|["x"]|{"k": 1}|SUCCESS|1||real`,
+		"SELECT func_name, args, kwargs, status, attempts, error, typeof(heartbeat_at) FROM jobs WHERE id='f00d'")
 }
 
 func TestTheAttemptsFenceOffPythonsClaims(t *testing.T) {
@@ -550,5 +572,6 @@ func TestReplaySkipsADeadLetterThatPythonHasReplayed(t *testing.T) {
 	if n, err := s.Replay(t.Context(), Filter{}); n != 0 || err != nil {
 		t.Errorf("Replay: %d, %v", n, err)
 	}
-	otherProgram(t, path).want("PENDING|1", "SELECT status, (SELECT count(*) FROM dlq) FROM jobs WHERE func_name='greet'")
+	otherProgram(t, path).want("PENDING|1",
+		"SELECT status, (SELECT count(*) FROM dlq) FROM jobs WHERE func_name='greet'")
 }

@@ -220,8 +220,8 @@ func (s *SQLiteStorage) narrowToPending(q *session, f Filter, where *conditions)
 // listing is a table as a list of its columns and a FROM clause.
 type listing struct{ table, columns, from string }
 
-// page reads a part of a listing. Where an index finds the rows that match, it sorts their numbers. Otherwise it looks at
-// a number of rows, in their order.
+// page reads a part of a listing. Where an index finds the rows that match, it sorts their numbers. Otherwise it looks
+// at a number of rows, in their order.
 func (s *SQLiteStorage) page(q *session, l listing, f Filter, where conditions, from int64) (Page, error) {
 	r := newPageReader(q, l, f, where, from)
 	if where.isNarrow {
@@ -240,26 +240,19 @@ type pageReader struct {
 	q      *session
 	l      listing
 	f      Filter
+	order  rules.Order
 	where  conditions
 	page   Page
 	last   int64 // the number of the last row that was read, from which the page goes on
 	rows   int
 	size   int // of what was read, in bytes
 	isFull bool
-
-	// The order of the listing, in SQL.
-	afterOp   string // ">", or "<" if the newest come first
-	upToOp    string // "<=" or ">="
-	direction string // "" or "DESC"
-	endOfAll  int64  // no number lies beyond it
 }
 
-// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing begins.
+// newPageReader returns the reader of the page behind the number from.
+// If that is 0, it queries where the listing begins.
 func newPageReader(q *session, l listing, f Filter, where conditions, from int64) *pageReader {
-	r := &pageReader{q: q, l: l, f: f, where: where, last: from, afterOp: ">", upToOp: "<=", endOfAll: math.MaxInt64}
-	if f.Newest {
-		r.afterOp, r.upToOp, r.direction, r.endOfAll = "<", ">=", "DESC", math.MinInt64
-	}
+	r := &pageReader{q: q, l: l, f: f, order: rules.OrderOf(f.Newest), where: where, last: from}
 	if from == 0 {
 		r.last = beforeFirst(q, l, f.Newest)
 	}
@@ -280,21 +273,22 @@ func beforeFirst(q *session, l listing, newestFirst bool) int64 {
 func (r *pageReader) readNarrow() {
 	r.read(fmt.Sprintf(`SELECT seq, %[1]s%[2]s
 		WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
-		r.l.columns, r.l.from, r.afterOp, r.where.sql, r.direction, r.left()), append([]any{r.last}, r.where.args...))
+		r.l.columns, r.l.from, r.order.After, r.where.sql, r.order.Direction, r.left()), append([]any{r.last}, r.where.args...))
 }
 
-// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold at
-// most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
+// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold
+// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows,
+// which takes longer.
 func (r *pageReader) look() {
 	start := r.last
-	near := rules.NearEnd(start, r.f.Newest)
+	near := r.order.NearEnd(start)
 	r.readRange(start, near)
 	if r.isFull {
 		return
 	}
-	end := endOfLook(r.q, r.l.table, r.afterOp, r.direction, start, rules.PageLook)
+	end := endOfLook(r.q, r.l.table, r.order, start, rules.PageLook)
 	if end == 0 {
-		r.readRange(near, r.endOfAll)
+		r.readRange(near, r.order.End)
 		return
 	}
 	r.readRange(near, end)
@@ -306,7 +300,7 @@ func (r *pageReader) look() {
 // readRange reads the rows that match between two numbers: not the one with the number behind, but the one with last.
 func (r *pageReader) readRange(behind, last int64) {
 	r.read(fmt.Sprintf(`SELECT seq, %s%s WHERE seq%s? AND seq%s? %s ORDER BY seq %s LIMIT %d`,
-		r.l.columns, inRowOrder(r.l.from), r.afterOp, r.upToOp, r.where.sql, r.direction, r.left()),
+		r.l.columns, inRowOrder(r.l.from), r.order.After, r.order.UpTo, r.where.sql, r.order.Direction, r.left()),
 		append([]any{behind, last}, r.where.args...))
 }
 
@@ -337,9 +331,9 @@ func (r *pageReader) read(query string, args []any) {
 func inRowOrder(from string) string { return strings.Replace(from, ") AS ", " NOT INDEXED) AS ", 1) }
 
 // endOfLook returns the rowid of the last of a number of rows that follow a rowid, or 0 if no more follow.
-func endOfLook(q *session, table, afterOp, direction string, rowid int64, look int) (end int64) {
+func endOfLook(q *session, table string, order rules.Order, rowid int64, look int) (end int64) {
 	query := fmt.Sprintf(`SELECT rowid FROM %s NOT INDEXED WHERE rowid%s? ORDER BY rowid %s LIMIT 2 OFFSET %d`,
-		table, afterOp, direction, look-1)
+		table, order.After, order.Direction, look-1)
 	var found []int64
 	for row := range q.rows(query, rowid) {
 		found = append(found, integer(row[0]))
@@ -364,7 +358,7 @@ func (s *SQLiteStorage) GroupDeadLetters(ctx context.Context, f Filter, look int
 		if look > 0 {
 			part = min(part, left)
 		}
-		end := endOfLook(q, "dlq", "<", "DESC", last, part)
+		end := endOfLook(q, "dlq", rules.NewestFirst, last, part)
 		begin := end
 		if end == 0 {
 			begin = math.MinInt64
@@ -447,8 +441,8 @@ func (f Filter) where(timeColumn string) conditions {
 	return c
 }
 
-// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break, that
-// would make an empty line which is not there. A job that has not failed has NULL.
+// messageSQL is rules.ErrorMessage in SQL. It appends nothing to the error: behind one that ends with a line break,
+// that would make an empty line which is not there. A job that has not failed has NULL.
 const messageSQL = `CASE coalesce(instr(error, char(10,10)), 0)
 	WHEN 0 THEN coalesce(error, '')
 	ELSE substr(error, 1, instr(error, char(10,10))-1)

@@ -180,14 +180,12 @@ func TestAVerbOverAFilterChangesFewRowsInATransaction(t *testing.T) {
 				t.Errorf("it took %d transactions, want 3", n)
 			}
 
-			// The rows are chosen without the write lock.
+			// The rows are chosen without the write lock. A verb that wanted it would return ErrBusy.
 			defer o.lock()()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
 			if name == "Reschedule" {
-				n, err = s.Reschedule(ctx, Filter{Queue: "none"}, time.Now())
+				n, err = s.Reschedule(t.Context(), Filter{Queue: "none"}, time.Now())
 			} else {
-				n, err = verb(ctx, s)
+				n, err = verb(t.Context(), s)
 			}
 			if n != 0 || err != nil {
 				t.Errorf("without a row that matches it changed %d, error %v", n, err)
@@ -287,7 +285,8 @@ func TestReapStalePrunesAfterRetentionAndSparesJobsWithADeadLetter(t *testing.T)
 
 func TestANegativeRetentionKeepsJobsForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := sqliteStorage(t, filepath.Join(t.TempDir(), "q.db"), &SQLiteOptions{PollInterval: time.Hour, Retention: -1})
+		s := sqliteStorage(t, filepath.Join(t.TempDir(), "q.db"),
+			&SQLiteOptions{PollInterval: time.Hour, Retention: -1})
 		mustEnqueue(t, s, NewJob("a"))
 		mustFinish(t, s)
 		time.Sleep(10 * 365 * 24 * time.Hour)
@@ -750,7 +749,8 @@ func TestAReadOnlyStorageCanBeBackedUp(t *testing.T) {
 func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
 	t.Parallel()
 	s, path := newSQLite(t)
-	mustEnqueue(t, s, NewJob("first"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, &Job{Task: "other", Queue: "q"})
+	mustEnqueue(t, s, NewJob("first"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)},
+		&Job{Task: "other", Queue: "q"})
 	otherProgram(t, path).exec(`INSERT INTO jobs(id, func_name, args, kwargs, status, attempts, created_at)
 		WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<50000)
 		SELECT 'done'||x, 'done', '[]', '{}', 'SUCCESS', 1, 1 FROM c`)
@@ -769,7 +769,8 @@ func TestAPageFindsTheFewThatWaitBehindMany(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := tasksOf(page.Jobs); got != c.want || page.Next != 0 {
-			t.Errorf("the first page of %s has %q and the next begins at %d, want %q and no next", filterText(c.filter), got, page.Next, c.want)
+			t.Errorf("the first page of %s has %q and the next begins at %d, want %q and no next",
+				filterText(c.filter), got, page.Next, c.want)
 		}
 	}
 	var looks int
@@ -848,7 +849,8 @@ func TestVerbsThatPeopleCallGiveUpTheWriteLockAfterTenSeconds(t *testing.T) {
 		} {
 			start := time.Now()
 			err := verb()
-			if took := time.Since(start); !errors.Is(err, ErrBusy) || took < busyPatience || took > busyPatience+promptly {
+			if took := time.Since(start); !errors.Is(err, ErrBusy) || took < busyPatience ||
+				took > busyPatience+promptly {
 				t.Errorf("%s: %v after %v, want %v after %v", name, err, took, ErrBusy, busyPatience)
 			}
 			wantError(t, err, "another program", "a transaction of this program", path)

@@ -12,7 +12,8 @@ import (
 )
 
 // claimKey names a claim. SQLiteStorage.doubts has the time of the first look at each claim whose lease has expired. A
-// storage keeps its own doubts in memory, because only a monotonic clock shows that the holder had time for a heartbeat.
+// storage keeps its own doubts in memory, because only a monotonic clock shows that the holder had time for a
+// heartbeat.
 type claimKey struct {
 	id    string
 	claim int64
@@ -34,8 +35,8 @@ type expiredClaim struct {
 }
 
 // maxLockWait is how long a reaper may have waited for the write lock and still take something back. For long leases it
-// is a quarter of ReapGap, if that is longer. While the reaper waited, heartbeats may have waited too. The wait includes
-// rules.HeartbeatsFirst.
+// is a quarter of ReapGap, if that is longer. While the reaper waited, heartbeats may have waited too. The wait
+// includes rules.HeartbeatsFirst.
 const maxLockWait = 500 * time.Millisecond
 
 // ReapStale takes back the claims of dead workers; see [Storage]. It also deletes some of what Retention and
@@ -122,8 +123,8 @@ func (s *SQLiteStorage) forgetDoubts(expired []expiredClaim) {
 	s.doubts = still
 }
 
-// letHeartbeatsPass waits for the write lock, and then for the heartbeats that waited too. A long lock, or a freeze of all
-// processes, may have held them up since the first look, and this reaper may be the first to go on.
+// letHeartbeatsPass waits for the write lock, and then for the heartbeats that waited too. A long lock, or a freeze of
+// all processes, may have held them up since the first look, and this reaper may be the first to go on.
 func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	if err := s.write(ctx, "reap", func(*transaction) {}); err != nil {
 		return err
@@ -132,8 +133,8 @@ func (s *SQLiteStorage) letHeartbeatsPass(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// reapOrDoubt takes back the claims that are ripe, and doubts those that nobody doubts. If it has waited too long for the
-// write lock, it takes nothing back and doubts anew. begun is when that wait may have begun.
+// reapOrDoubt takes back the claims that are ripe, and doubts those that nobody doubts. If it has waited too long for
+// the write lock, it takes nothing back and doubts anew. begun is when that wait may have begun.
 func (s *SQLiteStorage) reapOrDoubt(
 	ctx context.Context, begun time.Time, expired []expiredClaim,
 ) (reaped int, err error) {

@@ -69,7 +69,8 @@ func TestAReaperLetsHeartbeatsThatWaitedForTheLockGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, other, path, alive := newDoubted(t)
 
-		// Another program takes the lock right after the first look and holds it until just after the second one begins.
+		// Another program takes the lock right after the first look and holds it until just after the second one
+		// begins.
 		release := otherProgram(t, path).lock()
 		var others sync.WaitGroup
 		others.Go(func() { mustHeartbeat(t, other, alive) })

@@ -34,7 +34,8 @@ func newShared(f *testing.F, tables string) *shared {
 	if _, err := db.Exec(tables); err != nil {
 		f.Fatal(err)
 	}
-	s, err := OpenSQLite(f.Context(), path, &SQLiteOptions{Synchronous: "NORMAL", PollInterval: time.Hour, Retention: -1})
+	s, err := OpenSQLite(f.Context(), path,
+		&SQLiteOptions{Synchronous: "NORMAL", PollInterval: time.Hour, Retention: -1})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -97,7 +98,8 @@ func FuzzRows(f *testing.F) {
 	}
 	columns := []string{"id", "func_name", "args", "kwargs", "status", "attempts", "created_at", "error", "heartbeat_at",
 		"queue", "priority", "key", "run_at", "future", "claim", "reaped", "finished_at", "result"}
-	newColumns := []string{"key_until_start", "meta", "aside", "worker", "lease", "doubted_at", "started_at", "cancel", "buried"}
+	newColumns := []string{"key_until_start", "meta", "aside", "worker", "lease", "doubted_at",
+		"started_at", "cancel", "buried"}
 	letterColumns := []string{"id", "func_name", "args", "kwargs", "attempts", "error", "failed_at", "queue", "priority",
 		"key", "key_until_start", "meta", "result"}
 	seed := func(column string, kind uint64, text string, n int64, real float64) {

@@ -58,7 +58,8 @@ func commits(t *testing.T, path string) (n int) {
 	return n
 }
 
-// reapAll takes back all claims that have expired: it looks a second time after the gap, and returns how many there were.
+// reapAll takes back all claims that have expired: it looks a second time after the gap,
+// and returns how many there were.
 func reapAll(t *testing.T, s Storage, visibility time.Duration) int {
 	t.Helper()
 	for range 2 {
@@ -292,7 +293,8 @@ func TestTxEnqueueStoresWhatIsCommittedAndNothingElse(t *testing.T) {
 	o := otherProgram(t, path)
 	for _, commit := range []bool{false, true} {
 		tx := o.begin()
-		jobs := []*Job{{Task: "bake", Args: []any{1}, RunAt: time.Now().Add(time.Hour), Key: "k", Priority: 2}, {Task: "sell", Queue: "q"}}
+		jobs := []*Job{{Task: "bake", Args: []any{1}, RunAt: time.Now().Add(time.Hour), Key: "k", Priority: 2},
+			{Task: "sell", Queue: "q"}}
 		if err := s.Tx(tx).Enqueue(t.Context(), jobs...); err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +313,8 @@ func TestTxEnqueueStoresWhatIsCommittedAndNothingElse(t *testing.T) {
 		got := slices.Collect(maps.Keys(maps.Collect(s.Jobs(t.Context(), Filter{Task: "BAKE"}))))
 		want := *jobs[0]
 		want.Args, want.RunAt = []any{json.RawMessage("1")}, microTime(want.RunAt)
-		if diff := gocmp.Diff([]*Job{&want}, got); diff != "" || want.ID == "" || want.Queue != "default" || want.Status != StatusPending {
+		if diff := gocmp.Diff([]*Job{&want}, got); diff != "" || want.ID == "" || want.Queue != "default" ||
+			want.Status != StatusPending {
 			t.Errorf("what is stored, and what the caller was told (-told +stored):\n%s", diff)
 		}
 		if got := tasksOf(dueNow(t, s, 9)); got != "sell" {
@@ -373,7 +376,8 @@ func TestTxEnqueueStoresAllOrNoneAndTheTransactionGoesOn(t *testing.T) {
 	if err := errors.Join(s.Tx(tx).Enqueue(t.Context()), tx.Commit()); err != nil {
 		t.Error(err)
 	}
-	otherProgram(t, path).want("held after cake", "SELECT group_concat(func_name, ' ') || ' ' || (SELECT name FROM orders) FROM jobs")
+	otherProgram(t, path).want("held after cake",
+		"SELECT group_concat(func_name, ' ') || ' ' || (SELECT name FROM orders) FROM jobs")
 }
 
 // SQLite would otherwise end the transaction by itself, and what follows in it would be stored at once.
@@ -402,7 +406,8 @@ func TestAFullDiskInTxEnqueueLeavesTheTransactionAsItWas(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Errorf("after %d jobs: %v", n, err)
 		}
-		otherProgram(t, path).want("cake tea 0", `SELECT group_concat(name, ' ') || ' ' || (SELECT count(*) FROM jobs) FROM orders`)
+		otherProgram(t, path).want("cake tea 0",
+			`SELECT group_concat(name, ' ') || ' ' || (SELECT count(*) FROM jobs) FROM orders`)
 	}
 }
 
@@ -450,27 +455,29 @@ func TestTxEnqueueStoresAllOrNoneWhenItsContextEndsMidway(t *testing.T) {
 }
 
 func TestTxEnqueueWaitsForOtherWritersWhereTheTransactionItselfWouldNot(t *testing.T) {
-	s, path := newSQLite(t)
-	db, err := sql.Open("sqlite", path) // without a busy_timeout
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	tx, err := db.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	release := otherProgram(t, path).lock()
-	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	wantError(t, s.Tx(tx).Enqueue(short, NewJob("early")), "locked")
-	go release()
-	if err := errors.Join(s.Tx(tx).Enqueue(t.Context(), NewJob("late")), tx.Commit()); err != nil {
-		t.Fatal(err)
-	}
-	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "late" {
-		t.Errorf("there are %q", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		db, err := sql.Open("sqlite", path) // without a busy_timeout
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release := otherProgram(t, path).lock()
+		short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		wantError(t, s.Tx(tx).Enqueue(short, NewJob("early")), "locked")
+		time.AfterFunc(time.Second, release)
+		if err := errors.Join(s.Tx(tx).Enqueue(t.Context(), NewJob("late")), tx.Commit()); err != nil {
+			t.Fatal(err)
+		}
+		if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "late" {
+			t.Errorf("there are %q", got)
+		}
+	})
 }
 
 func TestAVerbThatPanicsFailsAloneAndTheWriterLives(t *testing.T) {
@@ -689,8 +696,10 @@ func TestTimesAreStoredExactToTheMicrosecond(t *testing.T) {
 func TestArgumentsAndResultsAreStoredAsText(t *testing.T) {
 	s, path := newSQLite(t)
 	waiting := dequeueLater(t.Context(), s, 1)
-	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)}, Kwargs: map[string]any{"k": nil}})
-	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)}, Kwargs: map[string]any{"k": nil}})
+	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)},
+		Kwargs: map[string]any{"k": nil}})
+	mustEnqueue(t, s, &Job{Task: "a", Args: []any{"<ü>", json.RawMessage(`1.0`), uint64(1<<64 - 1)},
+		Kwargs: map[string]any{"k": nil}})
 	for _, jobs := range [][]*Job{(<-waiting).jobs, mustDequeue(t, s, 1)} {
 		jobs[0].Result = json.RawMessage(`{"n":12345678901234567890}`)
 		if lost, err := s.MarkDone(t.Context(), jobs...); len(lost) > 0 || err != nil {
@@ -698,7 +707,8 @@ func TestArgumentsAndResultsAreStoredAsText(t *testing.T) {
 		}
 	}
 	const row = `text|text|text|["<ü>",1.0,18446744073709551615]|{"k":null}|{"n":12345678901234567890}`
-	otherProgram(t, path).want(row+"\n"+row, "SELECT typeof(args), typeof(kwargs), typeof(result), args, kwargs, result FROM jobs")
+	otherProgram(t, path).want(row+"\n"+row,
+		"SELECT typeof(args), typeof(kwargs), typeof(result), args, kwargs, result FROM jobs")
 }
 
 func TestEachJobOfABatchIsStoredAsItIs(t *testing.T) {
@@ -811,15 +821,9 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 		e, wait := process(t, "work", path)
 		stop, end = append(stop, e), append(end, wait)
 	}
-	// The last one of as many jobs as there will be says that all are done.
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
+	// The last one of as many jobs as there will be says that all are done. Other processes send no event.
 	for done := 0; done < processes*perProducer; {
-		select {
-		case <-look.C:
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
+		time.Sleep(10 * time.Millisecond)
 		if failed := o.all("SELECT count(*) FROM jobs WHERE status='FAILED'"); failed != "0" {
 			t.Fatalf("%s jobs have failed", failed)
 		}
@@ -851,5 +855,6 @@ func TestEightProcessesOnOneFileRunEachJobOnce(t *testing.T) {
 	if len(times) != processes*perProducer {
 		t.Errorf("%d jobs ran, want %d", len(times), processes*perProducer)
 	}
-	otherProgram(t, path).want(fmt.Sprintf("SUCCESS|%d|1", processes*perProducer), "SELECT status, count(*), max(attempts) FROM jobs GROUP BY status")
+	otherProgram(t, path).want(fmt.Sprintf("SUCCESS|%d|1", processes*perProducer),
+		"SELECT status, count(*), max(attempts) FROM jobs GROUP BY status")
 }

@@ -54,7 +54,8 @@ func TestConcurrentVerbsShareATransaction(t *testing.T) {
 		if n := blocked(t, path, calls...); n != 1 {
 			t.Errorf("%d verbs took %d transactions", len(calls), n)
 		}
-		otherProgram(t, path).want("FAILED|1\nPENDING|52\nRUNNING|3\nSUCCESS|2", "SELECT status, count(*) FROM jobs GROUP BY status")
+		otherProgram(t, path).want("FAILED|1\nPENDING|52\nRUNNING|3\nSUCCESS|2",
+			"SELECT status, count(*) FROM jobs GROUP BY status")
 		if got := tasksOf(claimed); got != "a a" {
 			t.Errorf("claimed %q", got)
 		}
@@ -204,7 +205,8 @@ func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 			func() { _, errs[5] = s.MarkDone(ctx, job) },
 		)
 		for i, err := range errs {
-			if duplicate, ok := errors.AsType[*DuplicateError](err); i != 3 && err != nil || i == 3 && (!ok || *duplicate != DuplicateError{"held", "k"}) {
+			if duplicate, ok := errors.AsType[*DuplicateError](err); i != 3 && err != nil ||
+				i == 3 && (!ok || *duplicate != DuplicateError{"held", "k"}) {
 				t.Errorf("verb %d: %v", i, err)
 			}
 		}

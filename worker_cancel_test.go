@@ -80,7 +80,8 @@ func TestAFailureBeforeTheHeartbeatThatWouldTellIsACancellationAndNoRetry(t *tes
 		}
 		ids := t.enqueue("fails", "dies")
 		worker := &Worker{Retry: &RetryPolicy{MaxRetries: 3, BaseDelay: time.Hour, Cap: time.Hour}}
-		run := t.begin(worker, worker.Drain, t.task("fails", fails(errors.New("broken"))), t.task("dies", fails(Permanent(errors.New("broken")))))
+		run := t.begin(worker, worker.Drain, t.task("fails", fails(errors.New("broken"))),
+			t.task("dies", fails(Permanent(errors.New("broken")))))
 		t.sleep(500 * time.Millisecond)
 		t.cancel(0, 2, ids...)
 		if err := run.wait(); err != nil || run.at > 2*time.Second {
@@ -113,7 +114,8 @@ func TestACancellationAndAShutdownMayComeTogether(t *testing.T) {
 		t.wantCanceled(id)
 
 		// Told to shut down first: the job is released, and is not to run again.
-		run = t.run(&Worker{HeartbeatInterval: 2900 * time.Millisecond, ShutdownTimeout: time.Second}, t.task("a", waits))
+		run = t.run(&Worker{HeartbeatInterval: 2900 * time.Millisecond, ShutdownTimeout: time.Second},
+			t.task("a", waits))
 		id = t.enqueue("a")[0]
 		t.sleep(time.Second)
 		t.cancel(0, 1, id)
@@ -180,7 +182,8 @@ func (cannotSay) Canceled(context.Context, ...*Job) ([]*Job, error) { return nil
 
 func TestTroubleWithAskingWhatWasCanceledStopsNoHeartbeat(t *testing.T) {
 	inBubble(t, cannotSay{NewMemoryStorage()}, func(t *scene) {
-		run := t.run(&Worker{}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
+		run := t.run(&Worker{},
+			t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
 		id := t.enqueue("a")[0]
 		t.sleep(61 * time.Second)
 		if job := t.get(id); job.Status != StatusSuccess || run.metrics().Reaped != 0 {

@@ -40,7 +40,8 @@ func TestJobsClaimedBeforeAreClaimedOnlyIntoAFreeSlot(t *testing.T) {
 				t.Error(err)
 			}
 			if watched.again != n/2 || watched.againAhead > 0 {
-				t.Errorf("tasks of %v: of %d jobs claimed again, %d were without a free slot; want %d and none", took, watched.again, watched.againAhead, n/2)
+				t.Errorf("tasks of %v: of %d jobs claimed again, %d were without a free slot; want %d and none",
+					took, watched.again, watched.againAhead, n/2)
 			}
 			if watched.most <= slots {
 				t.Errorf("tasks of %v: nothing was claimed ahead, so this test shows nothing", took)
@@ -53,7 +54,8 @@ func TestFastTasksAreClaimedInLargeBatches(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		watched := watching(t.storage, 4)
 		t.enqueue(slices.Repeat([]string{"a"}, 1500)...)
-		run := t.run(&Worker{Storage: watched, Concurrency: 4}, t.task("a", func(context.Context, *Job) error { return nil }))
+		run := t.run(&Worker{Storage: watched, Concurrency: 4},
+			t.task("a", func(context.Context, *Job) error { return nil }))
 		t.sleep(time.Second)
 		if m := run.metrics(); m.Succeeded != 1500 {
 			t.Fatalf("%d succeeded, want 1500", m.Succeeded)
@@ -85,7 +87,8 @@ func TestTasksAreClaimedAtMostATenthOfASecondAhead(t *testing.T) {
 			}))
 			t.sleep(20 * took)
 			if watched.most != slots+ahead {
-				t.Errorf("tasks of %v: at most %d jobs were held at once; want %d running and %d ahead", took, watched.most, slots, ahead)
+				t.Errorf("tasks of %v: at most %d jobs were held at once; want %d running and %d ahead",
+					took, watched.most, slots, ahead)
 			}
 			if bound := time.Duration((ahead+slots-1)/slots) * took; longest > bound {
 				t.Errorf("tasks of %v: one waited %v for a slot, want at most %v", took, longest, bound)
@@ -195,9 +198,14 @@ func TestJobsWithASingleAttemptAreNeverClaimedAhead(t *testing.T) {
 			inBubble(t, NewMemoryStorage(), func(t *scene) {
 				watch := watching(t.storage, 2)
 				t.enqueue(slices.Repeat([]string{"fast"}, 100)...)
-				w := workerOf(watch, taskOf("fast", func(context.Context) error { time.Sleep(time.Millisecond); return nil }))
+				w := workerOf(watch,
+					taskOf("fast", func(context.Context) error { time.Sleep(time.Millisecond); return nil }))
 				w.Concurrency, w.Retry = 2, c.worker
-				w.Registry.Add(Task[struct{}]{Name: "careful", Run: func(context.Context, struct{}) error { return nil }, Retry: c.task})
+				w.Registry.Add(Task[struct{}]{
+					Name:  "careful",
+					Run:   func(context.Context, struct{}) error { return nil },
+					Retry: c.task,
+				})
 				mustDrain(t.T, w)
 				if most := slices.Max(watch.batches); most > 2 {
 					t.Errorf("%d jobs were claimed at once, want at most the 2 for the slots", most)
@@ -253,8 +261,10 @@ func TestAClaimAheadDoesNotHideAJobFromAClaimForAFreeSlot(t *testing.T) {
 			for range 3 {
 				others.Go(func() {
 					t.storage.Heartbeat(ctx) // so that the claims meet in one transaction
-					if jobs, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 10, Ahead: 10}); len(jobs) > 0 || err != nil {
-						t.Errorf("claimed ahead: %d jobs, error %v; want none, for it was claimed before", len(jobs), err)
+					if jobs, err := t.storage.Dequeue(ctx, DequeueOptions{Max: 10, Ahead: 10}); len(jobs) > 0 ||
+						err != nil {
+						t.Errorf("claimed ahead: %d jobs, error %v; want none, for it was claimed before",
+							len(jobs), err)
 					}
 				})
 			}

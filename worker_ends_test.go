@@ -83,7 +83,8 @@ func TestOnEndIsToldOfCancellationsLostLeasesAndTheShutdown(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {
 		var log endLog
 		waits := func(ctx context.Context, _ *Job) error { <-ctx.Done(); return ctx.Err() }
-		run := t.run(&Worker{Concurrency: 3, OnEnd: log.add}, t.task("canceled", waits), t.task("lost", waits), t.task("interrupted", waits))
+		run := t.run(&Worker{Concurrency: 3, OnEnd: log.add}, t.task("canceled", waits), t.task("lost", waits),
+			t.task("interrupted", waits))
 		ids := t.enqueue("canceled", "lost", "interrupted")
 		t.sleep(500 * time.Millisecond)
 		t.cancel(0, 1, ids[0])
@@ -105,7 +106,8 @@ func TestOnEndIsToldOfCancellationsLostLeasesAndTheShutdown(t *testing.T) {
 
 func TestOnEndComesAfterTheStorageHasRecordedTheEnd(t *testing.T) {
 	overMemory(t, func(t *testing.T, s *MemoryStorage) {
-		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }), taskOf("dies", func(context.Context) error { return Permanent(errTask) }))
+		w := workerOf(s, taskOf("works", func(context.Context) error { return nil }),
+			taskOf("dies", func(context.Context) error { return Permanent(errTask) }))
 		calls := 0
 		w.OnEnd = func(_ context.Context, job *Job, end End) {
 			calls++

@@ -143,15 +143,16 @@ func TestADeadWorkersJobRunsWithin15Seconds(t *testing.T) {
 			return nil
 		}))
 		t.sleep(time.Minute)
-		// The lease ends after 10s. Looks are at 0.3s, 1.3s and so on: the one at 10.3s doubts it, and the first that comes
-		// 3s after that takes it back, perhaps after it has let heartbeats go first.
+		// The lease ends after 10s. Looks are at 0.3s, 1.3s and so on: the one at 10.3s doubts it, and the first that
+		// comes 3s after that takes it back, perhaps after it has let heartbeats go first.
 		earliest := 13300 * time.Millisecond
 		latest := earliest + rules.HeartbeatsFirst
 		if len(ran) != 1 || ran[0] < earliest || ran[0] > latest {
 			t.Errorf("it ran after %v, want once, after %v to %v", ran, earliest, latest)
 		}
 		if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 2 || job.Claim <= abandoned.Claim {
-			t.Errorf("%s after %d attempts with claim %d; want SUCCESS after 2 with one above %d", job.Status, job.Attempts, job.Claim, abandoned.Claim)
+			t.Errorf("%s after %d attempts with claim %d; want SUCCESS after 2 with one above %d",
+				job.Status, job.Attempts, job.Claim, abandoned.Claim)
 		}
 		if m := run.metrics(); m.Reaped != 1 {
 			t.Errorf("Reaped is %d, want 1", m.Reaped)
@@ -511,7 +512,8 @@ func TestLivingWorkersKeepTheirLeasesBehindALongLock(t *testing.T) {
 				t.sleep(time.Hour)
 				for _, id := range ids {
 					if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 1 {
-						t.Errorf("a lock of %v, twice %t: a job is %s after %d attempts, want SUCCESS after 1", held, again, job.Status, job.Attempts)
+						t.Errorf("a lock of %v, twice %t: a job is %s after %d attempts, want SUCCESS after 1",
+							held, again, job.Status, job.Attempts)
 					}
 				}
 				for _, w := range workers {
@@ -537,7 +539,8 @@ func TestALeaseBelongsToItsHolderWhateverTheOthersSettings(t *testing.T) {
 		other := t.run(&Worker{Queues: []string{"other"}})
 		t.sleep(6 * time.Minute)
 		if job := t.get(id); ran != 1 || job.Status != StatusSuccess || job.Attempts != 1 {
-			t.Errorf("the job ran %d times and is %s after %d attempts; want once, SUCCESS", ran, job.Status, job.Attempts)
+			t.Errorf("the job ran %d times and is %s after %d attempts; want once, SUCCESS",
+				ran, job.Status, job.Attempts)
 		}
 		if n := slow.metrics().Reaped + other.metrics().Reaped; n != 0 {
 			t.Errorf("%d leases were taken back, want none", n)

@@ -214,7 +214,8 @@ func TestATaskThatIgnoresTheShutdownIsNamedAndLeftToTheReaper(t *testing.T) {
 		if run.at != 12*time.Second {
 			t.Errorf("stopped after 1s, Run returned after %v; want a second after the grace, 12s", run.at)
 		}
-		if err == nil || !strings.Contains(err.Error(), "deaf (job "+ids[0]+")") || strings.Contains(err.Error(), "obedient") || strings.Contains(err.Error(), "late") {
+		if err == nil || !strings.Contains(err.Error(), "deaf (job "+ids[0]+")") ||
+			strings.Contains(err.Error(), "obedient") || strings.Contains(err.Error(), "late") {
 			t.Errorf("Run returned %v; want an error that names the deaf task alone", err)
 		}
 		for i, want := range []Status{StatusRunning, StatusPending, StatusSuccess} {
@@ -227,10 +228,12 @@ func TestATaskThatIgnoresTheShutdownIsNamedAndLeftToTheReaper(t *testing.T) {
 			t.Errorf("the last heartbeat of the deaf task was after %v; want one while Run waited", beat)
 		}
 		ran := 0
-		t.run(&Worker{}, t.task("deaf", func(context.Context, *Job) error { ran++; return nil }), t.task("obedient", func(context.Context, *Job) error { return nil }))
+		t.run(&Worker{}, t.task("deaf", func(context.Context, *Job) error { ran++; return nil }),
+			t.task("obedient", func(context.Context, *Job) error { return nil }))
 		t.sleep(15 * time.Second)
 		if job := t.get(ids[0]); ran != 1 || job.Status != StatusSuccess || job.Attempts != 2 {
-			t.Errorf("the next worker ran the deaf task %d times, %s after %d attempts; want once, SUCCESS after 2", ran, job.Status, job.Attempts)
+			t.Errorf("the next worker ran the deaf task %d times, %s after %d attempts; want once, SUCCESS after 2",
+				ran, job.Status, job.Attempts)
 		}
 		done := t.get(ids[0])
 		close(unblock) // the late success must change nothing
@@ -259,7 +262,8 @@ func TestJobsClaimedAheadGoBackAtTheStop(t *testing.T) {
 		t.sleep(100 * time.Millisecond)
 		for _, id := range ids[3:] {
 			if job := t.get(id); job.Status != StatusPending || job.Attempts != 0 || job.Error != "" {
-				t.Errorf("%s, %d attempts, error %q; want it PENDING and as new, while the slow one still runs", job.Status, job.Attempts, job.Error)
+				t.Errorf("%s, %d attempts, error %q; want it PENDING and as new, while the slow one still runs",
+					job.Status, job.Attempts, job.Error)
 			}
 		}
 		var mu sync.Mutex // guards attempts
@@ -285,7 +289,8 @@ func TestJobsClaimedAheadGoBackAtTheStop(t *testing.T) {
 
 func TestNothingIsClaimedAfterTheStop(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{Concurrency: 5}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 2*time.Second) }))
+		run := t.run(&Worker{Concurrency: 5},
+			t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, 2*time.Second) }))
 		t.enqueue("a", "a")
 		t.sleep(time.Second)
 		run.stop()
@@ -295,7 +300,8 @@ func TestNothingIsClaimedAfterTheStop(t *testing.T) {
 		t.sleep(time.Minute)
 		for _, id := range late {
 			if job := t.get(id); job.Status != StatusPending || job.Claim != 0 {
-				t.Errorf("a job enqueued after the stop is %s with claim %d; want it never claimed", job.Status, job.Claim)
+				t.Errorf("a job enqueued after the stop is %s with claim %d; want it never claimed",
+					job.Status, job.Claim)
 			}
 		}
 		if m := run.metrics(); m.Succeeded != 2 {
@@ -368,11 +374,13 @@ func TestAStorageThatFailsAtTheShutdownDelaysRunNoLongerThanASlowTask(t *testing
 				if run.at != 12*time.Second {
 					t.Errorf("%s fails (hangs: %v): Run returned after %v, want 12s", verb, hangs, run.at)
 				}
-				if err == nil || !strings.Contains(err.Error(), "1 jobs could not be recorded") || strings.Contains(err.Error(), "ignored") {
+				if err == nil || !strings.Contains(err.Error(), "1 jobs could not be recorded") ||
+					strings.Contains(err.Error(), "ignored") {
 					t.Errorf("%s fails (hangs: %v): Run returned %v; want an error that says that an end was not recorded", verb, hangs, err)
 				}
 				if job := t.get(id); job.Status != StatusRunning {
-					t.Errorf("%s fails (hangs: %v): the job is %s, want RUNNING for the reaper", verb, hangs, job.Status)
+					t.Errorf("%s fails (hangs: %v): the job is %s, want RUNNING for the reaper",
+						verb, hangs, job.Status)
 				}
 			})
 		}
@@ -512,7 +520,8 @@ func TestAClosedStorageEndsRun(t *testing.T) {
 	})
 }
 
-// A worker claims no more while some 2,000 ends wait to be recorded, and so does not learn from a claim what has changed.
+// A worker claims no more while some 2,000 ends wait to be recorded,
+// and so does not learn from a claim what has changed.
 func TestAWorkerWhoseStorageDoesNotKeepUpGoesOnWhenItDoesAndEndsWhenItIsClosed(t *testing.T) {
 	const n = 5000
 	for _, closed := range []bool{false, true} {
@@ -536,7 +545,8 @@ func TestAWorkerWhoseStorageDoesNotKeepUpGoesOnWhenItDoesAndEndsWhenItIsClosed(t
 				}
 			}
 			run.stop()
-			if err := run.wait(); closed && (!errors.Is(err, ErrClosed) || run.at >= 3500*time.Millisecond) || !closed && err != nil {
+			if err := run.wait(); closed && (!errors.Is(err, ErrClosed) || run.at >= 3500*time.Millisecond) ||
+				!closed && err != nil {
 				t.Errorf("closed %t: Run returned %v after %v", closed, err, run.at)
 			}
 		})
@@ -556,7 +566,8 @@ func TestAClosedStorageLetsRunningTasksEnd(t *testing.T) {
 			t.sleep(3 * time.Second)
 			t.storage.Close()
 			err := run.wait()
-			if !errors.Is(err, ErrClosed) || !strings.Contains(fmt.Sprint(err), "1 jobs could not be recorded") || !about(run.at, 8*time.Second) {
+			if !errors.Is(err, ErrClosed) || !strings.Contains(fmt.Sprint(err), "1 jobs could not be recorded") ||
+				!about(run.at, 8*time.Second) {
 				t.Errorf("with %d slots Run returned %v after %v; want ErrClosed and the job that was not recorded, after 8s", concurrency, err, run.at)
 			}
 			if ended != 8*time.Second {
@@ -685,7 +696,8 @@ func TestADrainThatIsStoppedEndsAsARunDoesAndSaysSo(t *testing.T) {
 			}
 			for i, want := range []Status{StatusSuccess, StatusSuccess, StatusSuccess, StatusPending, StatusPending} {
 				if job := t.get(ids[i]); job.Status != want || want == StatusPending && job.Attempts != 0 {
-					t.Errorf("job %d, %s, is %s after %d attempts, want %s", i+1, job.Task, job.Status, job.Attempts, want)
+					t.Errorf("job %d, %s, is %s after %d attempts, want %s",
+						i+1, job.Task, job.Status, job.Attempts, want)
 				}
 			}
 			if err := worker.Drain(t.Context()); err != nil { // again, to the end
@@ -702,7 +714,8 @@ func TestADrainStoppedWhileItWaitsForARetryReturnsAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		worker := &Worker{Retry: &RetryPolicy{MaxRetries: 1, BaseDelay: 4 * time.Second}}
 		id := t.enqueue("a")[0]
-		run := t.begin(worker, worker.Drain, t.task("a", func(context.Context, *Job) error { return errors.New("broken") }))
+		run := t.begin(worker, worker.Drain,
+			t.task("a", func(context.Context, *Job) error { return errors.New("broken") }))
 		t.sleep(3 * time.Second)
 		run.stop()
 		if err := run.wait(); !errors.Is(err, context.Canceled) || run.at != 3*time.Second {
@@ -742,7 +755,8 @@ func TestAnIdleWorkerInTroubleWithItsStorageStopsAtOnce(t *testing.T) {
 			t.sleep(3500 * time.Millisecond)
 			run.stop()
 			if err := run.wait(); err != nil || run.at != 3500*time.Millisecond {
-				t.Errorf("everything fails (hangs: %v): Run returned %v after %v; want nil at once, after 3.5s", hangs, err, run.at)
+				t.Errorf("everything fails (hangs: %v): Run returned %v after %v; want nil at once, after 3.5s",
+					hangs, err, run.at)
 			}
 		})
 	}
@@ -777,18 +791,21 @@ func TestAFileThatCannotBeWrittenAtTheShutdownDelaysRunNoLongerThanASlowTask(t *
 			late.stop()
 			for _, r := range []*runningWorker{idle, late} {
 				if err := r.wait(); err != nil || (r.at-2500*time.Millisecond).Abs() > 2*lockRetry {
-					t.Errorf("%s: Run of an idle worker returned %v after %v; want nil at once, after 2.5s", name, err, r.at)
+					t.Errorf("%s: Run of an idle worker returned %v after %v; want nil at once, after 2.5s",
+						name, err, r.at)
 				}
 			}
 			err := run.wait()
-			if err == nil || !strings.Contains(err.Error(), "1 jobs could not be recorded") || (run.at-13500*time.Millisecond).Abs() > 2*lockRetry {
+			if err == nil || !strings.Contains(err.Error(), "1 jobs could not be recorded") ||
+				(run.at-13500*time.Millisecond).Abs() > 2*lockRetry {
 				t.Errorf("%s: Run returned %v after %v; want an error that says that an end was not recorded, after 13.5s", name, err, run.at)
 			}
 			mend()
 			t.run(&Worker{}, task)
 			t.sleep(30 * time.Second)
 			if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 2 {
-				t.Errorf("%s: after that the job is %s after %d attempts; want SUCCESS after 2", name, job.Status, job.Attempts)
+				t.Errorf("%s: after that the job is %s after %d attempts; want SUCCESS after 2",
+					name, job.Status, job.Attempts)
 			}
 		})
 	}
@@ -869,7 +886,8 @@ func TestDurationsThatMeanForEverDoNotOverflow(t *testing.T) {
 
 func TestAShutdownTimeoutForEverIsNotOneAtOnce(t *testing.T) {
 	overStorages(t, func(t *scene) {
-		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64}, t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
+		run := t.run(&Worker{ShutdownTimeout: math.MaxInt64},
+			t.task("a", func(ctx context.Context, _ *Job) error { return sleeping(ctx, time.Minute) }))
 		id := t.enqueue("a")[0]
 		t.sleep(time.Second)
 		run.stop()

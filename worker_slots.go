@@ -164,8 +164,8 @@ func (s *slots) ending(n int) {
 	s.changedLocked()
 }
 
-// whenIdle arranges that f is called once no job is left, or, if only calls of OnEnd are left, once they have returned. It
-// returns which it is. If nothing is left already, busy is false, and f is not called.
+// whenIdle arranges that f is called once no job is left, or, if only calls of OnEnd are left, once they have returned.
+// It returns which it is. If nothing is left already, busy is false, and f is not called.
 func (s *slots) whenIdle(f func()) (busy, onlyEnds bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -121,7 +121,8 @@ func TestATasksOwnPolicyCountsOverTheWorkers(t *testing.T) {
 func TestAPermanentErrorIsDeadLetteredAtOnce(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start := time.Now()
-		w := workerOf(s, taskOf("fails", func(context.Context) error { return fmt.Errorf("wrapped: %w", Permanent(errTask)) }))
+		w := workerOf(s,
+			taskOf("fails", func(context.Context) error { return fmt.Errorf("wrapped: %w", Permanent(errTask)) }))
 		wantEnd(t, in, drained(t, w, "fails"), ending{StatusFailed, 1, "wrapped: it failed"})
 		wantElapsed(t, start, 0)
 	})
@@ -172,7 +173,8 @@ func TestARetryIsARowThatAnyWorkerTakesUp(t *testing.T) {
 func TestBadArgumentsAreDeadLetteredAtOnceAndHurtNobodyElse(t *testing.T) {
 	overEach(t, func(t *testing.T, s Storage, in Inspector) {
 		start, sum := time.Now(), 0
-		w := workerOf(s, Task[addArgs]{Name: "add", Run: func(_ context.Context, args addArgs) error { sum += args.A + args.B; return nil }})
+		w := workerOf(s, Task[addArgs]{Name: "add",
+			Run: func(_ context.Context, args addArgs) error { sum += args.A + args.B; return nil }})
 		bad := []*Job{NewJob("add", "one"), NewJob("add", 1, 2, 3)}
 		good := NewJob("add", 1, 2)
 		mustEnqueue(t, s, append(bad, good)...)
@@ -198,7 +200,8 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 		var log bytes.Buffer
 		w.Logger = logTo(&log, slog.LevelWarn)
 		unknown, other := NewJob("unknown"), &Job{Task: "other", Queue: "not mine"}
-		mustEnqueue(t, s, unknown, other, NewJob("unknown"), &Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, NewJob("KNOWN"))
+		mustEnqueue(t, s, unknown, other, NewJob("unknown"),
+			&Job{Task: "later", RunAt: time.Now().Add(time.Hour)}, NewJob("KNOWN"))
 		w.Queues = []string{"default"}
 		stop := started(t, w)
 		time.Sleep(10 * time.Minute)
@@ -207,7 +210,8 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 			t.Errorf("the known task ran %d times, want once", ran)
 		}
 		for _, job := range []*Job{unknown, other} {
-			if got := mustGet(t, in, job.ID); got.Status != StatusPending || got.Attempts != 0 || got.Claim != 0 || got.Error != "" {
+			if got := mustGet(t, in, job.ID); got.Status != StatusPending || got.Attempts != 0 || got.Claim != 0 ||
+				got.Error != "" {
 				t.Errorf("%s is %s after %d attempts with claim %d and error %q; want it as it was",
 					got.Task, got.Status, got.Attempts, got.Claim, got.Error)
 			}
@@ -219,7 +223,8 @@ func TestAWorkerLeavesJobsOfUnknownTasksAsTheyAre(t *testing.T) {
 		if diff := cmp.Diff(want, log.String()); diff != "" {
 			t.Errorf("the log (-want +got):\n%s", diff)
 		}
-		if err := w.Drain(t.Context()); !errors.Is(err, ErrTaskNotFound) || !strings.Contains(err.Error(), `["unknown"]`) {
+		if err := w.Drain(t.Context()); !errors.Is(err, ErrTaskNotFound) ||
+			!strings.Contains(err.Error(), `["unknown"]`) {
 			t.Errorf("Drain: %v, want an ErrTaskNotFound that names the unknown task alone", err)
 		}
 	})
@@ -235,6 +240,9 @@ func TestWorkersOfTwoVersionsDoNotHurtEachOthersJobs(t *testing.T) {
 			t.sleep(100 * time.Millisecond)
 		}
 		t.sleep(time.Minute)
+		if diff := cmp.Diff(map[Status]int{StatusSuccess: 60}, t.statuses("")); diff != "" {
+			t.Errorf("the jobs are (-want +got):\n%s", diff)
+		}
 		for job, err := range t.storage.Jobs(t.Context(), Filter{}) {
 			if err != nil {
 				t.Fatal(err)
@@ -323,8 +331,9 @@ func TestAJobThatIsReapedAgainIsDueAtAWholeMicrosecond(t *testing.T) {
 			reap(t, s, defaultLease, jobs)
 		}
 		now := time.Now()
-		q := s.reader(t.Context())
+		q, rows := s.reader(t.Context()), 0
 		for v := range q.rows("SELECT run_at FROM jobs") {
+			rows++
 			due := fromSeconds(v[0])
 			if v[0] != seconds(due) {
 				t.Errorf("a job is due at %.9f", v[0])
@@ -333,8 +342,8 @@ func TestAJobThatIsReapedAgainIsDueAtAWholeMicrosecond(t *testing.T) {
 				t.Errorf("a job is due in %v, want within 2 attempts of a lease each", due.Sub(now))
 			}
 		}
-		if q.err != nil {
-			t.Fatal(q.err)
+		if rows != jobs || q.err != nil {
+			t.Fatalf("%d rows were looked at, want %d: %v", rows, jobs, q.err)
 		}
 	})
 }
@@ -405,7 +414,8 @@ func TestAClaimAheadOfSlotsIsNotTheLastOfADrain(t *testing.T) {
 		}
 		jobs, last, err := r.claim(t.Context(), request{ahead: 1})
 		if len(jobs) > 0 || last || err != nil {
-			t.Errorf("a claim ahead returned %d jobs, last %t, error %v; want none and not the last", len(jobs), last, err)
+			t.Errorf("a claim ahead returned %d jobs, last %t, error %v; want none and not the last",
+				len(jobs), last, err)
 		}
 		jobs, _, err = r.claim(t.Context(), request{slots: 1})
 		if len(jobs) != 1 || err != nil {
@@ -1196,7 +1206,8 @@ func wantInOrder(t *testing.T, s Storage, how string, took time.Duration) {
 	t.Helper()
 	var jobs []*Job
 	for i := range 300 {
-		jobs = append(jobs, &Job{Task: "works", Args: []any{i}, Priority: rand.IntN(3), Queue: fmt.Sprint(rand.IntN(3))})
+		jobs = append(jobs,
+			&Job{Task: "works", Args: []any{i}, Priority: rand.IntN(3), Queue: fmt.Sprint(rand.IntN(3))})
 	}
 	mustEnqueue(t, s, jobs...)
 	var got, want []int

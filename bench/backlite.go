@@ -26,7 +26,8 @@ func backlitePeers() []*peer {
 		}
 	}
 	return []*peer{
-		of("backlite-FULL", "C driver, its documented options and synchronous=FULL", backliteOptions+"&_synchronous=FULL"),
+		of("backlite-FULL", "C driver, its documented options and synchronous=FULL",
+			backliteOptions+"&_synchronous=FULL"),
 		of("backlite-NORMAL", "C driver, its documented options, with which synchronous is NORMAL", backliteOptions),
 	}
 }

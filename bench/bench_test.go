@@ -30,6 +30,9 @@ func TestEveryPeerPassesEveryWorkload(t *testing.T) {
 				prepared: make(map[string]string),
 			}
 			here, err := b.read(t.Context(), []*peer{p})
+			if err != nil && os.Getenv("PINION_TEST_ALL") != "" {
+				t.Fatalf("%v: %s", err, p.missing)
+			}
 			if err != nil {
 				t.Skipf("%v: %s", err, p.missing)
 			}
@@ -68,7 +71,8 @@ func TestTheTallyFindsWhatIsWrong(t *testing.T) {
 				[]*tally{here, there}[i%2].run(payload(n))
 			}
 			here.add(there.record())
-			if err := here.check(3); (err == nil) != (c.wrong == "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+			if err := here.check(3); (err == nil) != (c.wrong == "") ||
+				err != nil && !strings.Contains(err.Error(), c.wrong) {
 				t.Errorf("got %v, want %q", err, c.wrong)
 			}
 		})

@@ -45,8 +45,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.IntVar(&b.rounds, "rounds", 3, "measure everything so often; medians are reported")
 	flags.Float64Var(&b.scale, "scale", 1, "multiply all numbers of jobs by this; below 1 is for a quick look")
 	flags.DurationVar(&b.limit, "limit", 10*time.Minute, "give a measurement up after this time")
-	dir := flags.String("dir", "", "keep the files in a folder made here [the system's for temporary files]; it must be a real disk")
-	workloads := flags.String("workloads", "", "only these, separated by commas; processes means all of processes-1, processes-2, …")
+	dir := flags.String("dir", "",
+		"keep the files in a folder made here [the system's for temporary files]; it must be a real disk")
+	workloads := flags.String("workloads", "",
+		"only these, separated by commas; processes means all of processes-1, processes-2, …")
 	peers := flags.String("peers", "", "only these, likewise")
 	jsonFile := flags.String("json", "", "write the result as JSON to this file")
 	svgFile := flags.String("svg", "", "draw the result as a chart in this file")

@@ -63,7 +63,8 @@ type scheduler interface {
 
 // allPeers are in the order of the report.
 func allPeers() []*peer {
-	return slices.Concat(pinionPeers(), rawPeers(), backlitePeers(), goqitePeers(), riverPeers(), asynqPeers(), postgresPeers())
+	return slices.Concat(pinionPeers(), rawPeers(), backlitePeers(), goqitePeers(), riverPeers(),
+		asynqPeers(), postgresPeers())
 }
 
 // Groups of workloads that peers leave out.

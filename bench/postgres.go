@@ -35,7 +35,8 @@ func postgresPeers() []*peer {
 		}
 	}
 	return []*peer{
-		of("pinion-postgres", "the defaults; keeps finished jobs", openPinionPostgres, skip{"memory", "the other storage's workload"}),
+		of("pinion-postgres", "the defaults; keeps finished jobs", openPinionPostgres,
+			skip{"memory", "the other storage's workload"}),
 		of("river-postgres", "20 connections in its pool; looks for jobs as often as it can, each millisecond, beside LISTEN; keeps finished jobs",
 			openRiverPostgres, skip{onlyPinions, askedOfUs}),
 	}

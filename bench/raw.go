@@ -19,7 +19,8 @@ func rawPeers() []*peer {
 	of := func(synchronous string) *peer {
 		loops := make(map[string]loop)
 		for name, l := range map[string]func(*rawConn, int){
-			"enqueue1": (*rawConn).enqueue, "batch": (*rawConn).batch, "drain": (*rawConn).drain, "mixed": (*rawConn).mixed,
+			"enqueue1": (*rawConn).enqueue, "batch": (*rawConn).batch, "drain": (*rawConn).drain,
+			"mixed": (*rawConn).mixed,
 		} {
 			loops[name] = func(ctx context.Context, dir string, n int) (time.Duration, error) {
 				return rawLoop(ctx, dir, synchronous, n, name, l)
@@ -40,7 +41,9 @@ func rawPeers() []*peer {
 // loop does n jobs in a folder and tells how long they took.
 type loop func(ctx context.Context, dir string, n int) (time.Duration, error)
 
-func rawLoop(ctx context.Context, dir, synchronous string, n int, name string, l func(*rawConn, int)) (took time.Duration, err error) {
+func rawLoop(
+	ctx context.Context, dir, synchronous string, n int, name string, l func(*rawConn, int),
+) (took time.Duration, err error) {
 	c, err := openRaw(ctx, dir, synchronous)
 	if err != nil {
 		return 0, err
@@ -156,8 +159,8 @@ func (c *rawConn) claim(limit int) (jobs []claimed) {
 	var j claimed
 	var rest [13]any
 	for len(jobs) < limit && rows.Next() {
-		c.err = rows.Scan(&j.rowid, &j.id, &rest[0], &rest[1], &rest[2], &rest[3], &j.attempts, &rest[4], &rest[5], &rest[6],
-			&rest[7], &rest[8], &rest[9], &rest[10], &j.claim, &rest[11], &rest[12])
+		c.err = rows.Scan(&j.rowid, &j.id, &rest[0], &rest[1], &rest[2], &rest[3], &j.attempts, &rest[4], &rest[5],
+			&rest[6], &rest[7], &rest[8], &rest[9], &rest[10], &j.claim, &rest[11], &rest[12])
 		if c.err != nil {
 			break
 		}

@@ -77,7 +77,9 @@ func (q *riverClient[TTx]) prepare(ctx context.Context, driver riverdriver.Drive
 	return err
 }
 
-func (q *riverClient[TTx]) newClient(queues map[string]river.QueueConfig, workers *river.Workers) (*river.Client[TTx], error) {
+func (q *riverClient[TTx]) newClient(
+	queues map[string]river.QueueConfig, workers *river.Workers,
+) (*river.Client[TTx], error) {
 	return river.NewClient(q.driver, &river.Config{
 		Queues: queues, Workers: workers, Logger: slog.New(slog.DiscardHandler),
 		FetchCooldown: river.FetchCooldownMin, FetchPollInterval: river.FetchPollIntervalMin,

@@ -49,7 +49,8 @@ func (r *results) writeSVG(out io.Writer) error {
 		if len(group) == 0 {
 			continue
 		}
-		fmt.Fprintf(&body, `<text class="head" x="0" y="%d">%s: %s</text>`+"\n", y, name, html.EscapeString(whatIs(name)))
+		fmt.Fprintf(&body, `<text class="head" x="0" y="%d">%s: %s</text>`+"\n",
+			y, name, html.EscapeString(whatIs(name)))
 		y += 10
 		for _, f := range group {
 			bar(&body, f, y, barRoom/longest)
@@ -75,8 +76,10 @@ func bar(out io.Writer, f *figure, y int, scale float64) {
 	}
 	middle, text := float64(y)+barHeight/2.0, float64(y)+barHeight-3.5
 	fmt.Fprintf(out, `<text x="%d" y="%.1f" text-anchor="end">%s</text>`, labelWidth-8, text, html.EscapeString(f.Peer))
-	fmt.Fprintf(out, `<rect class="%s" x="%d" y="%d" width="%.1f" height="%d"/>`, class, labelWidth, y, f.Median*scale, barHeight)
-	fmt.Fprintf(out, `<path class="spread" d="M%.1f %.1fH%.1f"/>`, labelWidth+f.Min*scale, middle, labelWidth+f.Max*scale)
+	fmt.Fprintf(out, `<rect class="%s" x="%d" y="%d" width="%.1f" height="%d"/>`,
+		class, labelWidth, y, f.Median*scale, barHeight)
+	fmt.Fprintf(out, `<path class="spread" d="M%.1f %.1fH%.1f"/>`,
+		labelWidth+f.Min*scale, middle, labelWidth+f.Max*scale)
 	fmt.Fprintf(out, `<text x="%.1f" y="%.1f">%s</text>`+"\n", labelWidth+f.Max*scale+6, text, number(f.Median))
 }
 

@@ -255,7 +255,8 @@ func (u *upkeep) longestHeartbeat() (longest time.Duration, err error) {
 	if _, err := u.fill(); err != nil {
 		return 0, err
 	}
-	jobs, err := u.storage.Dequeue(u.ctx, pinion.DequeueOptions{Max: slots, Queues: []string{upkeepQueue}, Lease: time.Minute, NoWait: true})
+	jobs, err := u.storage.Dequeue(u.ctx,
+		pinion.DequeueOptions{Max: slots, Queues: []string{upkeepQueue}, Lease: time.Minute, NoWait: true})
 	if err != nil {
 		return 0, err
 	}

@@ -56,7 +56,8 @@ type content struct {
 }
 
 func waiting(name string, n int) *content {
-	return &content{name, func(ctx context.Context, q queue, count func(int) int) error { return fill(ctx, q, 0, count(n)) }}
+	return &content{name,
+		func(ctx context.Context, q queue, count func(int) int) error { return fill(ctx, q, 0, count(n)) }}
 }
 
 // fill enqueues the jobs with the numbers from first on.
@@ -136,7 +137,8 @@ func pollSettled(ctx context.Context, q queue, n int, pause time.Duration) error
 func stored(ctx context.Context, q queue, waiting, done int) error {
 	gotWaiting, gotDone, err := q.counts(ctx)
 	if err == nil && (gotWaiting != waiting || gotDone != done && gotDone >= 0) {
-		err = fmt.Errorf("it counts %d jobs waiting and %d done; %d and %d are right", gotWaiting, gotDone, waiting, done)
+		err = fmt.Errorf("it counts %d jobs waiting and %d done; %d and %d are right",
+			gotWaiting, gotDone, waiting, done)
 	}
 	return err
 }
@@ -287,7 +289,9 @@ func (s *stage) child(n int) childSpec {
 }
 
 // withCrew runs do with some worker processes at work, and checks that they have run n jobs, as do returns it.
-func (s *stage) withCrew(ctx context.Context, size int, spec childSpec, do func(crew) (n int, err error)) (last time.Time, err error) {
+func (s *stage) withCrew(
+	ctx context.Context, size int, spec childSpec, do func(crew) (n int, err error),
+) (last time.Time, err error) {
 	all, err := startCrew(ctx, size, spec)
 	if err != nil {
 		return last, err
@@ -326,7 +330,9 @@ func hammer(size int) func(ctx context.Context, s *stage) ([]measured, error) {
 				return 0, err
 			}
 			most := s.n / size
-			answers, err := all.ask(func(i int) string { return fmt.Sprintf("hammer %d %d %v", i*most, most, s.long(3*time.Second)) })
+			answers, err := all.ask(func(i int) string {
+				return fmt.Sprintf("hammer %d %d %v", i*most, most, s.long(3*time.Second))
+			})
 			for _, said := range answers {
 				longest, sent = max(longest, said.Longest), sent+said.Sent
 			}

@@ -126,7 +126,8 @@ func quoteBash(text string, open byte) string {
 			b.WriteByte(c)
 		case open == '"' && c == '!': // the history expands it within double quotes
 			b.WriteString(`"\!"`)
-		case open == '"' && strings.IndexByte("$`\"\\", c) >= 0, open == 0 && c < 0x80 && strings.IndexByte(plainBash, c) < 0:
+		case open == '"' && strings.IndexByte("$`\"\\", c) >= 0,
+			open == 0 && c < 0x80 && strings.IndexByte(plainBash, c) < 0:
 			b.WriteByte('\\')
 			b.WriteByte(c)
 		default:

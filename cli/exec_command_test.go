@@ -102,7 +102,8 @@ func TestACommandThatMakesNoSenseIsRefused(t *testing.T) {
 		`x=sh -c 'cat "$1"' sh {0}`, "x=sh {0}", "x=sh convert.sh -x {0}", "x=env sh -e convert.sh {0}",
 		"x=sh -c", "x=convert {0} -resize 200 out/{0}.png", "x=gzip -k -- {0}", "x=ffmpeg -i {0} -c copy out-{0}",
 		"x=git -C {dir} log --format={format}", "x=mail -s a=1,b@{0}:%+_ {to}", "x=echo größe{0}", "x=a {0}{1}",
-		"x=awk '{print $1}' {0}", "x=convert --file={0} --size={1}", "x=tar -C {0} -x", "x=a=b", "x=find . -name *{{0}}",
+		"x=awk '{print $1}' {0}", "x=convert --file={0} --size={1}", "x=tar -C {0} -x", "x=a=b",
+		"x=find . -name *{{0}}",
 	} {
 		if _, err := parseProgram(strings.ReplaceAll(spec, "*", ""), false); err != nil {
 			t.Errorf("%q: %v", spec, err)
@@ -160,7 +161,8 @@ func TestBracesOfOtherProgramsAreNoticed(t *testing.T) {
 		want    bool
 	}{
 		{"gzip {}", false, true}, {"gzip {0}", false, false}, {"find {0} -exec rm {} ;", true, true},
-		{`find "$1" -exec rm {} \;`, true, false}, {"for f in $*; do echo {}; done", true, false}, {"true", false, false},
+		{`find "$1" -exec rm {} \;`, true, false}, {"for f in $*; do echo {}; done", true, false},
+		{"true", false, false},
 	} {
 		p := &program{command: c.command, shell: c.shell}
 		if !c.shell {
@@ -314,7 +316,8 @@ func FuzzShellArgument(f *testing.F) {
 // out: it cannot be known whether the word behind them is theirs.
 func FuzzNoShellBehindAnOption(f *testing.F) {
 	words := []string{
-		"{0}", "x{0}", "./{0}", "'{0}'", "'a {0}'", "-c", "-ec", "-e", "-u", "--", "+x", "'cat \"$1\"'", "x", "sh", "-c{0}", "{{0}}",
+		"{0}", "x{0}", "./{0}", "'{0}'", "'a {0}'", "-c", "-ec", "-e", "-u", "--", "+x", "'cat \"$1\"'", "x", "sh",
+		"-c{0}", "{{0}}",
 	}
 	f.Add([]byte{0})
 	f.Add([]byte{5, 0})

@@ -113,7 +113,7 @@ func TestNothingThatAProgramStartsOutlivesAKilledWorker(t *testing.T) {
 		{"a second SIGTERM", func(worker *os.Process) {
 			for isAlive(worker.Pid) {
 				worker.Signal(syscall.SIGTERM)
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // two signals at once would count as one, and no event reports the first one's end
 			}
 		}},
 		{"kill -9 of its process group", func(worker *os.Process) {
@@ -200,10 +200,15 @@ func TestAShutdownEndsProgramsAndGivesTheirJobsBack(t *testing.T) {
 		if err != nil {
 			t.Errorf("the worker: %v\n%s", err, output)
 		}
+		jobs := 0
 		for job, err := range openStorage(t, filepath.Join(dir, "q.db")).Jobs(t.Context(), pinion.Filter{}) {
+			jobs++
 			if err != nil || job.Status != pinion.StatusPending || job.Attempts != 0 {
 				t.Errorf("%+v, %v\n%s", job, err, output)
 			}
+		}
+		if jobs != 1 {
+			t.Errorf("%d jobs are stored, want 1", jobs)
 		}
 		return
 	}

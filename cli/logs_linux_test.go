@@ -18,7 +18,8 @@ func TestATerminalObeysNothingInALog(t *testing.T) {
 	}
 	const text = "a\tb\x1b[2J\x1b]0;title\a\xff\u202e\n50 %\rdone\nlast"
 	write(t, filepath.Join(dir, "text"), text)
-	finish(t, process(t, dir, "worker", "--logs", "--no-chdir", "--exec", "evil=cat text", "--drain", "--db", "q.db"), 0)
+	finish(t,
+		process(t, dir, "worker", "--logs", "--no-chdir", "--exec", "evil=cat text", "--drain", "--db", "q.db"), 0)
 
 	piped, _ := finish(t, process(t, dir, "logs", job.ID, "--db", "q.db"), 0)
 	if piped != text {

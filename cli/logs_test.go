@@ -101,7 +101,8 @@ func TestAnIDIsOnlyAName(t *testing.T) {
 		if err != nil || len(files) != 1 {
 			t.Fatalf("%q: %d logs, %v", id, len(files), err)
 		}
-		if inside, err := filepath.Rel(logs.dir, files[0].name); err != nil || strings.Count(inside, string(filepath.Separator)) != 1 {
+		if inside, err := filepath.Rel(logs.dir, files[0].name); err != nil ||
+			strings.Count(inside, string(filepath.Separator)) != 1 {
 			t.Errorf("%q: the log is %s", id, files[0].name)
 		}
 	}

@@ -55,7 +55,8 @@ func TestAProgramOfWindowsIsATask(t *testing.T) {
 		// What cmd echoes ends with CR and LF.
 		result := strings.ReplaceAll(string(job.Result), `\r`, "")
 		if job.Status != c.status || result != c.result {
-			t.Errorf("%s: %s, %s, result %s; want %s, result %s", c.command, job.Status, job.Error, job.Result, c.status, c.result)
+			t.Errorf("%s: %s, %s, result %s; want %s, result %s",
+				c.command, job.Status, job.Error, job.Result, c.status, c.result)
 		}
 	}
 }

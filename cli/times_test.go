@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os/exec"
 	"testing"
 	"time"
@@ -85,12 +86,15 @@ func TestATimeWithItsOffsetIsThatMoment(t *testing.T) {
 }
 
 func TestATimeThatDateHasPrintedIsRead(t *testing.T) {
-	program, err := exec.LookPath("date")
-	if err != nil {
-		t.Skip("there is no date")
-	}
+	program := shell(t, "date")
 	const moment = "2026-10-25T00:30:15Z"
-	want, _ := time.Parse(time.RFC3339, moment)
+	want, err := time.Parse(time.RFC3339, moment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command(program, "--rfc-3339=ns", "-d", moment).Run(); err != nil {
+		skipFor(t, fmt.Errorf("this date is not GNU's: %w", err))
+	}
 	for flag, precision := range map[string]time.Duration{
 		"-Iminutes": time.Minute, "-Iseconds": time.Second, "-Ihours": time.Hour, "-Ins": 1, "-R": time.Second,
 		"--rfc-3339=seconds": time.Second, "--rfc-3339=ns": 1, "+@%s": time.Second,
@@ -99,7 +103,7 @@ func TestATimeThatDateHasPrintedIsRead(t *testing.T) {
 		cmd.Env = []string{"TZ=Europe/Berlin", "LC_ALL=C"}
 		text, err := cmd.Output()
 		if err != nil {
-			t.Skip("this date has no -d") // that of a BSD
+			t.Fatalf("date -d %s %s: %v", moment, flag, err)
 		}
 		got, err := readTime(string(text[:len(text)-1]), false)
 		if err != nil || !got.Equal(want.Truncate(precision)) {
@@ -162,7 +166,7 @@ func FuzzLocalTime(f *testing.F) {
 	f.Fuzz(func(t *testing.T, zone byte, seconds int64) {
 		location, err := time.LoadLocation(zones[int(zone)%len(zones)])
 		if err != nil {
-			t.Skip(err)
+			skipFor(t, err) // no database of time zones
 		}
 		shown := time.Unix(seconds%(1<<34), 0).UTC()
 		got := firstMoment(shown, location)

@@ -280,7 +280,8 @@ func (c *call) headerLines(s *snapshot, width int) []string {
 	}
 }
 
-// rateLine returns a line of bars and the text that explains them. Where there is not room for both, the oldest bars go.
+// rateLine returns a line of bars and the text that explains them.
+// Where there is not room for both, the oldest bars go.
 func (c *call) rateLine(counts [60]int, width int, text string) string {
 	spark := sparkline(counts[:])
 	if room := max(width-len(text)-2, 0); len(spark) > room {

@@ -55,7 +55,8 @@ func webPage(c *call) func(context.Context) error {
 	c.flags.BoolVar(&w.options.Write, "write", false, "let people change the queue")
 	c.flags.StringVar(&w.passwordFile, "password-file", "", "ask for the password in the first line of `FILE`")
 	c.listFlag(&w.options.Hosts, "host", "also answer under the `NAME` that a proxy passes on; may be repeated")
-	c.durationFlag(&w.options.MaxWait, "max-wait", "/healthz reports jobs due, and leases expired, for this `TIME` [5m]")
+	c.durationFlag(&w.options.MaxWait, "max-wait",
+		"/healthz reports jobs due, and leases expired, for this `TIME` [5m]")
 	return w.run
 }
 
@@ -100,7 +101,8 @@ func (w *webCall) secret() (string, error) {
 	password, _, _ := strings.Cut(string(text), "\n")
 	password = strings.TrimSuffix(password, "\r")
 	if !utf8.ValidString(password) { // browsers send UTF-8
-		return "", usagef("--password-file %s: its first line is not UTF-8; want text that people can type", w.passwordFile)
+		return "", usagef("--password-file %s: its first line is not UTF-8; want text that people can type",
+			w.passwordFile)
 	}
 	if len(password) < minPassword {
 		return "", usagef("--password-file %s: its first line has %d bytes; want at least %d",

@@ -25,7 +25,8 @@ func startWeb(t *testing.T, args ...string) (address string) {
 	stderr := new(watched)
 	status := make(chan int, 1)
 	go func() {
-		status <- Run(ctx, append([]string{"web", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), stdout, stderr)
+		status <- Run(ctx, append([]string{"web", "--listen", "127.0.0.1:0"}, args...),
+			strings.NewReader(""), stdout, stderr)
 		stdout.Close()
 	}()
 	t.Cleanup(func() {

@@ -255,7 +255,8 @@ func (w *workerCall) setPeriodic() error {
 			return usagef("--every %s: %v", spelled, err)
 		}
 		if interval < time.Millisecond {
-			return usagef("--every %s: an interval of %v is too short; want at least 1ms, as in --every %[1]s=1h", spelled, interval)
+			return usagef("--every %s: an interval of %v is too short; want at least 1ms, as in --every %[1]s=1h",
+				spelled, interval)
 		}
 		job := pinion.Job{Task: name, Queue: pinion.DefaultRegistry.Queue(name)}
 		if err := pinion.DefaultRegistry.Check(&job); err != nil {

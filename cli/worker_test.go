@@ -72,7 +72,8 @@ func TestTheFlagForRetriesIsForProgramsToo(t *testing.T) {
 		{[]string{"--max-retries", "1"}, map[string]int{"no": 2, "fail": 2}},
 	} {
 		mustEnqueue(t, storage, pinion.NewJob("no"), pinion.NewJob("fail", "text"))
-		args := []string{"worker", "--db", "q.db", "--drain", "--exec", "no=false", "--base-delay", "0.001", "--cap", "0.002"}
+		args := []string{"worker", "--db", "q.db", "--drain", "--exec", "no=false",
+			"--base-delay", "0.001", "--cap", "0.002"}
 		finish(t, process(t, dir, append(args, c.flags...)...), 0)
 		got := make(map[string]int)
 		for job, err := range storage.DeadLetters(t.Context(), pinion.Filter{}) {

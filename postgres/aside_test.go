@@ -36,14 +36,16 @@ func TestManyJobsOfUnknownTasksAreSetAsideAndStayInOrderForThoseWhoKnowThem(t *t
 			t.Errorf("claimed %v, want our job", got)
 		}
 		var aside int
-		err := s.pool.QueryRow(ctx, inSchema(s.opts.Schema, `SELECT count(*) FROM @jobs WHERE aside AND run_at IS NULL AND attempts=0`)).Scan(&aside)
+		err := s.pool.QueryRow(ctx, inSchema(s.opts.Schema,
+			`SELECT count(*) FROM @jobs WHERE aside AND run_at IS NULL AND attempts=0`)).Scan(&aside)
 		if aside < 1001 || err != nil {
 			t.Errorf("%d jobs are set aside, want at least 1001, %v", aside, err)
 		}
 		if n, err := s.Size(ctx); n != 2501 || err != nil {
 			t.Errorf("%d jobs are pending, want 2501, %v", n, err)
 		}
-		theirs, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 2400, Tasks: []string{"Theirs", "theirs last"}, Queues: queues, NoWait: true})
+		theirs, err := s.Dequeue(ctx,
+			pinion.DequeueOptions{Max: 2400, Tasks: []string{"Theirs", "theirs last"}, Queues: queues, NoWait: true})
 		if err != nil || len(theirs) != 2400 {
 			t.Fatalf("claimed %d jobs of theirs, want 2400, %v", len(theirs), err)
 		}

@@ -15,8 +15,9 @@ import (
 
 var (
 	crashKills = flag.Int("crash.kills", 12, "how many processes each test of the crash laboratories kills")
-	crashJobs  = flag.Int("crash.jobs", 300, "jobs in the laboratories of one promise; a thirtieth as many periodic runs")
-	crashSeed  = flag.Uint64("crash.seed", 0, "the random seed of the crash laboratories [a new one]")
+	crashJobs  = flag.Int("crash.jobs", 300,
+		"jobs in the laboratories of one promise; a thirtieth as many periodic runs")
+	crashSeed = flag.Uint64("crash.seed", 0, "the random seed of the crash laboratories [a new one]")
 )
 
 // newCrashSeed returns the seed of the flag, or a new one, and logs it.
@@ -54,8 +55,8 @@ func TestCrashOfWorkersLosesNothing(t *testing.T) {
 	}
 }
 
-// Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends the
-// job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
+// Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends
+// the job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
 func TestTxDoneMakesEffectsHappenExactlyOnce(t *testing.T) {
 	runSwarm(t, crashlab.ProofExactlyOnce, *crashJobs)
 }

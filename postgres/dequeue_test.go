@@ -46,7 +46,8 @@ func TestAClaimCostsTheSameWhateverTheBacklog(t *testing.T) {
 			t.Fatal(err)
 		}
 		for what, claim := range map[string]struct{ sql, more string }{
-			"all": {claimFromAllSQL, ""}, "one": {claimFromOneSQL, ", 'q1'"}, "some": {claimFromSomeSQL, ""}, "some with limits": {claimLimitedSQL, ""},
+			"all": {claimFromAllSQL, ""}, "one": {claimFromOneSQL, ", 'q1'"}, "some": {claimFromSomeSQL, ""},
+			"some with limits": {claimLimitedSQL, ""},
 		} {
 			queues := "'{q0,q2}'"
 			if what == "all" {

@@ -63,7 +63,8 @@ func TestProducersShareAStatementAndNothingElse(t *testing.T) {
 		}
 		enqueue(t.Context(), "first")
 		waiting(true, 0)
-		waitFor(t, t.Context(), s, inSchema(s.opts.Schema, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation='@jobs'::regclass)`))
+		waitFor(t, t.Context(), s, inSchema(s.opts.Schema,
+			`SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation='@jobs'::regclass)`))
 		for i := range producers {
 			enqueue(t.Context(), fmt.Sprint("task ", i))
 		}

@@ -63,7 +63,7 @@ func (s *server) run(name string, args ...string) {
 func newDir(t *testing.T) string {
 	t.Helper()
 	if os.Getenv("PINION_POSTGRES_BIN") == "" {
-		if os.Getenv("CI") != "" {
+		if os.Getenv(allEnv) != "" {
 			t.Fatal("PINION_POSTGRES_BIN is not set")
 		}
 		t.Skip("needs PINION_POSTGRES_BIN")
@@ -139,7 +139,7 @@ func (s *server) start() {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { s.stop(syscall.SIGQUIT) })
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for { // another process: only an answer says that it is there
 		conn, err := pgx.Connect(s.t.Context(), s.url())
 		if err == nil {
 			conn.Close(s.t.Context())
@@ -147,11 +147,8 @@ func (s *server) start() {
 		}
 		select {
 		case <-s.done:
-			s.t.Fatalf("the server has ended:\n%s", log.String())
-		default:
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("the server does not answer: %v\n%s", err, log.String())
+			s.t.Fatalf("the server has ended: %v\n%s", err, log.String())
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
@@ -231,9 +228,9 @@ func startChildren(t *testing.T, url string, n int) (all []*exec.Cmd) {
 		}
 		t.Cleanup(func() {
 			in.Close()
-			timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
-			cmd.Wait()
-			timer.Stop()
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("a child: %v", err)
+			}
 		})
 		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 			t.Fatalf("a child said %q, %v", line, err)
@@ -258,7 +255,13 @@ type load struct {
 }
 
 func startLoad(t *testing.T, url string, producers int) *load {
-	l := &load{t: t, storage: open(t, url, nil), stop: make(chan struct{}), stored: make(chan struct{}, 1), acked: make(map[string]int)}
+	l := &load{
+		t:       t,
+		storage: open(t, url, nil),
+		stop:    make(chan struct{}),
+		stored:  make(chan struct{}, 1),
+		acked:   make(map[string]int),
+	}
 	for i := range producers {
 		l.all.Go(func() {
 			for {
@@ -319,18 +322,20 @@ func (l *load) settle() {
 	l.t.Helper()
 	close(l.stop)
 	l.all.Wait()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 60*time.Second)
-	defer cancel()
+	ctx := l.t.Context()
 	done, numbers := make(map[string]bool), make(map[string]int)
-	for {
+	for left, since := -1, time.Now(); left != 0; time.Sleep(20 * time.Millisecond) { // the workers are other processes
 		stats, err := l.storage.Stats(ctx)
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		if stats.Total.Pending+stats.Total.Running == 0 {
-			break
+		now := stats.Total.Pending + stats.Total.Running
+		if now != left {
+			left, since = now, time.Now()
 		}
-		time.Sleep(20 * time.Millisecond)
+		if time.Since(since) > time.Minute {
+			l.t.Fatalf("in a minute none of the %d unfinished jobs has ended", left)
+		}
 	}
 	attempts := 0
 	for job, err := range l.storage.Jobs(ctx, pinion.Filter{}) {
@@ -353,9 +358,11 @@ func (l *load) settle() {
 			twice++
 		}
 	}
-	l.t.Logf("%d jobs acknowledged, %d calls failed, %d jobs done in %d attempts", len(l.acked), l.unknown, len(done), attempts)
+	l.t.Logf("%d jobs acknowledged, %d calls failed, %d jobs done in %d attempts",
+		len(l.acked), l.unknown, len(done), attempts)
 	if lost > 0 || twice > 0 || l.unknown == 0 && len(done) != len(l.acked) || len(l.acked) < 100 {
-		l.t.Errorf("of %d jobs acknowledged %d are lost, %d were stored twice, %d are stored in all", len(l.acked), lost, twice, len(done))
+		l.t.Errorf("of %d jobs acknowledged %d are lost, %d were stored twice, %d are stored in all",
+			len(l.acked), lost, twice, len(done))
 	}
 }
 
@@ -402,25 +409,13 @@ func TestNothingIsLostWhenConnectionsAreCut(t *testing.T) {
 func TestAFailoverToAPromotedStandbyLosesNothing(t *testing.T) {
 	primary := newServer(t)
 	standby := &server{t: t, dir: newDir(t), port: freePort(t)}
-	standby.run("pg_basebackup", "-D", standby.data(), "-d", strings.Replace(primary.url(), "?", "?application_name=standby&", 1), "-R", "-X", "stream", "-c", "fast")
+	standby.run("pg_basebackup", "-D", standby.data(), "-d",
+		strings.Replace(primary.url(), "?", "?application_name=standby&", 1), "-R", "-X", "stream", "-c", "fast")
 	standby.start()
 	ctx := t.Context()
 	query(t, ctx, primary.url(), `ALTER SYSTEM SET synchronous_standby_names='*'`)
 	query(t, ctx, primary.url(), `SELECT pg_reload_conf()`)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		var n int
-		conn, err := pgx.Connect(ctx, primary.url())
-		if err == nil {
-			err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_replication WHERE sync_state='sync'`).Scan(&n)
-			conn.Close(ctx)
-		}
-		if n == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the standby is not in step: %v", err)
-		}
-	}
+	waitFor(t, ctx, open(t, primary.url(), nil), `SELECT count(*)=1 FROM pg_stat_replication WHERE sync_state='sync'`)
 	url := fmt.Sprintf("postgres://pinion@127.0.0.1:%d,127.0.0.1:%d/postgres?sslmode=disable&target_session_attrs=read-write&pool_max_conns=6", primary.port, standby.port)
 	load := startLoad(t, url, 4)
 	startChildren(t, url, 3)
@@ -495,7 +490,7 @@ func (p *lossy) serve(client net.Conn, address string) {
 func TestACommitWhoseAnswerIsLostIsRecognised(t *testing.T) {
 	proxy, url := lossyURL(t, withParam(schemaURL(t), "pinion_listen=off")) // so that nothing else is sent meanwhile
 	s := open(t, url, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for a Dequeue that never comes back
 	defer cancel()
 	losing := func(what string, verb func() error) {
 		t.Helper()
@@ -569,7 +564,7 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	to := schemaURL(t)
 	bouncer, err := exec.LookPath("pgbouncer")
 	if err != nil {
-		if os.Getenv("CI") != "" {
+		if os.Getenv(allEnv) != "" {
 			t.Fatal(err)
 		}
 		t.Skip("needs pgbouncer")
@@ -602,12 +597,16 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	}
 	t.Cleanup(func() { proxy.Process.Signal(syscall.SIGTERM); <-ended })
 	u.Host = fmt.Sprint("127.0.0.1:", port)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if conn, err := net.Dial("tcp", u.Host); err == nil {
+	for { // another process: only a connection says that it is there
+		conn, err := net.Dial("tcp", u.Host)
+		if err == nil {
 			conn.Close()
 			break
-		} else if time.Now().After(deadline) {
-			t.Fatalf("%v\n%s", err, log.String())
+		}
+		select {
+		case <-ended:
+			t.Fatalf("PgBouncer has ended: %v\n%s", err, log.String())
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	through := withParam(u.String(), "pinion_listen=off")
@@ -630,17 +629,19 @@ func TestWithoutAServerAVerbEndsWithItsContextOrTheStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.stop(syscall.SIGQUIT)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := s.Size(ctx); err == nil { // which notices that the connection is gone
-		t.Error("there was an answer")
-	}
-	_, dequeue := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
-	_, size := s.Size(ctx)
-	for _, err := range []error{s.Enqueue(ctx, pinion.NewJob("a")), dequeue, size} {
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("got %v, want one that matches %v", err, context.DeadlineExceeded)
+	for name, verb := range map[string]func(ctx context.Context) error{
+		"Size":    func(ctx context.Context) error { _, err := s.Size(ctx); return err },
+		"Enqueue": func(ctx context.Context) error { return s.Enqueue(ctx, pinion.NewJob("a")) },
+		"Dequeue": func(ctx context.Context) error {
+			_, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 1})
+			return err
+		},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if err := verb(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got %v, want one that matches %v", name, err, context.DeadlineExceeded)
 		}
+		cancel()
 	}
 	ended := make(chan error)
 	go func() { ended <- s.Enqueue(t.Context(), pinion.NewJob("a")) }()

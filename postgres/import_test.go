@@ -84,7 +84,8 @@ func TestImportMovesWhatASQLiteFileOwes(t *testing.T) {
 	if diff := cmp.Diff(owed(t, file), owed(t, s)); diff != "" {
 		t.Errorf("what is owed (-in the file +here):\n%s", diff)
 	}
-	if got, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 2}); err != nil || got[0].Task != "failed" || got[1].Task != "runs" || got[1].Claim <= claimed[3].Claim {
+	if got, err := s.Dequeue(ctx, pinion.DequeueOptions{Max: 2}); err != nil || got[0].Task != "failed" ||
+		got[1].Task != "runs" || got[1].Claim <= claimed[3].Claim {
 		t.Errorf("claimed %v, %v", got, err)
 	}
 	if n, err := s.Replay(ctx, pinion.Filter{}); n != 2 || err != nil { // one of two with the same key

@@ -27,13 +27,13 @@ func TestListingsLeaveConnectionsToHeartbeats(t *testing.T) {
 	for range 20 {
 		listings.Go(func() {
 			s.browse(listing, "list", func(ctx context.Context, conn *pgx.Conn) error {
-				_, err := conn.Exec(ctx, `SELECT pg_sleep(60)`)
+				_, err := conn.Exec(ctx, `SELECT pg_sleep(3600)`)
 				return err
 			})
 		})
 	}
-	waitFor(t, ctx, open(t, url, nil), `SELECT count(*)>=2 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state='active' AND pid<>pg_backend_pid()`)
-	beating, cancel := context.WithTimeout(ctx, 20*time.Second)
+	waitFor(t, ctx, open(t, url, nil), `SELECT count(*)>=2 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)%' AND state='active' AND pid<>pg_backend_pid()`)
+	beating, cancel := context.WithTimeout(ctx, 5*time.Minute) // the listings take an hour
 	defer cancel()
 	for range 5 {
 		if lost, err := s.Heartbeat(beating, jobs...); len(lost) > 0 || err != nil {

@@ -46,7 +46,7 @@ func TestALimitHoldsOverProcessesWhileItChanges(t *testing.T) {
 					t.Errorf("%d jobs of the queue run, want at most %d", n, most)
 				}
 				limited.Add(int64(ofQueue))
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // as long as the jobs run, a claim too many would show
 				running.Add(-int64(ofQueue))
 				if _, err := s.MarkDone(ctx, claimed...); err != nil {
 					t.Error(err)

@@ -15,7 +15,7 @@ func TestADequeueIsWokenByAnotherProcess(t *testing.T) {
 	url := schemaURL(t)
 	// Nothing here comes in time by looking now and then.
 	waiter, other := open(t, url, &Options{PollInterval: time.Hour}), open(t, url, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for a Dequeue that is never woken
 	defer cancel()
 	for what, enqueue := range map[string]func(job *pinion.Job) error{
 		"Enqueue": func(job *pinion.Job) error { return other.Enqueue(ctx, job) },
@@ -35,7 +35,8 @@ func TestADequeueIsWokenByAnotherProcess(t *testing.T) {
 			}
 			got <- jobs
 		}()
-		waitFor(t, ctx, waiter, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state='idle')`)
+		waitFor(t, ctx, waiter,
+			`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND state='idle')`)
 		if err := enqueue(&pinion.Job{Task: what, Queue: "b"}); err != nil {
 			t.Error(err)
 		}
@@ -49,7 +50,7 @@ func TestTheListenerComesBackWhenItsConnectionIsCut(t *testing.T) {
 	url := withParam(schemaURL(t), "application_name=pinion_listener")
 	waiter, other := open(t, url, &Options{PollInterval: time.Hour}), open(t, schemaURL(t), nil)
 	sender := open(t, url, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // for a Dequeue that is never woken
 	defer cancel()
 	got := make(chan error)
 	go func() { _, err := waiter.Dequeue(ctx, pinion.DequeueOptions{Max: 1}); got <- err }()

@@ -29,8 +29,8 @@ var (
 	deadLetters = listing{"j.dead", "j.dead IS NOT NULL"}
 )
 
-// JobsPage implements [pinion.Inspector]. Where the PENDING jobs are the ones that come next, a look at the jobs in their
-// order finds a page of them soonest; else an index finds them, if they are few.
+// JobsPage implements [pinion.Inspector]. Where the PENDING jobs are the ones that come next, a look at the jobs in
+// their order finds a page of them soonest; else an index finds them, if they are few.
 func (s *Storage) JobsPage(ctx context.Context, f pinion.Filter, from int64) (page pinion.Page, err error) {
 	err = s.browse(ctx, "list", func(ctx context.Context, conn *pgx.Conn) error {
 		page, err = s.readPage(ctx, conn, allJobs, where(f, "j.created_at", nil), f, from, isNarrow(f))
@@ -78,7 +78,7 @@ func (s *Storage) readPage(
 ) (pinion.Page, error) {
 	r, err := s.newPageReader(ctx, conn, l, c, f, from)
 	if err == nil && narrow {
-		err = r.readRange(ctx, l.number+"+0", r.last, r.endOfAll)
+		err = r.readRange(ctx, l.number+"+0", r.last, r.order.End)
 	} else if err == nil {
 		err = r.look(ctx)
 	}
@@ -95,52 +95,47 @@ type pageReader struct {
 	l      listing
 	c      conditions
 	f      pinion.Filter
+	order  rules.Order
 	page   pinion.Page
 	last   int64 // the number of the last row that was read, from which the page goes on
 	size   int   // of what was read, in bytes
 	isFull bool
-
-	// The order of the listing, in SQL.
-	afterOp   string // ">", or "<" if the newest come first
-	upToOp    string // "<=" or ">="
-	direction string // "" or "DESC"
-	endOfAll  int64  // no number lies beyond it
 }
 
-// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing begins.
+// newPageReader returns the reader of the page behind the number from.
+// If that is 0, it queries where the listing begins.
 func (s *Storage) newPageReader(
 	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64,
 ) (*pageReader, error) {
-	r := &pageReader{s: s, conn: conn, l: l, c: c, f: f, last: from,
-		afterOp: ">", upToOp: "<=", endOfAll: math.MaxInt64}
-	first := "coalesce(min(%[1]s), 1)-1"
-	if f.Newest {
-		r.afterOp, r.upToOp, r.direction, r.endOfAll = "<", ">=", "DESC", math.MinInt64
-		first = "coalesce(max(%[1]s), 0)+1"
-	}
+	r := &pageReader{s: s, conn: conn, l: l, c: c, f: f, order: rules.OrderOf(f.Newest), last: from}
 	if from != 0 {
 		return r, nil
+	}
+	first := "coalesce(min(%[1]s), 1)-1"
+	if f.Newest {
+		first = "coalesce(max(%[1]s), 0)+1"
 	}
 	err := conn.QueryRow(ctx, inSchema(s.opts.Schema,
 		fmt.Sprintf(`SELECT `+first+` FROM @jobs j WHERE %[2]s`, l.number, l.only))).Scan(&r.last)
 	return r, err
 }
 
-// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold at
-// most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes longer.
+// look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold
+// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows,
+// which takes longer.
 func (r *pageReader) look(ctx context.Context) error {
 	start := r.last
-	near := rules.NearEnd(start, r.f.Newest)
+	near := r.order.NearEnd(start)
 	err := r.readRange(ctx, r.l.number, start, near)
 	if err != nil || r.isFull {
 		return err
 	}
-	end, err := r.s.endOfLook(ctx, r.conn, r.l, r.afterOp, r.direction, start, rules.PageLook)
+	end, err := r.s.endOfLook(ctx, r.conn, r.l, r.order, start, rules.PageLook)
 	if err != nil {
 		return err
 	}
 	if end == 0 {
-		return r.readRange(ctx, r.l.number, near, r.endOfAll)
+		return r.readRange(ctx, r.l.number, near, r.order.End)
 	}
 	err = r.readRange(ctx, r.l.number, near, end)
 	if !r.isFull {
@@ -149,17 +144,18 @@ func (r *pageReader) look(ctx context.Context) error {
 	return err
 }
 
-// readRange reads the rows that match between two numbers, until the page is full: not the one with the number behind, but
-// the one with last.
-func (r *pageReader) readRange(ctx context.Context, order string, behind, last int64) error {
+// readRange reads the rows that match between two numbers, until the page is full: not the one with the number behind,
+// but the one with last.
+func (r *pageReader) readRange(ctx context.Context, number string, behind, last int64) error {
 	limit := rules.PageSize(r.f.Limit)
 	c := r.c
 	c.args = slices.Clone(c.args)
 	c.args[0] = behind
-	c.bind(order+r.upToOp+"$%d::bigint", last)
+	c.bind(number+r.order.UpTo+"$%d::bigint", last)
 	rows, err := r.conn.Query(ctx, inSchema(r.s.opts.Schema, fmt.Sprintf(
 		`SELECT %s, %s FROM @jobs j WHERE %s AND %s%s$1::bigint%s ORDER BY %s %s LIMIT %d`,
-		r.l.number, jobColumns, r.l.only, order, r.afterOp, c.sql, order, r.direction, limit-len(r.page.Jobs)+1)), c.args...)
+		r.l.number, jobColumns, r.l.only, number, r.order.After, c.sql, number, r.order.Direction,
+		limit-len(r.page.Jobs)+1)), c.args...)
 	if err != nil {
 		return err
 	}
@@ -186,11 +182,11 @@ func (r *pageReader) readRange(ctx context.Context, order string, behind, last i
 // endOfLook returns the number of the last of those jobs that follow a number and that are looked at, or 0 if no more
 // follow.
 func (s *Storage) endOfLook(
-	ctx context.Context, conn *pgx.Conn, l listing, afterOp, direction string, number int64, look int,
+	ctx context.Context, conn *pgx.Conn, l listing, order rules.Order, number int64, look int,
 ) (int64, error) {
 	rows, _ := conn.Query(ctx, inSchema(s.opts.Schema, fmt.Sprintf(
 		`SELECT %[1]s FROM @jobs j WHERE %[2]s AND %[1]s%[3]s$1::bigint ORDER BY %[1]s %[4]s LIMIT 2 OFFSET %[5]d`,
-		l.number, l.only, afterOp, direction, look-1)), number)
+		l.number, l.only, order.After, order.Direction, look-1)), number)
 	found, err := pgx.CollectRows(rows, pgx.RowTo[int64])
 	if err != nil || len(found) < 2 {
 		return 0, err
@@ -238,14 +234,14 @@ func (s *Storage) GroupDeadLetters(
 	return found, nil
 }
 
-// letters returns those of the next letters before a number that match, and the number of the last that it looked at, or
-// 0 if there are no more.
+// letters returns those of the next letters before a number that match, and the number of the last that it looked at,
+// or 0 if there are no more.
 func (s *Storage) letters(
 	ctx context.Context, f pinion.Filter, before int64, look int,
 ) (found []letter, end int64, err error) {
 	err = s.browse(ctx, "group dead letters", func(ctx context.Context, conn *pgx.Conn) error {
 		found = nil
-		end, err = s.endOfLook(ctx, conn, deadLetters, "<", "DESC", before, look)
+		end, err = s.endOfLook(ctx, conn, deadLetters, rules.NewestFirst, before, look)
 		if err != nil {
 			return err
 		}

@@ -50,8 +50,10 @@ func TestTheCommandLineWorksWithTheSchemes(t *testing.T) {
 	url := schemaURL(t)
 	pinionCommand := func(words ...string) string {
 		t.Helper()
-		cmd := exec.CommandContext(t.Context(), "go", append([]string{"run", "github.com/pinion-queue/pinion/cmd/pinion"}, words...)...)
-		cmd.Args = append(cmd.Args, "--db", strings.Replace(url, "postgres:", "postgresql:", 1), "--import", "github.com/pinion-queue/pinion/postgres")
+		cmd := exec.CommandContext(t.Context(), "go",
+			append([]string{"run", "github.com/pinion-queue/pinion/cmd/pinion"}, words...)...)
+		cmd.Args = append(cmd.Args, "--db", strings.Replace(url, "postgres:", "postgresql:", 1),
+			"--import", "github.com/pinion-queue/pinion/postgres")
 		var log strings.Builder
 		cmd.Stderr = &log
 		out, err := cmd.Output()

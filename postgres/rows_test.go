@@ -12,7 +12,8 @@ func TestNamesAreEqualWithoutCaseExactlyIfTheyFoldToTheSame(t *testing.T) {
 			t.Errorf("%q and %q differ only in case, and fold to %q and %q", r, next, foldRune(r), foldRune(next))
 		}
 	}
-	names := []string{"kelvin", "KELVIN", "\u212Aelvin", "ΣΑΣ", "σας", "Straße", "STRASSE", "ſ", "S", "İ", "i", "ä", "Ä", "a"}
+	names := []string{"kelvin", "KELVIN", "\u212Aelvin", "ΣΑΣ", "σας", "Straße", "STRASSE", "ſ", "S",
+		"İ", "i", "ä", "Ä", "a"}
 	for _, a := range names {
 		for _, b := range names {
 			if got, want := fold(a) == fold(b), strings.EqualFold(a, b); got != want {

@@ -65,7 +65,8 @@ func TestStatementsUseTheirIndexes(t *testing.T) {
 		"claim from some queues": claimFromSomeSQL, "claim with limits": claimLimitedSQL, "claimed": claimedSQL,
 		"is front unknown": isFrontUnknownSQL, "set aside": setAsideSQL, "next due": nextDueSQL,
 		"mark done": markDoneSQL, "mark failed": markFailedSQL, "dead letter": deadLetterSQL, "heartbeat": heartbeatSQL,
-		"release": releaseSQL, "doubt": doubtSQL, "any ripe": anyRipeSQL, "reap": reapSQL, "cancel": cancelSQL, "canceled": canceledSQL,
+		"release": releaseSQL, "doubt": doubtSQL, "any ripe": anyRipeSQL, "reap": reapSQL, "cancel": cancelSQL,
+		"canceled":   canceledSQL,
 		"job stored": jobStoredSQL, "id taken": idTakenSQL, "key taken": keyTakenSQL, "size": countPendingSQL,
 		"replay": replaySQL, "purge": purgeSQL, "reschedule": rescheduleSQL, "prune chosen": pruneChosenSQL,
 	} {
@@ -125,7 +126,8 @@ func TestTablesOfVersion1AreMigrated(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	jobs, err := s.Dequeue(t.Context(), pinion.DequeueOptions{Max: 9, Tasks: []string{"kelvin", "ADD", "runs"}, NoWait: true})
+	jobs, err := s.Dequeue(t.Context(),
+		pinion.DequeueOptions{Max: 9, Tasks: []string{"kelvin", "ADD", "runs"}, NoWait: true})
 	if err != nil || len(jobs) != 3 || jobs[2].Reaped != 1 || jobs[0].LeaseUntil.IsZero() {
 		t.Errorf("claimed %+v, %v", jobs, err)
 	}

@@ -132,8 +132,17 @@ func TestATransactionStoresJobsAsEnqueueDoes(t *testing.T) {
 			s, ctx := open(t, url, nil), t.Context()
 			make := func(suffix string) []*pinion.Job {
 				return []*pinion.Job{
-					{ID: `1"\{}, ` + suffix, Task: "NULL", Args: []any{`"quoted\" {},NULL`, nil, "ä\n"}, Queue: "ΣΑΣ", Priority: -3, Key: `k"` + suffix,
-						KeyUntilStart: true, Meta: map[string]string{"a": `"`}, RunAt: time.Now().Add(time.Hour)},
+					{
+						ID:            `1"\{}, ` + suffix,
+						Task:          "NULL",
+						Args:          []any{`"quoted\" {},NULL`, nil, "ä\n"},
+						Queue:         "ΣΑΣ",
+						Priority:      -3,
+						Key:           `k"` + suffix,
+						KeyUntilStart: true,
+						Meta:          map[string]string{"a": `"`},
+						RunAt:         time.Now().Add(time.Hour),
+					},
 					{ID: "2" + suffix, Task: "\u212Aelvin"},
 				}
 			}
@@ -170,7 +179,8 @@ func runOne(t *testing.T, s *Storage, task func(ctx context.Context) error) *pin
 		t.Fatal(err)
 	}
 	registry := new(pinion.Registry)
-	registry.Add(pinion.Task[struct{}]{Name: "work", Run: func(ctx context.Context, _ struct{}) error { return task(ctx) }})
+	registry.Add(pinion.Task[struct{}]{Name: "work",
+		Run: func(ctx context.Context, _ struct{}) error { return task(ctx) }})
 	w := &pinion.Worker{Storage: s, Registry: registry, Logger: slog.New(slog.DiscardHandler),
 		Retry: &pinion.RetryPolicy{MaxRetries: 1, BaseDelay: time.Millisecond, Cap: time.Millisecond}}
 	if err := w.Drain(t.Context()); err != nil {
@@ -199,11 +209,13 @@ func TestDoneCommitsWithTheEffectOfTheTask(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				err = errors.Join(work.exec(`INSERT INTO `+effects+` VALUES (1)`), pinion.SetResult(ctx, calls), work.Done(ctx))
+				err = errors.Join(work.exec(`INSERT INTO `+effects+` VALUES (1)`),
+					pinion.SetResult(ctx, calls), work.Done(ctx))
 				if err != nil || calls == 1 { // the first attempt fails after all
 					return errors.Join(err, work.rollback(), errors.New("rolled back"))
 				}
-				return errors.Join(work.Enqueue(ctx, &pinion.Job{Task: "next", RunAt: time.Now().Add(time.Hour)}), work.commit())
+				return errors.Join(work.Enqueue(ctx, &pinion.Job{Task: "next", RunAt: time.Now().Add(time.Hour)}),
+					work.commit())
 			})
 			if job.Status != pinion.StatusSuccess || job.Attempts != 2 || string(job.Result) != "2" {
 				t.Errorf("the job is %+v, want SUCCESS in the second attempt with the result 2", job)

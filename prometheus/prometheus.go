@@ -2,8 +2,8 @@
 // official client library.
 //
 // [Jobs] counts the ends of attempts in this process, and is fed by a worker's OnEnd. [Workers] shows what runs now.
-// [Queues] reads a storage at each scrape, so only one process of those that share a storage needs it. Their zero values
-// work. Register them:
+// [Queues] reads a storage at each scrape, so only one process of those that share a storage needs it. Their zero
+// values work. Register them:
 //
 //	var jobs pinionprom.Jobs
 //	prometheus.MustRegister(&jobs, &pinionprom.Queues{Storage: storage})

@@ -9,8 +9,8 @@ import (
 //
 //	prometheus.MustRegister(pinionprom.Workers{worker})
 //
-// Its metrics are the gauge pinion_jobs_running, by task, and the counter pinion_leases_taken_back_total: leases of dead
-// workers, of any process, that these workers took back.
+// Its metrics are the gauge pinion_jobs_running, by task, and the counter pinion_leases_taken_back_total: leases of
+// dead workers, of any process, that these workers took back.
 type Workers []*pinion.Worker
 
 var _ prometheus.Collector = Workers(nil)

@@ -40,13 +40,18 @@ func TestActionsAreConfirmedAndAnsweredInWords(t *testing.T) {
 
 		enqueue(t, q, &pinion.Job{ID: "later", Task: "later", RunAt: time.Now().Add(time.Hour)})
 		job := get(t, page, "/job/later")
-		wantText(t, act(t, page, follow(t, "/job/later", link(t, job, "reschedule")), "at", "2h"), "new due time", "in 1h")
-		wantText(t, act(t, page, follow(t, "/job/later", link(t, job, "cancel"))), "The job is canceled.", "later canceled")
+		wantText(t, act(t, page, follow(t, "/job/later", link(t, job, "reschedule")), "at", "2h"),
+			"new due time", "in 1h")
+		wantText(t, act(t, page, follow(t, "/job/later", link(t, job, "cancel"))),
+			"The job is canceled.", "later canceled")
 
-		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "pause"))), "Paused the queue default.", "paused")
-		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "limit")), "max", "7"), "At most 7 jobs of the queue default")
+		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "pause"))),
+			"Paused the queue default.", "paused")
+		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "limit")), "max", "7"),
+			"At most 7 jobs of the queue default")
 		wantText(t, act(t, page, follow(t, "/", link(t, get(t, page, "/"), "lift"))), "no limit any more")
-		wantText(t, act(t, page, follow(t, "/dead", link(t, get(t, page, "/dead"), "delete all"))), "Deleted 3 dead letters.", "No dead letter matches")
+		wantText(t, act(t, page, follow(t, "/dead", link(t, get(t, page, "/dead"), "delete all"))),
+			"Deleted 3 dead letters.", "No dead letter matches")
 	})
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
-// BenchmarkMillion asks for each list over a file with a million jobs: 100,000 dead letters, 20,000 jobs that wait, the rest
-// done.
+// BenchmarkMillion asks for each list over a file with a million jobs: 100,000 dead letters, 20,000 jobs that wait, the
+// rest done.
 func BenchmarkMillion(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "q.db")
 	q, err := pinion.OpenSQLite(b.Context(), path, nil)
@@ -21,9 +21,10 @@ func BenchmarkMillion(b *testing.B) {
 	fill(b, path)
 	page := New(q, &Options{Write: true})
 	for _, address := range []string{
-		"/", "/jobs", "/jobs?status=PENDING", "/jobs?status=PENDING&queue=q1", "/jobs?status=SUCCESS", "/jobs?status=FAILED",
-		"/jobs?task=none", "/jobs?text=none", "/jobs?before=1000d", "/running", "/dead", "/dead?queue=q0", "/dead?text=none",
-		"/dead?like=00000000000000000000000000000010", "/dead?cursor=50000", "/job/00000000000000000000000000000010", "/metrics",
+		"/", "/jobs", "/jobs?status=PENDING", "/jobs?status=PENDING&queue=q1", "/jobs?status=SUCCESS",
+		"/jobs?status=FAILED", "/jobs?task=none", "/jobs?text=none", "/jobs?before=1000d", "/running", "/dead",
+		"/dead?queue=q0", "/dead?text=none", "/dead?like=00000000000000000000000000000010", "/dead?cursor=50000",
+		"/job/00000000000000000000000000000010", "/metrics",
 	} {
 		b.Run(address, func(b *testing.B) {
 			for b.Loop() {

@@ -13,8 +13,8 @@ import (
 // errSlow is the error of an answer that takes longer than the caller's patience.
 var errSlow = errors.New("not counted yet")
 
-// cached keeps the last answer to a question that may take long, such as the counts of a queue with millions of jobs. At
-// most one goroutine asks at a time. It ends with the answer, or after askTimeout.
+// cached keeps the last answer to a question that may take long, such as the counts of a queue with millions of jobs.
+// At most one goroutine asks at a time. It ends with the answer, or after askTimeout.
 type cached[T any] struct {
 	ask   func(ctx context.Context) (T, error)
 	fresh time.Duration // how old an answer may be; one that took long may be ten times as old as it took

@@ -21,7 +21,8 @@ func TestEachAnswerForbidsWhatThePageDoesNotNeed(t *testing.T) {
 				t.Errorf("%s: the Content-Security-Policy %q has no %s", address, csp, part)
 			}
 		}
-		if strings.Contains(csp, "unsafe") || h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" {
+		if strings.Contains(csp, "unsafe") || h.Get("Cache-Control") != "no-store" ||
+			h.Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%s: header %v", address, h)
 		}
 	}
@@ -125,7 +126,8 @@ func TestForeignNamesAreRefused(t *testing.T) {
 		} {
 			a := ask(t, h, "GET", "/", at(c.local, c.host))
 			if a.status != c.want {
-				t.Errorf("%s, Hosts %v, at %s as %s: status %d, want %d", name, c.hosts, c.local, c.host, a.status, c.want)
+				t.Errorf("%s, Hosts %v, at %s as %s: status %d, want %d",
+					name, c.hosts, c.local, c.host, a.status, c.want)
 			}
 		}
 	}
@@ -142,8 +144,8 @@ func TestAPageWithoutWriteChangesNothing(t *testing.T) {
 			}
 		}
 		for _, query := range []string{
-			"replay?id=" + ids[0], "delete?id=" + ids[0], "cancel?id=waits", "reschedule?id=waits", "pause?queue=default", "limit?queue=default",
-			"resume?queue=default", "replay?before=2100-01-01T00:00:00Z",
+			"replay?id=" + ids[0], "delete?id=" + ids[0], "cancel?id=waits", "reschedule?id=waits",
+			"pause?queue=default", "limit?queue=default", "resume?queue=default", "replay?before=2100-01-01T00:00:00Z",
 		} {
 			for _, method := range []string{"GET", "POST", "PUT"} {
 				if a := ask(t, page, method, "/do/"+query); a.status != http.StatusForbidden {

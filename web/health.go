@@ -84,7 +84,8 @@ func (s *site) lateness(ctx context.Context, stats *pinion.Stats, limits map[str
 	return "", nil
 }
 
-// waiting counts the jobs that are due and says since when the oldest is. Jobs of a queue that somebody has paused may wait.
+// waiting counts the jobs that are due and says since when the oldest is.
+// Jobs of a queue that somebody has paused may wait.
 func waiting(stats *pinion.Stats, limits map[string]int) (due int, since time.Time) {
 	for _, q := range stats.Queues {
 		limit, limited := limits[q.Queue]
@@ -100,9 +101,9 @@ func waiting(stats *pinion.Stats, limits map[string]int) (due int, since time.Ti
 	return due, since
 }
 
-// lookForWorkers reports whether a worker is at work: a job ended in the last one to two minutes, or is held under a lease
-// that has not expired. A claim of an early Python library, which stores no time, counts as alive. If no worker is at work,
-// it returns when the first lease of a running job expired, or the zero time if no job runs.
+// lookForWorkers reports whether a worker is at work: a job ended in the last one to two minutes, or is held under a
+// lease that has not expired. A claim of an early Python library, which stores no time, counts as alive. If no worker
+// is at work, it returns when the first lease of a running job expired, or the zero time if no job runs.
 func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive bool, expired time.Time, err error) {
 	if stats.Total.Minute > 0 {
 		return true, time.Time{}, nil
@@ -129,8 +130,8 @@ func (s *site) lookForWorkers(ctx context.Context, stats *pinion.Stats) (isAlive
 // damageLook is how long a look at a file for damage may take.
 const damageLook = 500 * time.Millisecond
 
-// readDamage says what is wrong with the file of a SQLiteStorage, or returns "". A file that is too large for a quick look
-// counts as sound.
+// readDamage says what is wrong with the file of a SQLiteStorage, or returns "". A file that is too large for a quick
+// look counts as sound.
 func (s *site) readDamage(ctx context.Context) (string, error) {
 	file, ok := pinion.As[*pinion.SQLiteStorage](s.storage)
 	if !ok {

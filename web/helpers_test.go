@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pinion-queue/pinion"
@@ -32,6 +33,16 @@ type queue interface {
 func overStorages(t *testing.T, test func(t *testing.T, q queue)) {
 	t.Run("memory", func(t *testing.T) { test(t, pinion.NewMemoryStorage()) })
 	t.Run("sqlite", func(t *testing.T) { test(t, openSQLite(t, filepath.Join(t.TempDir(), "q.db"))) })
+}
+
+// inBubbles runs a test over each storage of the library, in a bubble.
+func inBubbles(t *testing.T, test func(t *testing.T, q queue)) {
+	t.Run("memory", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, pinion.NewMemoryStorage()) })
+	})
+	t.Run("sqlite", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { test(t, openSQLite(t, filepath.Join(t.TempDir(), "q.db"))) })
+	})
 }
 
 func openSQLite(t *testing.T, path string) *pinion.SQLiteStorage {

@@ -86,7 +86,8 @@ func TestAFilterThatCannotBeReadIsRefused(t *testing.T) {
 					if method == "POST" && isList || !isList && strings.HasPrefix(query, "before=") { // the first one counts
 						continue
 					}
-					a := ask(t, page, method, address+query, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") })
+					a := ask(t, page, method, address+query,
+						func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") })
 					if a.status != http.StatusBadRequest {
 						t.Errorf("%s %s%s: status %d, want 400", method, address, query, a.status)
 					}
@@ -113,7 +114,8 @@ func TestAnErrorOfTheStorageIsShownAndLogged(t *testing.T) {
 	var log strings.Builder
 	page := New(broken{pinion.NewMemoryStorage()}, &Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	a := ask(t, page, "GET", "/jobs")
-	if a.status != http.StatusInternalServerError || !strings.Contains(a.body, "disk on fire") || !strings.Contains(log.String(), "disk on fire") {
+	if a.status != http.StatusInternalServerError || !strings.Contains(a.body, "disk on fire") ||
+		!strings.Contains(log.String(), "disk on fire") {
 		t.Errorf("status %d:\n%s\nlog: %s", a.status, visible(a.body), &log)
 	}
 }

@@ -10,7 +10,8 @@ import (
 
 func TestMetricsAreWhatPrometheusReads(t *testing.T) {
 	overStorages(t, func(t *testing.T, q queue) {
-		enqueue(t, q, &pinion.Job{Task: "a", Queue: "x\"\\\n"}, &pinion.Job{Task: "a", Queue: "x\"\\\n", RunAt: time.Now().Add(time.Hour)})
+		enqueue(t, q, &pinion.Job{Task: "a", Queue: "x\"\\\n"},
+			&pinion.Job{Task: "a", Queue: "x\"\\\n", RunAt: time.Now().Add(time.Hour)})
 		bury(t, q, "b", "boom", 2)
 		if err := q.SetLimit(t.Context(), "paused", 0); err != nil {
 			t.Fatal(err)

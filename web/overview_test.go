@@ -25,7 +25,8 @@ func TestPeriodicJobsAndPausedQueuesAreOnTheOverview(t *testing.T) {
 			t.Fatal(err)
 		}
 		body := get(t, New(q, quiet(t, Options{})), "/")
-		wantText(t, body, "these queues are paused: stopped", "stopped 0 0 – 0 0 0 paused", "Periodic jobs", "nightly report waits in 10h")
+		wantText(t, body, "these queues are paused: stopped", "stopped 0 0 – 0 0 0 paused", "Periodic jobs",
+			"nightly report waits in 10h")
 		if strings.Contains(body, "periodical") {
 			t.Error("a job with another key is listed as periodic")
 		}

@@ -43,10 +43,10 @@ var hostile = []string{
 
 // allowed are the elements of the page's own templates.
 var allowed = []string{
-	"!DOCTYPE", "html", "head", "meta", "title", "link", "script", "body", "a", "header", "strong", "nav", "span", "time",
-	"button", "div", "p", "main", "h1", "h2", "dl", "dt", "dd", "section", "figure", "figcaption", "svg", "path", "table",
-	"caption", "thead", "tbody", "tr", "th", "td", "form", "label", "select", "option", "input", "details", "summary", "pre",
-	"bdi", "code", "br",
+	"!DOCTYPE", "html", "head", "meta", "title", "link", "script", "body", "a", "header", "strong", "nav", "span",
+	"time", "button", "div", "p", "main", "h1", "h2", "dl", "dt", "dd", "section", "figure", "figcaption", "svg",
+	"path", "table", "caption", "thead", "tbody", "tr", "th", "td", "form", "label", "select", "option", "input",
+	"details", "summary", "pre", "bdi", "code", "br",
 }
 
 // checkMarkup reports what a page has that only hostile text can have brought in.
@@ -92,8 +92,8 @@ func unquoted(tag string) string {
 	return b.String()
 }
 
-// addHostile adds jobs that have a text wherever a job may have one: a dead letter, one that runs, one that has succeeded, and
-// the run of a schedule.
+// addHostile adds jobs that have a text wherever a job may have one: a dead letter, one that runs, one that has
+// succeeded, and the run of a schedule.
 func addHostile(t *testing.T, q queue, text string) {
 	t.Helper()
 	name := text // what a name may be
@@ -150,8 +150,9 @@ func lookEverywhere(t *testing.T, page http.Handler, texts ...string) {
 		addresses = append(addresses, "/jobs?queue="+escaped, "/jobs?task="+escaped, "/jobs?text="+escaped, "/dead?text="+escaped,
 			"/dead?queue="+escaped, "/?did=paused&n=1&name="+escaped)
 		for _, refused := range []string{
-			"/jobs?status=no" + escaped, "/jobs?before=no" + escaped, "/jobs?cursor=x" + escaped, "/dead?like=no" + escaped,
-			"/do/replay?like=no" + escaped + "&before=2026-01-01T00:00:00Z", "/job/?id=no" + escaped, "/nowhere/" + url.PathEscape(text),
+			"/jobs?status=no" + escaped, "/jobs?before=no" + escaped, "/jobs?cursor=x" + escaped,
+			"/dead?like=no" + escaped, "/do/replay?like=no" + escaped + "&before=2026-01-01T00:00:00Z",
+			"/job/?id=no" + escaped, "/nowhere/" + url.PathEscape(text),
 		} {
 			a := ask(t, page, "GET", refused)
 			if a.status < 400 || a.status > 499 {
@@ -177,7 +178,8 @@ func lookEverywhere(t *testing.T, page http.Handler, texts ...string) {
 		for _, found := range href.FindAllStringSubmatch(body, -1) {
 			target := follow(t, address, html.UnescapeString(found[1]))
 			target, _, _ = strings.Cut(target, "#")
-			if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") || strings.HasPrefix(target, "/dead?") {
+			if strings.HasPrefix(target, "/job/") || strings.HasPrefix(target, "/do/") ||
+				strings.HasPrefix(target, "/dead?") {
 				addresses = append(addresses, target)
 			}
 		}
@@ -286,8 +288,9 @@ func TestRedactHidesSecretsEverywhere(t *testing.T) {
 		}
 		page := New(q, quiet(t, Options{Write: true, Redact: redact}))
 		for _, address := range []string{
-			"/", "/jobs", "/running", "/dead", "/dead?like=dead", "/job/dead", "/job/runs", "/job/waits", "/do/cancel?id=runs", "/do/replay?id=dead",
-			"/do/replay?like=dead&before=2100-01-01T00:00:00Z", "/do/reschedule?id=waits", "/metrics", "/healthz",
+			"/", "/jobs", "/running", "/dead", "/dead?like=dead", "/job/dead", "/job/runs", "/job/waits",
+			"/do/cancel?id=runs", "/do/replay?id=dead", "/do/replay?like=dead&before=2100-01-01T00:00:00Z",
+			"/do/reschedule?id=waits", "/metrics", "/healthz",
 		} {
 			if body := get(t, page, address); strings.Contains(body, secret) {
 				t.Errorf("%s shows the secret:\n%s", address, body)
@@ -313,7 +316,8 @@ func TestAPanicOfRedactShowsNothing(t *testing.T) {
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	a := ask(t, page, "GET", "/jobs")
-	if a.status != http.StatusInternalServerError || strings.Contains(a.body, "secret") || !strings.Contains(log.String(), "panic: oh") {
+	if a.status != http.StatusInternalServerError || strings.Contains(a.body, "secret") ||
+		!strings.Contains(log.String(), "panic: oh") {
 		t.Errorf("status %d:\n%s\nlog: %s", a.status, visible(a.body), &log)
 	}
 }

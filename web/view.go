@@ -104,8 +104,8 @@ func (s *site) view(r *http.Request, title, here string) view {
 	return v
 }
 
-// show renders a page into memory and then sends it, so that nothing of the storage waits for a slow reader. A page that
-// cannot be rendered becomes an error page, not half a page.
+// show renders a page into memory and then sends it, so that nothing of the storage waits for a slow reader. A page
+// that cannot be rendered becomes an error page, not half a page.
 func (s *site) show(w http.ResponseWriter, r *http.Request, status int, name string, data any) {
 	var buf bytes.Buffer
 	err := templates().ExecuteTemplate(&buf, name, data)

@@ -57,15 +57,15 @@ func New(storage pinion.Storage, opts *Options) http.Handler {
 	return newSite(storage, opts)
 }
 
-// Health returns the handler of the page's healthz alone. It answers 503 with the reason if the storage fails, its file is
-// damaged, or a job has been due for longer than Options.MaxWait. It also answers 503 if the lease of a running job expired
-// longer ago than MaxWait and no worker is at work. Otherwise it answers 200.
+// Health returns the handler of the page's healthz alone. It answers 503 with the reason if the storage fails, its file
+// is damaged, or a job has been due for longer than Options.MaxWait. It also answers 503 if the lease of a running job
+// expired longer ago than MaxWait and no worker is at work. Otherwise it answers 200.
 //
-// A worker is at work if a job ended in the last one to two minutes, or is held under a lease. If none is, the reason has
-// the words "no worker". A queue without jobs that are due needs none, and jobs in paused queues may wait.
+// A worker is at work if a job ended in the last one to two minutes, or is held under a lease. If none is, the reason
+// has the words "no worker". A queue without jobs that are due needs none, and jobs in paused queues may wait.
 //
-// Every ten minutes Health checks a SQLite file for damage, for at most half a second: damage in a larger file shows only
-// when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
+// Every ten minutes Health checks a SQLite file for damage, for at most half a second: damage in a larger file shows
+// only when a call fails. Of opts it uses Hosts, TrustedOrigins, MaxWait and Logger.
 func Health(storage pinion.Storage, opts *Options) http.Handler {
 	s := newSite(storage, opts)
 	return s.guarded(s.health)

@@ -29,7 +29,8 @@ func TestThePagesShowAQueue(t *testing.T) {
 		}
 		page := New(q, quiet(t, Options{}))
 
-		wantText(t, get(t, page, "/"), "Overview Jobs Running 1 Dead letters 3", "Queues", "mails 0 0 – 1 of 5", "Tasks", "broken")
+		wantText(t, get(t, page, "/"), "Overview Jobs Running 1 Dead letters 3", "Queues",
+			"mails 0 0 – 1 of 5", "Tasks", "broken")
 		wantText(t, get(t, page, "/jobs"), "failed broken", "pending later", "running mail")
 		wantText(t, get(t, page, "/jobs?status=PENDING"), "1 pending job", "later")
 		wantText(t, get(t, page, "/running"), "host:1: 1 job", "mail", `{&#34;percent&#34;:40}`)
@@ -44,7 +45,8 @@ func TestThePagesShowAQueue(t *testing.T) {
 func TestEveryPageOfAnEmptyQueueIsThere(t *testing.T) {
 	overStorages(t, func(t *testing.T, q queue) {
 		page := New(q, quiet(t, Options{Write: true}))
-		wantText(t, get(t, page, "/"), "pending 0", "A quick look finds nothing wrong", "No queue has jobs.", "No task has jobs.")
+		wantText(t, get(t, page, "/"), "pending 0", "A quick look finds nothing wrong",
+			"No queue has jobs.", "No task has jobs.")
 		wantText(t, get(t, page, "/jobs"), "No job matches.")
 		wantText(t, get(t, page, "/jobs?status=PENDING"), "0 pending jobs", "No job matches.")
 		wantText(t, get(t, page, "/running"), "No job runs.")
@@ -71,7 +73,8 @@ func TestWhatAStorageCannotDoIsShownAsMissing(t *testing.T) {
 	q := pinion.NewMemoryStorage()
 	enqueue(t, q, pinion.NewJob("a"), pinion.NewJob("b"))
 	page := New(bare{q}, quiet(t, Options{Write: true}))
-	wantText(t, get(t, page, "/"), "not a pinion.Inspector", "not a pinion.Limiter", "not a pinion.Canceler", "2 jobs waiting")
+	wantText(t, get(t, page, "/"), "not a pinion.Inspector", "not a pinion.Limiter",
+		"not a pinion.Canceler", "2 jobs waiting")
 	for _, address := range []string{"/jobs", "/dead", "/running", "/job/x"} {
 		if a := ask(t, page, "GET", address); a.status != http.StatusNotImplemented {
 			t.Errorf("%s: status %d", address, a.status)

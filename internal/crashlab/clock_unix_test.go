@@ -9,8 +9,8 @@ import (
 	"github.com/pinion-queue/pinion/internal/crashlab"
 )
 
-// The clock of all processes is set, forward and back by up to an hour, while they work. No living worker loses a job, and
-// the jobs of the dead are taken back.
+// The clock of all processes is set, forward and back by up to an hour, while they work. No living worker loses a job,
+// and the jobs of the dead are taken back.
 func TestCrashWhileTheClockIsSet(t *testing.T) {
 	if *crashClocks == 0 {
 		t.Skip("compiles the standard library, which takes minutes; run it with -crash.clocks=5")

@@ -17,12 +17,14 @@ import (
 
 // The flags of the crash laboratory and of the power laboratory. docs/testing.md explains them.
 var (
-	crashKills  = flag.Int("crash.kills", 8, "processes that TestCrashLosesNothing kills; from 100 on it also judges time")
+	crashKills = flag.Int("crash.kills", 8,
+		"processes that TestCrashLosesNothing kills; from 100 on it also judges time")
 	crashSeed   = flag.Uint64("crash.seed", 0, "the random seed of the crash and power laboratories [a new one]")
 	crashLocks  = flag.Int("crash.locks", -1, "times at which another program holds the write lock [1 for 25 kills]")
 	crashFreeze = flag.Int("crash.freezes", -1, "times at which all processes are stopped together [1 for 25 kills]")
 	crashClocks = flag.Int("crash.clocks", 0, "how often TestCrashWhileTheClockIsSet sets the clock; 0 skips it")
-	crashDrains = flag.Int("crash.drains", 1, "how many processes with a short Drain run at any time, beside the workers")
+	crashDrains = flag.Int("crash.drains", 1,
+		"how many processes with a short Drain run at any time, beside the workers")
 	crashLease  = flag.Duration("crash.visibility", 0, "VisibilityTimeout of the workers [600ms; 1s from 100 kills on]")
 	crashStress = flag.Duration("crash.stress", time.Second, "how long TestCrashStress enqueues")
 	powerPoints = flag.Int("crash.power", 60, "about how many losses of power are tried")

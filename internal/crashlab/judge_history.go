@@ -70,8 +70,8 @@ func (h *history) hadToRunAgain(s start) bool {
 // diedUnstarted returns how many claims ended without a start, because the worker died or lost its lease. They stay
 // counted as attempts.
 //
-// It takes the larger of two counts: claims in the log, and leases that the row counts as lost, which is reaped. The log
-// misses a claim whose worker died before logging it; the row forgets its count when a worker gives the job back.
+// It takes the larger of two counts: claims in the log, and leases that the row counts as lost, which is reaped. The
+// log misses a claim whose worker died before logging it; the row forgets its count when a worker gives the job back.
 func (h *history) diedUnstarted(reaped int) int {
 	started := make(map[int64]bool)
 	lostStarted := 0

@@ -80,8 +80,8 @@ func showTime(t time.Time) string {
 func showHistory(all []pinion.Ends) string {
 	var b strings.Builder
 	for _, ends := range all {
-		fmt.Fprintf(&b, "\n\t\t%s queue=%q task=%q succeeded=%d failed=%d took=%v", showTime(ends.At), ends.Queue, ends.Task,
-			ends.Succeeded, ends.Failed, ends.Took.Round(time.Millisecond))
+		fmt.Fprintf(&b, "\n\t\t%s queue=%q task=%q succeeded=%d failed=%d took=%v",
+			showTime(ends.At), ends.Queue, ends.Task, ends.Succeeded, ends.Failed, ends.Took.Round(time.Millisecond))
 	}
 	return b.String()
 }

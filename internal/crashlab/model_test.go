@@ -290,7 +290,8 @@ var _ pinion.Job
 			t.Logf("%s: found by sequence %d, shortened from %d steps to %d",
 				test.name, found.Sequence, len(found.Steps), len(found.Short))
 			if len(found.Short) > maxSteps {
-				t.Errorf("%s: shortened to %d steps, want at most %d:\n%v", test.name, len(found.Short), maxSteps, found)
+				t.Errorf("%s: shortened to %d steps, want at most %d:\n%v",
+					test.name, len(found.Short), maxSteps, found)
 			}
 			printed := strings.Replace(crashlab.Source(found.Short), "func Test", fmt.Sprintf("func Test%d", i), 1)
 			fmt.Fprintf(&source, "\n%s\n", printed)

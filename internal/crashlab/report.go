@@ -56,8 +56,8 @@ func (r Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d kills at random moments, %d in a chosen call (%s), %d by tasks\n",
 		r.Seed, r.Kills, planned, strings.Join(calls, ", "), r.TaskKills)
-	fmt.Fprintf(&b, "%d processes stopped alone, %d freezes of all, %d locks by another program, %d settings of the clock, "+
-		"%d short Drains\n", r.Stops, r.Freezes, r.Locks, r.Clocks, r.Drains)
+	fmt.Fprintf(&b, "%d processes stopped alone, %d freezes of all, %d locks by another program, "+
+		"%d settings of the clock, %d short Drains\n", r.Stops, r.Freezes, r.Locks, r.Clocks, r.Drains)
 	fmt.Fprintf(&b, "%d jobs acknowledged: %d succeeded, %d dead (%d of them innocent), %d lost, "+
 		"%d ended under a stale claim\n",
 		r.Jobs, r.Succeeded, r.Dead, r.Innocent, r.Lost, r.Stale)

@@ -31,8 +31,8 @@ type Proof = role
 
 // The proofs.
 const (
-	// ProofExactlyOnce has four processes with four slots. Each job adds 1 to a row, and enqueues a second job that does
-	// the same, in the transaction that ends the job. The sum must be exact.
+	// ProofExactlyOnce has four processes with four slots. Each job adds 1 to a row, and enqueues a second job that
+	// does the same, in the transaction that ends the job. The sum must be exact.
 	ProofExactlyOnce Proof = "exactly once"
 	// ProofLimit has eight processes with eight slots, which share a queue with a limit of three.
 	ProofLimit Proof = "limit"
@@ -115,7 +115,8 @@ type leftovers struct {
 func (s Swarm) Run(ctx context.Context) (SwarmReport, error) {
 	proof := newProof(s.Proof)
 	_, slots := proof.size()
-	e := newExperiment(Lab{DSN: s.DSN, Dir: s.Dir, Seed: s.Seed, Slots: slots, Visibility: swarmVisibility}.withDefaults())
+	e := newExperiment(Lab{DSN: s.DSN, Dir: s.Dir, Seed: s.Seed, Slots: slots,
+		Visibility: swarmVisibility}.withDefaults())
 	e.sql = s.SQL
 	w := &swarm{Swarm: s, experiment: e, proof: proof}
 	opened, err := pinion.Open(ctx, s.DSN)

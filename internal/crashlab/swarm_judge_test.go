@@ -32,7 +32,8 @@ func TestRunsAreCountedWhileTheyHaveTheirLeases(t *testing.T) {
 	} {
 		runs, most := findRuns(parseLog(test.log))
 		if len(runs) != test.runs || most != test.most {
-			t.Errorf("%s: %d runs, at most %d at the same time, want %d and %d", test.name, len(runs), most, test.runs, test.most)
+			t.Errorf("%s: %d runs, at most %d at the same time, want %d and %d",
+				test.name, len(runs), most, test.runs, test.most)
 		}
 	}
 }

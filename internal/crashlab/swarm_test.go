@@ -8,10 +8,11 @@ import (
 	"github.com/pinion-queue/pinion/internal/crashlab"
 )
 
-var crashJobs = flag.Int("crash.jobs", 300, "jobs in the laboratories of one promise; a thirtieth as many periodic runs")
+var crashJobs = flag.Int("crash.jobs", 300,
+	"jobs in the laboratories of one promise; a thirtieth as many periodic runs")
 
-// Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends the
-// job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
+// Each job adds 1 to a row of the user's, and enqueues a second one that does the same, in the transaction that ends
+// the job. Processes are killed and frozen, leases are lost, and tasks fail at the worst moments. The sum is exact.
 func TestTxDoneMakesEffectsHappenExactlyOnce(t *testing.T) {
 	t.Parallel()
 	runSwarm(t, crashlab.ProofExactlyOnce, *crashJobs)

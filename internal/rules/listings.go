@@ -26,10 +26,31 @@ func PageSize(limit int) int {
 	return defaultPageSize
 }
 
-// NearEnd returns the last of the PageLook row numbers that follow a number in the order of a listing: upwards, or
-// downwards if the newest come first. It does not overflow.
-func NearEnd(number int64, newestFirst bool) int64 {
-	if newestFirst {
+// Order is the order of a listing by its numbers, in SQL.
+type Order struct {
+	After     string // the operator for numbers after a number: ">", or "<" if the newest come first
+	UpTo      string // the operator for numbers up to a number: "<=" or ">="
+	Direction string // of ORDER BY: "" or "DESC"
+	End       int64  // no number lies beyond it
+}
+
+// The two orders of a listing.
+var (
+	OldestFirst = Order{After: ">", UpTo: "<=", Direction: "", End: math.MaxInt64}
+	NewestFirst = Order{After: "<", UpTo: ">=", Direction: "DESC", End: math.MinInt64}
+)
+
+// OrderOf returns the order of a listing whose filter has this Newest.
+func OrderOf(newest bool) Order {
+	if newest {
+		return NewestFirst
+	}
+	return OldestFirst
+}
+
+// NearEnd returns the last of the PageLook row numbers that follow a number in this order. It does not overflow.
+func (o Order) NearEnd(number int64) int64 {
+	if o == NewestFirst {
 		return max(number, math.MinInt64+PageLook) - PageLook
 	}
 	return min(number, math.MaxInt64-PageLook) + PageLook

@@ -54,17 +54,17 @@ func TestTheLargestGroupsComeFirstAndAmongEqualsTheNewest(t *testing.T) {
 
 func TestNearEndDoesNotOverflow(t *testing.T) {
 	for _, test := range []struct {
-		number      int64
-		newestFirst bool
-		want        int64
+		order  Order
+		number int64
+		want   int64
 	}{
-		{0, false, PageLook},
-		{0, true, -PageLook},
-		{math.MaxInt64, false, math.MaxInt64},
-		{math.MinInt64, true, math.MinInt64},
+		{OldestFirst, 0, PageLook},
+		{NewestFirst, 0, -PageLook},
+		{OldestFirst, math.MaxInt64, math.MaxInt64},
+		{NewestFirst, math.MinInt64, math.MinInt64},
 	} {
-		if got := NearEnd(test.number, test.newestFirst); got != test.want {
-			t.Errorf("NearEnd(%d, %v) = %d, want %d", test.number, test.newestFirst, got, test.want)
+		if got := test.order.NearEnd(test.number); got != test.want {
+			t.Errorf("%+v: NearEnd(%d) = %d, want %d", test.order, test.number, got, test.want)
 		}
 	}
 }

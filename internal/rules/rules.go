@@ -31,17 +31,18 @@ const DefaultRetention = 24 * time.Hour
 // HistoryKept is how long the counts of History stay.
 const HistoryKept = 7 * 24 * time.Hour
 
-// ReapGap returns how long after its doubt an expired lease is taken back at the earliest; see pinion.Storage.ReapStale.
+// ReapGap returns how long after its doubt an expired lease is taken back at the earliest; see
+// pinion.Storage.ReapStale.
 func ReapGap(lease time.Duration) time.Duration {
 	return min(lease, lease/5+time.Second)
 }
 
-// HeartbeatsFirst is how long a reaper waits before it takes leases back. Heartbeats that had to wait get stored in that
-// time.
+// HeartbeatsFirst is how long a reaper waits before it takes leases back. Heartbeats that had to wait get stored in
+// that time.
 const HeartbeatsFirst = 100 * time.Millisecond
 
-// SecondLook returns how long after its doubt a lease is ripe to be taken back. HeartbeatsFirst then makes up for what it
-// is shorter than ReapGap.
+// SecondLook returns how long after its doubt a lease is ripe to be taken back. HeartbeatsFirst then makes up for what
+// it is shorter than ReapGap.
 func SecondLook(lease time.Duration) time.Duration {
 	gap := ReapGap(lease)
 	return gap - min(HeartbeatsFirst, gap/10)

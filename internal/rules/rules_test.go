@@ -46,7 +46,8 @@ func TestTheGapIsShorterThanTheLease(t *testing.T) {
 func TestEarlierTakesTheZeroTimeForNone(t *testing.T) {
 	one, two := time.Unix(1, 0), time.Unix(2, 0)
 	for _, test := range []struct{ a, b, want time.Time }{
-		{one, two, one}, {two, one, one}, {time.Time{}, two, two}, {two, time.Time{}, two}, {time.Time{}, time.Time{}, time.Time{}},
+		{one, two, one}, {two, one, one}, {time.Time{}, two, two}, {two, time.Time{}, two},
+		{time.Time{}, time.Time{}, time.Time{}},
 	} {
 		if got := Earlier(test.a, test.b); got != test.want {
 			t.Errorf("Earlier(%v, %v) = %v, want %v", test.a, test.b, got, test.want)

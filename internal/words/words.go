@@ -75,8 +75,8 @@ func Brief(text string, limit int) string {
 	return Clip(lines[0], limit) + " … " + Clip(strings.TrimSpace(lines[len(lines)-1]), limit)
 }
 
-// Ago returns how long ago a time was, as in "47h ago", or how far ahead, as in "in 5m"; "" for the zero time. The units
-// are those of Rough.
+// Ago returns how long ago a time was, as in "47h ago", or how far ahead, as in "in 5m"; "" for the zero time. The
+// units are those of Rough.
 func Ago(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -109,7 +109,8 @@ func TestAFormOnAForeignSiteDoesNothing(t *testing.T) {
 	}
 }
 
-// A name of the attacker's that has come to mean 127.0.0.1 makes the page part of the attacker's site, which may read it.
+// A name of the attacker's that has come to mean 127.0.0.1 makes the page part of the attacker's site,
+// which may read it.
 func TestAForeignNameShowsNothing(t *testing.T) {
 	b := browser(t)
 	h := newHouse(t, "", &web.Options{Write: true})

@@ -227,17 +227,12 @@ func (h *house) work(t *testing.T, queue, task string, n int) {
 	}
 }
 
-// until waits until the queue is as wanted. A storage has no event for that, so it looks again and again, as pinion.Wait.
+// until waits until the queue is as wanted. A storage has no event for that, so it looks again and again,
+// as pinion.Wait.
 func (h *house) until(t *testing.T, is func() bool) {
 	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
 	for !is() {
-		select {
-		case <-tick.C:
-		case <-t.Context().Done():
-			t.Fatal(t.Context().Err())
-		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 // strangePrefix has what an address must escape and a careless page would not.
 const strangePrefix = `/tools & "co"/ü<b>/100%/queue`
 
-// A person looks at a queue and tends it: with scripts and without, on a phone and on a screen, in light and in the dark.
-// Half of them find the page under a strange prefix.
+// A person looks at a queue and tends it: with scripts and without, on a phone and on a screen, in light and in the
+// dark. Half of them find the page under a strange prefix.
 func TestAPersonTendsAQueue(t *testing.T) {
 	b := browser(t)
 	for i := range 8 {

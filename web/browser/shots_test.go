@@ -79,7 +79,8 @@ func (h *house) age(t *testing.T) {
 		queue, task string
 		perMinute   float64
 	}{
-		{"default", "send_welcome", 70}, {"default", "charge_card", 31}, {"images", "thumbnail", 18}, {"reports", "monthly_report", 2},
+		{"default", "send_welcome", 70}, {"default", "charge_card", 31}, {"images", "thumbnail", 18},
+		{"reports", "monthly_report", 2},
 	} {
 		for minute := range 24 * 60 {
 			at := now.Add(-time.Duration(minute) * time.Minute)

@@ -25,11 +25,12 @@ type tab struct {
 	expected []string // the browser may complain of these
 }
 
-// refusals are what the browser complains of where a page refuses it: of the answers, that the message has no style, and
-// that a header means nothing under a name without TLS.
+// refusals are what the browser complains of where a page refuses it: of the answers, that the message has no style,
+// and that a header means nothing under a name without TLS.
 var refusals = []string{"status of 401", "status of 421", "MIME type", "Cross-Origin-Opener-Policy"}
 
-// browser starts a browser for a test. Without the variable PINION_TEST_BROWSER, which .ci/run sets, the test is skipped.
+// browser starts a browser for a test. Without the variable PINION_TEST_BROWSER, which .ci/run sets,
+// the test is skipped.
 func browser(t *testing.T) *chromium.Browser {
 	t.Helper()
 	if os.Getenv("PINION_TEST_BROWSER") == "" {
@@ -158,8 +159,8 @@ func (p *tab) count(css string) int {
 	return eval[int](p, `css => document.querySelectorAll(css).length`, css)
 }
 
-// accessible checks the page with axe, and that it does not scroll sideways. A page without scripts stays as it is without
-// them while axe looks at it.
+// accessible checks the page with axe, and that it does not scroll sideways. A page without scripts stays as it is
+// without them while axe looks at it.
 func (p *tab) accessible() {
 	p.t.Helper()
 	wide := eval[int](p, `() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth`)
@@ -207,8 +208,8 @@ func (p *tab) accessible() {
 	}
 }
 
-// fitsFingers checks that a finger hits each control and not its neighbor: it is 24 pixels high (WCAG 2.5.8), unless it is
-// a link within a sentence.
+// fitsFingers checks that a finger hits each control and not its neighbor: it is 24 pixels high (WCAG 2.5.8), unless it
+// is a link within a sentence.
 func (p *tab) fitsFingers() {
 	p.t.Helper()
 	low := eval[[]string](p, `() => {

@@ -67,7 +67,8 @@ func TestAPageIsOpenedClickedTypedIntoAndSeen(t *testing.T) {
 		}
 		must(page.AllowScripts(ctx, true))
 		var late string
-		must(page.Eval(ctx, &late, `() => new Promise(resolve => setTimeout(() => resolve(document.body.innerText), 1))`))
+		must(page.Eval(ctx, &late,
+			`() => new Promise(resolve => setTimeout(() => resolve(document.body.innerText), 1))`))
 		if late != text {
 			t.Errorf("%v: the page shows %q once scripts may run, and %q before", view, late, text)
 		}

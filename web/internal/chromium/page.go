@@ -126,8 +126,8 @@ func (p *Page) prepare(ctx context.Context) error {
 	return p.call(ctx, "Page.setLifecycleEventsEnabled", map[string]any{"enabled": true}, nil)
 }
 
-// AllowScripts lets scripts run in the page, or stops them. Those of a document that was loaded while they were stopped do
-// not run later, so it stays as it is without scripts.
+// AllowScripts lets scripts run in the page, or stops them. Those of a document that was loaded while they were stopped
+// do not run later, so it stays as it is without scripts.
 func (p *Page) AllowScripts(ctx context.Context, allow bool) error {
 	return p.call(ctx, "Emulation.setScriptExecutionDisabled", map[string]any{"value": !allow}, nil)
 }
@@ -335,8 +335,8 @@ func (p *Page) UntilClickable(ctx context.Context, css, text string) error {
 	return p.Until(ctx, `(css, text) => {`+find+`return spot(find(css, text))?.covered === ''}`, css, text)
 }
 
-// Click clicks with the mouse on the first visible element that matches a CSS selector and contains a text, and fails if
-// something else covers it.
+// Click clicks with the mouse on the first visible element that matches a CSS selector and contains a text, and fails
+// if something else covers it.
 func (p *Page) Click(ctx context.Context, css, text string) error {
 	var at struct {
 		Found   bool
