@@ -111,7 +111,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -494,9 +493,6 @@ var (
 	}
 )
 
-// schemePattern wants at least two letters, so that C:\jobs.db is a path.
-var schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
-
 func openMemoryScheme(context.Context, string) (Storage, error) {
 	return NewMemoryStorage(), nil
 }
@@ -513,7 +509,7 @@ func openSQLiteScheme(ctx context.Context, dsn string) (Storage, error) {
 // missing. "memory:" is a new MemoryStorage. "scheme:…" is what a backend registered for that scheme. The caller
 // closes the storage. [OpenSQLite] takes options: Open knows no settings behind a "?", and refuses them.
 func Open(ctx context.Context, dsn string) (Storage, error) {
-	if !schemePattern.MatchString(dsn) {
+	if rules.SchemeOf(dsn) == "" {
 		dsn = "sqlite:" + dsn
 	}
 	scheme, rest, _ := strings.Cut(dsn, ":")
@@ -564,7 +560,7 @@ func RegisterScheme(scheme string, open func(ctx context.Context, dsn string) (S
 	if open == nil {
 		panic(fmt.Sprintf("pinion: RegisterScheme(%q): open is nil", scheme))
 	}
-	if schemePattern.FindString(scheme+":") != scheme+":" {
+	if rules.SchemeOf(scheme+":") != scheme+":" {
 		panic(fmt.Sprintf("pinion: RegisterScheme(%q): want letters, digits and + . -, at least two", scheme))
 	}
 	schemesMu.Lock()

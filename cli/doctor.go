@@ -40,7 +40,7 @@ func doctor(c *call) func(context.Context) error {
 			e.Now = time.Now()
 			e.Known = knownTasks()
 			if s, ok := storage.(*pinion.SQLiteStorage); ok {
-				e.File(strings.TrimPrefix(c.db, schemeOf(c.db)))
+				e.File(strings.TrimPrefix(c.db, rules.SchemeOf(c.db)))
 				e.Content(ctx, s)
 			}
 			e.Jobs(ctx, storage, nil)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // The logs of programs: what the attempts of a job printed. Each job has a directory, and each attempt a file
@@ -46,7 +47,7 @@ func (c *call) logsOf() (dir string, err error) {
 	if base == "" {
 		base = os.Getenv(logsVariable)
 	}
-	scheme := schemeOf(c.db)
+	scheme := rules.SchemeOf(c.db)
 	if scheme != "" && !strings.EqualFold(scheme, "sqlite:") {
 		if base == "" {
 			return "", usagef("a database that is not a file has no place for logs; name one with --logs-dir")

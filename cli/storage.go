@@ -8,11 +8,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // storageFlags declares the flags of every command that opens a storage.
@@ -37,15 +37,9 @@ const (
 // noticeAfter is how long a command may wait before it reports that. Tests change it.
 var noticeAfter = 2 * time.Second
 
-// A scheme has at least two letters, so C:\jobs.db is a path.
-var schemePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
-
-// schemeOf returns the scheme of a database's address, such as "sqlite:", or "" for the path of a file.
-func schemeOf(db string) string { return schemePattern.FindString(db) }
-
 // absoluteDB returns the address of a database so that it does not depend on the current directory.
 func absoluteDB(db string) (string, error) {
-	scheme := schemeOf(db)
+	scheme := rules.SchemeOf(db)
 	if scheme != "" && !strings.EqualFold(scheme, "sqlite:") {
 		return db, nil
 	}
@@ -60,7 +54,7 @@ func absoluteDB(db string) (string, error) {
 // databaseName returns the address of a database as people see it: the absolute path of a file, or an address
 // without its password.
 func databaseName(db string) string {
-	scheme := schemeOf(db)
+	scheme := rules.SchemeOf(db)
 	if scheme == "" || strings.EqualFold(scheme, "sqlite:") {
 		if path, err := filepath.Abs(db[len(scheme):]); err == nil {
 			return path
@@ -77,7 +71,7 @@ func databaseName(db string) string {
 // open opens the database of --db.
 func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 	path := c.db
-	switch scheme := schemeOf(c.db); strings.ToLower(scheme) {
+	switch scheme := rules.SchemeOf(c.db); strings.ToLower(scheme) {
 	case "":
 	case "sqlite:":
 		path = c.db[len(scheme):]

@@ -59,13 +59,3 @@ func TestEnqueueCreatesNoFileWhoseNameLooksLikeSomethingElse(t *testing.T) {
 		t.Errorf("--db ./memory: exit status %d, printed %q", status, stderr)
 	}
 }
-
-func TestTheSchemeOfAnAddressIsNotADrive(t *testing.T) {
-	for db, want := range map[string]string{
-		"": "", "q.db": "", `C:\jobs.db`: "", "sqlite:q.db": "sqlite:", "postgres://host/db": "postgres:",
-	} {
-		if got := schemeOf(db); got != want {
-			t.Errorf("schemeOf(%q) = %q, want %q", db, got, want)
-		}
-	}
-}

@@ -74,3 +74,30 @@ func TestASecondLookAndTheHeartbeatsThatGoFirstTakeAtLeastTheGap(t *testing.T) {
 		}
 	}
 }
+
+func TestASchemeHasTwoLettersAndComesBeforeTheFirstColon(t *testing.T) {
+	for address, want := range map[string]string{
+		"sqlite:q.db":            "sqlite:",
+		"Memory:":                "Memory:",
+		"postgres://host/db?a:b": "postgres:",
+		"a+b.c-1:rest":           "a+b.c-1:",
+		"ab:":                    "ab:",
+
+		"":              "",
+		":":             "",
+		":memory:":      "",
+		"q.db":          "",
+		`C:\jobs.db`:    "",
+		"1a:q.db":       "",
+		"./a:b":         "",
+		"jobs a:q.db":   "",
+		"größe:q.db":    "",
+		"a_b:q.db":      "",
+		"dir/sqlite:q":  "",
+		"sqlite\x00:db": "",
+	} {
+		if got := SchemeOf(address); got != want {
+			t.Errorf("SchemeOf(%q) = %q, want %q", address, got, want)
+		}
+	}
+}
