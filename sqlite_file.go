@@ -189,8 +189,8 @@ func (s *SQLiteStorage) openReaders(mode string) error {
 // openWriter opens the connection that writes, refuses a file that is not ours before anything is written to it,
 // and migrates the file in one transaction.
 func (s *SQLiteStorage) openWriter(ctx context.Context) error {
-	// SQLite's own busy_timeout starves: its sleeps grow while others take the lock. The retries are ours.
-	c, err := s.connector("mode=rw&_pragma=busy_timeout(0)")
+	// Without a busy_timeout, which would starve: its sleeps grow while others take the lock. The retries are ours.
+	c, err := s.connector("mode=rw")
 	if err != nil {
 		return err
 	}
@@ -252,35 +252,24 @@ func patiently(ctx context.Context, q *session, f func()) error {
 //
 // A connection to a file without a -wal leaves none behind, unless keepWAL is called for it.
 type connector struct {
-	driver driver.Driver
-	dsn    string
-	wal    string // the name of the -wal
+	driver.Connector
+	wal string // the name of the -wal
 }
 
 func (s *SQLiteStorage) connector(settings string) (connector, error) {
-	db, err := sql.Open("sqlite", "") // connects to nothing
-	if err != nil {
-		return connector{}, err
-	}
-	defer db.Close()
 	path := (&url.URL{Path: s.path}).EscapedPath() // a path may hold the characters ? and #
-	return connector{
-		driver: db.Driver(),
-		dsn:    "file:" + path + "?" + settings + fmt.Sprintf("&_pragma=journal_size_limit(%d)", maxWAL),
-		wal:    s.path + "-wal",
-	}, nil
+	base, err := sqlite.NewConnector(
+		"file:" + path + "?" + settings + fmt.Sprintf("&_pragma=journal_size_limit(%d)", maxWAL))
+	return connector{base, s.path + "-wal"}, err
 }
 
 // maxWAL is to how many bytes SQLite cuts a -wal that has grown larger, once it is no longer needed.
 const maxWAL = 16 << 20
 
-// Driver implements [driver.Connector].
-func (c connector) Driver() driver.Driver { return c.driver }
-
 // Connect implements [driver.Connector].
-func (c connector) Connect(context.Context) (driver.Conn, error) {
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	_, notThere := os.Stat(c.wal)
-	conn, err := c.driver.Open(c.dsn)
+	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
