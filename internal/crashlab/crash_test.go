@@ -2,6 +2,7 @@ package crashlab_test
 
 import (
 	"cmp"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,12 @@ import (
 
 func TestMain(m *testing.M) {
 	crashlab.ChildMain()
+	flag.Parse()
+	isGiven := false
+	flag.Visit(func(f *flag.Flag) { isGiven = isGiven || f.Name == "test.parallel" })
+	if !isGiven {
+		flag.Set("test.parallel", "4") // most tests wait for processes
+	}
 	os.Exit(m.Run())
 }
 
@@ -219,7 +226,8 @@ func TestCrashStress(t *testing.T) {
 	report, err := lab.Run(t.Context())
 	checkReport(t, report, err)
 	checkIntegrity(t, path)
-	if report.Repeated > 0 {
+	// At its end a worker gives up what it cannot record within Grace.
+	if report.Repeated > 0 && report.LongestCall < lab.Grace {
 		t.Errorf("%d jobs ran again, though nobody was killed", report.Repeated)
 	}
 }
