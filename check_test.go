@@ -28,7 +28,7 @@ func TestEveryStorageMeansTheSame(t *testing.T) {
 		{"memory", func(*testing.T) (Storage, error) { return NewMemoryStorage(), nil }},
 		{"sqlite", func(t *testing.T) (Storage, error) {
 			path := filepath.Join(t.TempDir(), "jobs.db")
-			return OpenSQLite(t.Context(), path, &SQLiteOptions{Synchronous: "NORMAL"})
+			return OpenSQLite(t.Context(), path, nil)
 		}},
 		{"sqlite that polls", func(t *testing.T) (Storage, error) {
 			path := filepath.Join(t.TempDir(), "jobs.db")

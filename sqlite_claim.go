@@ -848,13 +848,13 @@ func (q *claims) lookForWork() {
 		case <-q.stopped:
 			return
 		case <-q.watch.wake():
-			// Mostly it is this process that has written. While it is busy its claims look anyway, and an armed watch
-			// would make each commit dearer.
+			// Mostly it is this process that has written. While it is busy, claims and enqueues look by themselves,
+			// and an armed watch would make each commit dearer.
 			q.w.awaitIdle()
-			q.watch.arm() // before the look, which would miss what is written between the two
+			q.watch.arm() // before the look, so that no write falls between the two; if it fails, the timer arms
 			due = q.someWait()
 		case <-q.timer.C:
-			q.watch.arm() // it may have been left without a file
+			q.watch.arm() // in case the -wal was missing, or arm failed, last time
 			due = q.timeToLook()
 		}
 		if !due {

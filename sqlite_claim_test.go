@@ -401,12 +401,14 @@ func TestADueTimeWakesAWaitingDequeueAtThatMoment(t *testing.T) {
 func TestStoragesOnOneFileWakeEachOther(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
 	a, b := sqliteStorage(t, path, nil), sqliteStorage(t, path, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // only a Dequeue that is never woken takes so long
+	defer cancel()
 	for range 5 {
-		waiting := dequeueLater(t.Context(), a, 1)
+		waiting := dequeueLater(ctx, a, 1)
 		awaitSleep(t, a)
 		inTransaction(t, a, func(*transaction) {
 			if a.claims.watch != nil {
-				a.claims.poll = time.Hour // from now on nothing but the operating system wakes the Dequeue
+				a.claims.poll = time.Hour // from the next look on nothing but the operating system wakes the Dequeue
 			}
 		})
 		mustEnqueue(t, b, NewJob("a"))

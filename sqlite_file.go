@@ -189,8 +189,8 @@ func (s *SQLiteStorage) openReaders(mode string) error {
 // openWriter opens the connection that writes, refuses a file that is not ours before anything is written to it,
 // and migrates the file in one transaction.
 func (s *SQLiteStorage) openWriter(ctx context.Context) error {
-	// Without a busy_timeout, which would starve: its sleeps grow while others take the lock. The retries are ours.
-	c, err := s.connector("mode=rw")
+	// SQLite's own busy_timeout starves: its sleeps grow while others take the lock. The retries are ours.
+	c, err := s.connector("mode=rw&_pragma=busy_timeout(0)")
 	if err != nil {
 		return err
 	}

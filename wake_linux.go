@@ -13,6 +13,9 @@ import (
 //
 // It reports one write and then no more until arm is called, because the kernel makes the writer pay for each report:
 // a watch that is always armed takes a tenth of a busy process, which writes most of what it watches.
+//
+// The kernel reports the write first and then that the watch is gone. Only the second counts here: to arm a watch that
+// is about to go would arm nothing.
 type watch struct {
 	path   string
 	fd     int
@@ -44,7 +47,8 @@ func watchFile(path string) *watch {
 }
 
 // arm makes the watch report the next write. It finds the file by its path again, which may have been deleted and made
-// again. The caller must look for what was written before, and may not call close meanwhile.
+// again. The caller must look for what was written before, may not call close meanwhile, and calls arm again later if
+// it returns an error.
 func (w *watch) arm() error {
 	if w == nil {
 		return nil
@@ -61,7 +65,7 @@ func (w *watch) read() {
 		if err != nil {
 			return // close was called
 		}
-		if !reportsWrite(buf[:n]) {
+		if !reportsEnd(buf[:n]) {
 			continue
 		}
 		select {
@@ -72,10 +76,10 @@ func (w *watch) read() {
 	}
 }
 
-// reportsWrite reports whether there is a write among events. Others say that the watch is no longer armed.
-func reportsWrite(events []byte) bool {
+// reportsEnd reports whether one of the events is that the watch is gone, after a write or with the file.
+func reportsEnd(events []byte) bool {
 	for len(events) >= syscall.SizeofInotifyEvent {
-		if binary.NativeEndian.Uint32(events[4:])&syscall.IN_MODIFY != 0 {
+		if binary.NativeEndian.Uint32(events[4:])&syscall.IN_IGNORED != 0 {
 			return true
 		}
 		events = events[syscall.SizeofInotifyEvent+int(binary.NativeEndian.Uint32(events[12:])):]

@@ -240,7 +240,7 @@ func (e *enqueueCall) echoTime() {
 	passed := time.Since(e.at)
 	switch {
 	case e.at.IsZero():
-	case 0 <= passed && passed < time.Second: // "now"
+	case 0 <= passed && passed < time.Second: // just now: there is nothing to explain
 	case passed > 0:
 		fmt.Fprintf(e.stderr, "pinion: %s has passed, so it is due now\n", localTime(e.at))
 	default:

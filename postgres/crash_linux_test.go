@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	crashKills = flag.Int("crash.kills", 12, "how many processes each test of the crash laboratories kills")
+	crashKills = flag.Int("crash.kills", 8, "how many processes each test of the crash laboratories kills")
 	crashJobs  = flag.Int("crash.jobs", 300,
 		"jobs in the laboratories of one promise; a thirtieth as many periodic runs")
 	crashSeed = flag.Uint64("crash.seed", 0, "the random seed of the crash laboratories [a new one]")

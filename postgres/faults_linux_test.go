@@ -139,6 +139,7 @@ func (s *server) start() {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { s.stop(syscall.SIGQUIT) })
+	tooLate := time.After(5 * time.Minute)
 	for { // another process: only an answer says that it is there
 		conn, err := pgx.Connect(s.t.Context(), s.url())
 		if err == nil {
@@ -148,6 +149,8 @@ func (s *server) start() {
 		select {
 		case <-s.done:
 			s.t.Fatalf("the server has ended: %v\n%s", err, log.String())
+		case <-tooLate:
+			s.t.Fatalf("the server does not answer: %v\n%s", err, log.String())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -324,18 +327,23 @@ func (l *load) settle() {
 	l.all.Wait()
 	ctx := l.t.Context()
 	done, numbers := make(map[string]bool), make(map[string]int)
-	for left, since := -1, time.Now(); left != 0; time.Sleep(20 * time.Millisecond) { // the workers are other processes
+	left, since := -1, time.Now()
+	for { // the workers are other processes
 		stats, err := l.storage.Stats(ctx)
 		if err != nil {
 			l.t.Fatal(err)
 		}
-		now := stats.Total.Pending + stats.Total.Running
-		if now != left {
-			left, since = now, time.Now()
+		unfinished := stats.Total.Pending + stats.Total.Running
+		if unfinished == 0 {
+			break
 		}
-		if time.Since(since) > time.Minute {
-			l.t.Fatalf("in a minute none of the %d unfinished jobs has ended", left)
+		if unfinished != left {
+			left, since = unfinished, time.Now()
 		}
+		if time.Since(since) > 5*time.Minute {
+			l.t.Fatalf("in five minutes none of the %d unfinished jobs has ended", left)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	attempts := 0
 	for job, err := range l.storage.Jobs(ctx, pinion.Filter{}) {
@@ -597,6 +605,7 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 	}
 	t.Cleanup(func() { proxy.Process.Signal(syscall.SIGTERM); <-ended })
 	u.Host = fmt.Sprint("127.0.0.1:", port)
+	tooLate := time.After(5 * time.Minute)
 	for { // another process: only a connection says that it is there
 		conn, err := net.Dial("tcp", u.Host)
 		if err == nil {
@@ -606,6 +615,8 @@ func TestThroughAProxyThatPoolsTransactions(t *testing.T) {
 		select {
 		case <-ended:
 			t.Fatalf("PgBouncer has ended: %v\n%s", err, log.String())
+		case <-tooLate:
+			t.Fatalf("PgBouncer does not answer: %v\n%s", err, log.String())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -32,8 +32,8 @@ type call struct {
 
 // read calls run, which writes nothing, on a connection, and again if that breaks.
 func (s *Storage) read(ctx context.Context, verb string, run func(ctx context.Context, conn *pgx.Conn) error) error {
-	runAgain := func(ctx context.Context, conn *pgx.Conn, _ bool) error { return run(ctx, conn) }
-	return s.retry(ctx, &call{verb: verb, start: time.Now(), run: runAgain})
+	everyTry := func(ctx context.Context, conn *pgx.Conn, _ bool) error { return run(ctx, conn) }
+	return s.retry(ctx, &call{verb: verb, start: time.Now(), run: everyTry})
 }
 
 // browse is read for verbs that may read a lot. However many there are at once, they leave some connections to others:

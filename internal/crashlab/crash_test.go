@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) {
 	isGiven := false
 	flag.Visit(func(f *flag.Flag) { isGiven = isGiven || f.Name == "test.parallel" })
 	if !isGiven {
-		flag.Set("test.parallel", "4") // most tests wait for processes
+		flag.Set("test.parallel", fmt.Sprint(max(4, runtime.GOMAXPROCS(0)))) // most tests wait for processes
 	}
 	os.Exit(m.Run())
 }
@@ -226,8 +227,11 @@ func TestCrashStress(t *testing.T) {
 	report, err := lab.Run(t.Context())
 	checkReport(t, report, err)
 	checkIntegrity(t, path)
-	// At its end a worker gives up what it cannot record within Grace.
-	if report.Repeated > 0 && report.LongestCall < lab.Grace {
+	switch {
+	case report.Repeated == 0:
+	case report.LongestCall >= lab.Grace: // at its end a worker gives up what it cannot record within Grace
+		t.Logf("%d jobs ran again, because a call took %v", report.Repeated, report.LongestCall)
+	default:
 		t.Errorf("%d jobs ran again, though nobody was killed", report.Repeated)
 	}
 }

@@ -98,7 +98,7 @@ func (p *player) waitUntilClear(step Step) {
 		for _, e := range p.reference.jobs {
 			moments := []time.Time{e.RunAt}
 			if step.Verb == "ReapStale" {
-				moments = []time.Time{e.HeartbeatAt.Add(e.lease), e.doubted.Add(rules.ReapGap(e.lease))}
+				moments = []time.Time{e.HeartbeatAt.Add(e.lease), e.doubted.Add(reapGap(e.lease))}
 			}
 			for _, moment := range moments {
 				d := time.Until(moment)
@@ -127,7 +127,7 @@ func (p *player) passSecondLooks() {
 			continue
 		}
 		early := time.Until(e.doubted.Add(rules.SecondLook(e.lease)))
-		late := time.Until(e.doubted.Add(rules.ReapGap(e.lease)))
+		late := time.Until(e.doubted.Add(reapGap(e.lease)))
 		if early <= 0 && late >= 0 {
 			time.Sleep(late + time.Microsecond)
 		}

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/pinion-queue/pinion"
-	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // reference is what the documentation of [pinion.Storage] and its companions says, written as plainly as
@@ -440,7 +439,7 @@ func (r *reference) reapStale(took time.Duration) int {
 			e.doubted = time.Time{}
 		case e.doubted.IsZero():
 			expired = append(expired, e)
-		case r.now.Sub(e.doubted) >= rules.ReapGap(e.lease):
+		case r.now.Sub(e.doubted) >= reapGap(e.lease):
 			ripe = append(ripe, e)
 		}
 	}
@@ -467,6 +466,9 @@ func (r *reference) reap(e *entry) {
 		e.changed.dueWithin = max(time.Duration(e.Attempts)*e.lease, 1)
 	}
 }
+
+// reapGap returns how long after its doubt an expired lease is taken back.
+func reapGap(lease time.Duration) time.Duration { return min(lease, lease/5+time.Second) }
 
 // ---- Listings and counts ----
 

@@ -136,7 +136,8 @@ func (p *periodic) judge(_ context.Context, _ *swarm, report *SwarmReport, left 
 		case job.Canceled && job.Attempts == 0:
 			withdrawn++
 		default:
-			report.violation("job %s is %s after %d attempts, but it never ran: %s", job.ID, job.Status, job.Attempts, job.Error)
+			report.violation("job %s is %s after %d attempts, but it never ran: %s",
+				job.ID, job.Status, job.Attempts, job.Error)
 		}
 	}
 	// A worker that moves the next run cancels it, and then deletes it. One that ends in between leaves it canceled.
