@@ -53,8 +53,8 @@
 //   - Retries are durable. A retry is a row with a due time, not a timer in a process.
 //   - Attempts are counted at the claim. A job that kills its process each time uses up its attempts and is
 //     dead-lettered; so is one that loses its lease five times in a row. A job that was claimed before is never claimed
-//     ahead of a free slot. From its second lost lease on it becomes due at a random time,
-//     so that its neighbors survive.
+//     ahead of a free slot. From its second lost lease on it becomes due at a random time, so that its neighbors
+//     survive.
 //   - The dead-letter queue is exact. A job enters and leaves it in one transaction, with its name, arguments,
 //     queue, priority, key, attempts, error and time.
 //   - Shutdown loses nothing and burns no attempt. Jobs that did not start, and tasks that stop because the worker

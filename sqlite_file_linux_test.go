@@ -21,8 +21,8 @@ func TestOpenSQLiteRefusesAFifoAndDoesNotWaitForIt(t *testing.T) {
 	wantError(t, err, "pinion: open "+path+": ", "it is not a regular file")
 }
 
-// asNobody runs f as a user to whom permissions apply, also if the tests run as root. A namespace may know no other user;
-// then asNobody skips the test.
+// asNobody runs f as a user to whom permissions apply, also if the tests run as root. A namespace may know no other
+// user; then asNobody skips the test.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	const nobody = 65534

@@ -249,8 +249,8 @@ type pageReader struct {
 	isFull bool
 }
 
-// newPageReader returns the reader of the page behind the number from.
-// If that is 0, it queries where the listing begins.
+// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing
+// begins.
 func newPageReader(q *session, l listing, f Filter, where conditions, from int64) *pageReader {
 	r := &pageReader{q: q, l: l, f: f, order: rules.OrderOf(f.Newest), where: where, last: from}
 	if from == 0 {
@@ -271,14 +271,15 @@ func beforeFirst(q *session, l listing, newestFirst bool) int64 {
 
 // readNarrow reads rows that an index finds.
 func (r *pageReader) readNarrow() {
-	r.read(fmt.Sprintf(`SELECT seq, %[1]s%[2]s
+	query := fmt.Sprintf(`SELECT seq, %[1]s%[2]s
 		WHERE seq IN (SELECT seq%[2]sWHERE +seq%[3]s? %[4]s ORDER BY +seq %[5]s LIMIT %[6]d) ORDER BY seq %[5]s`,
-		r.l.columns, r.l.from, r.order.After, r.where.sql, r.order.Direction, r.left()), append([]any{r.last}, r.where.args...))
+		r.l.columns, r.l.from, r.order.After, r.where.sql, r.order.Direction, r.left())
+	r.read(query, append([]any{r.last}, r.where.args...))
 }
 
 // look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold
-// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows,
-// which takes longer.
+// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes
+// longer.
 func (r *pageReader) look() {
 	start := r.last
 	near := r.order.NearEnd(start)

@@ -113,7 +113,8 @@ func TestNothingThatAProgramStartsOutlivesAKilledWorker(t *testing.T) {
 		{"a second SIGTERM", func(worker *os.Process) {
 			for isAlive(worker.Pid) {
 				worker.Signal(syscall.SIGTERM)
-				time.Sleep(time.Millisecond) // two signals at once would count as one, and no event reports the first one's end
+				// Two signals at once would count as one, and no event reports the end of the first.
+				time.Sleep(time.Millisecond)
 			}
 		}},
 		{"kill -9 of its process group", func(worker *os.Process) {

@@ -32,7 +32,8 @@ func TestListingsLeaveConnectionsToHeartbeats(t *testing.T) {
 			})
 		})
 	}
-	waitFor(t, ctx, open(t, url, nil), `SELECT count(*)>=2 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)%' AND state='active' AND pid<>pg_backend_pid()`)
+	waitFor(t, ctx, open(t, url, nil), `SELECT count(*)>=2 FROM pg_stat_activity
+		WHERE query LIKE '%pg_sleep(3600)%' AND state='active' AND pid<>pg_backend_pid()`)
 	beating, cancel := context.WithTimeout(ctx, 5*time.Minute) // the listings take an hour
 	defer cancel()
 	for range 5 {

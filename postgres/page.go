@@ -102,8 +102,8 @@ type pageReader struct {
 	isFull bool
 }
 
-// newPageReader returns the reader of the page behind the number from.
-// If that is 0, it queries where the listing begins.
+// newPageReader returns the reader of the page behind the number from. If that is 0, it queries where the listing
+// begins.
 func (s *Storage) newPageReader(
 	ctx context.Context, conn *pgx.Conn, l listing, c conditions, f pinion.Filter, from int64,
 ) (*pageReader, error) {

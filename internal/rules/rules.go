@@ -96,8 +96,8 @@ func FindTwice[E comparable](list []E) (element E, found bool) {
 	return element, false
 }
 
-// SchemeOf returns the scheme of a database's address with its colon, such as "sqlite:", or "" for the path of a file. A
-// scheme has at least two letters, so that C:\jobs.db is a path.
+// SchemeOf returns the scheme of a database's address with its colon, such as "sqlite:", or "" for the path of a file.
+// A scheme has at least two letters, so that C:\jobs.db is a path.
 //
 // A regular expression would say the same, but to compile and use it is a hundredth of a whole `pinion enqueue`.
 func SchemeOf(address string) string {
