@@ -849,7 +849,7 @@ func (q *claims) lookForWork() {
 			return
 		case <-q.watch.wake():
 			// Mostly it is this process that has written. While it is busy, claims and enqueues look by themselves,
-			// and an armed watch would make each commit dearer.
+			// and an armed watch makes each commit slower.
 			q.w.awaitIdle()
 			q.watch.arm() // before the look, so that no write falls between the two; if it fails, the timer arms
 			due = q.someWait()

@@ -566,16 +566,18 @@ func (s *SQLiteStorage) pendingRows(q *session) (query string) {
 	if integer(q.value(pendingUpTo, third+1)) > third {
 		return columns + ` FROM jobs NOT INDEXED WHERE status='PENDING'`
 	}
+	return pendingByIndex(columns)
+}
+
+// pendingByIndex returns the query that finds the jobs that wait by the indexes which hold them.
+func pendingByIndex(columns string) string {
 	return columns + ` FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0
 		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0
 		UNION ALL ` + columns + ` FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1`
 }
 
 // pendingUpTo counts the PENDING jobs, and stops at a bound.
-const pendingUpTo = `SELECT count(*) FROM (
-	SELECT 1 FROM jobs INDEXED BY jobs_ready3 WHERE status='PENDING' AND future=0 AND aside=0 UNION ALL
-	SELECT 1 FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 UNION ALL
-	SELECT 1 FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 LIMIT ?)`
+var pendingUpTo = `SELECT count(*) FROM (` + pendingByIndex(`SELECT 1`) + ` LIMIT ?)`
 
 // countRunning counts the jobs that run.
 func (s *SQLiteStorage) countRunning(q *session, counter *StatsCounter) {

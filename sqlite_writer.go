@@ -23,8 +23,8 @@ type writer struct {
 	// beforeCommit runs in each transaction, after its calls. It may run statements. If it leaves an error in tx, the
 	// transaction is rolled back and all its calls get that error.
 	beforeCommit func(tx *transaction)
-	// afterTransaction runs after each COMMIT or ROLLBACK.
-	// A call that failed has its answer by then; the others have not.
+	// afterTransaction runs after each COMMIT or ROLLBACK. A call that failed has its answer by then; the others have
+	// not.
 	afterTransaction func(committed bool)
 	// allowInline reports whether a caller may commit in its own goroutine now. It runs between transactions.
 	allowInline func() bool

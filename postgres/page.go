@@ -121,8 +121,8 @@ func (s *Storage) newPageReader(
 }
 
 // look reads what matches among the next rules.PageLook rows. It first reads the next PageLook row numbers: they hold
-// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows,
-// which takes longer.
+// at most as many rows, and often fill the page. Only then does it look for the last of the PageLook rows, which takes
+// longer.
 func (r *pageReader) look(ctx context.Context) error {
 	start := r.last
 	near := r.order.NearEnd(start)

@@ -84,8 +84,8 @@ func (s *site) lateness(ctx context.Context, stats *pinion.Stats, limits map[str
 	return "", nil
 }
 
-// waiting counts the jobs that are due and says since when the oldest is.
-// Jobs of a queue that somebody has paused may wait.
+// waiting counts the jobs that are due and says since when the oldest is. Jobs of a queue that somebody has paused may
+// wait.
 func waiting(stats *pinion.Stats, limits map[string]int) (due int, since time.Time) {
 	for _, q := range stats.Queues {
 		limit, limited := limits[q.Queue]

@@ -142,7 +142,8 @@ func (p *periodic) judge(_ context.Context, _ *swarm, report *SwarmReport, left 
 	}
 	// A worker that moves the next run cancels it, and then deletes it. One that ends in between leaves it canceled.
 	processes, _ := p.size()
-	if ended := report.Kills + processes; withdrawn > ended {
+	ended := report.Kills + processes
+	if withdrawn > ended {
 		report.violation("%d runs are canceled, and only %d workers ended, which may leave one each", withdrawn, ended)
 	}
 	return nil

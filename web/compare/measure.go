@@ -106,8 +106,8 @@ func look(ctx context.Context, browser *chromium.Browser, base string, l list, o
 	return seen, err
 }
 
-// firstByte asks for an address again and again over one connection,
-// and returns how long the answer's first byte takes.
+// firstByte asks for an address again and again over one connection, and returns how long the answer's first byte
+// takes.
 func firstByte(ctx context.Context, address string, rounds int) (quantiles, error) {
 	var took []time.Duration
 	for range rounds + 3 {
