@@ -348,38 +348,25 @@ func findDuplicate(q *session, rows []*newRow) error {
 	return nil
 }
 
-const (
-	perStatement = 8  // how many rows an UPDATE changes, which is 40 % faster than one row each; more add little
-	insertRows   = 64 // how many rows an INSERT stores, if there are so many
-)
+// perStatement is how many rows an UPDATE changes, which is 40 % faster than one row each; more add little.
+const perStatement = 8
 
-// A plain INSERT of one row would roll back all of a user's transaction when the disk is full. One that selects its row
-// undoes itself, and so does one of several rows. ?1 is when the jobs were created, which jobs of one call share.
-const (
-	insertColumns = `INSERT INTO jobs (created_at, id, func_name, args, kwargs, queue, priority,
-		key, key_until_start, meta, run_at, future, status, attempts) `
-	pendingRow = `?1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`
-	insertOne  = insertColumns + `SELECT ` + pendingRow
-)
-
-var insertMany = insertColumns + `VALUES (` + pendingRow + `)` + strings.Repeat(`, (`+pendingRow+`)`, insertRows-1)
+var pendingForm = newInsertForm(
+	`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
+		created_at, run_at, future, status, attempts)`,
+	`?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`)
 
 func insertPending(q *session, rows []*newRow, now time.Time) {
-	args := make([]any, 0, 1+11*min(len(rows), insertRows))
-	for len(rows) > 0 {
-		n, query := 1, insertOne
-		if len(rows) >= insertRows {
-			n, query = insertRows, insertMany
-		}
-		args = append(args[:0], seconds(rows[0].created))
-		for _, r := range rows[:n] {
-			args = append(args, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(),
-				r.job.KeyUntilStart, r.meta, r.runAt, r.runAt > seconds(now))
-		}
-		q.exec(query, args...)
-		rows = rows[n:]
+	for _, r := range rows {
+		q.insert(pendingForm, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), r.job.KeyUntilStart,
+			r.meta, seconds(r.created), r.runAt, r.runAt > seconds(now))
 	}
 }
+
+var runningForm = newInsertForm(
+	`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
+		created_at, run_at, claim, heartbeat_at, worker, lease, status, attempts)`,
+	`?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1`)
 
 // insertRunning inserts a job that was handed to a claim.
 func insertRunning(tx *transaction, r *newRow, c *claim) {
@@ -387,10 +374,7 @@ func insertRunning(tx *transaction, r *newRow, c *claim) {
 	if r.job.KeyUntilStart {
 		keyUntilStart = 2 // it gives up its key at once
 	}
-	tx.exec(`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
-			created_at, run_at, status, attempts, claim, heartbeat_at, worker, lease)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'RUNNING', 1, ?, ?, ?, ?)`,
-		r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta,
+	tx.insert(runningForm, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), keyUntilStart, r.meta,
 		seconds(r.created), r.runAt, tx.now.UnixMicro(), seconds(tx.now), c.worker, c.lease.Seconds())
 }
 
@@ -436,6 +420,7 @@ func (t sqliteTx) insert(ctx context.Context, rows []*newRow) error {
 	q.exec("UPDATE jobs SET status=status WHERE 0")
 	q.fail(findDuplicate(q, rows))
 	insertPending(q, rows, time.Now())
+	q.flush()
 	err := q.err
 	q.err = nil
 	if err != nil {

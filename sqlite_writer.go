@@ -18,7 +18,8 @@ import (
 //
 // A call is a function. The goroutine loop runs the calls that wait in one transaction, and answers them after the
 // COMMIT. When a call fails, the transaction is rolled back, the caller gets the error, and the other calls run again
-// without it. A caller that finds the connection free may commit in its own goroutine: see commitInline.
+// without it. Calls may share an INSERT, too: see session.insert. If that fails, all of them run again, and share none.
+// A caller that finds the connection free may commit in its own goroutine: see commitInline.
 type writer struct {
 	// beforeCommit runs in each transaction, after its calls. It may run statements. If it leaves an error in tx, the
 	// transaction is rolled back and all its calls get that error.
@@ -93,6 +94,7 @@ func newWriter(conn driver.Conn) *writer {
 		conn:    &preparedConn{conn: conn, stmts: make(map[string]preparedStmt)},
 	}
 	w.tx.query, w.tx.change = w.conn.query, w.conn.change
+	w.tx.shared = true
 	return w
 }
 
@@ -304,20 +306,23 @@ func (w *writer) commit() (locked bool) {
 		return false
 	}
 	calls, ok := w.runCalls()
-	if !ok {
+	if ok {
+		w.expected = len(calls)
+		w.beforeCommit(&w.tx)
+		w.tx.exec("COMMIT")
+	}
+	err = w.tx.err
+	if !ok || err == errShared {
 		w.rollback()
 		w.putBack(calls)
 		return false
 	}
-	w.expected = len(calls)
-	w.beforeCommit(&w.tx)
-	w.tx.exec("COMMIT")
-	err = w.tx.err
 	if err != nil {
 		w.rollback()
 	} else {
 		w.afterTransaction(true)
 	}
+	w.tx.shared = true // again, after errShared
 	answerAll(calls, err)
 	return false
 }
@@ -344,21 +349,33 @@ func (w *writer) begin() error {
 }
 
 // runCalls runs the calls that wait, and those that come meanwhile, and returns them. If one fails, runCalls answers it
-// and returns all others that it has taken from the queue, and false.
+// and returns all others that it has taken from the queue, and false. After errShared it is not known whose rows were
+// refused; then it answers none.
 func (w *writer) runCalls() (calls []*call, ok bool) {
-	for yields := 0; ; yields++ {
+	yields := 0
+	for {
 		taken := w.take()
 		for i, c := range taken {
 			w.run(c)
+			if w.tx.err == errShared {
+				return append(calls, taken[i:]...), false
+			}
 			if w.tx.err != nil {
 				c.answer <- w.tx.err
 				return append(calls, taken[i+1:]...), false
 			}
 			calls = append(calls, c)
 		}
-		if len(calls) >= w.expected || yields == maxYields || !w.yield() {
+		if len(calls) >= w.expected {
 			return calls, true
 		}
+		if len(taken) > 0 { // more may have come meanwhile, and a yield would wake a sleeping processor for nothing
+			continue
+		}
+		if yields == maxYields || !w.yield() {
+			return calls, true
+		}
+		yields++
 	}
 }
 
@@ -388,9 +405,13 @@ func (w *writer) run(c *call) {
 		}
 	}()
 	c.run(&w.tx)
+	if !w.tx.shared {
+		w.tx.flush() // while it is known whose rows they are
+	}
 }
 
 func (w *writer) rollback() {
+	w.tx.drop()
 	w.tx.err = nil
 	w.tx.exec("ROLLBACK") // an error means that SQLite has rolled back by itself
 	w.tx.err = nil

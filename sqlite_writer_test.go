@@ -188,6 +188,62 @@ func TestARefusedJobFailsNeitherItsNeighboursNorAWaitingClaim(t *testing.T) {
 	}
 }
 
+func TestARefusedJobDoesNotFailTheVerbBehindIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		ctx := t.Context()
+		otherProgram(t, path).exec(`CREATE UNIQUE INDEX once ON jobs(func_name) WHERE func_name='once'`)
+		mustEnqueue(t, s, NewJob("once"))
+		held := mustDequeue(t, s, 1)[0]
+		var errs [5]error
+		blocked(t, path,
+			func() { errs[0] = s.Enqueue(ctx, NewJob("a")) },
+			func() { errs[1] = s.Enqueue(ctx, NewJob("once")) },
+			func() { _, errs[2] = s.MarkDone(ctx, held) }, // whose statement has the rows of the others stored first
+			func() { errs[3] = s.Enqueue(ctx, &Job{Task: "b", ID: "b"}) },
+			func() { errs[4] = s.Enqueue(ctx, &Job{Task: "b", ID: "b"}) },
+		)
+		for i, err := range errs {
+			refused := err != nil
+			if want := i == 1 || i == 4; refused != want {
+				t.Errorf("call %d: %v", i, err)
+			}
+		}
+		if errors.Is(errs[1], ErrDuplicate) || !errors.Is(errs[4], ErrDuplicate) {
+			t.Errorf("the refused job got %v, the duplicate %v", errs[1], errs[4])
+		}
+		if got := listed(t, s.Jobs(ctx, Filter{})); got != "once a b" {
+			t.Errorf("there are now %q", got)
+		}
+		if job, err := s.Get(ctx, held.ID); err != nil || job.Status != StatusSuccess {
+			t.Errorf("the job that was done is %v, %v", job, err)
+		}
+		inTransaction(t, s, func(tx *transaction) {
+			if !tx.shared {
+				t.Error("later producers share no INSERT")
+			}
+		})
+	})
+}
+
+func TestARefusedJobDoesNotOutliveTheRollbackOfAnotherCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		otherProgram(t, path).exec(`CREATE UNIQUE INDEX once ON jobs(func_name) WHERE func_name='once'`)
+		mustEnqueue(t, s, NewJob("once"))
+		failed := errors.New("failed")
+		var errs [2]error
+		blocked(t, path,
+			func() { errs[0] = s.Enqueue(t.Context(), NewJob("once")) },
+			func() { errs[1] = s.w.do(t.Context(), func(tx *transaction) { tx.fail(failed) }) },
+		)
+		if errs[0] == nil || errs[1] != failed {
+			t.Errorf("the refused job got %v, the call that failed %v", errs[0], errs[1])
+		}
+		mustEnqueue(t, s, NewJob("a"))
+	})
+}
+
 func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)
