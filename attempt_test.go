@@ -693,6 +693,32 @@ func TestAJobThatWasDoneInATransactionIsRecordedOnce(t *testing.T) {
 	})
 }
 
+func TestAWorkerThatCannotReadWhetherATransactionWasCommittedAsksAgain(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		broken := &failing{tended: t.storage}
+		broken.fail("Get")
+		var log endLog
+		run := t.run(&Worker{Storage: broken, OnEnd: log.add},
+			t.task("commits", func(ctx context.Context, _ *Job) error { return endsInTx(ctx, t.storage, true) }),
+			t.task("rolls back", func(ctx context.Context, _ *Job) error { return endsInTx(ctx, t.storage, false) }))
+		ids := t.enqueue("commits", "rolls back")
+		t.sleep(3 * time.Second)
+		if got := run.metrics().Succeeded; got != 0 {
+			t.Errorf("%d successes were reported before anybody could know", got)
+		}
+		broken.fail()
+		t.sleep(3 * time.Second)
+		for _, id := range ids {
+			if job := t.get(id); job.Status != StatusSuccess || job.Attempts != 1 {
+				t.Errorf("%s is %s after %d attempts, want SUCCESS after 1", job.Task, job.Status, job.Attempts)
+			}
+		}
+		if got := run.metrics().Succeeded; got != 2 {
+			t.Errorf("%d successes were reported, want 2", got)
+		}
+	})
+}
+
 func TestAJobWhoseTransactionWasRolledBackEndsAsItsTaskSays(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		var ran atomic.Int64

@@ -1190,6 +1190,14 @@ func (f *failing) Dequeue(ctx context.Context, opts DequeueOptions) (jobs []*Job
 	return jobs, nil
 }
 
+func (f *failing) Get(ctx context.Context, id string) (job *Job, err error) {
+	err = f.do(ctx, "Get", func() (err error) {
+		job, err = f.tended.Get(ctx, id)
+		return err
+	})
+	return job, err
+}
+
 func (f *failing) MarkDone(ctx context.Context, jobs ...*Job) (lost []*Job, err error) {
 	err = f.do(ctx, "MarkDone", func() (err error) {
 		lost, err = f.tended.MarkDone(ctx, jobs...)

@@ -450,8 +450,7 @@ func (t sqliteTx) markDone(ctx context.Context, job *Job) error {
 	if q.err == nil && updated == 0 {
 		return fmt.Errorf("%w: job %s", ErrLeaseLost, job.ID)
 	}
-	count := endCount{succeeded: 1, took: sinceClaim(job.Claim, now)}
-	addEnds(q, now.Truncate(time.Minute).Unix(), endPair{job.Queue, job.Task}, count)
+	writeEnd(q, job, now)
 	return q.err
 }
 

@@ -32,6 +32,7 @@ type claim struct {
 	full   bool           // the next job in line needs a free slot, so it takes no more
 	rowids []any          // of jobs that are not yet RUNNING in the table
 	passed map[int64]bool // rowids of ready jobs of other tasks
+	buried int            // how many jobs it has dead-lettered because no worker can run them
 }
 
 func newClaim(opts DequeueOptions) *claim {
@@ -56,7 +57,7 @@ func newClaim(opts DequeueOptions) *claim {
 
 // reset makes the claim wait as before after a rollback.
 func (c *claim) reset() {
-	c.jobs, c.full, c.rowids, c.passed = nil, false, nil, nil
+	c.jobs, c.full, c.rowids, c.passed, c.buried = nil, false, nil, nil, 0
 }
 
 func (c *claim) wantsQueue(queue string) bool {
@@ -200,7 +201,7 @@ func (q *claims) serveDue(tx *transaction) {
 		return
 	}
 	ready := look(tx)
-	if ready.dueAt() <= seconds(tx.now) && ready.due != nil {
+	if ready.due != nil && ready.dueAt() <= seconds(tx.now) {
 		if q.makeReady(tx) {
 			q.mayBeDue = true // there are more
 		}
@@ -227,8 +228,7 @@ func (q *claims) serveDue(tx *transaction) {
 func (q *claims) findOutdated(tx *transaction) bool {
 	if q.outdated == nil && tx.now.Sub(q.checked).Abs() >= time.Second {
 		q.checked = tx.now
-		r := session{query: tx.query}
-		q.outdated = newerVersion(&r)
+		q.outdated = newerVersion(&tx.session)
 	}
 	return q.outdated != nil
 }
@@ -277,7 +277,8 @@ func (q *claims) handOver(tx *transaction, row *newRow) *claim {
 		q.mayBeDue = true // other processes may have stored jobs, which come first
 	}
 	q.serveDue(tx)
-	if q.limited || q.mayBeDue { // a limit is counted, and older jobs come first, when the claims are served
+	// A limit is counted, and older jobs come first, when the claims are served.
+	if q.outdated != nil || q.limited || q.mayBeDue {
 		return nil
 	}
 	for _, c := range q.waiting {
@@ -327,7 +328,8 @@ func look(tx *transaction) (found readyJobsFound) {
 	return found
 }
 
-// dueAt returns when the next future job is due. A time that is not a number counts as 0, and such a job is never due.
+// dueAt returns when the next future job is due. A time that is not a number counts as 0. Such a job stays where it is:
+// SQLite sorts text behind all numbers, so makeReady does not select it.
 func (r readyJobsFound) dueAt() float64 {
 	at, _ := r.due.(float64)
 	return at
@@ -448,7 +450,7 @@ func (h lineHeap) second() *line {
 }
 
 const (
-	maxPassed  = 1000 // how many jobs of other tasks a claim passes in one transaction
+	maxPassed  = 1000 // how many jobs a claim passes in one transaction: those of other tasks, and those it buries
 	passedFree = 20   // how many of them it leaves where they are; each claim must pass them again
 )
 
@@ -459,7 +461,7 @@ const (
 func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
 	lines, shared := q.linesOf(tx, c, ready)
 	for lines.Len() > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
-		if len(c.passed) >= maxPassed {
+		if c.hasPassedEnough() {
 			more = true
 			break
 		}
@@ -474,14 +476,11 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		if !limited || left > 0 {
 			next = q.claimFrom(tx, c, first, lines.second(), ready)
 		}
-		if shared {
+		if shared { // without a next line, what c has left in the queue must be found again, even if it is the same job
 			q.lines.replace(first.queue, next)
 		}
 		if next == nil {
 			heap.Pop(lines)
-			if shared { // what c has left there must be found again, even if it is the same job
-				delete(q.lines.known, first.queue)
-			}
 			continue
 		}
 		(*lines)[0] = *next
@@ -492,8 +491,13 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		q.setAside(tx, c.passed)
 	}
 	clear(c.passed)
+	c.buried = 0
 	return more
 }
+
+// hasPassedEnough reports whether the claim must leave the rest to the next transaction, so that it does not hold the
+// write lock for long.
+func (c *claim) hasPassedEnough() bool { return len(c.passed)+c.buried >= maxPassed }
 
 // linesOf returns the lines that a claim may take jobs from, as a heap. shared means that it is q.lines.order itself,
 // which the next claims use too.
@@ -645,7 +649,7 @@ func (q *claims) claimFrom(
 		first = false
 		if !c.wantsTask(text(v[2])) {
 			c.pass(rowid)
-			if len(c.passed) >= maxPassed {
+			if c.hasPassedEnough() {
 				next = &at // the next transaction goes on
 				break
 			}
@@ -654,6 +658,11 @@ func (q *claims) claimFrom(
 		_, job, err := jobOf(v)
 		if err != nil {
 			unusable[rowid] = unusableJob{job, err}
+			c.buried++
+			if c.hasPassedEnough() {
+				next = &at
+				break
+			}
 			continue
 		}
 		if len(c.jobs) >= c.slots && (limited || needsSlot(job)) {

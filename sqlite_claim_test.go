@@ -233,7 +233,7 @@ func TestAJobThatWasHandedOverInAFailedTransactionIsHandedOverAgain(t *testing.T
 		dequeue := newCall(func(*transaction) { s.claims.join(newClaim(DequeueOptions{Max: 1})) }, time.Time{})
 		blocked(t, path,
 			func() {
-				if err := s.w.wait(ctx, dequeue); !errors.Is(err, context.Canceled) {
+				if err := s.w.submit(ctx, dequeue); !errors.Is(err, context.Canceled) {
 					t.Errorf("the Dequeue: %v, want %v", err, context.Canceled)
 				}
 			},
@@ -533,4 +533,22 @@ func TestTheDefaultQueueMayBeNamedByItsEmptyName(t *testing.T) {
 	if got := listed(t, s.Jobs(t.Context(), Filter{Queue: defaultQueue})); got != "a b" {
 		t.Errorf("Jobs: %q", got)
 	}
+}
+
+func TestManyJobsThatNoWorkerCanRunAreBuriedInSmallTransactions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		otherProgram(t, path).exec(`INSERT INTO jobs (id, func_name, args, kwargs, status, attempts, created_at)
+			WITH n(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM n WHERE n < ?)
+			SELECT 'bad ' || n, 'a', 'not JSON', '{}', 'PENDING', 0, n FROM n`, maxPassed+200)
+		mustEnqueue(t, s, NewJob("good"))
+		before := commits(t, path)
+		if got := tasksOf(mustDequeue(t, s, 1)); got != "good" {
+			t.Errorf("claimed %q, want the good job behind the bad ones", got)
+		}
+		if n := commits(t, path) - before; n != 2 {
+			t.Errorf("it took %d transactions, want 2", n)
+		}
+		otherProgram(t, path).want("1200", `SELECT count(*) FROM dlq`)
+	})
 }

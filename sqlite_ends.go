@@ -68,7 +68,7 @@ func (e *endCounter) beforeCommit(tx *transaction) {
 		return cmp.Or(cmp.Compare(a.queue, b.queue), cmp.Compare(a.task, b.task))
 	})
 	for _, pair := range pairs {
-		e.write(tx, pair, e.counts[pair])
+		e.write(&tx.session, pair, e.counts[pair])
 	}
 	clear(e.counts)
 }
@@ -82,21 +82,27 @@ func (e *endCounter) afterTransaction(committed bool) {
 }
 
 // write adds to the row of a pair, and makes the row if the minute has room for it.
-func (e *endCounter) write(tx *transaction, pair endPair, count endCount) {
-	known := tx.exec(`UPDATE pinion_ends SET succeeded=succeeded+?, failed=failed+?, took=took+?
+func (e *endCounter) write(q *session, pair endPair, count endCount) {
+	known := q.exec(`UPDATE pinion_ends SET succeeded=succeeded+?, failed=failed+?, took=took+?
 		WHERE at=? AND queue=? AND task=?`,
 		count.succeeded, count.failed, count.took.Seconds(), e.minute, pair.queue, pair.task) > 0
 	if known {
 		return
 	}
 	if e.pairs < 0 {
-		e.pairs = int(integer(tx.value(`SELECT count(*) FROM pinion_ends WHERE at=?`, e.minute)))
+		e.pairs = int(integer(q.value(`SELECT count(*) FROM pinion_ends WHERE at=?`, e.minute)))
 	}
 	if e.pairs >= maxEndPairs {
 		pair = otherPair
 	}
 	e.pairs++
-	addEnds(&tx.session, e.minute, pair, count)
+	addEnds(q, e.minute, pair, count)
+}
+
+// writeEnd counts one end in a transaction of the user's.
+func writeEnd(q *session, job *Job, now time.Time) {
+	e := endCounter{minute: now.Truncate(time.Minute).Unix(), pairs: -1}
+	e.write(q, endPair{job.Queue, job.Task}, endCount{succeeded: 1, took: sinceClaim(job.Claim, now)})
 }
 
 // addEnds adds to the row of a pair in one minute or hour.

@@ -68,8 +68,18 @@ func TestBeyondAThousandPairsOfAMinuteTheOthersAreCountedTogether(t *testing.T) 
 				t.Fatal(err)
 			}
 		}
-		otherProgram(t, path).want("1001|1050|50",
-			`SELECT count(*), sum(succeeded), sum(iif(queue='other', succeeded, 0)) FROM pinion_ends`)
+		const counts = `SELECT count(*), sum(succeeded), sum(iif(queue='other', succeeded, 0)) FROM pinion_ends`
+		o := otherProgram(t, path)
+		o.want("1001|1050|50", counts)
+		mustEnqueue(t, s, &Job{Task: "in a transaction"})
+		a := &attempt{job: mustDequeue(t, s, 1)[0], storage: s, counters: new(taskCounters)}
+		ctx := a.begin(t.Context(), 0)
+		defer a.finish()
+		tx := o.begin()
+		if err := errors.Join(s.Tx(tx).Done(ctx), tx.Commit()); err != nil {
+			t.Fatal(err)
+		}
+		o.want("1001|1051|51", counts)
 	})
 }
 

@@ -234,14 +234,17 @@ func (s *SQLiteStorage) reap(tx *transaction, e expiredClaim) bool {
 // not know what the new columns mean.
 func (s *SQLiteStorage) checkVersion(ctx context.Context) error {
 	q := s.leaseReader(ctx)
-	return wrap("reap", newerVersion(q))
+	q.fail(newerVersion(q))
+	return wrap("reap", q.err)
 }
 
+// newerVersion returns an error if a newer Pinion has migrated the file. If it cannot read the version, it leaves that
+// error in q.
 func newerVersion(q *session) error {
 	version := int(integer(q.value("PRAGMA user_version")))
-	if q.err == nil && version > schemaVersion {
-		q.fail(fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; "+
-			"this one knows version %d: update this program", version, schemaVersion))
+	if version <= schemaVersion {
+		return nil
 	}
-	return q.err
+	return fmt.Errorf("a newer Pinion has migrated the file to version %d of its schema; "+
+		"this one knows version %d: update this program", version, schemaVersion)
 }

@@ -174,6 +174,25 @@ func TestAProgramStopsClaimingWhenANewerPinionHasMigratedTheFile(t *testing.T) {
 	})
 }
 
+func TestAJobIsHandedOverToNoClaimAfterANewerPinionHasMigratedTheFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, path := newSQLite(t)
+		answer := make(chan error, 1)
+		go func() {
+			_, err := s.Dequeue(t.Context(), DequeueOptions{Max: 1})
+			answer <- err
+		}()
+		synctest.Wait()
+		otherProgram(t, path).exec("PRAGMA user_version=99")
+		time.Sleep(rules.ReapGap(defaultLease)) // the claim has not looked meanwhile, or it would have its answer
+		mustEnqueue(t, s, NewJob("a"))
+		wantError(t, <-answer, "a newer Pinion has migrated the file")
+		if got := listed(t, s.Jobs(t.Context(), Filter{Status: StatusPending})); got != "a" {
+			t.Errorf("waiting are %q, want a", got)
+		}
+	})
+}
+
 func TestManyExpiredClaimsAreTakenBackInSmallTransactions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, path := newSQLite(t)

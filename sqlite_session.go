@@ -26,7 +26,7 @@ type session struct {
 
 	form   *insertForm // of the rows that insert holds back
 	held   []any       // their values, row by row
-	shared bool        // they may be rows of several callers; the first error of theirs is errShared and ends that
+	shared bool        // they may be those of several callers; see flush
 }
 
 // errShared says that rows were refused which may be those of several callers.
@@ -104,12 +104,16 @@ func (q *session) insert(form *insertForm, row ...any) {
 	q.held = append(q.held, row...)
 }
 
-// flush stores the rows that insert holds back.
+// flush stores the rows that insert holds back. If they are refused and may be those of several callers, the error is
+// errShared, and the session is not shared any more: the callers can try again, each with its own statements.
 func (q *session) flush() {
 	if len(q.held) == 0 {
 		return
 	}
 	defer q.drop()
+	if q.err != nil {
+		return
+	}
 	rest := q.held
 	for i, text := range slices.Backward(q.form.texts) {
 		n := q.form.width << i // the values of 2^i rows
@@ -191,6 +195,7 @@ func (c *preparedConn) prepare(query string, args []any) (preparedStmt, []driver
 		stmt = prepared.(preparedStmt)
 		c.stmts[query] = stmt
 	}
+	clear(c.args) // those of the last statement may be large
 	c.args = c.args[:0]
 	for i, v := range args {
 		if n, ok := v.(int); ok {

@@ -113,19 +113,19 @@ func (w *writer) stop() {
 // do runs a function in a transaction and returns after its COMMIT. The function runs again if the transaction was
 // rolled back because of another call. If ctx ends before the transaction has begun, run is not called.
 func (w *writer) do(ctx context.Context, run func(tx *transaction)) error {
-	return w.wait(ctx, newCall(run, time.Time{}))
+	return w.submit(ctx, newCall(run, time.Time{}))
 }
 
 // doWithin is like do, but waits for another process's lock for no longer than patience. Then it returns errLocked.
 func (w *writer) doWithin(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
-	return w.wait(ctx, newCall(run, time.Now().Add(patience)))
+	return w.submit(ctx, newCall(run, time.Now().Add(patience)))
 }
 
 // doFirst is like doWithin, but the function runs before those of the other calls that wait.
 func (w *writer) doFirst(ctx context.Context, patience time.Duration, run func(tx *transaction)) error {
 	c := newCall(run, time.Now().Add(patience))
 	c.first = true
-	return w.wait(ctx, c)
+	return w.submit(ctx, c)
 }
 
 // awaitIdle returns when no call waits, or after a second, or when the writer is stopped.
@@ -139,7 +139,8 @@ func (w *writer) awaitIdle() {
 	}
 }
 
-func (w *writer) wait(ctx context.Context, c *call) error {
+// submit has loop run a call, and returns its answer.
+func (w *writer) submit(ctx context.Context, c *call) error {
 	if err := w.add(c); err != nil {
 		return err
 	}
@@ -238,6 +239,9 @@ func (w *writer) loop() {
 		if locked {
 			tries++
 			w.pauseForLock(tries)
+			if !w.callsWait() {
+				tries = 0 // the next caller makes short pauses first
+			}
 			continue
 		}
 		tries = 0
@@ -308,11 +312,11 @@ func (w *writer) commit() (locked bool) {
 	calls, ok := w.runCalls()
 	if ok {
 		w.expected = len(calls)
-		w.beforeCommit(&w.tx)
+		w.runBeforeCommit()
 		w.tx.exec("COMMIT")
 	}
 	err = w.tx.err
-	if !ok || err == errShared {
+	if !ok || err == errShared { // a call that failed has its answer; after errShared all calls run again
 		w.rollback()
 		w.putBack(calls)
 		return false
@@ -397,16 +401,26 @@ func (w *writer) yield() bool {
 	return true
 }
 
-// run runs a call. A panic (over a nil *Job, say) becomes the call's error, because other calls depend on the writer.
+// run runs a call.
 func (w *writer) run(c *call) {
-	defer func() {
-		if v := recover(); v != nil {
-			w.tx.err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
-		}
-	}()
+	defer w.failOnPanic()
 	c.run(&w.tx)
 	if !w.tx.shared {
 		w.tx.flush() // while it is known whose rows they are
+	}
+}
+
+func (w *writer) runBeforeCommit() {
+	defer w.failOnPanic()
+	w.beforeCommit(&w.tx)
+}
+
+// failOnPanic is deferred. It makes a panic (over a nil *Job, say) the error of the transaction, because other calls
+// depend on the writer.
+func (w *writer) failOnPanic() {
+	v := recover()
+	if v != nil {
+		w.tx.err = fmt.Errorf("panic: %v\n\n%s", v, debug.Stack())
 	}
 }
 

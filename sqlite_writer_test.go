@@ -278,6 +278,21 @@ func TestAVerbThatFailsDoesNotTakeItsNeighboursWithIt(t *testing.T) {
 	})
 }
 
+func TestAPanicBeforeTheCommitIsTheErrorOfAllCalls(t *testing.T) {
+	s, _ := newSQLite(t)
+	beforeCommit := s.w.beforeCommit
+	set := func(f func(tx *transaction)) {
+		s.w.between(func(*session) { s.w.beforeCommit = f })
+	}
+	set(func(*transaction) { panic("at the door") })
+	wantError(t, s.Enqueue(t.Context(), NewJob("a")), "panic: at the door")
+	set(beforeCommit)
+	mustEnqueue(t, s, NewJob("b"))
+	if got := listed(t, s.Jobs(t.Context(), Filter{})); got != "b" {
+		t.Errorf("there are now %q, want b", got)
+	}
+}
+
 // promptly is how long, in a bubble, an answer may take that should come at once: a few tries for the lock.
 const promptly = 5 * lockRetry
 

@@ -391,17 +391,16 @@ func (w *Worker) newRun(drain bool) (*workerRun, error) {
 		})
 	}
 	r.successes.wake = make(chan struct{}, 1)
-	r.slots.init(intake{
-		slots:    s.concurrency,
-		claimers: r.claimers(),
-		// A job with a single attempt must not lose it while it waits for a slot.
-		mayPrefetch: s.retry.MaxRetries != 0 && !s.registry.once(),
-	}, r.successes.nudge)
+	r.slots.init(intake{slots: s.concurrency, claimers: r.claimers()}, r.mayPrefetch, r.successes.nudge)
 	r.ends.init(s.onEnd)
 	r.periodics = newPeriodics(s.periodic)
 	r.trouble.log = s.log
 	return r, nil
 }
+
+// mayPrefetch reports whether jobs may be claimed ahead of free slots: a job with a single attempt must not lose it
+// while it waits for one. A task that allows no retry may be registered while the worker runs.
+func (r *workerRun) mayPrefetch() bool { return r.retry.MaxRetries != 0 && !r.registry.once() }
 
 // claimers returns how many claims are made at the same time. With two, a job that arrives while one claim is
 // being answered finds the other waiting. A single slot has one, so that it keeps the order: the answers of two
@@ -475,7 +474,7 @@ func (r *workerRun) claimUntilStopped(ctx, writes context.Context) {
 	tend(ctx) // before the first claim, so that a Drain finds the periodic jobs and doubts the leases of the dead
 	var group sync.WaitGroup
 	group.Go(func() { repeat(ctx, r.reap, tend) })
-	for range r.slots.claimers() {
+	for range r.claimers() {
 		group.Go(func() {
 			r.claimLoop(ctx, writes)
 			r.stopClaims()

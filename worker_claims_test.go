@@ -215,6 +215,33 @@ func TestJobsWithASingleAttemptAreNeverClaimedAhead(t *testing.T) {
 	}
 }
 
+func TestATaskWithASingleAttemptThatIsRegisteredLaterIsNeverClaimedAhead(t *testing.T) {
+	inBubble(t, NewMemoryStorage(), func(t *scene) {
+		watch := watching(t.storage, 1)
+		var r Registry
+		r.Add(taskOf("fast", func(context.Context) error { time.Sleep(time.Millisecond); return nil }))
+		run := t.run(&Worker{Storage: watch, Registry: &r, Concurrency: 2})
+		t.enqueue(slices.Repeat([]string{"fast"}, 100)...)
+		t.sleep(time.Second)
+		if most := slices.Max(watch.batches); most <= 2 {
+			t.Fatalf("at most %d jobs were claimed at once, so this shows nothing", most)
+		}
+		r.Add(Task[struct{}]{
+			Name:  "careful",
+			Run:   func(context.Context, struct{}) error { return nil },
+			Retry: &RetryPolicy{},
+		})
+		t.sleep(2 * claimTime) // the claims under way do not ask for the new task
+		before := len(watch.batches)
+		t.enqueue(slices.Repeat([]string{"fast"}, 100)...)
+		t.sleep(time.Second)
+		if most := slices.Max(watch.batches[before:]); most > 2 {
+			t.Errorf("%d jobs were claimed at once, want at most the 2 for the slots", most)
+		}
+		run.stop()
+	})
+}
+
 // Without heartbeats for what waits, it must go back, or start, early enough.
 func TestAJobThatWaitsForASlotDoesNotLoseItsLease(t *testing.T) {
 	inBubble(t, NewMemoryStorage(), func(t *scene) {

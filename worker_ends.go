@@ -79,6 +79,7 @@ func (e *ends) next() (one ended, found bool) {
 		return ended{}, false
 	}
 	one = e.waiting[0]
+	e.waiting[0] = ended{}
 	e.waiting = e.waiting[1:]
 	return one, true
 }

@@ -143,9 +143,9 @@ func isAmong(jobs []*Job, job *Job) bool {
 }
 
 // settle records how an attempt ended. cause is why its context was canceled; nil: it was not. What the task
-// returned counts, also after a timeout or a cancellation, with two exceptions. A task that was interrupted by
-// the shutdown has not failed, whatever its error: a killed program says "signal: killed". And when the job was
-// canceled, an error only says that the task stopped.
+// returned counts, also after a timeout or a cancellation, with three exceptions. After a lost lease another worker
+// decides. A task that was interrupted by the shutdown has not failed, whatever its error: a killed program says
+// "signal: killed". And when the job was canceled, an error only says that the task stopped.
 func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 	a.markReturned()
 	if a.doneInTx.Load() && r.settleInTx(ctx, a, err) {
@@ -175,11 +175,8 @@ func (r *workerRun) settle(ctx context.Context, a *attempt, cause, err error) {
 // settleInTx settles an attempt whose task has made its job SUCCESS in a transaction. It reports false if that
 // was not committed: then the attempt's end is still to be recorded, which finds out whether the lease is lost.
 func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool {
-	if in, ok := As[Inspector](r.storage); ok {
-		job, getErr := in.Get(ctx, a.job.ID)
-		if getErr == nil && (job.Status != StatusSuccess || job.Claim != a.job.Claim) {
-			return false
-		}
+	if !r.hasCommitted(ctx, a.job) {
+		return false
 	}
 	if err != nil {
 		r.log.Error("task returned an error after its transaction had made the job SUCCESS", "task", a.job.Task,
@@ -189,6 +186,27 @@ func (r *workerRun) settleInTx(ctx context.Context, a *attempt, err error) bool 
 	r.ended(ctx, a, OutcomeSucceeded, nil)
 	r.slots.recorded(1)
 	return true
+}
+
+// hasCommitted reports whether the transaction was committed in which a task made its job SUCCESS. It asks until the
+// storage answers; one that is no Inspector it cannot ask.
+func (r *workerRun) hasCommitted(ctx context.Context, job *Job) bool {
+	in, ok := As[Inspector](r.storage)
+	if !ok {
+		return true
+	}
+	var stored *Job
+	err := r.save(ctx, "reading a job that ended in a transaction", func() (err error) {
+		stored, err = in.Get(ctx, job.ID)
+		if errors.Is(err, ErrNotFound) { // only a job that has ended can have been pruned
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return false
+	}
+	return stored == nil || stored.Status == StatusSuccess && stored.Claim == job.Claim
 }
 
 func (r *workerRun) snooze(ctx context.Context, a *attempt, delay time.Duration, err error) {

@@ -27,21 +27,18 @@ type slots struct {
 	onIdle   func()     // of whenIdle; nil: nobody asks
 	onlyEnds bool       // when whenIdle was called, only calls of OnEnd were left
 
-	onEmpty func() // called when no job is held; must neither block nor use slots
+	// These must neither block nor use slots:
+	mayPrefetch func() bool // reports whether jobs may be claimed ahead of free slots now
+	onEmpty     func()      // called when no job is held
 }
 
-func (s *slots) init(in intake, onEmpty func()) {
+func (s *slots) init(in intake, mayPrefetch func() bool, onEmpty func()) {
 	s.intake = in
+	s.mayPrefetch = mayPrefetch
 	s.onEmpty = onEmpty
 	s.running = make([]atomic.Pointer[attempt], in.slots)
 	s.arrived = sync.NewCond(&s.mu)
 	s.room = sync.NewCond(&s.mu)
-}
-
-func (s *slots) claimers() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.intake.claimers
 }
 
 // stop lets no further job start, and ends the waiting of slots and claimers.
@@ -58,6 +55,7 @@ func (s *slots) reserve() request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.stopped {
+		s.intake.mayPrefetch = s.mayPrefetch()
 		want := s.intake.next()
 		if !want.none() {
 			s.intake.asked(want)
@@ -196,6 +194,7 @@ func (s *slots) takeOld() []*Job {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := slices.Clone(s.waiting[:max(len(s.waiting)-s.fresh, 0)])
+	clear(s.waiting[:len(old)])
 	s.waiting = s.waiting[len(old):]
 	s.fresh = 0
 	if len(old) > 0 {
