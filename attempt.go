@@ -21,7 +21,7 @@ type attempt struct {
 	counters *taskCounters           // of the task
 	cancel   context.CancelCauseFunc // cancels the task's context
 	stop     context.CancelFunc      // stops the timer of its timeout
-	started  time.Time               // when the task was called; zero: it was not
+	started  time.Time               // when a slot took the job; zero in Task.Call
 	took     time.Duration           // by the task; 0: it was not run
 	returned atomic.Bool             // the task has returned or was not run; what is left is to record it
 	doneInTx atomic.Bool             // the job was made SUCCESS in a transaction of the task's, see EndInTx

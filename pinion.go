@@ -131,7 +131,8 @@ const (
 	StatusFailed  Status = "FAILED"  // given up, with a copy in the dead-letter queue; or canceled
 )
 
-// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the others.
+// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the others. ID, Task, Queue
+// and Key are valid UTF-8 without NUL, at most 1 KiB each; Enqueue returns ErrBadArgs for others.
 type Job struct {
 	// ID identifies the job. Enqueue sets an empty one to a UUIDv7 of 32 hex digits, so ids sort by time.
 	ID string `json:"id"`
@@ -145,7 +146,7 @@ type Job struct {
 	Queue string `json:"queue"`
 	// Priority decides what runs first: the higher one.
 	Priority int `json:"priority"`
-	// RunAt is when the job is due [at once].
+	// RunAt is when the job is due [at once]. Its year is at most 9999.
 	RunAt time.Time `json:"run_at,omitzero"`
 	// Key is optional. At most one unfinished job (PENDING or RUNNING) holds a Key. Keys that begin with "periodic:"
 	// belong to the jobs of [Periodic].
@@ -176,6 +177,7 @@ type Job struct {
 
 	// All times are UTC with microseconds, in every storage.
 
+	// CreatedAt is when Enqueue was called.
 	CreatedAt time.Time `json:"created_at,omitzero"`
 	// HeartbeatAt is the time of the claim, and then of the last heartbeat.
 	HeartbeatAt time.Time `json:"heartbeat_at,omitzero"`
@@ -183,7 +185,8 @@ type Job struct {
 	LeaseUntil time.Time `json:"lease_until,omitzero"`
 	// StartedAt is when the task of a RUNNING job started. The first heartbeat stores it: a job that was claimed and
 	// waits for a slot, or whose task is short, has none.
-	StartedAt  time.Time `json:"started_at,omitzero"`
+	StartedAt time.Time `json:"started_at,omitzero"`
+	// FinishedAt is when the job became SUCCESS or FAILED.
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 }
 
@@ -208,7 +211,8 @@ func NewJob(task string, args ...any) *Job { return &Job{Task: task, Args: args}
 type Storage interface {
 	// Enqueue stores all the jobs or none, durably when it returns nil. It sets each job's ID, Queue, Status and
 	// CreatedAt, and encodes the arguments, so it does not see later changes to them. It returns a [DuplicateError]
-	// (ErrDuplicate) for an ID that exists or a Key that an unfinished job holds, ErrTooLarge or ErrBadArgs.
+	// (ErrDuplicate) for an ID that exists or a Key that an unfinished job holds, ErrTooLarge or ErrBadArgs. The same
+	// *Job twice in one call is an error that matches ErrDuplicate too.
 	Enqueue(ctx context.Context, jobs ...*Job) error
 	// Dequeue claims jobs that are due: at most opts.Max, the highest priority first and among equals the oldest. Age
 	// is the order of insertion, which a retry keeps. Dequeue waits until a job is due or ctx ends, unless opts say
@@ -254,7 +258,8 @@ type Storage interface {
 	Close() error
 }
 
-// DequeueOptions say what a Dequeue claims. Only Max must be set.
+// DequeueOptions say what a Dequeue claims. Only Max must be set. A Max below 1, an Ahead below 0 or above Max, and a
+// negative Lease are errors.
 type DequeueOptions struct {
 	// Max is how many jobs to claim at most. A backend may return fewer.
 	Max int
@@ -367,7 +372,7 @@ type Ends struct {
 
 // Limiter is a [Storage] that can bound how many jobs of a queue run at once, over all workers.
 type Limiter interface {
-	// SetLimit lets at most max jobs of a queue be RUNNING. 0 pauses the queue, a negative max lifts the limit. What
+	// SetLimit lets at most max jobs of a queue be RUNNING; the queue "" is the default queue. 0 pauses the queue, a negative max lifts the limit. What
 	// runs goes on. A dead worker's job counts until its lease is taken back. A limited queue is never claimed ahead.
 	// What a worker has claimed ahead when the limit comes, it gives back within its HeartbeatInterval.
 	SetLimit(ctx context.Context, queue string, max int) error
@@ -385,8 +390,8 @@ type Filter struct {
 	Key    string
 
 	KeyPrefix string    // the Key begins with this; "periodic:" finds the next runs of schedules
-	Text      string    // somewhere in the Error
-	Error     string    // the Error up to its first empty line, where a panic's stack begins; "\n\n" is an empty Error
+	Text      string    // somewhere in the Error, in the same case
+	Error     string    // the Error up to its first empty line, where a panic's stack begins; "\n\n" finds empty Errors
 	After     time.Time // created at this time or later; dead letters: failed then or later
 	Before    time.Time // created before this time; dead letters: failed before it
 	Newest    bool      // list the newest first

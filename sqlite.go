@@ -30,10 +30,9 @@ type SQLiteStorage struct {
 	jobs    string // what listings select from
 	letters string
 	opened  []openedFile // the file and, unless read-only, its -wal and -shm
-	indexed bool         // not a file of Python's that must stay as it is
+	indexed bool         // the file has our tables and indexes; false for an older one that is open read-only
 
-	// What a lease hangs on reads through a connection of its own, which listings cannot use up.
-	leases *sql.DB
+	leases *sql.DB // one connection for heartbeats and reaping, because listings may use up those of readers
 
 	w       *writer    // nil if read-only
 	claims  claims     // the Dequeues that wait
@@ -278,14 +277,14 @@ func (s *SQLiteStorage) Enqueue(ctx context.Context, jobs ...*Job) error {
 	if err != nil {
 		return err
 	}
-	if len(rows) == 0 {
+	if len(rows) == 0 { // nothing to store, but the storage may be closed
 		return s.reader(ctx).err
 	}
 	if s.w == nil {
 		return wrap("enqueue", errReadOnly)
 	}
 	var duplicate error
-	giveUp := now.Add(busyPatience) // by the monotonic clock, which CreatedAt has not
+	giveUp := now.Add(busyPatience)
 	err = s.w.doInline(ctx, giveUp, func(tx *transaction) {
 		duplicate = findDuplicate(&tx.session, rows)
 		if duplicate == nil {
@@ -399,7 +398,7 @@ func (t sqliteTx) Enqueue(ctx context.Context, jobs ...*Job) error {
 	if err != nil {
 		return err
 	}
-	if len(rows) == 0 {
+	if len(rows) == 0 { // nothing to store, but the storage may be closed
 		return t.storage.reader(ctx).err
 	}
 	if err := t.insert(ctx, rows); err != nil {

@@ -200,23 +200,23 @@ func (q *claims) serveDue(tx *transaction) {
 	if q.findOutdated(tx) {
 		return
 	}
-	ready := look(tx)
-	if ready.due != nil && ready.dueAt() <= seconds(tx.now) {
+	seen := look(tx)
+	if seen.due != nil && seen.dueAt() <= seconds(tx.now) {
 		if q.makeReady(tx) {
 			q.mayBeDue = true // there are more
 		}
-		ready = look(tx)
+		seen = look(tx)
 	}
-	q.nextDue = ready.nextDue()
-	q.limited = len(ready.limits) > 0
+	q.nextDue = seen.nextDue()
+	q.limited = len(seen.limits) > 0
 	starving := false // a claim got nothing and goes on waiting
 	for _, c := range q.waiting {
-		if len(c.jobs) == 0 && q.claimReady(tx, c, &ready) {
+		if len(c.jobs) == 0 && q.claimReady(tx, c, &seen) {
 			q.mayBeDue = true // it has not seen all
 		}
 		starving = starving || len(c.jobs) == 0 && c.wait
 	}
-	if q.aside.old && ready.aside != nil { // what they know may be set aside
+	if q.aside.old && seen.aside != nil { // what they know may be set aside
 		q.nextDue = rules.Earlier(q.nextDue, q.aside.found.Add(asideTime))
 	}
 	if starving {
@@ -296,8 +296,8 @@ func (q *claims) handOver(tx *transaction, row *newRow) *claim {
 
 // ---- What is due ----
 
-// readyJobsFound is what a look finds out about the jobs that are PENDING.
-type readyJobsFound struct {
+// outlook is what a look finds out about the PENDING jobs: those that are ready, and what stands in the way of others.
+type outlook struct {
 	first, last any            // the first and the last queue with ready jobs, by name; nil: no job is ready
 	due         any            // run_at of the next future job; nil: there is none
 	aside       any            // a task whose jobs are set aside; nil: there is none
@@ -306,7 +306,7 @@ type readyJobsFound struct {
 
 // look asks in one statement what there is, which is mostly all that there is to know. The columns have short names
 // because the driver copies them each time.
-func look(tx *transaction) (found readyJobsFound) {
+func look(tx *transaction) (found outlook) {
 	const ready = `SELECT queue FROM jobs INDEXED BY jobs_ready3
 		WHERE status='PENDING' AND future=0 AND aside=0 AND queue>='' AND queue<x'' ORDER BY queue `
 	var limited any
@@ -314,7 +314,7 @@ func look(tx *transaction) (found readyJobsFound) {
 		(SELECT run_at FROM jobs INDEXED BY jobs_future WHERE status='PENDING' AND future=1 ORDER BY run_at LIMIT 1) AS c,
 		(SELECT func_name FROM jobs INDEXED BY jobs_aside WHERE status='PENDING' AND future=0 AND aside>0 LIMIT 1) AS d,
 		(SELECT queue FROM pinion_limits LIMIT 1) AS e`) {
-		found = readyJobsFound{first: v[0], last: v[1], due: v[2], aside: v[3]}
+		found = outlook{first: v[0], last: v[1], due: v[2], aside: v[3]}
 		limited = v[4]
 	}
 	if limited == nil {
@@ -330,14 +330,14 @@ func look(tx *transaction) (found readyJobsFound) {
 
 // dueAt returns when the next future job is due. A time that is not a number counts as 0. Such a job stays where it is:
 // SQLite sorts text behind all numbers, so makeReady does not select it.
-func (r readyJobsFound) dueAt() float64 {
-	at, _ := r.due.(float64)
+func (o outlook) dueAt() float64 {
+	at, _ := o.due.(float64)
 	return at
 }
 
 // nextDue returns that as a time, rounded up: a look before the time would find nothing, over and over.
-func (r readyJobsFound) nextDue() time.Time {
-	at := r.dueAt()
+func (o outlook) nextDue() time.Time {
+	at := o.dueAt()
 	next := fromSeconds(at)
 	if seconds(next) < at {
 		next = next.Add(time.Microsecond)
@@ -458,15 +458,15 @@ const (
 // query with "queue IN (…)", or without a queue, would sort the whole backlog. claimReady finds the first job of each
 // line in an index, and takes jobs from the first line for as long as that comes first. It returns true if it stopped
 // before it had seen all ready jobs.
-func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (more bool) {
-	lines, shared := q.linesOf(tx, c, ready)
+func (q *claims) claimReady(tx *transaction, c *claim, seen *outlook) (more bool) {
+	lines, shared := q.linesOf(tx, c, seen)
 	for lines.Len() > 0 && len(c.jobs) < c.max && !c.full && tx.err == nil {
 		if c.hasPassedEnough() {
 			more = true
 			break
 		}
 		first := (*lines)[0]
-		left, limited := ready.limits[first.queue]
+		left, limited := seen.limits[first.queue]
 		if shared && !q.lines.counts(first) {
 			heap.Pop(lines)
 			continue
@@ -474,7 +474,7 @@ func (q *claims) claimReady(tx *transaction, c *claim, ready *readyJobsFound) (m
 		q.lines.changed(first.queue)
 		var next *line
 		if !limited || left > 0 {
-			next = q.claimFrom(tx, c, first, lines.second(), ready)
+			next = q.claimFrom(tx, c, first, lines.second(), seen)
 		}
 		if shared { // without a next line, what c has left in the queue must be found again, even if it is the same job
 			q.lines.replace(first.queue, next)
@@ -501,17 +501,17 @@ func (c *claim) hasPassedEnough() bool { return len(c.passed)+c.buried >= maxPas
 
 // linesOf returns the lines that a claim may take jobs from, as a heap. shared means that it is q.lines.order itself,
 // which the next claims use too.
-func (q *claims) linesOf(tx *transaction, c *claim, ready *readyJobsFound) (heaped *lineHeap, shared bool) {
+func (q *claims) linesOf(tx *transaction, c *claim, seen *outlook) (heaped *lineHeap, shared bool) {
 	var lines lineHeap
-	if ready.aside != nil {
+	if seen.aside != nil {
 		lines = q.asideLines(tx, c)
 	}
 	queues := c.queues
-	if len(queues) == 0 && ready.first != nil && ready.first == ready.last {
-		queues = []string{text(ready.first)}
+	if len(queues) == 0 && seen.first != nil && seen.first == seen.last {
+		queues = []string{text(seen.first)}
 	}
 	switch {
-	case ready.first == nil:
+	case seen.first == nil:
 	case len(queues) == 1 && len(lines) == 0: // it has no rival, so its first job need not be known
 		return &lineHeap{{queue: queues[0], rowid: math.MinInt64}}, false
 	case len(queues) > 0:
@@ -627,13 +627,13 @@ func asideQueues(tx *transaction, task string) iter.Seq[string] {
 // claimFrom takes jobs of one line, until the claim has enough or another line comes first. It returns what is left of
 // the line, or nil.
 func (q *claims) claimFrom(
-	tx *transaction, c *claim, from line, rival *line, ready *readyJobsFound,
+	tx *transaction, c *claim, from line, rival *line, seen *outlook,
 ) (next *line) {
 	if len(c.rowids) > 0 {
 		c.storeRunning(tx) // or the line might still hold jobs that c has taken
 	}
 	query, args := from.jobs()
-	left, limited := ready.limits[from.queue]
+	left, limited := seen.limits[from.queue]
 	unusable := make(map[int64]unusableJob)
 	first := true
 	for v := range tx.rows(query, args...) {
@@ -676,7 +676,7 @@ func (q *claims) claimFrom(
 		}
 	}
 	if limited {
-		ready.limits[from.queue] = left
+		seen.limits[from.queue] = left
 	}
 	for rowid, u := range unusable {
 		q.bury(tx, rowid, u.job, u.reason)

@@ -277,7 +277,7 @@ func text(v any) string {
 	}
 }
 
-// integer returns a stored value as an integer, or 0 if it is not a number.
+// integer returns a stored value as an integer, or 0 if it is not a number. A very large REAL becomes a smaller number.
 func integer(v any) int64 {
 	switch v := v.(type) {
 	case int64:
@@ -290,7 +290,7 @@ func integer(v any) int64 {
 }
 
 // seconds returns a time as the file has it: Unix seconds, in which microseconds are exact. The zero time is 0. A time
-// that fromSeconds would not return becomes the nearest that it would.
+// outside the years 1 to 9999 becomes the nearest within.
 func seconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0

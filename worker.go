@@ -147,8 +147,8 @@ func (w *Worker) Metrics() Metrics {
 //
 // Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field
 // that is wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be
-// recorded. Those jobs and those tasks' jobs run again when their leases have expired. A closed storage ends
-// Run with ErrClosed. Other storage errors, a full disk for example, do not end Run: it logs them, at most once
+// recorded. Those jobs and those tasks' jobs run again when their leases have expired. A Run or Drain of a Worker
+// that runs already returns an error at once. A closed storage ends Run with ErrClosed. Other storage errors, a full disk for example, do not end Run: it logs them, at most once
 // a second, and tries again.
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 
@@ -415,8 +415,8 @@ func (r *workerRun) claimers() int {
 // work runs until ctx ends or the run ends by itself, and then shuts down. All its goroutines end before it
 // returns, except those of tasks that ignore their cancellation.
 //
-// Three contexts end one after another: that of the claims with the stop, that of the tasks after
-// ShutdownTimeout, and that of the writes a second later.
+// Four contexts end one after another: claims with the stop, tasks after ShutdownTimeout, background (heartbeats and
+// sweeps) when the tasks have returned, and writes at the latest a second after ShutdownTimeout.
 func (r *workerRun) work(ctx context.Context) error {
 	claims, stopClaims := context.WithCancel(ctx)
 	defer stopClaims()
@@ -441,7 +441,7 @@ func (r *workerRun) work(ctx context.Context) error {
 	others.Go(func() { repeat(background, r.heartbeat, r.sendHeartbeats) })
 	sweep := r.sweepInterval()
 	others.Go(func() { repeat(background, sweep, func(context.Context) { r.giveBack(writes, r.slots.takeOld()) }) })
-	// Not in the sweep, which must not wait for a read: see sweepInterval.
+	// On a goroutine of its own, because it reads the limits: a slow read must not delay the sweep.
 	others.Go(func() { repeat(background, sweep, func(ctx context.Context) { r.giveBackLimited(ctx, writes) }) })
 
 	r.claimUntilStopped(claims, writes)

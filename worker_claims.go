@@ -111,12 +111,15 @@ func (r *workerRun) drainContext(ctx context.Context) (waiting context.Context, 
 // drainWait is how soon a retry must be due for the Drain that scheduled it to wait for it.
 const drainWait = 5 * time.Second
 
-// maxUnknown is how many PENDING jobs are looked at to find those whose tasks are not known.
-const maxUnknown = 200
+// How many PENDING jobs are looked at to find those whose tasks are not known. A Drain looks once, at its end.
+const (
+	maxUnknownOfRun   = 200
+	maxUnknownOfDrain = 10_000
+)
 
 // unknownDue returns an ErrTaskNotFound that names the tasks of due jobs that this worker does not know, or nil.
 func (r *workerRun) unknownDue(ctx context.Context) error {
-	names, err := r.unknownTasks(ctx, time.Now(), 50*maxUnknown)
+	names, err := r.unknownTasks(ctx, time.Now(), maxUnknownOfDrain)
 	if err != nil {
 		return err
 	}

@@ -166,7 +166,7 @@ func (r *workerRun) reportPlan(ctx context.Context, err error) {
 
 // warnUnknownTasks logs each task once that this worker does not know and whose jobs have been due for long.
 func (r *workerRun) warnUnknownTasks(ctx context.Context) {
-	names, err := r.unknownTasks(ctx, time.Now().Add(-unknownGap), maxUnknown)
+	names, err := r.unknownTasks(ctx, time.Now().Add(-unknownGap), maxUnknownOfRun)
 	if err != nil && ctx.Err() == nil {
 		r.trouble.report("looking for jobs of unknown tasks", err)
 	}

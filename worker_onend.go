@@ -10,7 +10,7 @@ import (
 // End is how an attempt at a job ended, for [Worker].OnEnd.
 type End struct {
 	Outcome Outcome
-	Err     error         // what the task returned; nil for a success
+	Err     error         // what the task returned, or why it was not run; nil for a success
 	Waited  time.Duration // from when the job was due to the start of the task
 	Took    time.Duration // by the task; 0 for a job that was dead-lettered without being run
 }
@@ -25,7 +25,7 @@ const (
 	OutcomeDeadLettered Outcome = "dead-lettered" // given up
 	OutcomeCanceled     Outcome = "canceled"      // Cancel was called for the job
 	OutcomeSnoozed      Outcome = "snoozed"       // the task returned Snooze; the attempt does not count
-	OutcomeReleased     Outcome = "released"      // interrupted by the shutdown; the attempt does not count
+	OutcomeReleased     Outcome = "released"      // the shutdown, or a task nobody knows here; the attempt does not count
 	OutcomeLost         Outcome = "lost"          // the lease was lost, so another worker decides
 )
 
