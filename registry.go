@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -155,7 +156,8 @@ func (j *Job) clone() *Job {
 // Registry holds tasks by name. The zero value is empty and ready to use. Tasks may be added while workers
 // use it.
 type Registry struct {
-	handlers sync.Map // of handler, by the foldCase of the name
+	handlers sync.Map    // of handler, by the foldCase of the name
+	hasOnce  atomic.Bool // a task allows its jobs no retry, so they have one attempt
 }
 
 // DefaultRegistry is where Register and RegisterTask put tasks, and where a Worker without a Registry looks.
@@ -167,6 +169,9 @@ var DefaultRegistry = new(Registry)
 func (r *Registry) Add(ts ...AnyTask) {
 	for _, t := range ts {
 		added := t.handler()
+		if added.retry != nil && added.retry.MaxRetries == 0 {
+			r.hasOnce.Store(true) // before a claim can name the task
+		}
 		taken, ok := r.handlers.LoadOrStore(foldCase(added.name), added)
 		if ok {
 			panic(fmt.Sprintf("pinion: task %q is registered already, as %q", added.name, taken.(handler).name))
@@ -212,17 +217,6 @@ func (r *Registry) lookup(name string) (handler, bool) {
 		return handler{}, false
 	}
 	return found.(handler), true
-}
-
-// once reports whether a registered task allows its jobs no retry.
-func (r *Registry) once() bool {
-	for _, h := range r.handlers.Range {
-		retry := h.(handler).retry
-		if retry != nil && retry.MaxRetries == 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // isSameTask reports whether two names are those of one task: without regard to case. A name that is not UTF-8, which

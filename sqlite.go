@@ -350,6 +350,9 @@ func findDuplicate(q *session, rows []*newRow) error {
 // perStatement is how many rows an UPDATE changes, which is 40 % faster than one row each; more add little.
 const perStatement = 8
 
+// severalRows binds perStatement values, after IN.
+var severalRows = "(?" + strings.Repeat(", ?", perStatement-1) + ")"
+
 var pendingForm = newInsertForm(
 	`INSERT INTO jobs (id, func_name, args, kwargs, queue, priority, key, key_until_start, meta,
 		created_at, run_at, future, status, attempts)`,
@@ -529,9 +532,6 @@ func (s *SQLiteStorage) Dequeue(ctx context.Context, opts DequeueOptions) ([]*Jo
 const (
 	// underClaim takes the job's ID, Claim and Attempts.
 	underClaim = ` WHERE id=? AND status='RUNNING' AND claim=? AND attempts=?`
-	// underOneClaim takes perStatement IDs, and the Claim and Attempts that they share. The + keeps the planner on the
-	// IDs; an index on the others finds more jobs.
-	underOneClaim = ` WHERE id IN (?, ?, ?, ?, ?, ?, ?, ?) AND +status='RUNNING' AND +claim=? AND attempts=?`
 
 	// claimEnds clears what belongs to a claim.
 	claimEnds = `, lease=0, doubted_at=NULL, started_at=NULL`
@@ -545,6 +545,10 @@ const (
 			queue, priority, key, key_until_start, meta, result
 		FROM jobs WHERE `
 )
+
+// underOneClaim takes perStatement IDs, and the Claim and Attempts that they share. The + keeps the planner on the IDs;
+// an index on the others finds more jobs.
+var underOneClaim = ` WHERE id IN ` + severalRows + ` AND +status='RUNNING' AND +claim=? AND attempts=?`
 
 // storedResult returns a job's Result as it is stored: as text, because bytes would become a BLOB.
 func storedResult(job *Job) any {

@@ -403,7 +403,7 @@ func updateRows(tx *transaction, update string, args []any, rowids []any) {
 	for chunk := range slices.Chunk(rowids, perStatement) {
 		bound := append(slices.Clip(args), chunk...)
 		bound = append(bound, make([]any, perStatement-len(chunk))...) // a NULL is no rowid
-		tx.exec(update+` WHERE rowid IN (?, ?, ?, ?, ?, ?, ?, ?)`, bound...)
+		tx.exec(update+` WHERE rowid IN `+severalRows, bound...)
 	}
 }
 
@@ -637,17 +637,17 @@ func (q *claims) claimFrom(
 	unusable := make(map[int64]unusableJob)
 	first := true
 	for v := range tx.rows(query, args...) {
-		rowid := integer(v[0])
-		if c.passed[rowid] { // before the claim turned to another line
+		rowid, columns := integer(v[0]), v[1:] // claimColumns, as in jobOf
+		if c.passed[rowid] {                   // before the claim turned to another line
 			continue
 		}
-		at := line{from.queue, from.aside, int(integer(v[10])), rowid}
+		at := line{from.queue, from.aside, int(integer(columns[9])), rowid}
 		if rival != nil && !first && rival.before(at) {
 			next = &at
 			break
 		}
 		first = false
-		if !c.wantsTask(text(v[2])) {
+		if !c.wantsTask(text(columns[1])) {
 			c.pass(rowid)
 			if c.hasPassedEnough() {
 				next = &at // the next transaction goes on

@@ -400,7 +400,7 @@ func (w *Worker) newRun(drain bool) (*workerRun, error) {
 
 // mayPrefetch reports whether jobs may be claimed ahead of free slots: a job with a single attempt must not lose it
 // while it waits for one. A task that allows no retry may be registered while the worker runs.
-func (r *workerRun) mayPrefetch() bool { return r.retry.MaxRetries != 0 && !r.registry.once() }
+func (r *workerRun) mayPrefetch() bool { return r.retry.MaxRetries != 0 && !r.registry.hasOnce.Load() }
 
 // claimers returns how many claims are made at the same time. With two, a job that arrives while one claim is
 // being answered finds the other waiting. A single slot has one, so that it keeps the order: the answers of two
