@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -160,5 +161,39 @@ func mergeEnd(tx *transaction, at int64, pair endPair, hours int64) {
 	tx.exec(`DELETE FROM pinion_ends WHERE at=? AND queue=? AND task=?`, at, pair.queue, pair.task)
 	if at >= hours {
 		addEnds(&tx.session, at-at%3600, pair, count)
+	}
+}
+
+// History returns the ends of jobs; see [Inspector].
+func (s *SQLiteStorage) History(ctx context.Context, since time.Time) ([]Ends, error) {
+	q := s.reader(ctx)
+	all := slices.Collect(s.endsSince(q, since))
+	if q.err != nil {
+		return nil, wrap("history", q.err)
+	}
+	return all, nil
+}
+
+// endsSince ranges over the ends from the minute of a time on, the oldest first.
+func (s *SQLiteStorage) endsSince(q *session, since time.Time) iter.Seq[Ends] {
+	return func(yield func(Ends) bool) {
+		if !s.indexed { // an older file has no such table
+			return
+		}
+		for row := range q.rows(`SELECT at, queue, task, succeeded, failed, took FROM pinion_ends
+			WHERE at>=? ORDER BY at, queue, task`, since.Truncate(time.Minute).Unix()) {
+			took, _ := row[5].(float64)
+			ends := Ends{
+				At:        time.Unix(integer(row[0]), 0).UTC(),
+				Queue:     text(row[1]),
+				Task:      text(row[2]),
+				Succeeded: int(integer(row[3])),
+				Failed:    int(integer(row[4])),
+				Took:      time.Duration(took * float64(time.Second)),
+			}
+			if !yield(ends) {
+				return
+			}
+		}
 	}
 }
