@@ -470,10 +470,10 @@ func (r *workerRun) work(ctx context.Context) error {
 
 // claimUntilStopped claims jobs and tends the queue until ctx ends or, in a Drain, nothing is left to do.
 func (r *workerRun) claimUntilStopped(ctx, writes context.Context) {
-	tend := r.newTender()
-	tend(ctx) // before the first claim, so that a Drain finds the periodic jobs and doubts the leases of the dead
+	upkeep := r.newUpkeep()
+	upkeep(ctx) // before the first claim, so that a Drain finds the periodic jobs and doubts the leases of the dead
 	var group sync.WaitGroup
-	group.Go(func() { repeat(ctx, r.reap, tend) })
+	group.Go(func() { repeat(ctx, r.reap, upkeep) })
 	for range r.claimers() {
 		group.Go(func() {
 			r.claimLoop(ctx, writes)

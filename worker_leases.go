@@ -56,9 +56,9 @@ func cancelTasks(running []*attempt, jobs []*Job, cause error) {
 // job must have been due to be worth a warning: until then a worker that knows its task is likely to take it.
 const unknownGap = time.Minute
 
-// newTender returns a function that is called each ReapInterval. It takes back lost leases of any worker, plans
+// newUpkeep returns a function that is called each ReapInterval. It takes back lost leases of any worker, plans
 // periodic jobs, and warns of jobs whose tasks nobody may know.
-func (r *workerRun) newTender() func(ctx context.Context) {
+func (r *workerRun) newUpkeep() func(ctx context.Context) {
 	var looked time.Time // for unknown tasks; zero: not yet
 	return func(ctx context.Context) {
 		r.takeBackLeases(ctx)
