@@ -367,7 +367,7 @@ type Ends struct {
 	Task      string        `json:"task"`
 	Succeeded int           `json:"succeeded"`
 	Failed    int           `json:"failed"` // dead-lettered or canceled
-	Took      time.Duration `json:"took"`   // the sum, from the claim to the end
+	Took      time.Duration `json:"took"`   // the sum, from the claim to the end; nanoseconds in JSON
 }
 
 // Limiter is a [Storage] that can bound how many jobs of a queue run at once, over all workers.
@@ -444,9 +444,9 @@ type Counts struct {
 	Pending     int       `json:"pending"`
 	Due         int       `json:"due"` // of Pending, those that are due
 	Running     int       `json:"running"`
-	Started     int       `json:"started"` // of Running, those with a StartedAt; the others may still wait for a slot
-	SuccessHour int       `json:"success_last_hour"`
-	FailedHour  int       `json:"failed_last_hour"`
+	Started     int       `json:"started"`                 // of Running, those with a StartedAt; the others may still wait for a slot
+	SuccessHour int       `json:"success_last_hour"`       // in the last 60 whole minutes and since
+	FailedHour  int       `json:"failed_last_hour"`        // likewise; dead-lettered or canceled
 	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest PENDING job
 	OldestDue   time.Time `json:"oldest_due,omitzero"`     // when the job that has been due for the longest became due
