@@ -131,8 +131,8 @@ const (
 	StatusFailed  Status = "FAILED"  // given up, with a copy in the dead-letter queue; or canceled
 )
 
-// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the others. ID, Task, Queue
-// and Key are valid UTF-8 without NUL, at most 1 KiB each; Enqueue returns ErrBadArgs for others.
+// Job is one unit of work. The caller of Enqueue sets the first group of fields, the storage the others. ID, Task,
+// Queue and Key are valid UTF-8 without NUL, at most 1 KiB each; Enqueue returns ErrBadArgs for others.
 type Job struct {
 	// ID identifies the job. Enqueue sets an empty one to a UUIDv7 of 32 hex digits, so ids sort by time.
 	ID string `json:"id"`

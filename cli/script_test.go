@@ -79,7 +79,7 @@ var (
 		"age":    `(?:in )?\d+[smhdy](?: ago)?`,
 		"time":   `\d{4}-\d\d-\d\dT\S+`,
 		"any":    `.*`,
-		"worker": `\S+:\d+`,
+		"worker": `\S+:\d+(?:/\d+)?`,
 	}
 )
 
