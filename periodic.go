@@ -27,7 +27,10 @@ import (
 // queue, and the schedule goes on.
 //
 // A deploy that makes the schedule earlier moves the next run, unless that has been attempted or rescheduled. A
-// deploy that makes it later takes effect after the run that is planned.
+// deploy that makes it later takes effect after the run that is planned. A run that is moved counts as canceled:
+// Stats and History have it among the failed.
+//
+// A run that somebody cancels before its time is skipped.
 type Periodic struct {
 	// Name identifies the schedule, over all processes and deploys. It is at most 1,000 bytes long.
 	Name string

@@ -261,6 +261,10 @@ func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 		if got := t.statuses(""); got[StatusPending] != 1 || got[StatusFailed] != 0 {
 			t.Errorf("after the move the jobs are %v; want the new one alone", got)
 		}
+		stats, err := t.storage.Stats(t.Context())
+		if err != nil || stats.Total.FailedHour != 1 {
+			t.Errorf("Stats: %d failed, %v; want the run that was moved", stats.Total.FailedHour, err)
+		}
 		stopDaily := with(24 * time.Hour) // an older or newer version beside it, with a later schedule
 		wantAt(10 * time.Minute)
 		stopOften()

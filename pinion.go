@@ -361,7 +361,7 @@ type Ends struct {
 	Queue     string        `json:"queue"`
 	Task      string        `json:"task"`
 	Succeeded int           `json:"succeeded"`
-	Failed    int           `json:"failed"` // dead-lettered or canceled
+	Failed    int           `json:"failed"` // dead-lettered, canceled, or a run that a Periodic has moved
 	Took      time.Duration `json:"took"`   // the sum, from the claim to the end
 }
 
@@ -441,7 +441,7 @@ type Counts struct {
 	Running     int       `json:"running"`
 	Started     int       `json:"started"` // of Running, those with a StartedAt; the others may still wait for a slot
 	SuccessHour int       `json:"success_last_hour"`
-	FailedHour  int       `json:"failed_last_hour"`
+	FailedHour  int       `json:"failed_last_hour"`        // as Ends.Failed
 	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest PENDING job
 	OldestDue   time.Time `json:"oldest_due,omitzero"`     // when the job that has been due for the longest became due
