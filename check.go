@@ -1402,6 +1402,15 @@ func limitRules() []storageRule {
 			c.must(err)
 			c.wantEqual("number of Limits", len(limits), 0)
 		})},
+		{"a limit is stored as it is, up to 2,147,483,647", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "q", math.MaxInt32)
+			c.setLimit(l, "r", math.MaxInt)
+			limits, err := l.Limits(c.ctx)
+			c.must(err)
+			c.wantEqual("Limits", limits, map[string]int{"q": math.MaxInt32, "r": math.MaxInt32})
+			c.enqueue(&Job{Task: "a", Queue: "q"}, &Job{Task: "b", Queue: "r"})
+			c.wantEqual("jobs due", c.claimDue(9), "a b")
+		})},
 		{"Dequeue waits until a limit admits a job", optional(func(c *checker, l Limiter) {
 			c.setLimit(l, "default", 1)
 			c.enqueue(NewJob("a"), NewJob("b"), NewJob("c"), NewJob("d"), NewJob("e"))

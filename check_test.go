@@ -999,6 +999,11 @@ func limitFaults() []fault {
 				return m.MemoryStorage.SetLimit(ctx, queue, limit)
 			}
 		}},
+		{"keeps limits in few bits", "is stored as it is", func(m *mutant) {
+			m.setLimit = func(ctx context.Context, queue string, limit int) error {
+				return m.MemoryStorage.SetLimit(ctx, queue, min(limit, 1<<30))
+			}
+		}},
 		{"counts without the claims of the same Dequeue", "a limit bounds", func(m *mutant) {
 			m.withoutLimits(func(opts DequeueOptions) bool { return opts.Max > 1 })
 		}},

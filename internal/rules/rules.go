@@ -3,6 +3,7 @@ package rules
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,6 +25,9 @@ func CheckDequeue(max, ahead int, lease time.Duration) error {
 	}
 	return nil
 }
+
+// MostLimit is the highest limit of a queue: the number that every database and processor can keep.
+const MostLimit = math.MaxInt32
 
 // DefaultRetention is how long finished jobs stay if the options of the storage do not say.
 const DefaultRetention = 24 * time.Hour
