@@ -232,6 +232,19 @@ func dueTimeRules() []storageRule {
 			c.must(c.MarkFailed(c.ctx, c.claimOne(), errCheck, time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC)))
 			c.wantEqual("job that has been due since before the year 1", c.claimDue(9), "a")
 		})},
+		{"a due time at the start of 1970 is stored as none", optional(func(c *checker, in Inspector) {
+			start := time.Unix(0, 0)
+			c.enqueue(NewJob("failed"), NewJob("released"), NewJob("rescheduled"), &Job{Task: "enqueued", RunAt: start})
+			jobs := c.claim(2)
+			c.must(c.MarkFailed(c.ctx, jobs[0], errCheck, start))
+			c.release(start, nil, jobs[1])
+			_, err := in.Reschedule(c.ctx, Filter{Task: "rescheduled"}, start)
+			c.must(err)
+			for _, job := range c.list(in.Jobs(c.ctx, Filter{})) {
+				c.wantEqual("RunAt of the job that was "+job.Task, job.RunAt, time.Time{})
+			}
+			c.wantEqual("jobs that are due", c.claimDue(9), "failed released rescheduled enqueued")
+		})},
 	}
 }
 

@@ -297,6 +297,11 @@ func orderFaults() []fault {
 				return m.MemoryStorage.Reschedule(ctx, f, time.UnixMicro(at.UnixMicro())) // which overflows
 			}
 		}},
+		{"keeps the start of 1970", "at the start of 1970", func(m *mutant) {
+			m.reschedule = func(ctx context.Context, f Filter, at time.Time) (int, error) {
+				return m.MemoryStorage.Reschedule(ctx, f, at.Add(time.Microsecond))
+			}
+		}},
 		{"ignores the due times of retries", "before its due time", func(m *mutant) {
 			m.markFailed = func(ctx context.Context, job *Job, cause error, _ time.Time) error {
 				return m.MemoryStorage.MarkFailed(ctx, job, cause, time.Time{})

@@ -145,7 +145,7 @@ type Job struct {
 	Queue string `json:"queue"`
 	// Priority decides what runs first: the higher one.
 	Priority int `json:"priority"`
-	// RunAt is when the job is due [at once].
+	// RunAt is when the job is due [at once]. The start of 1970 in UTC is stored as none.
 	RunAt time.Time `json:"run_at,omitzero"`
 	// Key is optional. At most one unfinished job (PENDING or RUNNING) holds a Key. Keys that begin with "periodic:"
 	// belong to the jobs of [Periodic].

@@ -56,15 +56,16 @@ func SecondLook(lease time.Duration) time.Duration {
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 // DueTime returns a due time as it is stored: in whole microseconds, not after the year 9999, and not before the year
-// 1, where it is the zero time.
+// 1, where it is the zero time. The start of 1970 is the zero time too: SQLite files have a 0 for both.
 func DueTime(t time.Time) time.Time {
+	t = t.UTC().Truncate(time.Microsecond)
 	switch {
-	case t.Before(time.Time{}):
+	case t.Before(time.Time{}), t.Equal(time.Unix(0, 0)):
 		return time.Time{}
 	case t.After(lastTime):
 		return lastTime
 	}
-	return t.UTC().Truncate(time.Microsecond)
+	return t
 }
 
 // Lease returns the lease of a claim as it is stored: in whole microseconds, at least one.
