@@ -518,6 +518,9 @@ func Open(ctx context.Context, dsn string) (Storage, error) {
 	open := schemes[scheme]
 	known := slices.Sorted(maps.Keys(schemes))
 	schemesMu.Unlock()
+	if scheme == "file" {
+		return nil, fmt.Errorf("pinion: open: %q: want the path alone, such as jobs.db or /var/jobs.db", dsn)
+	}
 	if open == nil {
 		// The error does not show the dsn, which may hold a password.
 		return nil, fmt.Errorf("pinion: open: no backend for the scheme %q (there are: %s); import the package that "+
@@ -529,27 +532,11 @@ func Open(ctx context.Context, dsn string) (Storage, error) {
 			return nil, fmt.Errorf("pinion: open: %q: memory: takes nothing behind the colon", dsn)
 		}
 	case "sqlite":
-		if err := checkFileName(rest); err != nil {
+		if err := rules.CheckFileName(rest); err != nil {
 			return nil, err
 		}
 	}
 	return open(ctx, dsn)
-}
-
-// checkFileName refuses the names of files that look like something else.
-func checkFileName(name string) error {
-	switch {
-	case strings.Contains(name, "?"):
-		return fmt.Errorf("pinion: open: %q: a file's name takes no settings behind a ?; use OpenSQLite, which takes "+
-			"options", name)
-	case strings.HasPrefix(name, "//"):
-		return fmt.Errorf("pinion: open: %q: want a path behind sqlite:, such as sqlite:jobs.db or sqlite:/var/jobs.db",
-			"sqlite:"+name)
-	case strings.EqualFold(name, "memory") || strings.EqualFold(name, ":memory:"):
-		return fmt.Errorf("pinion: open: %q: want memory: for a storage in memory, or ./%s for a file of that name",
-			name, strings.Trim(name, ":"))
-	}
-	return nil
 }
 
 // RegisterScheme registers a backend for a scheme: [Open] then hands each dsn that starts with "scheme:", whole, to the

@@ -4,6 +4,7 @@ package rules
 import (
 	"fmt"
 	"math"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -116,6 +117,29 @@ func SchemeOf(address string) string {
 		}
 	}
 	return scheme + ":"
+}
+
+// CheckFileName refuses the names of files that look like something else.
+func CheckFileName(name string) error {
+	switch {
+	case strings.Contains(name, "?"):
+		return fmt.Errorf("pinion: open: %q: a file's name takes no settings behind a ?; want the path alone, or use "+
+			"OpenSQLite, which takes options", name)
+	case strings.HasPrefix(name, "//"):
+		return fmt.Errorf("pinion: open: %q: want a path behind sqlite:, such as sqlite:jobs.db or sqlite:/var/jobs.db",
+			"sqlite:"+name)
+	case strings.EqualFold(name, "memory") || strings.EqualFold(name, ":memory:"):
+		return fmt.Errorf("pinion: open: %q: want memory: for a storage in memory, or ./%s for a file of that name",
+			name, strings.Trim(name, ":"))
+	}
+	return nil
+}
+
+// IsDirectoryName reports whether a path can only be that of a directory: x/, x/. or x/.. . filepath.Abs makes a path
+// of a file out of the first two.
+func IsDirectoryName(path string) bool {
+	_, name := filepath.Split(path)
+	return path != "" && (name == "" || name == "." || name == "..")
 }
 
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
