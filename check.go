@@ -35,8 +35,8 @@ func CheckStorage(ctx context.Context, open func() (Storage, error)) error {
 			failures = append(failures, fmt.Errorf("pinion: CheckStorage was stopped: %w", err))
 			break
 		}
-		if err := checkRule(ctx, open, r.check); err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", r.rule, err))
+		if err := r.verify(ctx, open); err != nil {
+			failures = append(failures, err)
 		}
 	}
 	return errors.Join(failures...)
@@ -72,6 +72,14 @@ func storageRules() []storageRule {
 		limitRules(),
 		closeRules(),
 	)
+}
+
+// verify returns an error that begins with the rule if a storage breaks it.
+func (r storageRule) verify(ctx context.Context, open func() (Storage, error)) error {
+	if err := checkRule(ctx, open, r.check); err != nil {
+		return fmt.Errorf("%s: %w", r.rule, err)
+	}
+	return nil
 }
 
 // checkRule opens a storage, checks one rule and closes the storage.
