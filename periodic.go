@@ -24,7 +24,8 @@ import (
 //
 // Runs never overlap. A run that is missed while no worker is alive happens once, late. A failed run is due
 // again at the latest at the schedule's next time. When its retries are used up it goes to the dead-letter
-// queue, and the schedule goes on.
+// queue, and the schedule goes on. The next run then holds the Key, so Replay leaves such a dead letter where it is:
+// Reschedule the next run instead.
 //
 // A deploy that makes the schedule earlier moves the next run, unless that has been attempted or rescheduled. A
 // deploy that makes it later takes effect after the run that is planned. A run that is moved counts as canceled:

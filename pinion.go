@@ -333,7 +333,8 @@ type Inspector interface {
 	// most f.Limit groups, the largest.
 	GroupDeadLetters(ctx context.Context, f Filter, newest int) (LetterGroups, error)
 	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with
-	// 0 Attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
+	// 0 Attempts. A job whose Key another unfinished job holds stays; so does a run of a [Periodic] while the next run
+	// is stored. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
 	// Purge deletes dead letters and returns how many.
 	Purge(ctx context.Context, f Filter) (int, error)
