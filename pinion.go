@@ -369,8 +369,9 @@ type Ends struct {
 // Limiter is a [Storage] that can bound how many jobs of a queue run at once, over all workers.
 type Limiter interface {
 	// SetLimit lets at most max jobs of a queue be RUNNING. 0 pauses the queue, a negative max lifts the limit. A max
-	// of more than 2,147,483,647 is stored as that. What runs goes on. A dead worker's job counts until its lease is taken back. A limited queue is never claimed ahead.
-	// What a worker has claimed ahead when the limit comes, it gives back within its HeartbeatInterval.
+	// of more than 2,147,483,647 is stored as that. What runs goes on. A dead worker's job counts until its lease is
+	// taken back. A limited queue is never claimed ahead. What a worker has claimed ahead when the limit comes, it
+	// gives back within its HeartbeatInterval.
 	SetLimit(ctx context.Context, queue string, max int) error
 	// Limits returns the limits by queue.
 	Limits(ctx context.Context) (map[string]int, error)

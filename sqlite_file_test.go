@@ -152,7 +152,7 @@ func TestOpenSQLiteRefusesTheFilesBesideAnother(t *testing.T) {
 		wantError(t, err, "pinion: open "+path+suffix+": it is a part of ", "q.db; want that file")
 	}
 	if after := folder(t, filepath.Dir(path)); !maps.Equal(before, after) {
-		t.Errorf("the folder has changed from %q to %q", slices.Collect(maps.Keys(before)), slices.Collect(maps.Keys(after)))
+		t.Error("the folder has changed")
 	}
 	sqliteStorage(t, filepath.Join(t.TempDir(), "jobs-wal"), nil) // beside nothing
 }

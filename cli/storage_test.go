@@ -54,14 +54,16 @@ func TestAPathThatIsNoFileIsAnErrorThatSaysWhatToDo(t *testing.T) {
 		for _, flags := range [][]string{{"--db", db}, nil} {
 			status, _, stderr := runCommand(t, append([]string{"status"}, flags...)...)
 			if status != 1 || !strings.Contains(strings.ReplaceAll(stderr, folderOf(t), ""), want.status) {
-				t.Errorf("status, %s, %q: exit status %d, printed %q; want 1 and %q", db, flags, status, stderr, want.status)
+				t.Errorf("status, %s, %q: exit status %d, printed %q; want 1 and %q",
+					db, flags, status, stderr, want.status)
 			}
 			if want.enqueue == "" {
 				continue
 			}
 			status, _, stderr = runCommand(t, append([]string{"enqueue", "add"}, flags...)...)
 			if status != 1 || !strings.Contains(stderr, want.enqueue) {
-				t.Errorf("enqueue, %s, %q: exit status %d, printed %q; want 1 and %q", db, flags, status, stderr, want.enqueue)
+				t.Errorf("enqueue, %s, %q: exit status %d, printed %q; want 1 and %q",
+					db, flags, status, stderr, want.enqueue)
 			}
 		}
 	}

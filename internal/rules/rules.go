@@ -135,8 +135,8 @@ func CheckFileName(name string) error {
 	return nil
 }
 
-// IsDirectoryName reports whether a path can only be that of a directory: x/, x/. or x/.. . filepath.Abs makes a path
-// of a file out of the first two.
+// IsDirectoryName reports whether a path can only be that of a directory, because it ends in a slash, "." or "..".
+// filepath.Abs hides that: it makes x of x/.
 func IsDirectoryName(path string) bool {
 	_, name := filepath.Split(path)
 	return path != "" && (name == "" || name == "." || name == "..")
