@@ -252,6 +252,9 @@ func sprint(v any) (text string) {
 // Call does as a worker would: it encodes the arguments and decodes them again, puts a job into the task's
 // context, applies Timeout and returns a panic as a [PanicError]. It runs no middleware, and StorageFromContext
 // finds nothing. A mistake in the task panics as in [Registry.Add].
+//
+// No worker holds the job, so [Tx].Done returns ErrLeaseLost. To see such a task succeed, enqueue its job in a
+// SQLite file and call [Worker.Drain]; docs/testing-your-tasks.md in the repository has such a test.
 func (t Task[A]) Call(ctx context.Context, args A) (json.RawMessage, error) {
 	handler := t.handler()
 	now := microTime(time.Now())

@@ -35,8 +35,8 @@ func CheckStorage(ctx context.Context, open func() (Storage, error)) error {
 			failures = append(failures, fmt.Errorf("pinion: CheckStorage was stopped: %w", err))
 			break
 		}
-		if err := checkRule(ctx, open, r.check); err != nil {
-			failures = append(failures, fmt.Errorf("%s: %w", r.rule, err))
+		if err := r.verify(ctx, open); err != nil {
+			failures = append(failures, err)
 		}
 	}
 	return errors.Join(failures...)
@@ -72,6 +72,14 @@ func storageRules() []storageRule {
 		limitRules(),
 		closeRules(),
 	)
+}
+
+// verify returns an error that begins with the rule if a storage breaks it.
+func (r storageRule) verify(ctx context.Context, open func() (Storage, error)) error {
+	if err := checkRule(ctx, open, r.check); err != nil {
+		return fmt.Errorf("%s: %w", r.rule, err)
+	}
+	return nil
 }
 
 // checkRule opens a storage, checks one rule and closes the storage.
@@ -231,6 +239,19 @@ func dueTimeRules() []storageRule {
 			c.enqueue(NewJob("a"))
 			c.must(c.MarkFailed(c.ctx, c.claimOne(), errCheck, time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC)))
 			c.wantEqual("job that has been due since before the year 1", c.claimDue(9), "a")
+		})},
+		{"a due time at the start of 1970 is stored as none", optional(func(c *checker, in Inspector) {
+			start := time.Unix(0, 0)
+			c.enqueue(NewJob("failed"), NewJob("released"), NewJob("rescheduled"), &Job{Task: "enqueued", RunAt: start})
+			jobs := c.claim(2)
+			c.must(c.MarkFailed(c.ctx, jobs[0], errCheck, start))
+			c.release(start, nil, jobs[1])
+			_, err := in.Reschedule(c.ctx, Filter{Task: "rescheduled"}, start)
+			c.must(err)
+			for _, job := range c.list(in.Jobs(c.ctx, Filter{})) {
+				c.wantEqual("RunAt of the job that was "+job.Task, job.RunAt, time.Time{})
+			}
+			c.wantEqual("jobs that are due", c.claimDue(9), "failed released rescheduled enqueued")
 		})},
 	}
 }
@@ -1401,6 +1422,15 @@ func limitRules() []storageRule {
 			limits, err := l.Limits(c.ctx)
 			c.must(err)
 			c.wantEqual("number of Limits", len(limits), 0)
+		})},
+		{"a limit is stored as it is, up to 2,147,483,647", optional(func(c *checker, l Limiter) {
+			c.setLimit(l, "q", math.MaxInt32)
+			c.setLimit(l, "r", math.MaxInt)
+			limits, err := l.Limits(c.ctx)
+			c.must(err)
+			c.wantEqual("Limits", limits, map[string]int{"q": math.MaxInt32, "r": math.MaxInt32})
+			c.enqueue(&Job{Task: "a", Queue: "q"}, &Job{Task: "b", Queue: "r"})
+			c.wantEqual("jobs due", c.claimDue(9), "a b")
 		})},
 		{"Dequeue waits until a limit admits a job", optional(func(c *checker, l Limiter) {
 			c.setLimit(l, "default", 1)

@@ -184,7 +184,7 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 	for _, fault := range faults {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			rule := findRule(t, fault.rule)
 			open := func() (Storage, error) {
@@ -194,12 +194,33 @@ func TestCheckStorageFindsEachMutant(t *testing.T) {
 			}
 			// A slow machine may be too late to see a wrong time, so each mutant gets several tries.
 			for range 5 {
-				if err := checkRule(ctx, open, rule.check); err != nil {
+				err := rule.verify(ctx, open)
+				if isFinding(ctx, err, rule) {
 					return
+				}
+				if err != nil {
+					t.Fatalf("want an error that says how the rule %q is broken, got: %v", rule.rule, err)
 				}
 			}
 			t.Errorf("the rule %q holds", rule.rule)
 		})
+	}
+}
+
+// isFinding reports whether err says that a storage breaks a rule. A check whose ctx has ended has found nothing.
+func isFinding(ctx context.Context, err error, rule storageRule) bool {
+	return err != nil && ctx.Err() == nil && strings.HasPrefix(err.Error(), rule.rule+": ")
+}
+
+func TestACheckThatIsStoppedIsNoFinding(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	rule := findRule(t, "no job is claimed before its due time")
+	err := rule.verify(ctx, func() (Storage, error) {
+		cancel()
+		return NewMemoryStorage(), nil
+	})
+	if err == nil || isFinding(ctx, err, rule) {
+		t.Errorf("got %v, want an error that is no finding", err)
 	}
 }
 
@@ -295,6 +316,11 @@ func orderFaults() []fault {
 		{"takes a far due time for the past", "that JSON cannot write", func(m *mutant) {
 			m.reschedule = func(ctx context.Context, f Filter, at time.Time) (int, error) {
 				return m.MemoryStorage.Reschedule(ctx, f, time.UnixMicro(at.UnixMicro())) // which overflows
+			}
+		}},
+		{"keeps the start of 1970", "at the start of 1970", func(m *mutant) {
+			m.reschedule = func(ctx context.Context, f Filter, at time.Time) (int, error) {
+				return m.MemoryStorage.Reschedule(ctx, f, at.Add(time.Microsecond))
 			}
 		}},
 		{"ignores the due times of retries", "before its due time", func(m *mutant) {
@@ -997,6 +1023,11 @@ func limitFaults() []fault {
 					m.MemoryStorage.SetLimit(ctx, "", 0)
 				}
 				return m.MemoryStorage.SetLimit(ctx, queue, limit)
+			}
+		}},
+		{"keeps limits in few bits", "is stored as it is", func(m *mutant) {
+			m.setLimit = func(ctx context.Context, queue string, limit int) error {
+				return m.MemoryStorage.SetLimit(ctx, queue, min(limit, 1<<30))
 			}
 		}},
 		{"counts without the claims of the same Dequeue", "a limit bounds", func(m *mutant) {

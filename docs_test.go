@@ -114,6 +114,7 @@ func TestTheProgramsInTheGuidesRun(t *testing.T) {
 			"TestWelcome",
 			"TestSignUpEnqueuesAWelcomeAndAReminder",
 			"TestTheWelcomeSurvivesAnOutageAndTheReminderComesAfterAWeek",
+			"TestACreditAndTheEndOfItsJobCommitTogether",
 			"TestAWelcomeThroughAFile",
 		},
 	} {

@@ -1444,7 +1444,7 @@ func (s *MemoryStorage) SetLimit(ctx context.Context, queue string, max int) err
 		if max < 0 {
 			delete(s.limits, queue)
 		} else {
-			s.limits[queue] = max
+			s.limits[queue] = min(max, rules.MostLimit)
 		}
 		s.wakeLocked()
 		return nil

@@ -24,10 +24,14 @@ import (
 //
 // Runs never overlap. A run that is missed while no worker is alive happens once, late. A failed run is due
 // again at the latest at the schedule's next time. When its retries are used up it goes to the dead-letter
-// queue, and the schedule goes on.
+// queue, and the schedule goes on. The next run then holds the Key, so Replay leaves such a dead letter where it is:
+// Reschedule the next run instead.
 //
 // A deploy that makes the schedule earlier moves the next run, unless that has been attempted or rescheduled. A
-// deploy that makes it later takes effect after the run that is planned.
+// deploy that makes it later takes effect after the run that is planned. A run that is moved counts as canceled:
+// Stats and History have it among the failed.
+//
+// A run that somebody cancels before its time is skipped.
 type Periodic struct {
 	// Name identifies the schedule, over all processes and deploys. It is at most 1,000 bytes long.
 	Name string
@@ -69,6 +73,10 @@ const (
 	maxSkips        = 100  // how many times one look skips that are taken or that Job skips
 
 	shortestEvery = time.Millisecond // each run takes two transactions at least
+
+	// withdrawnBy is how much later than its slot a run is due that a worker has begun to withdraw. So the next worker
+	// can tell a run that was left in the middle of that from one that somebody canceled.
+	withdrawnBy = time.Microsecond
 )
 
 // check reports what is wrong with p.
@@ -312,11 +320,11 @@ func (p *periodics) ensure(ctx context.Context, s Storage, name string) error {
 			n.id = job.ID
 			return nil
 		}
-		if err := withdraw(ctx, in, job); err != nil {
+		if err := n.withdraw(ctx, in, job); err != nil {
 			return fmt.Errorf("periodic %q: moving its next run: %w", name, err)
 		}
 	}
-	return n.enqueue(ctx, s)
+	return n.enqueue(ctx, s, in)
 }
 
 // stored returns the run that is PENDING or RUNNING, or nil.
@@ -341,7 +349,8 @@ func (n *nextRun) stored(ctx context.Context, in Inspector) (*Job, error) {
 // isEarlierThan reports whether the schedule has a time before the one that job is planned for. A run that was
 // attempted or rescheduled stays where it is.
 func (n *nextRun) isEarlierThan(job *Job) (bool, error) {
-	if job.Status != StatusPending || job.Attempts > 0 || job.Claim > 0 || job.ID != periodicID(n.Name, job.RunAt) {
+	asPlanned := job.ID == periodicID(n.Name, job.RunAt) || n.isWithdrawn(job)
+	if job.Status != StatusPending || job.Attempts > 0 || job.Claim > 0 || !asPlanned {
 		return false, nil
 	}
 	next, err := n.next(n.after())
@@ -357,21 +366,55 @@ func (n *nextRun) after() time.Time {
 	return now
 }
 
+// isWithdrawn reports whether a worker has begun to withdraw a run.
+func (n *nextRun) isWithdrawn(job *Job) bool {
+	return job.ID == periodicID(n.Name, job.RunAt.Add(-withdrawnBy))
+}
+
 // withdraw removes a run that was not attempted: another time gets another job, because the ID is made of the
 // time. If it has just been claimed it stays.
-func withdraw(ctx context.Context, in Inspector, job *Job) error {
+//
+// No verb deletes a PENDING job in one step. A worker that is killed between the first step and the last leaves the
+// run PENDING, or canceled; isWithdrawn then recognizes it.
+func (n *nextRun) withdraw(ctx context.Context, in Inspector, job *Job) error {
 	this := Filter{IDs: []string{job.ID}, Status: StatusPending}
+	if !n.isWithdrawn(job) {
+		if _, err := in.Reschedule(ctx, this, job.RunAt.Add(withdrawnBy)); err != nil {
+			return err
+		}
+	}
 	if _, _, err := in.CancelWhere(ctx, this); err != nil {
 		return err
 	}
-	this.Status = StatusFailed
-	_, err := in.PruneWhere(ctx, this)
+	_, err := n.pruneWithdrawn(ctx, in, job.ID)
 	return err
 }
 
-// enqueue stores the next run. It passes over times that are taken, because the clock was set back, and over
-// those that Job skips.
-func (n *nextRun) enqueue(ctx context.Context, s Storage) error {
+// pruneWithdrawn deletes the run that has an ID if that was withdrawn and never started. It reports whether the ID
+// is free.
+func (n *nextRun) pruneWithdrawn(ctx context.Context, in Inspector, id string) (free bool, err error) {
+	job, err := in.Get(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		return true, nil // another worker was faster
+	}
+	if err != nil {
+		return false, err
+	}
+	if !job.Canceled || job.Status != StatusFailed || job.Claim > 0 || !n.isWithdrawn(job) {
+		return false, nil
+	}
+	// The time of its end tells it from a later run with this ID, which another worker may have enqueued meanwhile.
+	_, err = in.PruneWhere(ctx, Filter{
+		IDs:    []string{id},
+		After:  job.FinishedAt,
+		Before: job.FinishedAt.Add(time.Microsecond),
+	})
+	return err == nil, err
+}
+
+// enqueue stores the next run. It passes over times that are taken, because the clock was set back or somebody has
+// canceled the run, and over those that Job skips.
+func (n *nextRun) enqueue(ctx context.Context, s Storage, in Inspector) error {
 	for range maxSkips {
 		slot, err := n.next(n.after())
 		if err != nil || slot.IsZero() {
@@ -396,7 +439,13 @@ func (n *nextRun) enqueue(ctx context.Context, s Storage) error {
 			n.id = duplicate.ID // another worker was faster
 			return nil
 		case ok:
-			n.passed(slot)
+			free, err := n.pruneWithdrawn(ctx, in, job.ID)
+			if err != nil {
+				return fmt.Errorf("periodic %q: %w", n.Name, err)
+			}
+			if !free {
+				n.passed(slot)
+			}
 		case errors.Is(err, ErrBadArgs) || errors.Is(err, ErrTooLarge):
 			return &planError{n.Name, err}
 		default:

@@ -261,12 +261,90 @@ func TestAnEarlierScheduleMovesTheNextRunAndALaterOneWaitsForIt(t *testing.T) {
 		if got := t.statuses(""); got[StatusPending] != 1 || got[StatusFailed] != 0 {
 			t.Errorf("after the move the jobs are %v; want the new one alone", got)
 		}
+		stats, err := t.storage.Stats(t.Context())
+		if err != nil || stats.Total.FailedHour != 1 {
+			t.Errorf("Stats: %d failed, %v; want the run that was moved", stats.Total.FailedHour, err)
+		}
 		stopDaily := with(24 * time.Hour) // an older or newer version beside it, with a later schedule
 		wantAt(10 * time.Minute)
 		stopOften()
 		t.sleep(10 * time.Minute) // over the planned run
 		wantAt(24 * time.Hour)
 		stopDaily()
+	})
+}
+
+// dying is a storage whose worker dies at one verb, of all that withdraw a run.
+type dying struct {
+	tended
+	verb string
+}
+
+var errKilled = errors.New("killed")
+
+func (d dying) CancelWhere(ctx context.Context, f Filter) (ended, asked int, err error) {
+	if d.verb == "CancelWhere" {
+		return 0, 0, errKilled
+	}
+	return d.tended.CancelWhere(ctx, f)
+}
+
+func (d dying) PruneWhere(ctx context.Context, f Filter) (int, error) {
+	if d.verb == "PruneWhere" {
+		return 0, errKilled
+	}
+	return d.tended.PruneWhere(ctx, f)
+}
+
+func TestAWorkerThatDiesWhileItMovesARunCostsNoRun(t *testing.T) {
+	for _, verb := range []string{"CancelWhere", "PruneWhere"} {
+		t.Run(verb, func(t *testing.T) {
+			overStorages(t, func(t *scene) {
+				t.sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(24*time.Hour + 10*time.Minute)))
+				day := time.Now().Truncate(24 * time.Hour)
+				var ran []time.Duration
+				task := t.task("tick", func(context.Context, *Job) error {
+					ran = append(ran, time.Since(day))
+					return nil
+				})
+				with := func(d time.Duration) *Worker {
+					return &Worker{Periodic: []Periodic{{"a", Every(d), tick}}, ReapInterval: seldom}
+				}
+				workFor := func(w *Worker, d time.Duration) {
+					t.Helper()
+					run := t.run(w, task)
+					t.sleep(d)
+					run.stop()
+					run.wait()
+				}
+				workFor(with(4*time.Hour), time.Second)
+				moving := newPeriodics(with(2 * time.Hour).Periodic)
+				if err := moving.ensure(t.Context(), dying{t.storage, verb}, "a"); !errors.Is(err, errKilled) {
+					t.Fatalf("the worker that moves the run: %v, want to be killed at %s", err, verb)
+				}
+				workFor(with(2*time.Hour), 8*time.Hour)
+				want := []time.Duration{2 * time.Hour, 4 * time.Hour, 6 * time.Hour, 8 * time.Hour}
+				if diff := cmp.Diff(want, ran); diff != "" {
+					t.Errorf("runs (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func TestARunThatSomebodyCancelsIsSkipped(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		t.sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour + 10*time.Minute)))
+		var ran []time.Duration
+		task := t.task("tick", func(context.Context, *Job) error { ran = append(ran, t.since()); return nil })
+		t.start = time.Now().Truncate(time.Hour)
+		t.run(&Worker{Periodic: []Periodic{{"hourly", Every(time.Hour), tick}}, ReapInterval: seldom}, task)
+		t.sleep(time.Second)
+		t.cancel(1, 0, nextRunOf(t.T, t.storage, "hourly").ID)
+		t.sleep(2 * time.Hour)
+		if diff := cmp.Diff([]time.Duration{2 * time.Hour}, ran); diff != "" {
+			t.Errorf("runs (-want +got):\n%s", diff)
+		}
 	})
 }
 

@@ -146,7 +146,7 @@ type Job struct {
 	Queue string `json:"queue"`
 	// Priority decides what runs first: the higher one.
 	Priority int `json:"priority"`
-	// RunAt is when the job is due [at once]. Its year is at most 9999.
+	// RunAt is when the job is due [at once]. Its year is at most 9999. The start of 1970 in UTC is stored as none.
 	RunAt time.Time `json:"run_at,omitzero"`
 	// Key is optional. At most one unfinished job (PENDING or RUNNING) holds a Key. Keys that begin with "periodic:"
 	// belong to the jobs of [Periodic].
@@ -338,7 +338,8 @@ type Inspector interface {
 	// most f.Limit groups, the largest.
 	GroupDeadLetters(ctx context.Context, f Filter, newest int) (LetterGroups, error)
 	// Replay takes jobs out of the dead-letter queue, the oldest first, and makes them PENDING, due at once, with
-	// 0 Attempts. A job whose Key another unfinished job holds stays. It returns how many it took.
+	// 0 Attempts. A job whose Key another unfinished job holds stays; so does a run of a [Periodic] while the next run
+	// is stored. It returns how many it took.
 	Replay(ctx context.Context, f Filter) (int, error)
 	// Purge deletes dead letters and returns how many.
 	Purge(ctx context.Context, f Filter) (int, error)
@@ -366,15 +367,16 @@ type Ends struct {
 	Queue     string        `json:"queue"`
 	Task      string        `json:"task"`
 	Succeeded int           `json:"succeeded"`
-	Failed    int           `json:"failed"` // dead-lettered or canceled
+	Failed    int           `json:"failed"` // dead-lettered, canceled, or a run that a Periodic has moved
 	Took      time.Duration `json:"took"`   // the sum, from the claim to the end; nanoseconds in JSON
 }
 
 // Limiter is a [Storage] that can bound how many jobs of a queue run at once, over all workers.
 type Limiter interface {
-	// SetLimit lets at most max jobs of a queue be RUNNING; the queue "" is the default queue. 0 pauses the queue, a negative max lifts the limit. What
-	// runs goes on. A dead worker's job counts until its lease is taken back. A limited queue is never claimed ahead.
-	// What a worker has claimed ahead when the limit comes, it gives back within its HeartbeatInterval.
+	// SetLimit lets at most max jobs of a queue be RUNNING; the queue "" is the default queue. 0 pauses the queue, a
+	// negative max lifts the limit. A max of more than 2,147,483,647 is stored as that. What runs goes on. A dead
+	// worker's job counts until its lease is taken back. A limited queue is never claimed ahead. What a worker has
+	// claimed ahead when the limit comes, it gives back within its HeartbeatInterval.
 	SetLimit(ctx context.Context, queue string, max int) error
 	// Limits returns the limits by queue.
 	Limits(ctx context.Context) (map[string]int, error)
@@ -446,7 +448,7 @@ type Counts struct {
 	Running     int       `json:"running"`
 	Started     int       `json:"started"`                 // of Running, those with a StartedAt; the others may wait for a slot
 	SuccessHour int       `json:"success_last_hour"`       // in the last 60 whole minutes and since
-	FailedHour  int       `json:"failed_last_hour"`        // likewise; dead-lettered or canceled
+	FailedHour  int       `json:"failed_last_hour"`        // likewise; as Ends.Failed
 	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since
 	Oldest      time.Time `json:"oldest_pending,omitzero"` // CreatedAt of the oldest PENDING job
 	OldestDue   time.Time `json:"oldest_due,omitzero"`     // when the job that has been due for the longest became due
@@ -523,6 +525,9 @@ func Open(ctx context.Context, dsn string) (Storage, error) {
 	open := schemes[scheme]
 	known := slices.Sorted(maps.Keys(schemes))
 	schemesMu.Unlock()
+	if scheme == "file" {
+		return nil, fmt.Errorf("pinion: open: %q: want the path alone, such as jobs.db or /var/jobs.db", dsn)
+	}
 	if open == nil {
 		// The error does not show the dsn, which may hold a password.
 		return nil, fmt.Errorf("pinion: open: no backend for the scheme %q (there are: %s); import the package that "+
@@ -534,27 +539,11 @@ func Open(ctx context.Context, dsn string) (Storage, error) {
 			return nil, fmt.Errorf("pinion: open: %q: memory: takes nothing behind the colon", dsn)
 		}
 	case "sqlite":
-		if err := checkFileName(rest); err != nil {
+		if err := rules.CheckFileName(rest); err != nil {
 			return nil, err
 		}
 	}
 	return open(ctx, dsn)
-}
-
-// checkFileName refuses the names of files that look like something else.
-func checkFileName(name string) error {
-	switch {
-	case strings.Contains(name, "?"):
-		return fmt.Errorf("pinion: open: %q: a file's name takes no settings behind a ?; use OpenSQLite, which takes "+
-			"options", name)
-	case strings.HasPrefix(name, "//"):
-		return fmt.Errorf("pinion: open: %q: want a path behind sqlite:, such as sqlite:jobs.db or sqlite:/var/jobs.db",
-			"sqlite:"+name)
-	case strings.EqualFold(name, "memory") || strings.EqualFold(name, ":memory:"):
-		return fmt.Errorf("pinion: open: %q: want memory: for a storage in memory, or ./%s for a file of that name",
-			name, strings.Trim(name, ":"))
-	}
-	return nil
 }
 
 // RegisterScheme registers a backend for a scheme: [Open] then hands each dsn that starts with "scheme:", whole, to the

@@ -155,6 +155,13 @@ func TestOpenOfAnUnknownSchemeNamesTheKnownOnesAndKeepsPasswords(t *testing.T) {
 	}
 }
 
+func TestOpenOfAFileURIAsksForThePath(t *testing.T) {
+	for _, dsn := range []string{"file:jobs.db", "FILE:///var/jobs.db?mode=rw"} {
+		_, err := Open(t.Context(), dsn)
+		wantError(t, err, fmt.Sprintf("pinion: open: %q: want the path alone, such as jobs.db", dsn))
+	}
+}
+
 func TestOpenOfNothingIsAnError(t *testing.T) {
 	for _, dsn := range []string{"", "sqlite:"} {
 		if s, err := Open(t.Context(), dsn); err == nil {

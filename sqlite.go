@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pinion-queue/pinion/internal/rules"
 	"modernc.org/sqlite"
 )
 
@@ -768,7 +769,7 @@ func (s *SQLiteStorage) SetLimit(ctx context.Context, queue string, max int) err
 			tx.exec(`DELETE FROM pinion_limits WHERE queue=?`, queue)
 		} else {
 			tx.exec(`INSERT INTO pinion_limits (queue, most) VALUES (?, ?)
-				ON CONFLICT (queue) DO UPDATE SET most=excluded.most`, queue, max)
+				ON CONFLICT (queue) DO UPDATE SET most=excluded.most`, queue, min(max, rules.MostLimit))
 		}
 		s.claims.changed(queue)
 	})

@@ -29,6 +29,9 @@ func (s *SQLiteStorage) backup(ctx context.Context, path string) error {
 	if q := s.reader(ctx); q.err != nil {
 		return q.err
 	}
+	if err := checkNotDirectory(path); err != nil {
+		return err
+	}
 	path, err := filepath.Abs(path) // SQLite would take file:… for a URI
 	if err != nil {
 		return err

@@ -69,8 +69,14 @@ func (s *SQLiteStorage) findFile(path string) error {
 	case ":memory:":
 		return errors.New("it is not a file; use memory: for the storage in memory")
 	}
+	if err := checkNotDirectory(path); err != nil {
+		return err
+	}
 	path, err := filepath.Abs(path)
 	if err != nil {
+		return err
+	}
+	if err := checkNotBeside(path); err != nil {
 		return err
 	}
 	if err := checkOrCreate(path, s.opts.ReadOnly); err != nil {
@@ -79,6 +85,31 @@ func (s *SQLiteStorage) findFile(path string) error {
 	s.path, err = filepath.EvalSymlinks(path)
 	return err
 }
+
+// checkNotDirectory refuses the name of a directory, also of one that does not exist.
+func checkNotDirectory(path string) error {
+	if rules.IsDirectoryName(path) {
+		return errors.New("its name is that of a directory; want a file")
+	}
+	return nil
+}
+
+// checkNotBeside refuses the files that SQLite keeps beside another. An empty -wal would become a database of its own.
+func checkNotBeside(path string) error {
+	for _, suffix := range besideFiles {
+		file, isBeside := strings.CutSuffix(path, suffix)
+		if !isBeside {
+			continue
+		}
+		if _, err := os.Stat(file); err == nil {
+			return fmt.Errorf("it is a part of %s; want that file", file)
+		}
+	}
+	return nil
+}
+
+// besideFiles are the suffixes of the files that SQLite keeps beside a database.
+var besideFiles = []string{"-wal", "-shm", "-journal"}
 
 // creating is held while a file is created. A second OpenSQLite in this process must not lock the new file
 // before the first has closed it: see checkOrCreate.
@@ -92,6 +123,11 @@ func checkOrCreate(path string, readOnly bool) error {
 	defer creating.Unlock()
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) && !readOnly {
+		// A name may be short enough and the longest of those beside it too long.
+		_, err := os.Stat(path + "-journal")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		return createFile(path)
 	}
 	if err != nil {
@@ -101,7 +137,7 @@ func checkOrCreate(path string, readOnly bool) error {
 		return errors.New("it is a directory; want a file")
 	}
 	if !info.Mode().IsRegular() {
-		return errors.New("it is not a regular file")
+		return errors.New("it is not a regular file; want one")
 	}
 	n := hardLinks(info)
 	if n > 1 && readOnly {

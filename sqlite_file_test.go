@@ -121,7 +121,12 @@ func TestOpenSQLiteRefusesAPathThatIsNotAFile(t *testing.T) {
 	for _, test := range []struct{ path, says string }{
 		{"", "the path is empty"},
 		{":memory:", "it is not a file; use memory: for the storage in memory"},
-		{dir, "it is a directory"},
+		{dir, "it is a directory; want a file"},
+		{dir + "/", "its name is that of a directory; want a file"},
+		{dir + "/q.db/", "its name is that of a directory; want a file"},
+		{dir + "/q.db/.", "its name is that of a directory; want a file"},
+		{".", "its name is that of a directory; want a file"},
+		{"..", "its name is that of a directory; want a file"},
 		{filepath.Join(dir, "missing", "q.db"), "no such file or directory"},
 		{filepath.Join(dir, "nul\x00.db"), "invalid argument"},
 	} {
@@ -132,6 +137,34 @@ func TestOpenSQLiteRefusesAPathThatIsNotAFile(t *testing.T) {
 	}
 	if found := folder(t, dir); len(found) > 0 {
 		t.Errorf("the folder holds %v, want nothing", slices.Collect(maps.Keys(found)))
+	}
+}
+
+func TestOpenSQLiteRefusesTheFilesBesideAnother(t *testing.T) {
+	s, path := newSQLite(t)
+	mustEnqueue(t, s, NewJob("a"))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := folder(t, filepath.Dir(path))
+	for _, suffix := range []string{"-wal", "-shm", "-journal"} {
+		_, err := OpenSQLite(t.Context(), path+suffix, nil)
+		wantError(t, err, "pinion: open "+path+suffix+": it is a part of ", "q.db; want that file")
+	}
+	if after := folder(t, filepath.Dir(path)); !maps.Equal(before, after) {
+		t.Error("the folder has changed")
+	}
+	sqliteStorage(t, filepath.Join(t.TempDir(), "jobs-wal"), nil) // beside nothing
+}
+
+func TestOpenSQLiteLeavesNoFileWhoseNameIsTooLongForSQLite(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, strings.Repeat("n", 250)) // the -journal has 258 characters, and 255 are the most
+	if _, err := OpenSQLite(t.Context(), path, nil); err == nil {
+		t.Error("OpenSQLite has opened it")
+	}
+	if found := folder(t, dir); len(found) > 0 {
+		t.Errorf("the folder holds %d files, want nothing", len(found))
 	}
 }
 

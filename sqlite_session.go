@@ -292,10 +292,11 @@ func integer(v any) int64 {
 // seconds returns a time as the file has it: Unix seconds, in which microseconds are exact. The zero time is 0. A time
 // outside the years 1 to 9999 becomes the nearest within.
 func seconds(t time.Time) float64 {
+	t = rules.DueTime(t)
 	if t.IsZero() {
 		return 0
 	}
-	return float64(rules.DueTime(t).UnixMicro()) / 1e6
+	return float64(t.UnixMicro()) / 1e6
 }
 
 const (

@@ -284,7 +284,7 @@ func advice(err error) string {
 	case errors.Is(err, errors.ErrUnsupported):
 		return "; enqueue and worker still work with it"
 	case has("not a SQLite database"), has("belongs to another program"),
-		has("holds no queue"), has("is a directory"):
+		has("holds no queue"), has("is a directory"), has("is that of a directory"), has("is not a regular file"):
 		return "; give --db the file of a queue, or one that does not exist yet"
 	case errors.Is(err, fs.ErrNotExist):
 		return "; check the name and the folder"

@@ -20,7 +20,8 @@ const dlqReplayDetail = `
 Without an ID it replays all dead letters, oldest first, or those that flags choose;
 see "pinion help choosing". The jobs start again: due at once, with no attempts. A
 dead letter whose key is held by an unfinished job stays, and the exit status is
-then 1.
+then 1. So does one of a schedule, whose next run holds the key: start that instead,
+with "pinion reschedule ID --delay 0".
 `
 
 const dlqReplayExamples = `# All.
@@ -88,20 +89,59 @@ func notReplayed(ctx context.Context, storage pinion.Inspector, f pinion.Filter,
 		if err != nil {
 			return err
 		}
-		reason := "its job is no longer FAILED" // a Python process may have replayed it
-		if job.Key != "" {
-			reason = fmt.Sprintf("its key is %q", job.Key)
+		reason, err := whyNotReplayed(ctx, storage, job)
+		if err != nil {
+			return err
 		}
 		lines = append(lines, fmt.Sprintf("\n\t%s: %s", job.ID, reason))
 	}
 	if n > len(lines) {
 		lines = append(lines, fmt.Sprintf("\n\tand %s more", thousands(n-len(lines))))
 	}
-	problem := "stays, because an unfinished job holds its key; replay it when that job has ended"
+	problem := "stays, because an unfinished job holds its key"
 	if n != 1 {
-		problem = "stay, because unfinished jobs hold their keys; replay them when those jobs have ended"
+		problem = "stay, because unfinished jobs hold their keys"
 	}
 	return fmt.Errorf("%s %s:%s", plural(n, "dead letter"), problem, strings.Join(lines, ""))
+}
+
+// whyNotReplayed says which job keeps a dead letter from being replayed, and what to do.
+func whyNotReplayed(ctx context.Context, storage pinion.Inspector, letter *pinion.Job) (string, error) {
+	if letter.Key == "" {
+		return "its job is no longer FAILED", nil // a Python process may have replayed it
+	}
+	holder, err := holderOf(ctx, storage, letter.Key)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case holder == nil:
+		return fmt.Sprintf("its key %q was held until now, or its job is no longer FAILED", letter.Key), nil
+	case !strings.HasPrefix(letter.Key, "periodic:"):
+		return fmt.Sprintf("job %s holds its key %q; replay it when that job has ended", holder.ID, letter.Key), nil
+	case holder.Status == pinion.StatusRunning:
+		return fmt.Sprintf("job %s, a later run of its schedule, holds its key %q and runs now",
+			holder.ID, letter.Key), nil
+	}
+	// Another run follows, so waiting for the end of this one does not help.
+	return fmt.Sprintf("job %[1]s, the next run of its schedule, holds its key %[2]q; `pinion reschedule %[1]s "+
+		"--delay 0` runs that now", holder.ID, letter.Key), nil
+}
+
+// holderOf returns the unfinished job that holds a key, or nil.
+func holderOf(ctx context.Context, storage pinion.Inspector, key string) (*pinion.Job, error) {
+	for _, status := range []pinion.Status{pinion.StatusPending, pinion.StatusRunning} {
+		for job, err := range storage.Jobs(ctx, pinion.Filter{Key: key, Status: status}) {
+			if err != nil {
+				return nil, err
+			}
+			gaveItUp := job.KeyUntilStart && job.Claim > 0
+			if !gaveItUp {
+				return job, nil
+			}
+		}
+	}
+	return nil, nil
 }
 
 func dlqPurge(c *call) func(context.Context) error {

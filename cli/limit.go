@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // pause, resume and limit say how many jobs of a queue may run at once, over all workers.
@@ -47,14 +48,17 @@ func resume(c *call) func(context.Context) error {
 func limit(c *call) func(context.Context) error {
 	c.storageFlags()
 	return func(ctx context.Context) error {
-		limit, err := strconv.Atoi(c.operands[1])
+		limit, err := strconv.ParseInt(c.operands[1], 10, 64) // an int may have 32 bits
 		if err != nil {
 			return usagef("%q is not a number of jobs; write it as in: pinion limit mail 3", c.operands[1])
 		}
 		if limit < 1 {
 			return usagef("the limit is %d; want at least 1, or use `pinion pause` or `pinion resume`", limit)
 		}
-		return c.setLimit(ctx, limit)
+		if limit > rules.MostLimit {
+			return usagef("the limit is %d; want at most %d, or use `pinion resume` for none", limit, rules.MostLimit)
+		}
+		return c.setLimit(ctx, int(limit))
 	}
 }
 

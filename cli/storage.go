@@ -37,7 +37,8 @@ const (
 // noticeAfter is how long a command may wait before it reports that. Tests change it.
 var noticeAfter = 2 * time.Second
 
-// absoluteDB returns the address of a database so that it does not depend on the current directory.
+// absoluteDB returns the address of a database so that it does not depend on the current directory. It leaves names as
+// they are that open refuses: an absolute path would look like that of a file.
 func absoluteDB(db string) (string, error) {
 	scheme := rules.SchemeOf(db)
 	if scheme != "" && !strings.EqualFold(scheme, "sqlite:") {
@@ -45,6 +46,9 @@ func absoluteDB(db string) (string, error) {
 	}
 	path := db[len(scheme):]
 	if path == "" || filepath.IsAbs(path) {
+		return db, nil
+	}
+	if rules.IsDirectoryName(path) || rules.CheckFileName(path) != nil {
 		return db, nil
 	}
 	path, err := filepath.Abs(path)
@@ -84,8 +88,8 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 		return nil, usagef("no database is named; give --db FILE, or set PINION_DB")
 	}
 	if a != creates {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("database %s does not exist; `pinion enqueue` creates it", path)
+		if err := checkExists(path); err != nil {
+			return nil, err
 		}
 	}
 	if a != reads {
@@ -102,6 +106,24 @@ func (c *call) open(ctx context.Context, a access) (pinion.Storage, error) {
 		return nil, err // not storage, which would be an interface around a nil pointer
 	}
 	return storage, nil
+}
+
+// checkExists reports a database that is missing, and what to do, which depends on whether enqueue would create it.
+func checkExists(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := rules.CheckFileName(path); err != nil {
+		return err
+	}
+	if rules.IsDirectoryName(path) {
+		return fmt.Errorf("database %s does not exist, and its name is that of a directory; want a file", path)
+	}
+	folder := filepath.Dir(path)
+	if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("database %s does not exist, and neither does its folder %s; check the name", path, folder)
+	}
+	return fmt.Errorf("database %s does not exist; `pinion enqueue` creates it", path)
 }
 
 // startSlowNotice begins a write. If the write takes long, it reports the cause.

@@ -2,10 +2,10 @@ package postgres
 
 import (
 	"context"
-	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pinion-queue/pinion"
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Limits are exact. A claim locks the rows of the limits that it is bound by, sorted by name, and counts the
@@ -79,7 +79,7 @@ func (s *Storage) SetLimit(ctx context.Context, queue string, max int) error {
 			if max < 0 {
 				_, err = tx.Exec(ctx, s.sql(liftLimitSQL), queue)
 			} else {
-				_, err = tx.Exec(ctx, s.sql(setLimitSQL), queue, min(max, math.MaxInt32))
+				_, err = tx.Exec(ctx, s.sql(setLimitSQL), queue, min(max, rules.MostLimit))
 			}
 			return err
 		})

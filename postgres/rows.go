@@ -143,10 +143,11 @@ func queueName(name string) string {
 func microTime(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
 func timeOrNull(t time.Time) *time.Time {
+	t = rules.DueTime(t)
 	if t.IsZero() {
 		return nil
 	}
-	return new(rules.DueTime(t))
+	return &t
 }
 
 func timeOf(t *time.Time) time.Time {

@@ -141,7 +141,8 @@ func answerOf(query url.Values) string {
 	switch query.Get("did") {
 	case "replayed":
 		return "Replayed " + words.Plural(n, "dead letter") + "." + leftOver(query,
-			" Another job may hold its key; then it can be replayed when that job has ended.")
+			" Another job may hold its key; then it can be replayed when that job has ended. If that is the next run of"+
+				" a schedule, another follows it: reschedule that run instead.")
 	case "deleted":
 		return "Deleted " + words.Plural(n, "dead letter") + "." + leftOver(query, " Delete them again to go on.")
 	case "canceled":

@@ -22,7 +22,8 @@ func TestReplaySaysWhatStays(t *testing.T) {
 		enqueue(t, q, &pinion.Job{Task: "t", Key: "k", RunAt: time.Now().Add(time.Hour)})
 		page := New(q, quiet(t, Options{Write: true}))
 		body := act(t, page, follow(t, "/dead", link(t, get(t, page, "/dead"), "replay exactly these 2")))
-		wantText(t, body, "Replayed 1 dead letter.", "1 of them is still there. Another job may hold its key")
+		wantText(t, body, "Replayed 1 dead letter.", "1 of them is still there. Another job may hold its key",
+			"next run of a schedule, another follows it: reschedule that run instead")
 	})
 }
 

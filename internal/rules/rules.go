@@ -3,6 +3,8 @@ package rules
 
 import (
 	"fmt"
+	"math"
+	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -24,6 +26,9 @@ func CheckDequeue(max, ahead int, lease time.Duration) error {
 	}
 	return nil
 }
+
+// MostLimit is the highest limit of a queue: the number that every database and processor can keep.
+const MostLimit = math.MaxInt32
 
 // DefaultRetention is how long finished jobs stay if the options of the storage do not say.
 const DefaultRetention = 24 * time.Hour
@@ -52,15 +57,16 @@ func SecondLook(lease time.Duration) time.Duration {
 var lastTime = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
 // DueTime returns a due time as it is stored: in whole microseconds, not after the year 9999, and not before the year
-// 1, where it is the zero time.
+// 1, where it is the zero time. The start of 1970 is the zero time too: SQLite files have a 0 for both.
 func DueTime(t time.Time) time.Time {
+	t = t.UTC().Truncate(time.Microsecond)
 	switch {
-	case t.Before(time.Time{}):
+	case t.Before(time.Time{}), t.Equal(time.Unix(0, 0)):
 		return time.Time{}
 	case t.After(lastTime):
 		return lastTime
 	}
-	return t.UTC().Truncate(time.Microsecond)
+	return t
 }
 
 // Lease returns the lease of a claim as it is stored: in whole microseconds, at least one.
@@ -111,6 +117,29 @@ func SchemeOf(address string) string {
 		}
 	}
 	return scheme + ":"
+}
+
+// CheckFileName refuses the names of files that look like something else.
+func CheckFileName(name string) error {
+	switch {
+	case strings.Contains(name, "?"):
+		return fmt.Errorf("pinion: open: %q: a file's name takes no settings behind a ?; want the path alone, or use "+
+			"OpenSQLite, which takes options", name)
+	case strings.HasPrefix(name, "//"):
+		return fmt.Errorf("pinion: open: %q: want a path behind sqlite:, such as sqlite:jobs.db or sqlite:/var/jobs.db",
+			"sqlite:"+name)
+	case strings.EqualFold(name, "memory") || strings.EqualFold(name, ":memory:"):
+		return fmt.Errorf("pinion: open: %q: want memory: for a storage in memory, or ./%s for a file of that name",
+			name, strings.Trim(name, ":"))
+	}
+	return nil
+}
+
+// IsDirectoryName reports whether a path can only be that of a directory, because it ends in a slash, "." or "..".
+// filepath.Abs hides that: it makes x of x/.
+func IsDirectoryName(path string) bool {
+	_, name := filepath.Split(path)
+	return path != "" && (name == "" || name == "." || name == "..")
 }
 
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }

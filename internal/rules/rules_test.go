@@ -23,6 +23,11 @@ func TestDueTimeIsATimeThatJSONCanWrite(t *testing.T) {
 		{time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), at("9999-12-31T23:59:59Z")},
 		{time.Unix(math.MaxInt64>>8, 0), at("9999-12-31T23:59:59Z")},
 		{time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Time{}},
+		{time.Unix(1<<58, 0), at("9999-12-31T23:59:59Z")}, // in microseconds this overflows to 0
+		{time.Unix(0, 0), time.Time{}},
+		{time.Unix(0, 999), time.Time{}},
+		{time.Unix(0, 1000), at("1970-01-01T00:00:00.000001Z")},
+		{time.Unix(0, -1), at("1969-12-31T23:59:59.999999Z")},
 		{time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC), time.Time{}},
 	} {
 		if got := DueTime(test.from); got != test.want.UTC() {
