@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -210,6 +211,20 @@ func TestAUsersOwnMainIsTheWholeCommand(t *testing.T) {
 	wantText(t, stdout, `^internal runs\ninternal runs\nprocessed +2\nsucceeded +2\n`)
 }
 
+// behindLink returns the name of a directory that has a symbolic link in it, as that of temporary files has on macOS.
+func behindLink(t *testing.T) string {
+	t.Helper()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(t.TempDir(), link); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(link, "tmp")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // The process that compiles becomes the worker: there is one process, with the terminal, the signals and the
 // exit status.
 func TestTheImportingWorkerIsOneProcess(t *testing.T) {
@@ -219,6 +234,9 @@ func TestTheImportingWorkerIsOneProcess(t *testing.T) {
 	finish(t, process(t, module, "enqueue", "public", "--db", db), 0)
 
 	cmd := process(t, module, "worker", "--db", db, "--import", "./tasks")
+	if runtime.GOOS != "windows" { // where not every user may make links
+		cmd.Env = append(cmd.Env, "TMPDIR="+behindLink(t))
+	}
 	stdin, stdout, stderr := pipesOf(t, cmd)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
