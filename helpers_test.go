@@ -116,6 +116,18 @@ func rename(t *testing.T, from, to string) {
 	}
 }
 
+func TestMain(m *testing.M) {
+	// A storage names its file without links, and so must tests that compare names.
+	temporary, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("TMPDIR", temporary)
+	os.Setenv("TMP", temporary) // its name on Windows
+	m.Run()
+}
+
 func init() {
 	processes["scribble"] = func(_ context.Context, path string) error {
 		sound, err := os.ReadFile(path)

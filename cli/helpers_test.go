@@ -81,6 +81,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	// Storages name their files without links, and so must tests that compare names.
+	temporary, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("TMPDIR", temporary)
+	os.Setenv("TMP", temporary) // its name on Windows
 	// Most parallel tests wait for other programs. -parallel overrides this, and fuzzing has its own use for
 	// the flag.
 	flag.Parse()
