@@ -374,7 +374,7 @@ func writeUserModule(t *testing.T, dir string) {
 	t.Helper()
 	gomod := read(t, filepath.Join(moduleRoot, "go.mod"))
 	gomod = strings.Replace(gomod, "module "+modulePath, "module example.com/user", 1)
-	gomod += "\nrequire " + modulePath + " v0.0.0\n\nreplace " + modulePath + " => " + moduleRoot + "\n"
+	gomod += fmt.Sprintf("\nrequire %s v0.0.0\n\nreplace %[1]s => %q\n", modulePath, moduleRoot)
 	write(t, filepath.Join(dir, "go.mod"), gomod)
 	write(t, filepath.Join(dir, "go.sum"), read(t, filepath.Join(moduleRoot, "go.sum")))
 	for place, task := range map[string]string{

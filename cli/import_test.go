@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -296,7 +297,7 @@ func TestImportSaysWhyItCannotBe(t *testing.T) {
 	oldPinion, old := userModule(t), t.TempDir() // a version that has no package cli
 	write(t, filepath.Join(old, "go.mod"), "module "+modulePath+"\n\ngo 1.26\n")
 	write(t, filepath.Join(old, "pinion.go"), "package pinion\n")
-	edit(t, filepath.Join(oldPinion, "go.mod"), `(?m)^replace .*$`, "replace "+modulePath+" => "+old)
+	edit(t, filepath.Join(oldPinion, "go.mod"), `(?m)^replace .*$`, fmt.Sprintf("replace %s => %q", modulePath, old))
 
 	for _, c := range []struct{ name, dir, pkg, want string }{
 		{"not in a module", t.TempDir(), "./tasks", "no go.mod here or above"},
@@ -358,6 +359,9 @@ func edit(t *testing.T, name, pattern, replacement string) {
 // vendor makes the vendor folder of a module.
 func vendor(t *testing.T, module string) {
 	t.Helper()
+	if strings.ContainsAny(moduleRoot, " \t") {
+		t.Skipf("the go command does not understand what it writes of the space in %s into vendor/modules.txt", moduleRoot)
+	}
 	cmd := exec.CommandContext(t.Context(), "go", "mod", "vendor")
 	cmd.Dir, cmd.Env = module, goEnv(t)
 	finish(t, cmd, 0)
@@ -410,8 +414,8 @@ func TestImportSaysWhatAVendorFolderLacks(t *testing.T) {
 	t.Parallel()
 	module := userModule(t)
 	vendor(t, module)
-	edit(t, filepath.Join(module, "go.mod"), ` => \S+`, " => /nowhere")
-	edit(t, filepath.Join(module, "vendor/modules.txt"), ` => \S+`, " => /nowhere")
+	edit(t, filepath.Join(module, "go.mod"), ` => .+`, " => /nowhere")
+	edit(t, filepath.Join(module, "vendor/modules.txt"), ` => .+`, " => /nowhere")
 	_, stderr := finish(t, process(t, module, "enqueue", "nothing", "--db", "q.db", "--import", "./tasks"), 1)
 	wantText(t, stderr, `^pinion: --import: the vendor folder does not have the package `+
 		`github.com/pinion-queue/pinion/cli, and the go command cannot get it: `)
