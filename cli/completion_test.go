@@ -132,7 +132,7 @@ func FuzzBashTakesACandidateAsItIs(f *testing.F) {
 		if stillOpen != 0 {
 			word += string(rune(stillOpen)) // bash closes it
 		}
-		output, err := exec.Command(bash, "--norc", "-c", "printf '<%s>' "+word).CombinedOutput()
+		output, err := exec.Command(bash, "--norc", "-c", "printf '<%s>' "+word).Output()
 		if err != nil || string(output) != "<"+name+">" {
 			t.Errorf("typed %s, which becomes %s: bash takes it for %s, %v; want %q", typed, word, output, err, name)
 		}

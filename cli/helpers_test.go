@@ -424,6 +424,9 @@ func shell(t testing.TB, name string) string {
 	return path
 }
 
+// shellWord quotes a text for a shell.
+func shellWord(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
 // skipFor skips a test for what this machine lacks. Where nothing may be lacking, as in .ci/run, the test fails.
 func skipFor(t testing.TB, lack error) {
 	t.Helper()
@@ -448,7 +451,7 @@ func exampleFolder(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeProgram(t, filepath.Join(dir, "bin/pinion"), "#!/bin/sh\nexec '"+self+"' \"$@\"\n")
+	writeProgram(t, filepath.Join(dir, "bin/pinion"), "#!/bin/sh\nexec "+shellWord(self)+" \"$@\"\n")
 	write(t, filepath.Join(dir, "rows.json"), "[1, 2]")
 	write(t, filepath.Join(dir, "rows.jsonl"), "[1, 2]\n{\"a\": 3}\n")
 	write(t, filepath.Join(dir, "images/a.png"), "")
