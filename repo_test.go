@@ -240,6 +240,9 @@ func TestTheProgramInTheREADMERuns(t *testing.T) {
 
 // Links between the documents must lead somewhere.
 func TestTheLinksOfTheDocumentsLeadToFiles(t *testing.T) {
+	if _, err := os.Stat("postgres"); err != nil {
+		t.Skipf("this is the root module alone, as the module cache has it: %v", err)
+	}
 	documents, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)

@@ -129,7 +129,7 @@ func process(t *testing.T, dir string, args ...string) *exec.Cmd {
 // on where its sources are, so that the cache serves vendored ones too; -w leaves out what debuggers need, to
 // link faster.
 func goEnv(t *testing.T) []string {
-	return append(os.Environ(), "GOFLAGS=-trimpath -ldflags=-w", "GOWORK=", "TMPDIR="+t.TempDir())
+	return append(os.Environ(), "GOFLAGS=-trimpath -ldflags=-w", "GOWORK=", "GO111MODULE=", "TMPDIR="+t.TempDir())
 }
 
 // temporaryFiles returns what there is in the temporary directory of a process.

@@ -263,6 +263,7 @@ func TestRunPassesItsStreamsToTheProgram(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
 	t.Setenv("GOFLAGS", "-trimpath -ldflags=-w")
+	t.Setenv("GOWORK", "")
 	var stdout, stderr bytes.Buffer
 	stdin := strings.NewReader("[]\n[")
 	args := []string{"enqueue", "public", "-", "--db", "q.db", "--import", "./tasks"}
