@@ -143,19 +143,27 @@ func TestAProgramThatDoesNotCallCheckStorageDoesNotLinkTheRules(t *testing.T) {
 		t.Errorf("this program, which calls CheckStorage, does not contain the rule %q", rule)
 	}
 
-	dir, err := os.MkdirTemp("internal", "linked") // inside the module, so that the program finds this package
+	root, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	const source = "package main\n\nimport \"github.com/pinion-queue/pinion\"\n\n" +
+	const text = "package main\n\nimport \"github.com/pinion-queue/pinion\"\n\n" +
 		"var _ = pinion.NewMemoryStorage\n\nfunc main() { pinion.NewMemoryStorage().Close() }\n"
-	file := filepath.Join(dir, "without.go")
-	if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
+	dir := t.TempDir()
+	source, overlay := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
+	// It seems to be inside the module, where it finds this package. There the test may not be allowed to write.
+	replace, err := json.Marshal(map[string]any{
+		"Replace": map[string]string{filepath.Join(root, "internal", "linked", "main.go"): source},
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	without := filepath.Join(t.TempDir(), "without")
-	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-w", "-o", without, "./"+file)
+	if err := errors.Join(os.WriteFile(source, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	without := filepath.Join(dir, "without")
+	build := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-w", "-overlay", overlay, "-o", without,
+		"./internal/linked")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", build, err, out)
 	}

@@ -104,6 +104,9 @@ func inChild(t *testing.T, change func(cmd *exec.Cmd), test func(t *testing.T)) 
 	cmd.Env = append(os.Environ(), itself+"="+t.Name())
 	change(cmd)
 	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "--- SKIP: "+t.Name()) {
+		t.Skipf("in a process of its own:\n%s", out)
+	}
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Fatalf("in a process of its own: %v\n%s", err, out)
 	}
@@ -114,6 +117,18 @@ func rename(t *testing.T, from, to string) {
 	if err := os.Rename(from, to); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestMain(m *testing.M) {
+	// A storage names its file without links, and so must tests that compare names.
+	temporary, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("TMPDIR", temporary)
+	os.Setenv("TMP", temporary) // its name on Windows
+	m.Run()
 }
 
 func init() {
@@ -1184,7 +1199,9 @@ func (f *failing) Dequeue(ctx context.Context, opts DequeueOptions) (jobs []*Job
 		jobs, err = f.tended.Dequeue(ctx, opts)
 		return err
 	})
-	if err != nil {
+	// Nobody knows of claims that are lost here. Chance must not lose all that a job may lose in a row: a worker
+	// would rightly give it up.
+	if err != nil && !slices.ContainsFunc(jobs, func(job *Job) bool { return job.Reaped == maxReaped-1 }) {
 		return nil, err
 	}
 	return jobs, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -212,7 +213,7 @@ func TestTheProgramInTheREADMERuns(t *testing.T) {
 	}
 	files := map[string]string{
 		"main.go": block(t, "README.md", "go"),
-		"go.mod":  read(t, "go.mod") + "\nrequire " + module + " v0.0.0\nreplace " + module + " => " + root + "\n",
+		"go.mod":  read(t, "go.mod") + fmt.Sprintf("\nrequire %s v0.0.0\nreplace %[1]s => %q\n", module, root),
 		"go.sum":  read(t, "go.sum"),
 	}
 	files["go.mod"] = strings.Replace(files["go.mod"], "module "+module+"\n", "module example.com/program\n", 1)
@@ -239,6 +240,9 @@ func TestTheProgramInTheREADMERuns(t *testing.T) {
 
 // Links between the documents must lead somewhere.
 func TestTheLinksOfTheDocumentsLeadToFiles(t *testing.T) {
+	if _, err := os.Stat("postgres"); err != nil {
+		t.Skipf("this is the root module alone, as the module cache has it: %v", err)
+	}
 	documents, err := filepath.Glob("docs/*.md")
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,8 @@ func inMountNamespace(t *testing.T, test func(t *testing.T)) {
 		if uid := os.Getuid(); uid != 0 {
 			cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
 			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+			// A file of a group that the namespace does not know cannot be made.
+			cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 		}
 		probe := exec.Command("/proc/self/exe", "-test.run=^$")
 		probe.SysProcAttr = cmd.SysProcAttr
@@ -81,10 +83,19 @@ func TestAWorkerGoesOnWhileItsPermissionIsLostAndReadsAgainWhenItIsBack(t *testi
 	t.Parallel()
 	inChild(t, func(cmd *exec.Cmd) {
 		if os.Getuid() == 0 {
-			cmd.Path = "/proc/self/exe" // which also somebody may run who cannot reach the file
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			dir := dirForNobody(t)
+			if err := os.Chown(dir, nobody, nobody); err != nil {
+				t.Skip(err)
+			}
+			cmd.Env = append(cmd.Env, "TMPDIR="+dir)
 		}
 	}, func(t *testing.T) {
+		if os.Getuid() == 0 {
+			// The child does this itself: another user might not be allowed to run its file.
+			if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(nobody), syscall.Setuid(nobody)); err != nil {
+				t.Skipf("root may not become another user: %v", err)
+			}
+		}
 		dir := filepath.Join(t.TempDir(), "dir")
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)

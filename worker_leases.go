@@ -3,15 +3,21 @@ package pinion
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pinion-queue/pinion/internal/rules"
 )
 
-// sendHeartbeats renews the leases of what runs, and stores the progress of tasks. It cancels the tasks of jobs
-// that are lost or canceled.
+// sendHeartbeats renews the leases of what runs or is not recorded, and stores the progress of tasks. It cancels the
+// tasks of jobs that are lost or canceled.
 func (r *workerRun) sendHeartbeats(ctx context.Context) {
-	running := r.slots.attempts()
+	running := r.slots.attempts() // before those that succeed, or one that leaves its slot would be missed
+	for _, a := range r.successes.unrecorded() {
+		if !slices.Contains(running, a) { // as it is while it leaves its slot
+			running = append(running, a)
+		}
+	}
 	if len(running) == 0 {
 		return
 	}

@@ -45,6 +45,30 @@ func TestHeartbeatsKeepTheLeaseOfALongTask(t *testing.T) {
 	})
 }
 
+// A MarkDone may wait, for the lock of another program say. The second success waits behind that of the first.
+func TestHeartbeatsKeepTheLeasesOfSuccessesThatWaitToBeRecorded(t *testing.T) {
+	overStorages(t, func(t *scene) {
+		var runs atomic.Int64
+		quick := t.task("quick", func(context.Context, *Job) error {
+			runs.Add(1)
+			return nil
+		})
+		t.run(&Worker{Storage: &slow{tended: t.storage, markDone: time.Minute}}, quick)
+		t.enqueue("quick")
+		t.sleep(5 * time.Second)
+		t.enqueue("quick")
+		t.sleep(5 * time.Second)
+		other := t.run(&Worker{}, quick)
+		t.sleep(3 * time.Minute)
+		if got := t.statuses(""); runs.Load() != 2 || got[StatusSuccess] != 2 {
+			t.Errorf("%d runs, and the jobs ended as %v; want each to run once and succeed", runs.Load(), got)
+		}
+		if n := other.metrics().Reaped; n != 0 {
+			t.Errorf("%d leases were taken back from a worker that was alive", n)
+		}
+	})
+}
+
 func TestALostLeaseCancelsTheTaskAndNothingIsWrittenForIt(t *testing.T) {
 	overStorages(t, func(t *scene) {
 		tasks, ids := t.thatWait(ErrLeaseLost)

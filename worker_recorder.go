@@ -21,9 +21,10 @@ const (
 type successes struct {
 	wake chan struct{} // capacity 1: there is reason to look at done
 
-	mu     sync.Mutex // guards the rest
-	done   []*attempt // succeeded, and not yet recorded
-	closed bool       // no more will come
+	mu        sync.Mutex // guards the rest
+	done      []*attempt // succeeded, and in no batch yet
+	recording []*attempt // the last batch, until batch is called again
+	closed    bool       // no more will come
 }
 
 func (s *successes) add(a *attempt) {
@@ -52,21 +53,29 @@ func (s *successes) nudge() {
 	}
 }
 
+// unrecorded returns the attempts whose success is not recorded. They are in no slot any more and still need their
+// leases: a MarkDone may wait for long, and those that succeed meanwhile wait behind it.
+func (s *successes) unrecorded() []*attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Concat(s.recording, s.done)
+}
+
 // batch waits for successes and returns them: when there are maxBatch of them, when batchTime has passed since
-// the first, or when idle reports that no more are to be expected soon. It reuses the memory of last, the batch
-// before. After close it returns what is left, perhaps nothing.
-func (s *successes) batch(last []*attempt, idle func() bool) []*attempt {
-	clear(last)
+// the first, or when idle reports that no more are to be expected soon. The caller has recorded the batch before,
+// whose memory is used again. After close it returns what is left, perhaps nothing.
+func (s *successes) batch(idle func() bool) []*attempt {
+	s.forgetRecorded()
 	var timer <-chan time.Time // runs from the first success on
 	late := false
 	for {
 		n, closed := s.count()
 		isFull := n >= maxBatch
 		if isFull || late || closed {
-			return s.take(last[:0])
+			return s.take()
 		}
 		if n > 0 && idle() {
-			return s.take(last[:0])
+			return s.take()
 		}
 		if n > 0 && timer == nil {
 			timer = time.After(batchTime)
@@ -85,20 +94,25 @@ func (s *successes) count() (n int, closed bool) {
 	return len(s.done), s.closed
 }
 
-func (s *successes) take(empty []*attempt) []*attempt {
+func (s *successes) forgetRecorded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := s.done
-	s.done = empty
-	return all
+	clear(s.recording)
+	s.recording = s.recording[:0]
+}
+
+func (s *successes) take() []*attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.done, s.recording = s.recording, s.done
+	return s.recording
 }
 
 // recordSuccesses records successes until successes is closed and empty.
 func (r *workerRun) recordSuccesses(ctx context.Context) {
 	idle := func() bool { return r.slots.held() == 0 }
-	var all []*attempt
 	for {
-		all = r.successes.batch(all, idle)
+		all := r.successes.batch(idle)
 		if len(all) == 0 {
 			return
 		}

@@ -446,10 +446,10 @@ func TestASuccessThatComesWithTheEndOfTheLastTaskIsRecorded(t *testing.T) {
 			c.add(a)
 			c.close()
 		}()
-		if got := c.batch(nil, busy); len(got) != 1 || got[0] != a {
+		if got := c.batch(busy); len(got) != 1 || got[0] != a {
 			t.Errorf("the batch has %d successes, want the one that there is", len(got))
 		}
-		if got := c.batch(nil, busy); len(got) != 0 {
+		if got := c.batch(busy); len(got) != 0 {
 			t.Errorf("the batch after the last has %d successes, want none", len(got))
 		}
 	})

@@ -85,7 +85,7 @@ func startShell(t *testing.T, dir, name string, args []string) *typedShell {
 		t.Fatal(err)
 	}
 	writeProgram(t, filepath.Join(dir, "bin/pinion"), `#!/bin/sh
-case $1 in __complete* | completion) exec '`+self+`' "$@" ;; esac
+case $1 in __complete* | completion) exec `+shellWord(self)+` "$@" ;; esac
 printf 'got:'
 for arg; do printf '<%s>' "$arg"; done
 echo :end
@@ -93,7 +93,8 @@ echo :end
 	cmd := process(t, dir, args...)
 	cmd.Path, cmd.Args[0] = shell(t, name), name
 	path := filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")
-	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "ZDOTDIR="+dir, "XDG_CONFIG_HOME="+dir, "PS1=$ ", "TERM=dumb")
+	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "ZDOTDIR="+dir, "XDG_CONFIG_HOME="+dir, "PS1=$ ", "TERM=dumb",
+		"LC_ALL=C.UTF-8") // without UTF-8 zsh takes a name within double quotes apart, into bytes
 	sh := &typedShell{terminal: newTerminal(t, 500), name: name, cmd: cmd}
 	sh.start(cmd)
 	setup := map[string]string{
@@ -125,7 +126,8 @@ func TestZshCompletesOnATerminal(t *testing.T) {
 	cmd := process(t, dir, "-f", "-i")
 	cmd.Path, cmd.Args[0] = shell(t, "zsh"), "zsh"
 	path := filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")
-	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "ZDOTDIR="+dir, "PS1=$ ", "TERM=dumb")
+	cmd.Env = append(cmd.Env, "PATH="+path, "HOME="+dir, "ZDOTDIR="+dir, "PS1=$ ", "TERM=dumb",
+		"LC_ALL=C.UTF-8") // without UTF-8 zsh takes a name within double quotes apart, into bytes
 	term.start(cmd)
 	// ^T prints the line as zsh has it, and empties it.
 	write(t, filepath.Join(dir, "setup"), `

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,7 @@ func TestAScriptWithoutAnInterpreterIsRunByTheShell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `"` + path + `: a  b"`; string(job.Result) != want {
+	if want := path + ": a  b"; resultText(t, job) != want {
 		t.Errorf("%s: %s, result %s, want %s", job.Status, job.Error, job.Result, want)
 	}
 	// A program of another machine is not for the shell.
@@ -76,13 +77,13 @@ func TestAProgramRunsInTheDirectoryThatItsJobNames(t *testing.T) {
 		{new(pinion.Job), own + " " + own},
 	} {
 		job := drain(t, p, new(pinion.Worker), c.job)
-		if string(job.Result) != `"`+c.want+`"` {
+		if resultText(t, job) != c.want {
 			t.Errorf("%v: %s: %s, result %s, want %s", c.job.Meta, job.Status, job.Error, job.Result, c.want)
 		}
 	}
 	r.chdir = false
 	job := drain(t, p, new(pinion.Worker), inDirectory(other))
-	if string(job.Result) != `"`+own+" "+own+`"` {
+	if resultText(t, job) != own+" "+own {
 		t.Errorf("with --no-chdir the result is %s, want %s", job.Result, own)
 	}
 }
@@ -143,4 +144,13 @@ func TestAProgramHasNoArgumentsOfTheJobAroundItsWorker(t *testing.T) {
 	if want := `", ` + logs + `"`; string(job.Result) != want {
 		t.Errorf("%s, want %s", job.Result, want)
 	}
+}
+
+// resultText returns a result that is text.
+func resultText(t *testing.T, job *pinion.Job) (text string) {
+	t.Helper()
+	if err := json.Unmarshal(job.Result, &text); err != nil {
+		t.Errorf("%s: %s, result %s: %v", job.Status, job.Error, job.Result, err)
+	}
+	return text
 }

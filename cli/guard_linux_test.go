@@ -144,7 +144,7 @@ func TestNothingOutlivesAWorkerWhoseWorkerIsKilled(t *testing.T) {
 	finish(t, process(t, dir, "enqueue", "inner", "--db", "q.db"), 0)
 	finish(t, process(t, dir, "enqueue", "family", "--db", "inner.db"), 0)
 	worker, output := process(t, dir), new(watched)
-	inner := "inner='" + worker.Path + "' worker --db inner.db --exec 'family=sh family.sh'"
+	inner := "inner=" + shellWord(worker.Path) + " worker --db inner.db --exec 'family=sh family.sh'"
 	worker.Args = append(worker.Args, "worker", "--db", "q.db", "--exec", inner)
 	worker.Stdout, worker.Stderr = output, output
 	if err := worker.Start(); err != nil {

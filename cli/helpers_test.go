@@ -81,6 +81,14 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	// Storages name their files without links, and so must tests that compare names.
+	temporary, err := filepath.EvalSymlinks(os.TempDir())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("TMPDIR", temporary)
+	os.Setenv("TMP", temporary) // its name on Windows
 	// Most parallel tests wait for other programs. -parallel overrides this, and fuzzing has its own use for
 	// the flag.
 	flag.Parse()
@@ -121,7 +129,7 @@ func process(t *testing.T, dir string, args ...string) *exec.Cmd {
 // on where its sources are, so that the cache serves vendored ones too; -w leaves out what debuggers need, to
 // link faster.
 func goEnv(t *testing.T) []string {
-	return append(os.Environ(), "GOFLAGS=-trimpath -ldflags=-w", "GOWORK=", "TMPDIR="+t.TempDir())
+	return append(os.Environ(), "GOFLAGS=-trimpath -ldflags=-w", "GOWORK=", "GO111MODULE=", "TMPDIR="+t.TempDir())
 }
 
 // temporaryFiles returns what there is in the temporary directory of a process.
@@ -366,7 +374,7 @@ func writeUserModule(t *testing.T, dir string) {
 	t.Helper()
 	gomod := read(t, filepath.Join(moduleRoot, "go.mod"))
 	gomod = strings.Replace(gomod, "module "+modulePath, "module example.com/user", 1)
-	gomod += "\nrequire " + modulePath + " v0.0.0\n\nreplace " + modulePath + " => " + moduleRoot + "\n"
+	gomod += fmt.Sprintf("\nrequire %s v0.0.0\n\nreplace %[1]s => %q\n", modulePath, moduleRoot)
 	write(t, filepath.Join(dir, "go.mod"), gomod)
 	write(t, filepath.Join(dir, "go.sum"), read(t, filepath.Join(moduleRoot, "go.sum")))
 	for place, task := range map[string]string{
@@ -416,6 +424,9 @@ func shell(t testing.TB, name string) string {
 	return path
 }
 
+// shellWord quotes a text for a shell.
+func shellWord(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
 // skipFor skips a test for what this machine lacks. Where nothing may be lacking, as in .ci/run, the test fails.
 func skipFor(t testing.TB, lack error) {
 	t.Helper()
@@ -440,7 +451,7 @@ func exampleFolder(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeProgram(t, filepath.Join(dir, "bin/pinion"), "#!/bin/sh\nexec '"+self+"' \"$@\"\n")
+	writeProgram(t, filepath.Join(dir, "bin/pinion"), "#!/bin/sh\nexec "+shellWord(self)+" \"$@\"\n")
 	write(t, filepath.Join(dir, "rows.json"), "[1, 2]")
 	write(t, filepath.Join(dir, "rows.jsonl"), "[1, 2]\n{\"a\": 3}\n")
 	write(t, filepath.Join(dir, "images/a.png"), "")

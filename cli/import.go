@@ -117,6 +117,11 @@ func (c *call) buildAndRun(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir) // if this process is replaced, the program does it: see removeTemporary
+	// The program recognizes its file by the name that the system has for it, which has no links.
+	dir, err = filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
 	source := filepath.Join(dir, "source")
 	if err := os.Mkdir(source, 0o700); err != nil {
 		return err

@@ -123,21 +123,21 @@ func zoneFor(t *testing.T, tz string) *time.Location {
 }
 
 func TestATimeThatTheClockSkipsOrShowsTwiceIsTheFirstMomentNotBeforeIt(t *testing.T) {
+	// No law and no new edition of the database of zones changes these years any more.
 	for _, c := range []struct{ zone, text, want string }{
-		{"America/New_York", "2027-03-14 02:30", "2027-03-14T03:00:00-04:00"},
-		{"America/New_York", "2026-03-08 01:59:59", "2026-03-08T01:59:59-05:00"},
-		{"America/New_York", "2026-03-08 02:30", "2026-03-08T03:00:00-04:00"},
-		{"America/New_York", "2026-03-08 03:00", "2026-03-08T03:00:00-04:00"},
-		{"America/New_York", "2026-11-01 01:30", "2026-11-01T01:30:00-04:00"},
-		{"America/New_York", "2026-11-01 02:00", "2026-11-01T02:00:00-05:00"},
-		{"Europe/Berlin", "2026-03-29 02:30", "2026-03-29T03:00:00+02:00"},
-		{"Europe/Berlin", "2026-10-25 02:30", "2026-10-25T02:30:00+02:00"},
-		{"Europe/Berlin", "2026-10-25 03:00", "2026-10-25T03:00:00+01:00"},
-		{"Australia/Lord_Howe", "2026-10-04 02:15", "2026-10-04T02:30:00+11:00"}, // half an hour
-		{"Australia/Lord_Howe", "2026-04-05 01:45", "2026-04-05T01:45:00+11:00"},
-		{"Africa/Cairo", "2026-04-24", "2026-04-24T01:00:00+03:00"},       // at midnight
+		{"America/New_York", "2018-03-11 01:59:59", "2018-03-11T01:59:59-05:00"},
+		{"America/New_York", "2018-03-11 02:30", "2018-03-11T03:00:00-04:00"},
+		{"America/New_York", "2018-03-11 03:00", "2018-03-11T03:00:00-04:00"},
+		{"America/New_York", "2018-11-04 01:30", "2018-11-04T01:30:00-04:00"},
+		{"America/New_York", "2018-11-04 02:00", "2018-11-04T02:00:00-05:00"},
+		{"Europe/Berlin", "2018-03-25 02:30", "2018-03-25T03:00:00+02:00"},
+		{"Europe/Berlin", "2018-10-28 02:30", "2018-10-28T02:30:00+02:00"},
+		{"Europe/Berlin", "2018-10-28 03:00", "2018-10-28T03:00:00+01:00"},
+		{"Australia/Lord_Howe", "2018-10-07 02:15", "2018-10-07T02:30:00+11:00"}, // half an hour
+		{"Australia/Lord_Howe", "2018-04-01 01:45", "2018-04-01T01:45:00+11:00"},
+		{"America/Sao_Paulo", "2018-11-04", "2018-11-04T01:00:00-02:00"},  // at midnight
 		{"Pacific/Apia", "2011-12-30 12:00", "2011-12-31T00:00:00+14:00"}, // a whole day
-		{"Asia/Kolkata", "2026-03-29 02:30", "2026-03-29T02:30:00+05:30"},
+		{"Asia/Kolkata", "2018-03-25 02:30", "2018-03-25T02:30:00+05:30"},
 		{"UTC", "2026-03-29 02:30", "2026-03-29T02:30:00+00:00"},
 		{"", "2026-03-29 02:30", "2026-03-29T02:30:00+00:00"},
 		// Rules as POSIX writes them.
@@ -203,7 +203,7 @@ func TestATZThatNobodyUnderstandsIsRefused(t *testing.T) {
 func TestTheTimeOfAtIsEchoedWithItsOffset(t *testing.T) {
 	t.Parallel()
 	for tz, want := range map[string]string{
-		"America/New_York":         `^pinion: due 2999-07-01T10:00:00-04:00  in \d+y\n$`,
+		"Etc/GMT+4":                `^pinion: due 2999-07-01T10:00:00-04:00  in \d+y\n$`, // no law changes it
 		"EST5EDT,M3.2.0,M11.1.0/2": `^pinion: due 2999-07-01T10:00:00-04:00  in \d+y\n$`,
 	} {
 		cmd := process(t, t.TempDir(), "enqueue", "add", "--at", "2999-07-01 10:00", "--db", "q.db")

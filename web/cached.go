@@ -48,10 +48,10 @@ func (c *cached[T]) getSoon(ctx context.Context) (T, error) {
 	return c.getWithin(ctx, soonPatience)
 }
 
-const (
-	soonAge      = 30 * time.Second      // how old an answer may be that nobody waits for
-	soonPatience = 50 * time.Millisecond // how long a page waits for counts that it can do without
-)
+const soonAge = 30 * time.Second // how old an answer may be that nobody waits for
+
+// soonPatience is how long a page waits for counts that it can do without. Tests wait for longer.
+var soonPatience = 50 * time.Millisecond
 
 func (c *cached[T]) getWithin(ctx context.Context, patience time.Duration) (none T, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSlow)

@@ -21,6 +21,11 @@ import (
 	"github.com/pinion-queue/pinion"
 )
 
+func TestMain(m *testing.M) {
+	soonPatience = time.Hour // on a busy machine counts may take long
+	m.Run()
+}
+
 // queue is what both storages of the library are.
 type queue interface {
 	pinion.Storage

@@ -133,6 +133,9 @@ func (s *slow) Stats(ctx context.Context) (pinion.Stats, error) {
 }
 
 func TestListsDoNotWaitForSlowCounts(t *testing.T) {
+	before := soonPatience
+	t.Cleanup(func() { soonPatience = before })
+	soonPatience = time.Second / 2
 	synctest.Test(t, func(t *testing.T) {
 		q := &slow{queue: pinion.NewMemoryStorage()}
 		page := New(q, quiet(t, Options{}))

@@ -3,6 +3,7 @@ package crashlab
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -428,5 +429,21 @@ func TestCallsAroundAStopAreReportedApart(t *testing.T) {
 	}
 	if want := 800 * time.Millisecond; report.LongestCallDisturbed != want {
 		t.Errorf("LongestCallDisturbed is %v, want %v", report.LongestCallDisturbed, want)
+	}
+}
+
+// A slow machine may hold a process up while it has the lock.
+func TestTroubleWithTheLockIsAViolationOnlyInAStrictExperiment(t *testing.T) {
+	const log = `
+1000000 1 trouble	"while=claiming jobs error=pinion: dequeue: another program holds the file's write lock"	.
+`
+	for _, strict := range []bool{false, true} {
+		ev := evidence{lines: parseLog(log), strict: strict}
+		var report Report
+		ev.judge(&report)
+		found := slices.ContainsFunc(report.Violations, func(v string) bool { return strings.Contains(v, "in trouble") })
+		if found != strict {
+			t.Errorf("strict: %t; the violations are %q", strict, report.Violations)
+		}
 	}
 }

@@ -273,7 +273,7 @@ func (h *house) get(t *testing.T, id string) *pinion.Job {
 // sql opens the file of the queue as any program may.
 func (h *house) sql(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+h.path+"?_pragma=busy_timeout(60000)")
+	db, err := sql.Open("sqlite", h.path+"?_pragma=busy_timeout(60000)")
 	if err != nil {
 		t.Fatal(err)
 	}
