@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+
+	"github.com/pinion-queue/pinion/internal/rules"
 )
 
 // Backup copies the queue, as it is at one moment, into a new file at path, which gets mode 0600. Workers
@@ -29,8 +31,8 @@ func (s *SQLiteStorage) backup(ctx context.Context, path string) error {
 	if q := s.reader(ctx); q.err != nil {
 		return q.err
 	}
-	if err := checkNotDirectory(path); err != nil {
-		return err
+	if rules.IsDirectoryName(path) {
+		return errors.New("a copy cannot have the name of a directory; name a file that does not exist yet")
 	}
 	path, err := filepath.Abs(path) // SQLite would take file:… for a URI
 	if err != nil {

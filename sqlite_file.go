@@ -69,8 +69,8 @@ func (s *SQLiteStorage) findFile(path string) error {
 	case ":memory:":
 		return errors.New("it is not a file; use memory: for the storage in memory")
 	}
-	if err := checkNotDirectory(path); err != nil {
-		return err
+	if rules.IsDirectoryName(path) {
+		return errors.New("its name is that of a directory; want a file")
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -84,14 +84,6 @@ func (s *SQLiteStorage) findFile(path string) error {
 	}
 	s.path, err = filepath.EvalSymlinks(path)
 	return err
-}
-
-// checkNotDirectory refuses the name of a directory, also of one that does not exist.
-func checkNotDirectory(path string) error {
-	if rules.IsDirectoryName(path) {
-		return errors.New("its name is that of a directory; want a file")
-	}
-	return nil
 }
 
 // checkNotBeside refuses the files that SQLite keeps beside another. An empty -wal would become a database of its own.
