@@ -12,12 +12,7 @@ import (
 // sendHeartbeats renews the leases of what runs or is not recorded, and stores the progress of tasks. It cancels the
 // tasks of jobs that are lost or canceled.
 func (r *workerRun) sendHeartbeats(ctx context.Context) {
-	running := r.slots.attempts() // before those that succeed, or one that leaves its slot would be missed
-	for _, a := range r.successes.unrecorded() {
-		if !slices.Contains(running, a) { // as it is while it leaves its slot
-			running = append(running, a)
-		}
-	}
+	running := r.needLeases()
 	if len(running) == 0 {
 		return
 	}
@@ -44,6 +39,18 @@ func (r *workerRun) sendHeartbeats(ctx context.Context) {
 		r.trouble.report("asking which jobs were canceled", err)
 	}
 	cancelTasks(running, canceled, ErrCanceled)
+}
+
+// needLeases returns the attempts that are in slots, and those whose success is not recorded.
+func (r *workerRun) needLeases() []*attempt {
+	inSlots := r.slots.attempts() // first, or one that leaves its slot would be missed
+	succeeded := r.successes.unrecorded()
+	isLeaving := make(map[*attempt]bool, len(succeeded)) // and may still be in its slot
+	for _, a := range succeeded {
+		isLeaving[a] = true
+	}
+	inSlots = slices.DeleteFunc(inSlots, func(a *attempt) bool { return isLeaving[a] })
+	return append(inSlots, succeeded...)
 }
 
 // cancelTasks cancels the contexts of the attempts at these jobs. One whose task has ended its job in a
