@@ -1129,6 +1129,17 @@ func (w *watched) claimed(jobs []*Job, err error) ([]*Job, error) {
 	return jobs, err
 }
 
+// largestBatch returns how many jobs a claim has got at most since the last call.
+func (w *watched) largestBatch() (most int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range w.batches {
+		most = max(most, n)
+	}
+	w.batches = nil
+	return most
+}
+
 func (w *watched) Release(ctx context.Context, at time.Time, cause error, jobs ...*Job) (lost, canceled []*Job, err error) {
 	for _, job := range jobs {
 		w.ended(job)
