@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -93,9 +94,22 @@ func (f *Flaky) Enqueue(ctx context.Context, jobs ...*pinion.Job) error {
 	return f.call(func() error { return f.storage.Enqueue(ctx, jobs...) })
 }
 
+// Dequeue may fail after it has claimed jobs, so that nobody knows of these claims. Chance must not lose all the leases
+// that a job may lose in a row: a worker would rightly give it up.
 func (f *Flaky) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pinion.Job, error) {
-	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.Dequeue(ctx, opts) })
+	failBefore, failAfter := f.chance()
+	if failBefore {
+		return nil, ErrFlaky
+	}
+	jobs, err := f.storage.Dequeue(ctx, opts)
+	if err == nil && failAfter && !slices.ContainsFunc(jobs, isOneLossFromGivenUp) {
+		return nil, ErrFlaky
+	}
+	return jobs, err
 }
+
+// isOneLossFromGivenUp reports whether a worker gives a job up when it loses one more lease: the fifth in a row.
+func isOneLossFromGivenUp(job *pinion.Job) bool { return job.Reaped >= 4 }
 
 func (f *Flaky) MarkDone(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
 	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.MarkDone(ctx, jobs...) })
