@@ -446,7 +446,7 @@ type Counts struct {
 	Pending     int       `json:"pending"`
 	Due         int       `json:"due"` // of Pending, those that are due
 	Running     int       `json:"running"`
-	Started     int       `json:"started"`                 // of Running, those with a StartedAt; the others may wait for a slot
+	Started     int       `json:"started"`                 // of Running, those with a StartedAt; others may wait
 	SuccessHour int       `json:"success_last_hour"`       // in the last 60 whole minutes and since
 	FailedHour  int       `json:"failed_last_hour"`        // likewise; as Ends.Failed
 	Minute      int       `json:"finished_last_minute"`    // SUCCESS or FAILED, in the last whole minute and since

@@ -94,8 +94,8 @@ func isPermanent(err error) bool {
 }
 
 // RetryAfter makes the retry that follows a task's error due after d, a server's Retry-After for example,
-// instead of the policy's delay; a negative d is 0. The attempt still counts, so MaxRetries holds. The result may be wrapped
-// further. RetryAfter(d, nil) is nil.
+// instead of the policy's delay; a negative d is 0. The attempt still counts, so MaxRetries holds. The result may
+// be wrapped further. RetryAfter(d, nil) is nil.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -111,8 +111,8 @@ type retryAfterError struct {
 func (e *retryAfterError) Unwrap() error { return e.error }
 
 // Snooze returns an error for a task to return when it cannot run now: the job becomes due again after d, where a
-// negative d is 0, and the attempt is refunded. Nothing bounds how often a job snoozes. The result may be wrapped further. If it
-// is joined with a Permanent error, the job is not snoozed but goes to the dead-letter queue.
+// negative d is 0, and the attempt is refunded. Nothing bounds how often a job snoozes. The result may be wrapped
+// further. If it is joined with a Permanent error, the job is not snoozed but goes to the dead-letter queue.
 func Snooze(d time.Duration) error { return &snoozeError{max(d, 0)} }
 
 type snoozeError struct{ d time.Duration }

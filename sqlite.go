@@ -360,9 +360,10 @@ var pendingForm = newInsertForm(
 	`?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'PENDING', 0`)
 
 func insertPending(q *session, rows []*newRow, now time.Time) {
+	current := seconds(now)
 	for _, r := range rows {
 		q.insert(pendingForm, r.id, r.job.Task, r.args, r.kwargs, r.queue, r.job.Priority, r.key(), r.job.KeyUntilStart,
-			r.meta, seconds(r.created), r.runAt, r.runAt > seconds(now))
+			r.meta, seconds(r.created), r.runAt, r.runAt > current)
 	}
 }
 

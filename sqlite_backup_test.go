@@ -69,7 +69,8 @@ func TestABackupThatFailsLeavesNoFile(t *testing.T) {
 	wantError(t, s.Backup(ctx, filepath.Join(dir, "q.db")), context.Canceled.Error())
 	wantError(t, s.Backup(t.Context(), ""), "pinion: backup: the path is empty; want that of a file")
 	wantError(t, s.Backup(t.Context(), filepath.Join(dir, "missing", "q.db")), "no such file or directory")
-	wantError(t, s.Backup(t.Context(), filepath.Join(dir, "q.db")+"/"), "a copy cannot have the name of a directory; name a file")
+	wantError(t, s.Backup(t.Context(), filepath.Join(dir, "q.db")+"/"),
+		"a copy cannot have the name of a directory; name a file")
 	if found := folder(t, dir); len(found) > 0 {
 		t.Errorf("the folder holds %v", found)
 	}

@@ -296,7 +296,8 @@ func (q *claims) handOver(tx *transaction, row *newRow) *claim {
 
 // ---- What is due ----
 
-// outlook is what a look finds out about the PENDING jobs: those that are ready, and what stands in the way of others.
+// outlook is what a look finds out about the PENDING jobs: what is ready, when the next is due, and what is set aside or
+// limited.
 type outlook struct {
 	first, last any            // the first and the last queue with ready jobs, by name; nil: no job is ready
 	due         any            // run_at of the next future job; nil: there is none
@@ -642,27 +643,20 @@ func (q *claims) claimFrom(
 			continue
 		}
 		at := line{from.queue, from.aside, int(integer(columns[9])), rowid}
-		if rival != nil && !first && rival.before(at) {
+		rivalIsFirst := rival != nil && !first && rival.before(at)
+		if rivalIsFirst || c.hasPassedEnough() { // in the second case the next transaction goes on
 			next = &at
 			break
 		}
 		first = false
 		if !c.wantsTask(text(columns[1])) {
 			c.pass(rowid)
-			if c.hasPassedEnough() {
-				next = &at // the next transaction goes on
-				break
-			}
 			continue
 		}
 		_, job, err := jobOf(v)
 		if err != nil {
 			unusable[rowid] = unusableJob{job, err}
 			c.buried++
-			if c.hasPassedEnough() {
-				next = &at
-				break
-			}
 			continue
 		}
 		if len(c.jobs) >= c.slots && (limited || needsSlot(job)) {

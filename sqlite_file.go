@@ -115,7 +115,7 @@ func checkOrCreate(path string, readOnly bool) error {
 	defer creating.Unlock()
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) && !readOnly {
-		// A name may be short enough and the longest of those beside it too long.
+		// The name may fit where that of the file's -journal is too long.
 		_, err := os.Stat(path + "-journal")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -148,8 +148,8 @@ func (w *Worker) Metrics() Metrics {
 // Run returns nil after a clean stop, at the latest a second after ShutdownTimeout. Its error names the field
 // that is wrong, the tasks that ignored the cancellation, or the number of jobs whose end could not be
 // recorded. Those jobs and those tasks' jobs run again when their leases have expired. A Run or Drain of a Worker
-// that runs already returns an error at once. A closed storage ends Run with ErrClosed. Other storage errors, a full disk for example, do not end Run: it logs them, at most once
-// a second, and tries again.
+// that runs already returns an error at once. A closed storage ends Run with ErrClosed. Other storage errors, a
+// full disk for example, do not end Run: it logs them, at most once a second, and tries again.
 func (w *Worker) Run(ctx context.Context) error { return w.work(ctx, false) }
 
 // Drain runs jobs until nothing is due and nothing runs. It waits for a retry that it has scheduled itself if

@@ -102,14 +102,14 @@ func (f *Flaky) Dequeue(ctx context.Context, opts pinion.DequeueOptions) ([]*pin
 		return nil, ErrFlaky
 	}
 	jobs, err := f.storage.Dequeue(ctx, opts)
-	if err == nil && failAfter && !slices.ContainsFunc(jobs, isOneLossFromGivenUp) {
+	if err == nil && failAfter && !slices.ContainsFunc(jobs, hasOneLeaseLeft) {
 		return nil, ErrFlaky
 	}
 	return jobs, err
 }
 
-// isOneLossFromGivenUp reports whether a worker gives a job up when it loses one more lease: the fifth in a row.
-func isOneLossFromGivenUp(job *pinion.Job) bool { return job.Reaped >= 4 }
+// hasOneLeaseLeft reports whether a worker gives a job up when it loses one more lease: the fifth in a row.
+func hasOneLeaseLeft(job *pinion.Job) bool { return job.Reaped >= 4 }
 
 func (f *Flaky) MarkDone(ctx context.Context, jobs ...*pinion.Job) ([]*pinion.Job, error) {
 	return callFor(f, func() ([]*pinion.Job, error) { return f.storage.MarkDone(ctx, jobs...) })
